@@ -1,0 +1,1 @@
+"""The data plane: compiled, and importing nothing from the layers above it."""

@@ -1,0 +1,80 @@
+# The executor: the one thread that owns the run queue and calls `receive`.
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t
+
+from rabble._core.envelope cimport Envelope
+from rabble._core.ids cimport CorrelationId, NodeId, Pid
+from rabble._core.inbox cimport Inbox
+from rabble._core.queue cimport EnvelopeQueue
+from rabble._core.table cimport DispatchTable, Entry, EntryKind
+from rabble._core.timers cimport Timer, TimerWheel
+
+cdef enum Idle:
+    AWAKE = 0        # delivering, or about to look at its inbox
+    SPINNING = 1     # out of work, watching this very flag without the GIL
+    CALLED = 2       # was spinning, and a sender wants it back
+    ASLEEP = 3       # in ppoll on the inbox's eventfd
+
+cdef class Executor:
+    cdef readonly NodeId node
+    cdef readonly Pid pid                  # where control messages go
+    cdef readonly DispatchTable table
+    cdef EnvelopeQueue run_queue           # touched by the executor's thread only
+    cdef Inbox inbox                       # filled by the other threads
+    cdef TimerWheel wheel                  # ticks are milliseconds since `epoch_ns`
+    cdef object protocol                   # the module that defines the control messages
+    cdef dict controls                     # control message class -> method
+    cdef object timeout_class              # protocol.Timeout: built for every timer that fires
+    cdef object observer                   # told of crashes and dead letters (see `__init__`)
+    cdef object codec                      # strict mode: every message goes through it; or None
+    cdef object clock                      # handed-in clock in ns, or None for CLOCK_MONOTONIC
+    cdef object seed
+    cdef int64_t epoch_ns                  # when tick 0 of the wheel was
+    cdef int64_t batch_ns                  # when the current batch began
+    cdef int64_t spin_ns                   # how long to look for work before it sleeps
+    cdef int64_t hand_over_ns              # when a sender last handed the GIL over
+    cdef volatile int idle                 # Idle
+    cdef int spin_credit                   # how well spinning has paid of late
+    cdef volatile bint stopping            # drain, then end
+    cdef volatile int64_t stop_ns          # ... by this time at the latest
+    cdef int64_t limited                   # how many entries have a mailbox limit
+    cdef Entry current                     # whose `receive` runs
+    cdef object failure                    # what the last failed `receive` raised
+    cdef tuple subscribers                 # pids that are told of every dead letter
+    cdef bint ended                        # nothing is told to anybody any more
+    cdef readonly int64_t delivered
+    cdef readonly int64_t crashes
+    cdef readonly int64_t sleeps
+    cdef readonly int64_t wakeups
+    cdef readonly int64_t spins
+    cdef readonly dict dead_letters        # reason -> how many
+    cdef readonly bint running
+
+    cdef int64_t now_ns(self) except -1
+    cdef int turn(self, int64_t most) except -1
+    cdef int poll(self, int64_t now) except -1
+    cdef int wait(self) except -1
+    cdef int deliver(self, Envelope envelope) except -1
+    cdef int give_to_process(self, Entry entry, Envelope envelope) except -1
+    cdef bint emit(self, Entry entry, PyObject* result) except -1
+    cdef bint emit_many(self, Entry entry, PyObject* owned) except -1
+    cdef int emit_item(self, Entry entry, object item, int owners) except -1
+    cdef int crash(self, Entry entry, Envelope envelope) except -1
+    cdef int admit(self, Envelope envelope) except -1
+    cdef int admit_since(self, size_t tail) except -1
+    cdef int drop(self, Envelope envelope, object reason) except -1
+    cdef int remove_entry(self, Entry entry, object reason) except -1
+    cdef int tell(self, Pid to, object msg, CorrelationId correlation_id=*) except -1
+    cdef bint accept(self, Envelope envelope) except -1
+    cdef bint add_target(self, Pid pid, object target, EntryKind kind) except -1
+    cdef int64_t time_left(self, int64_t now) noexcept
+    cdef bint start(self, Entry entry) except -1
+    cdef int give_to_target(self, Entry entry, Envelope envelope) except -1
+    cdef int refuse(self, Envelope envelope, object error) except -1
+    cdef Entry asker(self, Envelope envelope)
+    cdef int tell_shutdown(self) except -1
+    cdef int end(self) except -1
+    cdef int fire(self, int64_t now) except -1
+    cdef int control(self, Envelope envelope) except -1
+    cdef int call_over(self) except -1

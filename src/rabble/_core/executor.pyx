@@ -1,0 +1,925 @@
+"""The executor: the one thread that owns the run queue and calls `receive`.
+
+One FIFO run queue, one dispatch table. A delivery is: take the oldest envelope, find its entry by
+one dict look-up, call `receive` with positional arguments, put what it returned at the end of the
+queue. Everything else happens between deliveries: at least every 1,024 of them, and as near to
+every millisecond as `receive` lets it, the executor takes what other threads sent and fires the
+timers that are due.
+
+What a process asks of its runtime is a message to the executor's own pid, handled in its turn like
+any other: so control messages keep their place among the sender's messages.
+"""
+
+cimport cython
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t
+
+from rabble._core.envelope cimport Envelope, new_envelope
+from rabble._core.ids cimport CorrelationId, NodeId, Pid
+from rabble._core.inbox cimport Inbox, monotonic_ns, wait_readable
+from rabble._core.queue cimport EnvelopeQueue
+from rabble._core.table cimport (
+    CALLBACK,
+    EXECUTOR,
+    INBOX,
+    PROCESS,
+    DispatchTable,
+    Entry,
+    EntryKind,
+)
+from rabble._core.timers cimport Timer, TimerWheel
+from rabble._core.timers import validate_delay_ms
+
+from types import FunctionType
+
+__all__ = ["Executor"]
+
+cdef enum:
+    TURN_DELIVERIES_MAX = 1024       # between two looks at the inbox and the timers
+    TURN_NS_MAX = 1_000_000
+    CLOCK_STRIDE = 16                # deliveries between two looks at the clock
+    GIL_OFFER_NS = 5_000_000         # CPython's own switch interval
+    HAND_OVER_SPIN_NS = 30_000       # how long a sender lets the executor go first
+    HAND_OVER_REST_NS = 100_000      # a sender that sends more often than this does not
+    SPIN_CREDIT_MAX = 64
+    SPIN_CREDIT_GAIN = 8
+
+cdef extern from *:
+    """
+    #if defined(__x86_64__) || defined(__i386__)
+    #define RABBLE_RELAX() __builtin_ia32_pause()
+    #elif defined(__aarch64__)
+    #define RABBLE_RELAX() __asm__ __volatile__("yield")
+    #else
+    #define RABBLE_RELAX() ((void)0)
+    #endif
+    #define RABBLE_FENCE() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    """
+    void RABBLE_RELAX() noexcept nogil
+    void RABBLE_FENCE() noexcept nogil
+
+cdef extern from "Python.h":
+    PyObject* PyObject_Vectorcall(
+        PyObject* callable, PyObject* const* args, size_t nargsf, PyObject* kwnames
+    )
+    Py_ssize_t Py_REFCNT(PyObject* obj) noexcept
+
+cdef object pending_error():
+    """The exception that a C-API call left behind, taken."""
+    try:
+        reraise()
+    except BaseException as error:
+        return error
+
+
+cdef int reraise() except -1:
+    return -1
+
+
+@cython.final
+cdef class Executor:
+    """The run queue, dispatch table, timers and inbox of one node.
+
+    :param node: the `NodeId` whose processes it runs.
+    :param protocol: the module with the control messages (`rabble.messages`).
+    :param observer: has `crashed(pid, message, error)` and `undeliverable(envelope, reason)`,
+        called in the executor's thread; they must not block.
+    :param inbox_max: how many envelopes of other threads may wait.
+    :param spin_us: how long to look for work before sleeping, in microseconds; 0 is off.
+    :param codec: strict mode: encodes and decodes every message. `None` is off.
+    :param seed: of the processes' random sources.
+    :param clock: monotonic nanoseconds as an int; `None` takes the kernel's.
+
+    `run` belongs to one thread. `post`, `add`, `request_stop` and the counters are for any.
+    """
+
+    def __init__(
+        self,
+        NodeId node not None,
+        protocol,
+        observer,
+        *,
+        size_t inbox_max,
+        int64_t spin_us,
+        codec=None,
+        seed=0,
+        clock=None,
+    ):
+        self.node = node
+        self.pid = Pid("executor", node, "rabble")
+        self.table = DispatchTable()
+        self.run_queue = EnvelopeQueue()
+        self.inbox = Inbox(inbox_max)
+        self.wheel = TimerWheel()
+        self.protocol = protocol
+        self.observer = observer
+        self.codec = codec
+        self.seed = seed
+        self.clock = clock
+        self.spin_ns = spin_us * 1000
+        self.spin_credit = SPIN_CREDIT_MAX
+        self.epoch_ns = self.now_ns()
+        self.batch_ns = self.epoch_ns
+        self.dead_letters = {}
+        self.subscribers = ()
+        self.timeout_class = protocol.Timeout
+        self.controls = {
+            protocol.StartTimer: self.on_start_timer,
+            protocol.CancelTimer: self.on_cancel_timer,
+            protocol.Spawn: self.on_spawn,
+            protocol.Stop: self.on_stop,
+            protocol.Monitor: self.on_monitor,
+            protocol.Demonitor: self.on_demonitor,
+            protocol.GetMetrics: self.on_get_metrics,
+            Timer: self.on_timer,
+            Entry: self.on_entry,
+        }
+        cdef Entry own = Entry.__new__(Entry)
+        own.pid = self.pid
+        own.target = self.pid
+        own.kind = EXECUTOR
+        self.table.add(own)
+
+    # What any thread may call.
+
+    @property
+    def now(self):
+        """Monotonic seconds at which the current batch began."""
+        return self.batch_ns * 1e-9
+
+    @property
+    def queue_depth(self):
+        """Envelopes in the run queue."""
+        return self.run_queue.count()
+
+    @property
+    def inbox_depth(self):
+        """Envelopes of other threads that were not taken in yet."""
+        return self.inbox.queue.count()
+
+    @property
+    def timers(self):
+        """Timers that run."""
+        return len(self.wheel)
+
+    @property
+    def current_pid(self):
+        """Whose `receive` runs, or `None`."""
+        cdef Entry entry = self.current
+        return None if entry is None else entry.pid
+
+    def new_random(self, Pid pid not None):
+        """A process's own random source."""
+        from random import Random
+        return Random(f"{self.seed}:{pid}")
+
+    def send(self, Pid to not None, msg, Pid sender=None, CorrelationId correlation_id=None):
+        """Put an envelope into the inbox. Returns False if it is full or the executor ends."""
+        return self.accept(new_envelope(to, msg, sender, correlation_id))
+
+    def post(self, Envelope envelope not None):
+        """As `send`, for an envelope that is there already."""
+        return self.accept(envelope)
+
+    def add(self, Pid pid not None, process, unsigned int mailbox_max=0, bint has_init=True):
+        """Add a process. Returns False if its pid is taken or the executor ends.
+
+        `init`, if it has one, runs in the executor's thread before its first message.
+
+        :raises ValueError: if this very object runs already.
+        """
+        cdef Entry entry = Entry.__new__(Entry)
+        cdef object cls = type(process)
+        cdef object function = cls.receive
+        cdef object known = getattr(process, "_runtime", None)
+        if type(known) is Entry and (<Entry>known).target is process:
+            raise ValueError(
+                f"this {cls.__name__} runs already, as {(<Entry>known).pid}; "
+                f"spawn a new instance for every process"
+            )
+        if self.stopping:
+            return False
+        entry.pid = pid
+        entry.target = process
+        entry.runtime = self
+        entry.kind = PROCESS
+        entry.mailbox_max = mailbox_max
+        entry.unstarted = has_init
+        # The class's plain function is called with the process as its first argument: a bound
+        # method for each process would cost 80 bytes, and a shift of the arguments per call.
+        if type(function) is FunctionType and "receive" not in getattr(process, "__dict__", ()):
+            entry.receive = function
+            entry.takes_self = True
+        else:
+            entry.receive = process.receive
+        process._runtime = entry
+        if not self.table.add(entry):
+            return False
+        if mailbox_max:
+            self.limited += 1
+        if has_init:
+            # Past the inbox's limit: a process that was accepted is started.
+            self.inbox.put_always(new_envelope(self.pid, entry, None, None))
+            if self.idle == SPINNING:
+                self.call_over()
+        return True
+
+    def add_inbox(self, Pid pid not None, Inbox inbox not None):
+        """Add a service or mailbox whose envelopes go into `inbox`. False if the pid is taken."""
+        return self.add_target(pid, inbox, INBOX)
+
+    def add_callback(self, Pid pid not None, callback):
+        """Add a pid whose envelopes `callback(envelope)` takes, in the executor's thread.
+
+        It must be short and must not block. False if the pid is taken.
+        """
+        return self.add_target(pid, callback, CALLBACK)
+
+    def discard(self, Pid pid not None, reason):
+        """Remove a pid and tell its monitors, in the turn of the caller's other envelopes."""
+        self.inbox.put_always(
+            new_envelope(self.pid, self.protocol.Stop(pid, reason), None, None)
+        )
+        if self.idle == SPINNING:
+            self.call_over()
+
+    def subscribe_dead_letters(self, Pid pid not None, bint wanted=True):
+        """Have every dead letter told to `pid` as a `DeadLetter` message, or no longer."""
+        if wanted:
+            self.subscribers = tuple(dict.fromkeys(self.subscribers + (pid,)))
+        else:
+            self.subscribers = tuple(p for p in self.subscribers if p != pid)
+
+    def request_stop(self, double drain_s):
+        """Take nothing more in, deliver what waits for at most `drain_s` seconds, then end.
+
+        Idempotent; never blocks; may be called from a signal handler.
+        """
+        if not self.stopping:
+            self.stop_ns = self.now_ns() + <int64_t>(max(drain_s, 0.0) * 1e9)
+            self.stopping = True
+        self.inbox.wake()
+        if self.idle == SPINNING:
+            self.idle = CALLED
+
+    def run(self):
+        """Deliver until `request_stop`. Called once, by the thread that is to be the executor's.
+
+        Any exception that leaves it is a defect of rabble, or the end of memory.
+        """
+        cdef bint told = False
+        cdef int64_t offered = 0
+        self.running = True
+        try:
+            while True:
+                self.turn(TURN_DELIVERIES_MAX)
+                if self.stopping:
+                    if not told:
+                        told = True
+                        self.tell_shutdown()
+                    elif self.run_queue.count() == 0 or self.now_ns() >= self.stop_ns:
+                        break
+                elif self.run_queue.count() == 0:
+                    self.wait()
+                elif self.batch_ns - offered > GIL_OFFER_NS:
+                    # A run of deliveries to inboxes never enters the interpreter's own loop,
+                    # where the GIL is offered to other threads.
+                    offered = self.batch_ns
+                    with nogil:
+                        pass
+        finally:
+            self.running = False
+            self.stopping = True
+            self.end()
+
+    def step(self, int64_t most=TURN_DELIVERIES_MAX):
+        """Take in what waits and make at most `most` deliveries; returns how many were made.
+
+        For tests and simulators, which drive an executor that has no thread.
+        """
+        cdef int64_t before = self.delivered
+        self.turn(most)
+        return self.delivered - before
+
+    # The loop.
+
+    cdef int64_t now_ns(self) except -1:
+        if self.clock is None:
+            return monotonic_ns()
+        return self.clock()
+
+    cdef bint accept(self, Envelope envelope) except -1:
+        if self.stopping or not self.inbox.put(envelope):
+            return False
+        if self.idle == SPINNING:
+            self.call_over()
+        return True
+
+    cdef int call_over(self) except -1:
+        """Get the spinning executor to look at its inbox.
+
+        It needs the GIL for that, which this thread holds; taking a held one means sleeping on a
+        condition variable, some 25 microseconds. So a sender that has not sent for a while lets go
+        of the GIL first, calls, and waits for the executor to be idle again or for a bounded time.
+        A sender in a loop would pay that per envelope: it only calls, and the executor gets its
+        envelopes in batches.
+        """
+        cdef int64_t now = monotonic_ns()
+        cdef int64_t end = now + HAND_OVER_SPIN_NS
+        cdef bint rested = now - self.hand_over_ns > HAND_OVER_REST_NS
+        self.hand_over_ns = now
+        if not rested:
+            self.idle = CALLED
+            return 0
+        with nogil:
+            RABBLE_FENCE()
+            self.idle = CALLED
+            RABBLE_FENCE()
+            while self.idle != SPINNING and self.idle != ASLEEP:
+                RABBLE_RELAX()
+                if monotonic_ns() > end:
+                    break
+        return 0
+
+    cdef bint add_target(self, Pid pid, object target, EntryKind kind) except -1:
+        cdef Entry entry = Entry.__new__(Entry)
+        entry.pid = pid
+        entry.target = target
+        entry.runtime = self
+        entry.kind = kind
+        return not self.stopping and self.table.add(entry)
+
+    cdef int turn(self, int64_t most) except -1:
+        """Look outside once, then deliver until the queue is empty or it is time to look again."""
+        cdef int64_t start = self.now_ns()
+        cdef int64_t looked = start
+        cdef int64_t now, done, until_look
+        cdef PyObject* taken
+        self.batch_ns = start
+        self.poll(start)
+        until_look = CLOCK_STRIDE
+        for done in range(min(most, TURN_DELIVERIES_MAX)):
+            if self.run_queue.count() == 0:
+                break
+            taken = self.run_queue.take_owned()
+            try_deliver(self, taken)
+            until_look -= 1
+            if until_look == 0:
+                now = self.now_ns()
+                if now - start >= TURN_NS_MAX:
+                    break
+                # Slow processes: look after every delivery.
+                until_look = 1 if now - looked > TURN_NS_MAX // 4 else CLOCK_STRIDE
+                looked = now
+        return 0
+
+    cdef int poll(self, int64_t now) except -1:
+        cdef Envelope envelope
+        if self.inbox.queue.count() != 0:
+            if self.limited or self.codec is not None:
+                while self.inbox.queue.count() != 0:
+                    envelope = self.inbox.queue.take()
+                    self.admit(envelope)
+            else:
+                self.run_queue.take_all(self.inbox.queue)
+        if self.wheel.count != 0:
+            self.fire(now)
+        return 0
+
+    cdef int fire(self, int64_t now) except -1:
+        cdef list due = []
+        cdef Timer timer
+        self.wheel.c_advance((now - self.epoch_ns) // 1_000_000, due)
+        for timer in due:
+            # By way of the queue: what was sent before it fired is delivered before it, and a
+            # cancel that stands in front of it still takes effect.
+            self.run_queue.put(new_envelope(self.pid, timer, None, None))
+        return 0
+
+    cdef int wait(self) except -1:
+        """Out of work: look for some without the GIL for a while, then sleep."""
+        cdef int64_t now = self.now_ns()
+        cdef int64_t left = self.time_left(now)
+        cdef int64_t end
+        cdef bint paid
+        cdef int fd
+        if left == 0 or self.inbox.queue.count() != 0:
+            return 0
+        if self.spin_ns > 0 and (self.spin_credit > 0 or self.sleeps % 16 == 0):
+            end = now + (self.spin_ns if left < 0 else min(left, self.spin_ns))
+            self.spins += 1
+            self.idle = SPINNING
+            with nogil:
+                while self.idle == SPINNING and monotonic_ns() < end:
+                    RABBLE_RELAX()
+            self.idle = AWAKE
+            paid = self.inbox.queue.count() != 0
+            if paid:
+                self.spin_credit = min(self.spin_credit + SPIN_CREDIT_GAIN, SPIN_CREDIT_MAX)
+            elif self.spin_credit > 0:
+                self.spin_credit -= 1
+            if paid or self.stopping:
+                return 0
+            left = self.time_left(self.now_ns())
+            if left == 0:
+                return 0
+        if self.stopping or not self.inbox.arm_now():
+            return 0
+        self.sleeps += 1
+        fd = self.inbox.fd
+        self.idle = ASLEEP
+        with nogil:
+            # Too early a return, by a signal say, costs one more turn and nothing else.
+            wait_readable(fd, left)
+        self.idle = AWAKE
+        if self.inbox.signalled:
+            self.wakeups += 1
+        self.inbox.drain()
+        return 0
+
+    cdef int64_t time_left(self, int64_t now) noexcept:
+        """Nanoseconds until a timer may be due; 0 if one is, -1 if none runs."""
+        cdef int64_t tick = self.wheel.c_next_deadline()
+        if tick < 0:
+            return -1
+        return max(self.epoch_ns + tick * 1_000_000 - now, 0)
+
+    # One delivery.
+
+    cdef int deliver(self, Envelope envelope) except -1:
+        cdef PyObject* found
+        cdef Entry entry
+        self.delivered += 1
+        if envelope.to is None:
+            # Only Envelope.__new__(Envelope) makes such a thing.
+            return self.drop(envelope, self.protocol.DeadLetterReason.NO_PROCESS)
+        found = self.table.find(envelope.to)
+        if found is NULL:
+            self.delivered -= 1
+            return self.drop(envelope, self.protocol.DeadLetterReason.NO_PROCESS)
+        entry = <Entry>found
+        if entry.kind == PROCESS:
+            return self.give_to_process(entry, envelope)
+        if entry.kind == EXECUTOR:
+            return self.control(envelope)
+        return self.give_to_target(entry, envelope)
+
+    cdef int give_to_process(self, Entry entry, Envelope envelope) except -1:
+        cdef PyObject* args[4]
+        cdef PyObject* result
+        cdef object process = entry.target
+        cdef object receive = entry.receive
+        if entry.unstarted and not self.start(entry):
+            return self.drop(envelope, self.protocol.DeadLetterReason.PROCESS_CRASHED)
+        entry.delivered += 1
+        if entry.queued:
+            entry.queued -= 1
+        args[0] = <PyObject*>process
+        args[1] = <PyObject*>envelope.msg
+        args[2] = <PyObject*>envelope.sender
+        args[3] = <PyObject*>envelope.correlation_id
+        self.current = entry
+        if entry.takes_self:
+            result = PyObject_Vectorcall(<PyObject*>receive, args, 4, NULL)
+        else:
+            result = PyObject_Vectorcall(<PyObject*>receive, args + 1, 3, NULL)
+        if not self.emit(entry, result):
+            self.crash(entry, envelope)
+        self.current = None
+        return 0
+
+    cdef bint start(self, Entry entry) except -1:
+        """Call `init`. False if that ended the process."""
+        cdef object process = entry.target
+        cdef PyObject* init
+        cdef PyObject* result
+        entry.unstarted = False
+        self.current = entry
+        bound = process.init
+        init = <PyObject*>bound
+        result = PyObject_Vectorcall(init, NULL, 0, NULL)
+        if not self.emit(entry, result):
+            self.crash(entry, None)
+        self.current = None
+        return entry.target is not None
+
+    cdef int give_to_target(self, Entry entry, Envelope envelope) except -1:
+        entry.delivered += 1
+        if entry.kind == INBOX:
+            if not (<Inbox>entry.target).put(envelope):
+                self.drop(envelope, self.protocol.DeadLetterReason.MAILBOX_FULL)
+            return 0
+        try:
+            entry.target(envelope)
+        except BaseException as error:
+            self.observer.crashed(entry.pid, envelope.msg, error)
+        return 0
+
+    cdef bint emit(self, Entry entry, PyObject* result) except -1:
+        """Queue what `receive` returned, and take over its reference.
+
+        False, with the error in `failure` and nothing queued, if it raised, or returned what
+        cannot be sent.
+        """
+        cdef size_t tail = self.run_queue.tail
+        if result is NULL:
+            self.failure = pending_error()
+            return False
+        if result is <PyObject*>None:
+            Py_DECREF(<object>result)
+            return True
+        if type(<object>result) is not Envelope:
+            return self.emit_many(entry, result)
+        if (<Envelope>result).sender is None:
+            if Py_REFCNT(result) == 1:
+                (<Envelope>result).sender = entry.pid
+            else:
+                result = copy_from(entry, result)
+        self.run_queue.put_owned(result)
+        if self.limited or self.codec is not None:
+            self.admit_since(tail)
+        return True
+
+    cdef bint emit_many(self, Entry entry, PyObject* owned) except -1:
+        """As `emit`, for what should be an iterable of envelopes."""
+        cdef size_t tail = self.run_queue.tail
+        cdef object result = <object>owned
+        cdef int owners = 1
+        Py_DECREF(result)
+        if type(result) is list or type(result) is tuple:
+            # An envelope that only this list holds, which only the executor holds, is nobody
+            # else's; one of a list that is kept elsewhere is.
+            owners = 2 if Py_REFCNT(owned) == 1 else 0
+        try:
+            if type(result) is list:
+                for item in <list>result:
+                    self.emit_item(entry, item, owners)
+            elif type(result) is tuple:
+                for item in <tuple>result:
+                    self.emit_item(entry, item, owners)
+            else:
+                iterator = iter_of(entry, result)
+                for item in iterator:
+                    self.emit_item(entry, item, owners)
+        except BaseException as error:
+            self.failure = error
+            self.run_queue.truncate(tail)
+            return False
+        if self.limited or self.codec is not None:
+            self.admit_since(tail)
+        return True
+
+    cdef int emit_item(self, Entry entry, object item, int owners) except -1:
+        """Queue one envelope, its sender filled in.
+
+        That is done in place if its `owners` are all the references there are; an envelope that
+        somebody else holds too, to send it again perhaps, is copied.
+        """
+        cdef PyObject* owned = <PyObject*>item
+        if type(item) is not Envelope:
+            raise wrong_output(entry, item)
+        if (<Envelope>item).sender is None and Py_REFCNT(owned) != owners:
+            owned = copy_from(entry, owned)
+        else:
+            if (<Envelope>item).sender is None:
+                (<Envelope>item).sender = entry.pid
+            Py_INCREF(item)
+        self.run_queue.put_owned(owned)
+        return 0
+
+    cdef int crash(self, Entry entry, Envelope envelope) except -1:
+        """`receive` or `init` failed: end that process and nothing else."""
+        cdef object error = self.failure
+        self.failure = None
+        self.crashes += 1
+        detail = f"{type(error).__name__}: {error_text(error)}"
+        if entry.target is not None:
+            self.remove_entry(entry, self.protocol.DownReason("crashed", detail))
+        self.observer.crashed(entry.pid, None if envelope is None else envelope.msg, error)
+        if envelope is not None:
+            self.drop(envelope, self.protocol.DeadLetterReason.PROCESS_CRASHED)
+        # The traceback holds the frame of `receive`, and with it the process and the message.
+        error.__traceback__ = None
+        error.__context__ = None
+        error.__cause__ = None
+        return 0
+
+    cdef int admit(self, Envelope envelope) except -1:
+        """Queue an envelope past what slows sending down: the strict mode and mailbox limits."""
+        cdef PyObject* found
+        cdef Entry entry
+        if self.codec is not None and type(envelope.msg) not in self.protocol.LOCAL_CLASSES:
+            try:
+                copied = self.codec.decode_message(self.codec.encode_message(envelope.msg))
+            except ValueError as error:
+                self.observer.unencodable(envelope, error)
+                return self.drop(envelope, self.protocol.DeadLetterReason.UNENCODABLE)
+            envelope = new_envelope(
+                envelope.to, copied, envelope.sender, envelope.correlation_id
+            )
+        if self.limited:
+            found = self.table.find(envelope.to)
+            if found is not NULL:
+                entry = <Entry>found
+                if entry.mailbox_max:
+                    if entry.queued >= entry.mailbox_max:
+                        return self.drop(
+                            envelope, self.protocol.DeadLetterReason.MAILBOX_FULL
+                        )
+                    entry.queued += 1
+        self.run_queue.put(envelope)
+        return 0
+
+    cdef int admit_since(self, size_t tail) except -1:
+        cdef list fresh = []
+        cdef Envelope envelope
+        cdef size_t position
+        cdef PyObject* owned
+        position = tail
+        while position != self.run_queue.tail:
+            owned = self.run_queue.slots[position & self.run_queue.mask]
+            fresh.append(<object>owned)
+            position += 1
+        self.run_queue.truncate(tail)
+        for envelope in fresh:
+            self.admit(envelope)
+        return 0
+
+    cdef int drop(self, Envelope envelope, object reason) except -1:
+        """Make a dead letter: count it, and tell whom it concerns."""
+        cdef PyObject* found
+        self.dead_letters[reason] = self.dead_letters.get(reason, 0) + 1
+        if type(envelope.msg) is self.protocol.DeadLetter or self.ended:
+            return 0
+        if not self.subscribers and envelope.correlation_id is None:
+            return 0
+        letter = self.protocol.DeadLetter(envelope, reason)
+        for pid in self.subscribers:
+            self.tell(<Pid>pid, letter)
+        if envelope.sender is not None and envelope.correlation_id is not None:
+            found = self.table.find(envelope.sender)
+            if found is not NULL and (<Entry>found).kind == CALLBACK:
+                self.tell(envelope.sender, letter, envelope.correlation_id)
+        return 0
+
+    cdef int tell(self, Pid to, object msg, CorrelationId correlation_id=None) except -1:
+        self.run_queue.put(new_envelope(to, msg, self.pid, correlation_id))
+        return 0
+
+    cdef int remove_entry(self, Entry entry, object reason) except -1:
+        """End a process or service: its timers, its monitors, and the cycle between the two."""
+        cdef PyObject* found
+        cdef Timer timer
+        self.table.remove(entry.pid)
+        if entry.mailbox_max:
+            self.limited -= 1
+        if entry.timers is not None:
+            for timer in entry.timers.values():
+                self.wheel.c_cancel(timer)
+            entry.timers = None
+        if entry.watched is not None:
+            for pid in entry.watched:
+                found = self.table.find(<Pid>pid)
+                if found is not NULL and (<Entry>found).watchers is not None:
+                    (<Entry>found).watchers.pop(entry.pid, None)
+            entry.watched = None
+        if entry.watchers is not None:
+            watchers = entry.watchers
+            entry.watchers = None
+            down = self.protocol.Down(entry.pid, reason)
+            for pid in watchers:
+                found = self.table.find(<Pid>pid)
+                if found is not NULL and (<Entry>found).watched is not None:
+                    (<Entry>found).watched.pop(entry.pid, None)
+                self.tell(<Pid>pid, down)
+        entry.target = None
+        entry.receive = None
+        return 0
+
+    # Control messages.
+
+    cdef int control(self, Envelope envelope) except -1:
+        handler = self.controls.get(type(envelope.msg))
+        try:
+            if handler is None:
+                raise TypeError(
+                    f"the executor was sent a {type(envelope.msg).__name__}; it understands "
+                    + ", ".join(sorted(c.__name__ for c in self.controls if c is not Timer
+                                       and c is not Entry))
+                )
+            handler(envelope.msg, envelope)
+        except Exception as error:
+            self.refuse(envelope, error)
+        return 0
+
+    cdef int refuse(self, Envelope envelope, object error) except -1:
+        """A control message was wrong: that is an error of the process that sent it."""
+        cdef PyObject* found = NULL
+        if envelope.sender is not None:
+            found = self.table.find(envelope.sender)
+        if found is not NULL and (<Entry>found).kind == PROCESS:
+            self.failure = error
+            return self.crash(<Entry>found, envelope)
+        self.observer.crashed(envelope.sender, envelope.msg, error)
+        return self.drop(envelope, self.protocol.DeadLetterReason.REFUSED)
+
+    cdef Entry asker(self, Envelope envelope):
+        """The entry of who sent a control message, or `None` if it is gone by now."""
+        cdef PyObject* found
+        if envelope.sender is None:
+            raise ValueError(
+                f"{type(envelope.msg).__name__} needs a sender: it concerns who sent it"
+            )
+        found = self.table.find(envelope.sender)
+        return None if found is NULL else <Entry>found
+
+    def on_entry(self, Entry entry not None, Envelope envelope not None):
+        if entry.unstarted and entry.target is not None:
+            self.start(entry)
+
+    def on_timer(self, Timer timer not None, Envelope envelope not None):
+        cdef Entry entry = timer.owner
+        cdef Envelope timeout
+        # Cancelled, replaced, or its process ended, while it stood in the queue.
+        if entry.timers is None or entry.timers.get(timer.correlation_id) is not timer:
+            return
+        del entry.timers[timer.correlation_id]
+        timeout = new_envelope(
+            entry.pid, self.timeout_class(timer.correlation_id), self.pid, timer.correlation_id
+        )
+        if entry.kind == PROCESS:
+            self.give_to_process(entry, timeout)
+        else:
+            self.give_to_target(entry, timeout)
+
+    def on_start_timer(self, request, Envelope envelope not None):
+        cdef Entry entry = self.asker(envelope)
+        cdef CorrelationId correlation_id = request.correlation_id
+        cdef int64_t due_ns
+        cdef Timer old
+        if entry is None:
+            return
+        # Rounded up to the next tick, from the true time and not the batch's: never early.
+        due_ns = self.now_ns() - self.epoch_ns + <int64_t>validate_delay_ms(
+            request.delay_ms
+        ) * 1_000_000
+        if entry.timers is None:
+            entry.timers = {}
+        else:
+            old = entry.timers.get(correlation_id)
+            if old is not None:
+                self.wheel.c_cancel(old)
+        entry.timers[correlation_id] = self.wheel.c_start(
+            entry, correlation_id, (due_ns + 999_999) // 1_000_000 - self.wheel.now
+        )
+
+    def on_cancel_timer(self, request, Envelope envelope not None):
+        cdef Entry entry = self.asker(envelope)
+        cdef Timer timer = None
+        if entry is None:
+            return
+        if entry.timers is not None:
+            timer = entry.timers.pop(request.correlation_id, None)
+            if timer is not None:
+                self.wheel.c_cancel(timer)
+        if request.acknowledge:
+            self.tell(
+                entry.pid,
+                self.protocol.TimerCancelled(request.correlation_id, timer is not None),
+                request.correlation_id,
+            )
+
+    def on_spawn(self, request, Envelope envelope not None):
+        process = request.process
+        pid = Pid(request.name, self.node, request.group)
+        if not self.add(pid, process, request.mailbox_max or 0):
+            reason = "the node shuts down" if self.stopping else "the name is taken"
+            if envelope.sender is not None:
+                self.tell(
+                    envelope.sender,
+                    self.protocol.SpawnFailed(pid, reason),
+                    envelope.correlation_id,
+                )
+
+    def on_stop(self, request, Envelope envelope not None):
+        cdef PyObject* found = self.table.find(<Pid?>request.pid)
+        if found is NULL:
+            return
+        if (<Entry>found).kind == EXECUTOR:
+            raise ValueError("the executor is not stopped by a message; use node.shutdown()")
+        reason = request.reason or self.protocol.DownReason("stopped", "")
+        self.remove_entry(<Entry>found, reason)
+
+    def on_monitor(self, request, Envelope envelope not None):
+        cdef Entry entry = self.asker(envelope)
+        cdef Pid pid = <Pid?>request.pid
+        cdef PyObject* found = self.table.find(pid)
+        cdef Entry watched
+        if entry is None:
+            return
+        if found is NULL:
+            self.tell(
+                entry.pid,
+                self.protocol.Down(pid, self.protocol.DownReason("no_process", "")),
+            )
+            return
+        watched = <Entry>found
+        if watched.watchers is None:
+            watched.watchers = {}
+        if entry.watched is None:
+            entry.watched = {}
+        watched.watchers[entry.pid] = True
+        entry.watched[pid] = True
+
+    def on_demonitor(self, request, Envelope envelope not None):
+        cdef Entry entry = self.asker(envelope)
+        cdef Pid pid = <Pid?>request.pid
+        cdef PyObject* found = self.table.find(pid)
+        if found is not NULL and entry is not None and (<Entry>found).watchers is not None:
+            (<Entry>found).watchers.pop(entry.pid, None)
+        if entry is not None and entry.watched is not None:
+            entry.watched.pop(pid, None)
+
+    def on_get_metrics(self, request, Envelope envelope not None):
+        cdef Entry entry = self.asker(envelope)
+        if entry is not None:
+            self.tell(entry.pid, self.observer.metrics(), envelope.correlation_id)
+
+    # The end.
+
+    cdef int tell_shutdown(self) except -1:
+        """Who monitors the executor is told that the node ends, and its answer is still sent."""
+        cdef Entry own = <Entry>self.table.find(self.pid)
+        if own.watchers is not None:
+            for pid in own.watchers:
+                self.tell(<Pid>pid, self.protocol.Shutdown("the node shuts down"))
+        return 0
+
+    cdef int end(self) except -1:
+        """Let go of everything; what was not delivered is counted as dead letters."""
+        cdef Entry entry
+        cdef Envelope envelope
+        self.ended = True
+        self.run_queue.take_all(self.inbox.queue)
+        while self.run_queue.count() != 0:
+            envelope = self.run_queue.take()
+            if envelope.to is not self.pid:
+                self.drop(envelope, self.protocol.DeadLetterReason.NODE_SHUTDOWN)
+        self.wheel.clear()
+        for entry in self.table.snapshot():
+            entry.target = None
+            entry.receive = None
+            entry.timers = entry.watchers = entry.watched = None
+        self.table.entries.clear()
+        self.current = None
+        return 0
+
+
+cdef int try_deliver(Executor executor, PyObject* owned) except -1:
+    """Deliver, and drop the run queue's reference whatever comes of it."""
+    cdef Envelope envelope = <Envelope>owned
+    Py_DECREF(envelope)
+    return executor.deliver(envelope)
+
+
+cdef PyObject* copy_from(Entry entry, PyObject* shared) except NULL:
+    """A copy of an envelope, sent by `entry`; the caller owns its reference."""
+    cdef Envelope envelope = <Envelope>shared
+    cdef Envelope copied = new_envelope(
+        envelope.to, envelope.msg, entry.pid, envelope.correlation_id
+    )
+    Py_INCREF(copied)
+    return <PyObject*>copied
+
+
+cdef object iter_of(Entry entry, object result):
+    try:
+        return iter(result)
+    except TypeError:
+        raise wrong_output(entry, result) from None
+
+
+cdef object wrong_output(Entry entry, object value):
+    return TypeError(
+        f"{type(entry.target).__name__}.receive returned {shown(value)}; "
+        f"it may return None, one Envelope, or an iterable of Envelopes"
+    )
+
+
+cdef str shown(object value):
+    try:
+        text = repr(value)
+    except Exception:
+        text = "an object whose repr fails"
+    if len(text) > 200:
+        text = text[:197] + "..."
+    return f"{text} (a {type(value).__name__})"
+
+
+cdef str error_text(object error):
+    try:
+        text = str(error)
+    except Exception:
+        text = "its str fails"
+    return text if len(text) <= 500 else text[:497] + "..."

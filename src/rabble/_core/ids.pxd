@@ -1,0 +1,20 @@
+# Names: nodes, processes and correlation ids, as immutable values.
+
+cdef class NodeId:
+    cdef readonly str name          # the node's name, unique in its mesh
+    cdef readonly str addr          # "host:port", where its peers reach it
+    cdef Py_hash_t hash_value       # computed once: every dispatch looks it up
+
+cdef class Pid:
+    cdef readonly str name          # the process's name within its node and group
+    cdef readonly NodeId node       # where it lives
+    cdef readonly str group         # the tenant, or None
+    cdef Py_hash_t hash_value       # computed once: every dispatch looks it up
+
+cdef class CorrelationId:
+    cdef readonly Pid pid           # who asked
+    cdef readonly object connection # int or None: the client connection it came from
+    cdef readonly object request    # int or None: which request of that asker
+    cdef Py_hash_t hash_value
+
+cdef bint same_pid(Pid a, Pid b) noexcept

@@ -1,0 +1,328 @@
+"""Names: `NodeId`, `Pid` and `CorrelationId`, immutable values checked where they enter."""
+
+cimport cython
+from cpython.object cimport Py_EQ, Py_GE, Py_GT, Py_LE, Py_LT, Py_NE
+from cpython.unicode cimport PyUnicode_Check
+
+import unicodedata
+
+__all__ = ["CorrelationId", "NAME_BYTES_MAX", "NodeId", "Pid"]
+
+NAME_BYTES_MAX = 255
+
+cdef inline bint is_plain_ascii(str text) noexcept:
+    """Whether every character is printable ASCII that separates nothing: the common case."""
+    cdef Py_UCS4 c
+    for c in text:
+        if c < 0x21 or c > 0x7e or c == u":" or c == u"@":
+            return False
+    return True
+
+
+cdef str checked_name(object value, str what):
+    cdef str text
+    cdef Py_ssize_t length
+    if type(value) is not str:
+        if not PyUnicode_Check(value):
+            raise TypeError(f"{what} must be a str, not {type(value).__name__}: {value!r}")
+        value = str(value)
+    text = value
+    length = len(text)
+    if 0 < length <= 255 and is_plain_ascii(text):
+        return text
+    problem = None
+    if length == 0:
+        problem = "it is empty"
+    elif "::" in text or text.startswith(":") or text.endswith(":"):
+        problem = "it has '::' in it, or ':' at an end, which separates the parts of a pid"
+    elif "@" in text:
+        problem = "it has '@' in it, which separates a node's name from its address"
+    else:
+        try:
+            size = len(text.encode("utf-8"))
+        except UnicodeEncodeError:
+            size = 0
+            problem = "it has lone surrogates, which UTF-8 does not carry"
+        if problem is None and size > NAME_BYTES_MAX:
+            problem = f"it takes {size} bytes of UTF-8, at most {NAME_BYTES_MAX} are allowed"
+        if problem is None and any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in text):
+            problem = "it has control characters"
+        if problem is None and not unicodedata.is_normalized("NFC", text):
+            problem = "it is not in Unicode normal form C (use unicodedata.normalize('NFC', name))"
+    if problem is not None:
+        raise ValueError(f"{what} {ascii(shortened(text))} is not usable: {problem}")
+    return text
+
+
+cdef str shortened(str text):
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+cdef str checked_addr(object value):
+    if not PyUnicode_Check(value):
+        raise TypeError(f"address must be a str, not {type(value).__name__}: {value!r}")
+    cdef str text = value
+    shown = ascii(shortened(text))
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        raise ValueError(f"address {shown} is not usable: write it as 'host:port'")
+    if len(text) > NAME_BYTES_MAX or not text.isascii() or not text.isprintable():
+        raise ValueError(
+            f"address {shown} is not usable: at most {NAME_BYTES_MAX} printable ASCII characters"
+        )
+    if "@" in host or " " in host:
+        raise ValueError(f"address {shown} is not usable: the host has '@' or a space in it")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"address {shown} is not usable: write an IPv6 host as '[::1]:port'")
+    if not port.isdecimal() or len(port) > 5 or int(port) > 65535:
+        raise ValueError(f"address {shown} is not usable: the port must be 0 to 65535")
+    return text
+
+
+cdef object checked_number(object value, str what):
+    if value is None:
+        return None
+    if type(value) is not int:
+        raise TypeError(f"{what} must be an int or None, not {type(value).__name__}: {value!r}")
+    if value < 0 or value >= 1 << 63:
+        raise ValueError(f"{what} must be 0 to 2**63 - 1, not {value}")
+    return value
+
+
+cdef inline Py_hash_t mixed(Py_hash_t a, Py_hash_t b) noexcept:
+    """Combine two hashes (boost's hash_combine), never the -1 that means an error."""
+    cdef Py_hash_t h = <Py_hash_t>(
+        <size_t>a ^ (<size_t>b + 0x9e3779b97f4a7c15ULL + (<size_t>a << 6) + (<size_t>a >> 2))
+    )
+    return -2 if h == -1 else h
+
+
+cdef object ordered(object left, object right, int op):
+    if op == Py_LT:
+        return left < right
+    if op == Py_LE:
+        return left <= right
+    if op == Py_GT:
+        return left > right
+    return left >= right
+
+
+cdef bint same_node(NodeId a, NodeId b) noexcept:
+    return a is b or (
+        a.hash_value == b.hash_value and a.name == b.name and a.addr == b.addr
+    )
+
+
+cdef bint same_pid(Pid a, Pid b) noexcept:
+    """Whether two pids name the same process."""
+    return a is b or (
+        a.hash_value == b.hash_value
+        and a.name == b.name
+        and a.group == b.group
+        and same_node(a.node, b.node)
+    )
+
+
+@cython.final
+@cython.no_gc
+cdef class NodeId:
+    """The name of a node: a value, safe to share between threads.
+
+    :param name: 1 to 255 bytes of UTF-8 in normal form C, without control characters, `::` or `@`.
+    :param addr: `host:port`, an IPv6 host in brackets, where peers reach the node.
+    :raises ValueError: says which part is wrong, and why.
+
+    Its text form is `name@host:port`.
+    """
+
+    __match_args__ = ("name", "addr")
+
+    def __cinit__(self, name not None, addr not None):
+        self.name = checked_name(name, "node name")
+        self.addr = checked_addr(addr)
+        self.hash_value = mixed(hash(self.name), hash(self.addr))
+
+    @staticmethod
+    def parse(text):
+        """Read the text form, `name@host:port`. Raises `ValueError` if it is not one."""
+        if not isinstance(text, str):
+            raise TypeError(f"a node id's text must be a str, not {type(text).__name__}: {text!r}")
+        name, at, addr = text.partition("@")
+        if not at:
+            raise ValueError(
+                f"{ascii(shortened(text))} is no node id: write it as 'name@host:port'"
+            )
+        return NodeId(name, addr)
+
+    def __str__(self):
+        return f"{self.name}@{self.addr}"
+
+    def __repr__(self):
+        return f"NodeId({self.name!r}, {self.addr!r})"
+
+    def __hash__(self):
+        return self.hash_value
+
+    def __richcmp__(self, other, int op):
+        if type(other) is not NodeId:
+            return NotImplemented
+        if op == Py_EQ:
+            return same_node(self, <NodeId>other)
+        if op == Py_NE:
+            return not same_node(self, <NodeId>other)
+        return ordered((self.name, self.addr), (other.name, other.addr), op)
+
+    def __reduce__(self):
+        return NodeId, (self.name, self.addr)
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(256)
+cdef class Pid:
+    """The name of a process or service: a value, safe to share between threads.
+
+    :param name: checked as a node's name is.
+    :param node: the `NodeId` it lives on.
+    :param group: the tenant it belongs to, or `None`.
+    :raises ValueError: says which part is wrong, and why.
+
+    Its text form is `name::node`, or `group::name::node`.
+    """
+
+    __match_args__ = ("name", "node", "group")
+
+    def __cinit__(self, name not None, NodeId node not None, group=None):
+        self.name = checked_name(name, "process name")
+        self.node = node
+        self.hash_value = mixed(hash(self.name), node.hash_value)
+        if group is not None:
+            self.group = checked_name(group, "group")
+            self.hash_value = mixed(self.hash_value, hash(self.group))
+
+    @staticmethod
+    def parse(text):
+        """Read the text form, `name::node` or `group::name::node`, or raise `ValueError`."""
+        if not isinstance(text, str):
+            raise TypeError(f"a pid's text must be a str, not {type(text).__name__}: {text!r}")
+        # The node's own address may hold '::' (an IPv6 host), so only what is in front of its '@'
+        # is split.
+        head, at, addr = text.partition("@")
+        parts = head.split("::")
+        if not at or not 2 <= len(parts) <= 3:
+            raise ValueError(
+                f"{ascii(shortened(text))} is no pid: write it as 'name::node@host:port' "
+                f"or 'group::name::node@host:port'"
+            )
+        *group, name, node_name = parts
+        return Pid(name, NodeId(node_name, addr), group[0] if group else None)
+
+    def __str__(self):
+        if self.group is None:
+            return f"{self.name}::{self.node}"
+        return f"{self.group}::{self.name}::{self.node}"
+
+    def __repr__(self):
+        if self.group is None:
+            return f"Pid({self.name!r}, {self.node!r})"
+        return f"Pid({self.name!r}, {self.node!r}, {self.group!r})"
+
+    def __hash__(self):
+        return self.hash_value
+
+    def __richcmp__(self, other, int op):
+        if type(other) is not Pid:
+            return NotImplemented
+        if op == Py_EQ:
+            return same_pid(self, <Pid>other)
+        if op == Py_NE:
+            return not same_pid(self, <Pid>other)
+        # A pid without a group comes before all with one.
+        return ordered(
+            (self.node, self.group is not None, self.group or "", self.name),
+            (other.node, other.group is not None, other.group or "", other.name),
+            op,
+        )
+
+    def __reduce__(self):
+        return Pid, (self.name, self.node, self.group)
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(64)
+cdef class CorrelationId:
+    """Matches a reply to its request, and to the client connection it came from.
+
+    :param pid: who asked.
+    :param connection: number of the client connection, 0 to 2**63 - 1, or `None`.
+    :param request: number of the request, 0 to 2**63 - 1, or `None`.
+
+    A value, safe to share between threads.
+    """
+
+    __match_args__ = ("pid", "connection", "request")
+
+    def __cinit__(self, Pid pid not None, connection=None, request=None):
+        self.pid = pid
+        self.connection = checked_number(connection, "connection")
+        self.request = checked_number(request, "request")
+        self.hash_value = mixed(
+            mixed(pid.hash_value, hash(self.connection)), hash(self.request)
+        )
+
+    def next_request(self):
+        """The correlation id of the asker's next request: 0 after none, else one higher."""
+        return CorrelationId(
+            self.pid, self.connection, 0 if self.request is None else self.request + 1
+        )
+
+    def __repr__(self):
+        return f"CorrelationId({self.pid!r}, {self.connection!r}, {self.request!r})"
+
+    def __hash__(self):
+        return self.hash_value
+
+    def __richcmp__(self, other, int op):
+        if type(other) is not CorrelationId:
+            return NotImplemented
+        cdef CorrelationId that = other
+        if op == Py_EQ or op == Py_NE:
+            same = (
+                self.hash_value == that.hash_value
+                and same_pid(self.pid, that.pid)
+                and self.connection == that.connection
+                and self.request == that.request
+            )
+            return same if op == Py_EQ else not same
+        return ordered(
+            (self.pid, optional_key(self.connection), optional_key(self.request)),
+            (that.pid, optional_key(that.connection), optional_key(that.request)),
+            op,
+        )
+
+    def __reduce__(self):
+        return CorrelationId, (self.pid, self.connection, self.request)
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+cdef object optional_key(object number):
+    """A sort key that puts `None` before every number."""
+    return -1 if number is None else number

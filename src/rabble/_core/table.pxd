@@ -1,0 +1,45 @@
+# The dispatch table: which process or service answers to a pid.
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t
+
+from rabble._core.ids cimport Pid
+
+cdef enum EntryKind:
+    PROCESS = 0      # `target` is a Process: its receive is called
+    INBOX = 1        # `target` is an Inbox: the envelope is put into it
+    CALLBACK = 2     # `target` is called with the envelope; it must be short and must not block
+    EXECUTOR = 3     # the executor itself: control messages
+
+cdef class Entry:
+    cdef readonly Pid pid
+    cdef readonly object target    # see EntryKind; None once it was removed
+    cdef object receive            # PROCESS: the function to call
+    cdef readonly object runtime   # the executor: clock, seed, its pid
+    cdef dict watchers             # pids that monitor this one; None while nobody does
+    cdef dict watched              # pids that this one monitors; None while there are none
+    cdef dict timers               # correlation id -> running Timer; None while there are none
+    cdef object random_source      # made when first asked for
+    cdef readonly int64_t delivered       # envelopes given to it
+    cdef readonly unsigned int queued     # waiting in the run queue; counted only with a limit
+    cdef readonly unsigned int mailbox_max    # 0: no limit
+    cdef readonly EntryKind kind
+    cdef bint takes_self           # `receive` is the class's function, to be called with `target`
+    cdef bint unstarted            # `init` is still to be called
+
+cdef class DispatchTable:
+    cdef dict entries              # Pid -> Entry
+
+    cdef bint add(self, Entry entry) except -1
+    cdef Entry remove(self, Pid pid)
+    cdef inline PyObject* find(self, Pid pid) except? NULL:
+        """The entry of `pid`, borrowed, or NULL without an error."""
+        return find_known_hash(self.entries, pid, pid.hash_value)
+
+cdef extern from *:
+    """
+    /* The pid's hash is at hand: this saves the call of its tp_hash at every dispatch. */
+    #define RABBLE_FIND(dict, key, hash) \
+        _PyDict_GetItem_KnownHash((PyObject *)(dict), (PyObject *)(key), hash)
+    """
+    PyObject* find_known_hash "RABBLE_FIND"(dict entries, Pid key, Py_hash_t hash) except? NULL

@@ -1,0 +1,56 @@
+"""What rabble raises."""
+
+from __future__ import annotations
+
+from rabble._core.codec import DecodeError, DecodeLimitError, EncodeError
+
+__all__ = [
+    "CallTimeout",
+    "DecodeError",
+    "DecodeLimitError",
+    "EncodeError",
+    "ForkedNode",
+    "NameTaken",
+    "NoProcess",
+    "NodeStopped",
+    "ProcessCrashed",
+    "QueueFull",
+    "RabbleError",
+    "ShutdownTimeout",
+]
+
+
+class RabbleError(Exception):
+    """Base of all that rabble raises of its own."""
+
+
+class NodeStopped(RabbleError):
+    """The node was shut down, or is being shut down, and takes nothing more."""
+
+
+class ForkedNode(RabbleError):
+    """The node belongs to the parent of this forked process, where alone it works."""
+
+
+class NameTaken(RabbleError, ValueError):
+    """A process or service of that name runs already."""
+
+
+class QueueFull(RabbleError):
+    """A bound of `Limits` is reached; nothing was queued."""
+
+
+class NoProcess(RabbleError):
+    """No process or service of that pid runs, or its mailbox is full."""
+
+
+class ProcessCrashed(RabbleError):
+    """The process raised while it handled the message."""
+
+
+class CallTimeout(RabbleError, TimeoutError):
+    """No answer came in time."""
+
+
+class ShutdownTimeout(RabbleError, TimeoutError):
+    """The node did not end in time; says what keeps it."""

@@ -1,0 +1,44 @@
+"""Every bound of a node, with its unit in its name, in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+
+__all__ = ["Limits"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """The bounds of one node; each has a default and a defined answer when it is reached.
+
+    :raises ValueError: if a bound is not a positive int.
+    """
+
+    #: Envelopes of other threads that wait for the executor. Beyond it `send` raises `QueueFull`.
+    inbox_envelopes_max: int = 16_777_216
+    #: Envelopes that wait in the inbox of a service or mailbox. Beyond it: `MAILBOX_FULL`.
+    service_inbox_envelopes_max: int = 1_048_576
+    #: Calls of `Node.call` and `Node.call_async` that wait for their reply. Beyond it: `QueueFull`.
+    calls_max: int = 65_536
+    #: Bytes of one encoded message.
+    message_bytes_max: int = 64 * 1024 * 1024
+    #: How deep containers may be nested in a message.
+    message_depth_max: int = 64
+    #: Elements of all containers of one message together.
+    message_elements_max: int = 65_536
+    #: Reports of crashed processes per second; the others are counted as suppressed.
+    log_reports_per_second_max: int = 10
+    #: Reports that wait to be written to the log. Beyond it they are counted as suppressed.
+    log_reports_waiting_max: int = 256
+    #: Milliseconds after which a `receive` that has not returned is reported with its stack.
+    receive_report_after_ms: int = 750
+    #: Milliseconds after which a node whose executor makes no progress is `stalled`.
+    stalled_after_ms: int = 5_000
+    #: Milliseconds that `shutdown` has, if it is not told otherwise.
+    shutdown_ms: int = 5_000
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"Limits: {field.name} must be a positive int, not {value!r}")

@@ -1,0 +1,109 @@
+"""`Process`: the base class of actors."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rabble._core.envelope import Envelope
+from rabble._core.ids import CorrelationId, NodeId, Pid
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+__all__ = ["Output", "Process", "Runtime"]
+
+#: What `init` and `receive` may return.
+Output: TypeAlias = "Envelope | Iterable[Envelope] | None"
+
+
+class Runtime(Protocol):
+    """What a process is given of its surroundings: the executor's entry, or a test's own."""
+
+    @property
+    def pid(self) -> Pid:
+        """The process's own pid."""
+
+    @property
+    def executor(self) -> Pid:
+        """Where control messages go."""
+
+    @property
+    def now(self) -> float:
+        """Monotonic seconds."""
+
+    @property
+    def random(self) -> random.Random:
+        """The process's own random source."""
+
+
+class Process:
+    """An actor: state, and one method that takes a message and returns the envelopes to send.
+
+    A subclass defines `receive` and, if it has something to say at its start, `init`. Both run in
+    the executor's thread and should do no I/O, start no thread, read no clock and draw no random
+    number but from `now` and `random`: then the process can be tested by calling its methods,
+    simulated and replayed. What it wants of its runtime it sends to `executor`:
+    `Envelope(self.executor, Stop(self.pid))`.
+
+    A raising method ends the process; nothing that this call returned is sent.
+
+    To test one without a node, hand it a runtime of your own with `attach`.
+    """
+
+    __slots__ = ("__weakref__", "_runtime")
+
+    _runtime: Runtime
+
+    def init(self) -> Output:
+        """Called once, before the first message. Returns the envelopes to send."""
+        return None
+
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
+        """Handle one message.
+
+        :param msg: what was said. It may be shared with others and must not be changed.
+        :param sender: who said it; `None` from a thread that gave no sender.
+        :param correlation_id: the request it belongs to, to be put into the reply; or `None`.
+        :returns: `None`, one `Envelope`, or an iterable of them, a generator too.
+        """
+        raise TypeError(f"{type(self).__name__} does not define receive(msg, sender, cid)")
+
+    def attach(self, runtime: Runtime) -> None:
+        """Give the process its surroundings. A node does it at the spawn, a test may instead."""
+        self._runtime = runtime
+
+    def _surroundings(self) -> Runtime:
+        try:
+            return self._runtime
+        except AttributeError:
+            raise RuntimeError(
+                f"this {type(self).__name__} was not spawned yet: pid, executor, now and random "
+                f"are known from init() on; in a test, hand it a runtime with attach()"
+            ) from None
+
+    @property
+    def pid(self) -> Pid:
+        """This process's own pid."""
+        return self._surroundings().pid
+
+    @property
+    def node_id(self) -> NodeId:
+        """The node it runs on."""
+        return self._surroundings().pid.node
+
+    @property
+    def executor(self) -> Pid:
+        """The pid that control messages go to."""
+        return self._surroundings().executor
+
+    @property
+    def now(self) -> float:
+        """Monotonic seconds at which the executor's current batch of deliveries began."""
+        return self._surroundings().now
+
+    @property
+    def random(self) -> random.Random:
+        """This process's own random source, seeded from the node's seed and its pid."""
+        return self._surroundings().random
