@@ -923,3 +923,16 @@ cdef str error_text(object error):
     except Exception:
         text = "its str fails"
     return text if len(text) <= 500 else text[:497] + "..."
+
+
+cdef extern from "Python.h":
+    int PyThreadState_SetAsyncExc(unsigned long thread_id, PyObject* exc) noexcept
+
+
+class Interrupted(BaseException):
+    """Raised in a `receive` that had not returned when its node had to end."""
+
+
+def interrupt(unsigned long thread_id):
+    """Have `Interrupted` raised in a thread's Python code. It ends no call into C."""
+    PyThreadState_SetAsyncExc(thread_id, <PyObject*>Interrupted)

@@ -8,8 +8,9 @@ from rabble._core.queue cimport EnvelopeQueue
 cdef class Inbox:
     cdef EnvelopeQueue queue       # what was put and not yet taken
     cdef readonly size_t limit     # how many envelopes it holds at most
-    cdef int fd                    # eventfd, owned; -1 once closed
+    cdef int fd                    # eventfd, owned until the inbox goes
     cdef volatile bint armed       # the owner sleeps, or is about to: the next put must wake it
+    cdef bint is_closed            # refuses further puts
     cdef bint signalled            # the eventfd was written and not yet drained
 
     cdef bint put(self, Envelope envelope) except -1

@@ -83,9 +83,7 @@ cdef class Inbox:
         return self.queue.count()
 
     def fileno(self):
-        """The eventfd, readable after a put to an armed inbox. Raises `ValueError` if closed."""
-        if self.fd < 0:
-            raise ValueError("this inbox is closed")
+        """The eventfd, readable after a put to an armed inbox."""
         return self.fd
 
     def try_put(self, Envelope envelope not None):
@@ -139,16 +137,21 @@ cdef class Inbox:
         """Make the owner's wait or poll return although nothing was put."""
         self.wake()
 
+    @property
+    def closed(self):
+        """Whether it refuses further puts."""
+        return self.is_closed
+
     def close(self):
-        """Close the eventfd and refuse further puts; what is inside can still be taken."""
-        cdef int fd = self.fd
-        self.fd = -1
-        self.armed = False
-        if fd >= 0:
-            close(fd)
+        """Refuse further puts and wake the owner; what is inside can still be taken.
+
+        The eventfd is closed with the object and not before: somebody may be polling it.
+        """
+        self.is_closed = True
+        self.wake()
 
     cdef bint put(self, Envelope envelope) except -1:
-        if self.fd < 0 or self.queue.count() >= self.limit:
+        if self.is_closed or self.queue.count() >= self.limit:
             return False
         self.put_always(envelope)
         return True
@@ -161,7 +164,7 @@ cdef class Inbox:
         return 0
 
     cdef bint arm_now(self) noexcept:
-        if self.fd < 0 or self.queue.count() != 0:
+        if self.is_closed or self.queue.count() != 0:
             return False
         self.armed = True
         return True
@@ -169,7 +172,7 @@ cdef class Inbox:
     cdef void wake(self) noexcept:
         cdef uint64_t one = 1
         self.armed = False
-        if self.fd >= 0 and not self.signalled:
+        if not self.signalled:
             self.signalled = True
             # Cannot fail on an open eventfd that holds at most 1.
             write(self.fd, &one, 8)
@@ -177,6 +180,6 @@ cdef class Inbox:
     cdef void drain(self) noexcept:
         cdef uint64_t count
         self.armed = False
-        if self.signalled and self.fd >= 0:
+        if self.signalled:
             read(self.fd, &count, 8)
             self.signalled = False

@@ -1,0 +1,588 @@
+"""`Node` and `rouse`: where everything is put together."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import itertools
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import TimeoutError as FutureTimeout
+from types import TracebackType
+from typing import Any
+
+from rabble import messages
+from rabble._core.codec import Codec
+from rabble._core.envelope import Envelope
+from rabble._core.executor import Executor, interrupt
+from rabble._core.ids import CorrelationId, NodeId, Pid
+from rabble._core.inbox import Inbox
+from rabble.calls import Calls
+from rabble.errors import CallTimeout, ForkedNode, NameTaken, NodeStopped, QueueFull, ShutdownTimeout
+from rabble.limits import Limits
+from rabble.messages import DownReason, ExecutorStatus, MessageRegistry, Metrics
+from rabble.process import Process
+from rabble.reports import Reporter
+from rabble.services.mailbox import Mailbox
+from rabble.services.service import OnCrash, Service, ServiceHandler
+
+__all__ = ["Node", "rouse"]
+
+RESERVED_GROUP = "rabble"
+
+
+def rouse(
+    node_id: NodeId | str = "local@127.0.0.1:0",
+    *,
+    limits: Limits | None = None,
+    registry: MessageRegistry | None = None,
+    strict: bool = False,
+    spin_us: int = 50,
+    seed: int | None = None,
+) -> Node:
+    """Start a node.
+
+    :param node_id: a `NodeId`, or its text `name@host:port`.
+    :param limits: its bounds; the defaults of `Limits` if left out.
+    :param registry: the message classes it knows; by default all that `@message` declared.
+    :param strict: for tests: encode and decode every local message, to prove that it could have
+        crossed a wire and that nobody shares it.
+    :param spin_us: microseconds for which an executor without work looks for some before it
+        sleeps. 0 is off, and so it is where there is one processor.
+    :param seed: of the processes' random sources; drawn if left out.
+    :returns: a running node, which is a context manager and must be shut down.
+    :raises ValueError: if `node_id` or `spin_us` is not usable.
+    """
+    return Node(
+        NodeId.parse(node_id) if isinstance(node_id, str) else node_id,
+        limits=limits or Limits(),
+        registry=registry or messages.default_registry,
+        strict=strict,
+        spin_us=spin_us,
+        seed=secrets.randbits(64) if seed is None else seed,
+    )
+
+
+class Node:
+    """A running node. Made by `rouse`.
+
+    All methods are for any thread. Several nodes may live in one operating-system process. In a
+    forked child every method raises `ForkedNode`: the threads stayed in the parent.
+    """
+
+    def __init__(
+        self,
+        node_id: NodeId,
+        *,
+        limits: Limits,
+        registry: MessageRegistry,
+        strict: bool,
+        spin_us: int,
+        seed: int,
+    ) -> None:
+        if not isinstance(node_id, NodeId):
+            raise TypeError(f"node_id must be a NodeId or its text, not {node_id!r}")
+        if type(spin_us) is not int or not 0 <= spin_us <= 1_000_000:
+            raise ValueError(f"spin_us must be 0 to 1,000,000 microseconds, not {spin_us!r}")
+        self.node_id = node_id
+        self.limits = limits
+        self.monotonic: Callable[[], float] = time.monotonic
+        self._owner = os.getpid()
+        self._started_s = self.monotonic()
+        self._shutdown_s = limits.shutdown_ms / 1000
+        self._failure: BaseException | None = None
+        self._lock = threading.RLock()
+        self._services: dict[Pid, Service] = {}
+        self._mailboxes: dict[Pid, Mailbox] = {}
+        self._mailbox_names = itertools.count()
+        codec = (
+            Codec(
+                registry,
+                message_bytes_max=limits.message_bytes_max,
+                depth_max=limits.message_depth_max,
+                elements_max=limits.message_elements_max,
+            )
+            if strict
+            else None
+        )
+        self._executor = Executor(
+            node_id,
+            messages,
+            self,
+            inbox_max=limits.inbox_envelopes_max,
+            spin_us=spin_us if len(os.sched_getaffinity(0)) > 1 else 0,
+            codec=codec,
+            seed=seed,
+        )
+        self._calls = Calls(Pid("calls", node_id, RESERVED_GROUP), limits.calls_max)
+        self._executor.add_callback(self._calls.pid, self._calls.deliver)
+        self._reporter = Reporter(
+            f"rabble:{node_id.name}:reports",
+            per_second=limits.log_reports_per_second_max,
+            waiting=limits.log_reports_waiting_max,
+            watch=self._watch,
+            clock=self.monotonic,
+        )
+        self._watched = (-1, self._started_s)
+        self._reported_at = -1
+        self._thread = threading.Thread(
+            target=self._run, name=f"rabble:{node_id.name}:executor", daemon=False
+        )
+        # Readable once the node has ended: a wait on it can be nested in a signal handler, which
+        # one on a lock cannot.
+        self._ended = Inbox(1)
+        self._thread.start()
+        self._reporter.thread.start()
+        _at_exit(self)
+
+    # Names.
+
+    def pid(self, name: str, group: str | None = None) -> Pid:
+        """The pid that `name` has, or would have, on this node."""
+        return Pid(name, self.node_id, group)
+
+    # Processes.
+
+    def spawn(
+        self,
+        process: Process,
+        name: str,
+        *,
+        group: str | None = None,
+        mailbox_max: int | None = None,
+    ) -> Pid:
+        """Run a process under a name.
+
+        :param process: a fresh instance; from now on it belongs to the node.
+        :param name: unique within its group.
+        :param group: the tenant it belongs to.
+        :param mailbox_max: how many envelopes may wait for it; what exceeds it becomes a
+            `MAILBOX_FULL` dead letter. `None` is without limit.
+        :returns: its pid. Its `init` runs in the executor, before its first message.
+        :raises NameTaken: if that name is in use.
+        :raises NodeStopped: if the node was shut down.
+        """
+        if not isinstance(process, Process):
+            raise TypeError(f"spawn takes a Process, not {process!r}")
+        pid = Pid(name, self.node_id, group)
+        if group == RESERVED_GROUP:
+            self._check_group(group)
+        limit = 0
+        if mailbox_max is not None:
+            if type(mailbox_max) is not int or not 1 <= mailbox_max < 1 << 31:
+                raise ValueError(f"mailbox_max must be 1 to 2**31 - 1, not {mailbox_max!r}")
+            limit = mailbox_max
+        self._check_usable()
+        if not self._executor.add(pid, process, limit):
+            raise self._refusal(pid)
+        return pid
+
+    def stop(self, pid: Pid) -> None:
+        """Stop a process or service of this node, after what was sent to it before.
+
+        Does nothing if there is none. Its monitors are told `Down`.
+        """
+        self._check_usable()
+        self._executor.discard(pid, DownReason("stopped", ""))
+
+    def send(
+        self,
+        to: Pid,
+        msg: Any,
+        *,
+        sender: Pid | None = None,
+        correlation_id: CorrelationId | None = None,
+    ) -> None:
+        """Send a message. It must not be changed any more.
+
+        :raises QueueFull: if `Limits.inbox_envelopes_max` envelopes wait already.
+        :raises NodeStopped: if the node was shut down.
+        """
+        if os.getpid() != self._owner:
+            self._check_usable()
+        if not self._executor.send(to, msg, sender, correlation_id):
+            raise self._not_sent()
+
+    def call(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
+        """Send a request and wait for its reply. Blocks: not for processes or asyncio.
+
+        The process replies with `Envelope(sender, reply, correlation_id=correlation_id)`.
+
+        :param timeout: in seconds.
+        :returns: the reply.
+        :raises CallTimeout: if none came in time. One that comes later is dropped and counted.
+        :raises NoProcess: if there is no such process.
+        :raises ProcessCrashed: if it crashed while it handled this very message.
+        :raises QueueFull: if its mailbox, or the node's inbox, is full.
+        :raises NodeStopped: if the node was shut down.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "call() would wait for the executor in the executor's own thread; a process "
+                "sends the request and takes the reply as a message"
+            )
+        correlation_id, future = self._begin_call(pid, msg)
+        try:
+            return future.result(timeout)
+        except FutureTimeout:
+            if future.done():
+                # It ended in the last moment, by a reply or by a TimeoutError of its own.
+                return future.result()
+            raise CallTimeout(f"{pid} did not reply in {timeout} s") from None
+        finally:
+            self._calls.give_up(correlation_id)
+
+    async def call_async(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
+        """As `call`, for asyncio: never blocks the loop. Cancelling it gives the request up."""
+        correlation_id, future = self._begin_call(pid, msg)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
+        except asyncio.TimeoutError:
+            raise CallTimeout(f"{pid} did not reply in {timeout} s") from None
+        finally:
+            self._calls.give_up(correlation_id)
+
+    def _begin_call(self, pid: Pid, msg: Any) -> tuple[CorrelationId, Any]:
+        self._check_usable()
+        correlation_id, future = self._calls.begin()
+        try:
+            self.send(pid, msg, sender=self._calls.pid, correlation_id=correlation_id)
+        except BaseException:
+            self._calls.give_up(correlation_id)
+            raise
+        return correlation_id, future
+
+    # Threads under a pid.
+
+    def mailbox(self, name: str | None = None, group: str | None = None) -> Mailbox:
+        """A pid with an inbox, for a script, a test or a thread of your own.
+
+        :param name: `None` takes the next free `mailbox-N`.
+        :raises NameTaken: if that name is in use.
+        """
+        self._check_usable()
+        self._check_group(group)
+        inbox = Inbox(self.limits.service_inbox_envelopes_max)
+        pid = Pid(name or f"mailbox-{next(self._mailbox_names)}", self.node_id, group)
+        mailbox = Mailbox(self, pid, inbox)
+        with self._lock:
+            if not self._executor.add_inbox(pid, inbox):
+                raise self._refusal(pid)
+            self._mailboxes[pid] = mailbox
+        return mailbox
+
+    def register_service(
+        self,
+        handler: ServiceHandler | Callable[[], ServiceHandler],
+        name: str,
+        *,
+        group: str | None = None,
+        on_crash: OnCrash = "stop",
+    ) -> Service:
+        """Run a handler in a thread of its own, under a pid.
+
+        :param handler: a `ServiceHandler`, or what makes one: needed for `restart`.
+        :param on_crash: what follows when a method of the handler raises, besides the report:
+            `stop` ends the service, `restart` makes a new handler, up to 5 times in 10 s and then
+            shuts the node down, `shutdown` shuts the node down at once.
+        :raises NameTaken: if that name is in use.
+        """
+        self._check_usable()
+        self._check_group(group)
+        if on_crash not in ("stop", "restart", "shutdown"):
+            raise ValueError(f"on_crash must be stop, restart or shutdown, not {on_crash!r}")
+        if isinstance(handler, ServiceHandler):
+            if on_crash == "restart":
+                raise ValueError(
+                    "on_crash='restart' needs a function that makes a handler: the one that "
+                    "crashed is not used again"
+                )
+            instance = handler
+
+            def make_handler() -> ServiceHandler:
+                return instance
+
+        elif callable(handler):
+            make_handler = handler
+        else:
+            raise TypeError(f"register_service takes a ServiceHandler, not {handler!r}")
+        inbox = Inbox(self.limits.service_inbox_envelopes_max)
+        pid = Pid(name, self.node_id, group)
+        service = Service(self, pid, inbox, make_handler, on_crash)
+        with self._lock:
+            if not self._executor.add_inbox(pid, inbox):
+                raise self._refusal(pid)
+            self._services[pid] = service
+            try:
+                service.thread.start()
+            except BaseException:
+                del self._services[pid]
+                self._executor.discard(pid, DownReason("crashed", "its thread did not start"))
+                raise
+        return service
+
+    def subscribe_dead_letters(self, pid: Pid, wanted: bool = True) -> None:
+        """Have every dead letter of this node sent to `pid` as a `DeadLetter`, or no longer."""
+        self._check_usable()
+        self._executor.subscribe_dead_letters(pid, wanted)
+
+    # What it is doing.
+
+    @property
+    def status(self) -> str:
+        """`running`, `stalled`, `stopping`, `stopped`, or `failed`."""
+        if self._failure is not None:
+            return "failed"
+        if self._ended.closed:
+            return "stopped"
+        if self._executor.stopping:
+            return "stopping"
+        seconds = self.monotonic() - self._watched[1]
+        if self._is_busy() and seconds * 1000 >= self.limits.stalled_after_ms:
+            return "stalled"
+        return "running"
+
+    def executor_status(self) -> ExecutorStatus:
+        """What the executor did so far and has before it. A frozen snapshot."""
+        executor = self._executor
+        return ExecutorStatus(
+            node=self.node_id,
+            status=self.status,
+            processes=executor.processes,
+            services=len(self._services),
+            queue_depth=executor.queue_depth,
+            inbox_depth=executor.inbox_depth,
+            timers=executor.timers,
+            delivered=executor.delivered,
+            dead_letters={r.value: n for r, n in executor.dead_letters.copy().items()},
+            crashes=executor.crashes,
+            uptime_s=self.monotonic() - self._started_s,
+            sleeps=executor.sleeps,
+            wakeups=executor.wakeups,
+            spins=executor.spins,
+        )
+
+    def metrics(self) -> Metrics:
+        """Gauges and counters, by name. A frozen snapshot."""
+        status = self.executor_status()
+        gauges: dict[str, float] = {
+            "processes": status.processes,
+            "services": status.services,
+            "queue_depth": status.queue_depth,
+            "inbox_depth": status.inbox_depth,
+            "timers": status.timers,
+            "calls_waiting": len(self._calls),
+            "uptime_s": status.uptime_s,
+        }
+        counters = {
+            "delivered": status.delivered,
+            "crashes": status.crashes,
+            "sleeps": status.sleeps,
+            "wakeups": status.wakeups,
+            "spins": status.spins,
+            "late_replies": self._calls.late_replies,
+            "reports_suppressed": self._reporter.suppressed_total,
+        }
+        for reason, count in status.dead_letters.items():
+            counters[f"dead_letters_{reason}"] = count
+        return Metrics(gauges=gauges, counters=counters)
+
+    def processes(self) -> dict[Pid, int]:
+        """How many envelopes each process, service and mailbox was given so far."""
+        return self._executor.delivered_by_pid()
+
+    # The end.
+
+    def request_shutdown(self, timeout: float | None = None) -> None:
+        """Ask the node to end. Never blocks; from any thread, process or signal handler."""
+        self._check_owner()
+        drain_s = self._shutdown_s if timeout is None else timeout
+        self._executor.request_stop(drain_s / 2)
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        """End the node: deliver what waits, stop the services, join all threads.
+
+        Idempotent. From a process or a service of this node it only asks for the end and returns
+        at once, since it cannot wait for itself.
+
+        :param timeout: in seconds, by default `Limits.shutdown_ms`. Half of it is for delivering
+            what waits; a `receive` that does not return then is interrupted by an exception.
+        :raises ShutdownTimeout: if something could not be ended in time; says what.
+        """
+        self.request_shutdown(timeout)
+        end = self.monotonic() + (self._shutdown_s if timeout is None else timeout)
+        current = threading.current_thread()
+        own = {self._thread, self._reporter.thread}
+        if current in own or any(s.thread is current for s in list(self._services.values())):
+            return
+        half = self.monotonic() + (end - self.monotonic()) / 2
+        while not self._ended.closed:
+            now = self.monotonic()
+            if now >= end:
+                raise ShutdownTimeout(f"{self.node_id} did not end: {self._what_keeps_it()}")
+            if now >= half and self._thread.is_alive() and self._thread.ident is not None:
+                interrupt(self._thread.ident)
+                half = now + 0.1
+            self._ended.wait(max(min(half, end) - now, 0.001))
+        self._thread.join(max(end - self.monotonic(), 0.1))
+        self._reporter.thread.join(max(end - self.monotonic(), 0.1))
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.shutdown()
+
+    def __repr__(self) -> str:
+        return f"<Node {self.node_id} {self.status}>"
+
+    # Inside.
+
+    def _run(self) -> None:
+        try:
+            self._executor.run()
+        except BaseException as error:
+            self._failure = error
+            self._report_crash(self._executor.pid, None, error)
+        finally:
+            self._executor.request_stop(0)
+            with self._lock:
+                services = list(self._services.values())
+                mailboxes = list(self._mailboxes.values())
+                self._mailboxes.clear()
+            for mailbox in mailboxes:
+                mailbox._inbox.close()
+            for service in services:
+                service.stop()
+            for service in services:
+                service.thread.join()
+            self._calls.close()
+            _forget(self)
+            self._reporter.end()
+            self._ended.close()
+
+    def _check_owner(self) -> None:
+        if os.getpid() != self._owner:
+            raise ForkedNode(
+                f"{self.node_id} runs in process {self._owner}, and this is its forked child "
+                f"{os.getpid()}: rouse a node of its own here"
+            )
+
+    def _check_usable(self) -> None:
+        self._check_owner()
+        if self._executor.stopping:
+            raise NodeStopped(f"{self.node_id} was shut down")
+
+    def _check_group(self, group: str | None) -> None:
+        if group == RESERVED_GROUP:
+            raise ValueError(f"the group {RESERVED_GROUP!r} is for the node's own services")
+
+    def _refusal(self, pid: Pid) -> Exception:
+        if self._executor.stopping:
+            return NodeStopped(f"{self.node_id} was shut down")
+        return NameTaken(f"{pid} runs already; stop it first, or take another name")
+
+    def _not_sent(self) -> Exception:
+        if self._executor.stopping:
+            return NodeStopped(f"{self.node_id} was shut down")
+        return QueueFull(
+            f"{self._executor.inbox_depth} envelopes wait for {self.node_id} already; "
+            f"Limits.inbox_envelopes_max is {self.limits.inbox_envelopes_max}"
+        )
+
+    def _close_mailbox(self, mailbox: Mailbox) -> None:
+        with self._lock:
+            known = self._mailboxes.pop(mailbox.pid, None)
+        mailbox._inbox.close()
+        if known is not None and not self._executor.stopping:
+            self._executor.discard(mailbox.pid, DownReason("stopped", ""))
+
+    def _service_ended(self, service: Service, reason: DownReason) -> None:
+        service._inbox.close()
+        with self._lock:
+            self._services.pop(service.pid, None)
+        for envelope in service._inbox.take(self.limits.service_inbox_envelopes_max):
+            self._undelivered(envelope)
+        if not self._executor.stopping:
+            self._executor.discard(service.pid, reason)
+
+    def _undelivered(self, envelope: Envelope) -> None:
+        self._executor.undeliverable(envelope, messages.DeadLetterReason.NO_PROCESS)
+
+    def _what_keeps_it(self) -> str:
+        busy = self._executor.current_pid
+        if busy is not None:
+            return f"receive of {busy} does not return"
+        alive = [s.thread.name for s in list(self._services.values()) if s.thread.is_alive()]
+        return f"these threads run: {', '.join(alive) or self._thread.name}"
+
+    # Asked and told by the executor, in its thread.
+
+    def crashed(self, pid: Pid | None, message: Any, error: BaseException) -> None:
+        """A process failed. Never blocks."""
+        self._report_crash(pid, message, error)
+
+    def unencodable(self, envelope: Envelope, error: Exception) -> None:
+        """A message could not have crossed a wire (strict mode). Never blocks."""
+        if self._reporter.admits():
+            self._reporter.report(
+                logging.ERROR, f"{envelope.sender} sent what cannot be encoded: {error}"
+            )
+
+    def _report_crash(self, pid: Pid | None, message: Any, error: BaseException) -> None:
+        self._reporter.report_crash(pid, error)
+
+    def _is_busy(self) -> bool:
+        return self._executor.current_pid is not None
+
+    def _watch(self) -> None:
+        """A few times a second, in the reporter's thread: does the executor make progress?"""
+        now = self.monotonic()
+        delivered = self._executor.delivered
+        if delivered != self._watched[0] or not self._is_busy():
+            self._watched = (delivered, now)
+            return
+        seconds = now - self._watched[1]
+        pid = self._executor.current_pid
+        if (
+            seconds * 1000 >= self.limits.receive_report_after_ms
+            and self._reported_at != delivered
+            and pid is not None
+            and self._thread.ident is not None
+        ):
+            self._reported_at = delivered
+            self._reporter.report_stack(pid, self._thread.ident, seconds)
+
+
+# The one piece of state that is the interpreter's and not a node's: which nodes are to be ended
+# before it waits for their threads.
+_running: set[Node] = set()
+
+
+def _at_exit(node: Node) -> None:
+    _running.add(node)
+
+
+def _forget(node: Node) -> None:
+    _running.discard(node)
+
+
+def _end_all(nodes: Iterable[Node] = _running) -> None:
+    for node in list(nodes):
+        if node._owner == os.getpid():
+            node.shutdown()
+
+
+# The interpreter joins non-daemon threads before it runs atexit's functions, so a node that was
+# left running must be ended before that. threading has a hook there, which concurrent.futures
+# uses; it is not documented, hence the fallback, which serves embedders that call exit themselves.
+getattr(threading, "_register_atexit", atexit.register)(_end_all)

@@ -1,0 +1,115 @@
+"""What a node has to say to its operator, written to the log by a thread of its own.
+
+The executor never blocks on a log, and a log handler may block: so reports are formatted where
+they arise, at a bounded rate, and written here. The same thread watches the executor: a `receive`
+that does not return is reported with its stack, once per call.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+
+from rabble._core.ids import Pid
+
+__all__ = ["Reporter"]
+
+PERIOD_S = 0.25
+
+
+class Reporter:
+    """The log of one node, rate-limited, and its watchdog.
+
+    :param name: of its thread.
+    :param per_second: how many reports a second are written.
+    :param waiting: how many may wait to be written.
+    :param watch: called a few times a second in the reporter's thread.
+    :param clock: monotonic seconds.
+
+    `report` may be called from any thread and never blocks.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        per_second: int,
+        waiting: int,
+        watch: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._log = logging.getLogger("rabble")
+        self._per_second = per_second
+        self._clock = clock
+        self._watch = watch
+        self._second = 0
+        self._written = 0
+        self._suppressed = 0
+        self._waiting: collections.deque[tuple[int, str]] = collections.deque(maxlen=waiting)
+        self._awake = threading.Event()
+        self._ended = False
+        self.suppressed_total = 0
+        self.thread = threading.Thread(target=self._run, name=name, daemon=False)
+
+    def admits(self) -> bool:
+        """Whether a report would be written now; if not, it counts as suppressed."""
+        second = int(self._clock())
+        if second != self._second:
+            self._second = second
+            self._written = 0
+        if self._written >= self._per_second or len(self._waiting) == self._waiting.maxlen:
+            self._suppressed += 1
+            self.suppressed_total += 1
+            return False
+        self._written += 1
+        return True
+
+    def report(self, level: int, text: str) -> None:
+        """Write one report that `admits` let in."""
+        if self._suppressed:
+            text = f"{text} [{self._suppressed} earlier reports suppressed]"
+            self._suppressed = 0
+        self._waiting.append((level, text))
+
+    def report_crash(self, pid: Pid | None, error: BaseException) -> None:
+        """Report a failed process or service with its traceback."""
+        if self.admits():
+            try:
+                trace = "".join(traceback.format_exception(error)).rstrip()
+            except Exception as failure:
+                trace = f"a {type(error).__name__} that cannot be formatted: {failure!r}"
+            self.report(logging.ERROR, f"{pid} crashed\n{trace}")
+
+    def report_stack(self, pid: Pid, thread_id: int, seconds: float) -> None:
+        """Report a `receive` that has not returned, with where it stands."""
+        frame = sys._current_frames().get(thread_id)
+        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        if self.admits():
+            self.report(
+                logging.WARNING,
+                f"{pid}: receive has not returned for {seconds:.1f} s\n{stack.rstrip()}",
+            )
+
+    def end(self) -> None:
+        """Write what waits and end the thread. Never blocks."""
+        self._ended = True
+        self._awake.set()
+
+    def _run(self) -> None:
+        while not self._ended:
+            self._awake.wait(PERIOD_S)
+            self._watch()
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        while self._waiting:
+            level, text = self._waiting.popleft()
+            self._log.log(level, "%s", text)
+        if self._suppressed and int(self._clock()) != self._second:
+            count, self._suppressed = self._suppressed, 0
+            self._log.warning("%d reports suppressed", count)

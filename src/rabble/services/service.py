@@ -1,0 +1,176 @@
+"""`Service`: a thread under a pid, with its own inbox and poller."""
+
+from __future__ import annotations
+
+import selectors
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from rabble._core.envelope import Envelope
+from rabble._core.ids import CorrelationId, Pid
+from rabble._core.inbox import Inbox
+from rabble.messages import DownReason
+
+if TYPE_CHECKING:
+    from rabble.node import Node
+    from rabble.process import Output
+
+__all__ = ["OnCrash", "Service", "ServiceHandler"]
+
+OnCrash = Literal["stop", "restart", "shutdown"]
+
+ENVELOPES_PER_TURN = 256
+RESTARTS_MAX = 5
+RESTARTS_WITHIN_S = 10.0
+
+
+class ServiceHandler:
+    """What a service does. Its methods run in the service's own thread and may block.
+
+    Each returns `None`, one `Envelope`, or an iterable of them; the service is filled in as their
+    sender. While a method runs the service takes nothing else.
+    """
+
+    def init(self, service: Service) -> Output:
+        """Called once, first of all: the place to open files and register them to be polled."""
+        return None
+
+    def handle_envelope(self, envelope: Envelope, service: Service) -> Output:
+        """Handle one envelope that was sent to the service's pid."""
+        raise TypeError(f"{type(self).__name__} does not define handle_envelope(envelope, service)")
+
+    def handle_notification(self, key: selectors.SelectorKey, events: int, service: Service) -> Output:
+        """Handle a file object that is ready: one that was given to `service.register`."""
+        raise TypeError(
+            f"{type(self).__name__} does not define handle_notification(key, events, service)"
+        )
+
+    def close(self, service: Service) -> None:
+        """Called once, last of all, whatever ended the service: the place to close files."""
+
+
+class Service:
+    """A thread under a pid. Made by `Node.register_service`.
+
+    `send`, `stop` and the attributes are for any thread; `register`, `modify` and `unregister`
+    for the handler's methods.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        pid: Pid,
+        inbox: Inbox,
+        make_handler: Callable[[], ServiceHandler],
+        on_crash: OnCrash,
+    ) -> None:
+        self.node = node
+        self.pid = pid
+        self._inbox = inbox
+        self._make_handler = make_handler
+        self._on_crash = on_crash
+        self._restarts: list[float] = []
+        self._selector: selectors.BaseSelector | None = None
+        self._stopping = False
+        self.thread = threading.Thread(
+            target=self._run, name=f"rabble:{pid.node.name}:{pid.name}", daemon=False
+        )
+
+    def send(self, to: Pid, msg: Any, *, correlation_id: CorrelationId | None = None) -> None:
+        """Send with this service's pid as the sender. Raises what `Node.send` raises."""
+        self.node.send(to, msg, sender=self.pid, correlation_id=correlation_id)
+
+    def stop(self) -> None:
+        """End the service after what it is doing now. Never blocks; idempotent."""
+        self._stopping = True
+        self._inbox.signal()
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """Have `handle_notification` called when `fileobj` is ready for `events` (`selectors`)."""
+        return self._poller().register(fileobj, events, data)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """Change what a registered file object is polled for."""
+        return self._poller().modify(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        """Stop polling a file object. To be called before it is closed."""
+        return self._poller().unregister(fileobj)
+
+    def _poller(self) -> selectors.BaseSelector:
+        if self._selector is None:
+            raise RuntimeError(f"{self.pid}: only the handler's own methods may poll files")
+        return self._selector
+
+    def _run(self) -> None:
+        reason = DownReason("stopped", "")
+        try:
+            while not self._stopping:
+                failure = self._serve()
+                if failure is None:
+                    break
+                reason = DownReason("crashed", f"{type(failure).__name__}: {failure}")
+                if self._stopping or not self._may_restart():
+                    break
+        finally:
+            self.node._service_ended(self, reason)
+
+    def _may_restart(self) -> bool:
+        if self._on_crash == "restart":
+            now = self.node.monotonic()
+            self._restarts = [t for t in self._restarts if now - t < RESTARTS_WITHIN_S]
+            if len(self._restarts) < RESTARTS_MAX:
+                self._restarts.append(now)
+                return True
+        if self._on_crash != "stop":
+            self.node.request_shutdown()
+        return False
+
+    def _serve(self) -> BaseException | None:
+        """One life of the handler. Returns what ended it, `None` if it was asked to stop."""
+        handler = None
+        try:
+            with selectors.DefaultSelector() as self._selector:
+                self._selector.register(self._inbox, selectors.EVENT_READ)
+                handler = self._make_handler()
+                try:
+                    self._emit(handler.init(self))
+                    while not self._stopping:
+                        self._turn(handler, self._selector)
+                finally:
+                    handler.close(self)
+        except BaseException as error:
+            self.node._report_crash(self.pid, None, error)
+            return error.with_traceback(None)
+        finally:
+            self._selector = None
+        return None
+
+    def _turn(self, handler: ServiceHandler, selector: selectors.BaseSelector) -> None:
+        # Arming fails when there is something to take already: then only look, do not sleep.
+        ready = selector.select(None if self._inbox.arm() and not self._stopping else 0)
+        for key, events in ready:
+            if key.fileobj is not self._inbox:
+                self._emit(handler.handle_notification(key, events, self))
+        for envelope in self._inbox.take(ENVELOPES_PER_TURN):
+            if self._stopping:
+                self.node._undelivered(envelope)
+            else:
+                self._emit(handler.handle_envelope(envelope, self))
+
+    def _emit(self, output: Output) -> None:
+        if output is None:
+            return
+        for envelope in (output,) if isinstance(output, Envelope) else output:
+            if not isinstance(envelope, Envelope):
+                raise TypeError(
+                    f"{self.pid}: a handler may return None, one Envelope or an iterable of "
+                    f"Envelopes, not {envelope!r}"
+                )
+            self.node.send(
+                envelope.to,
+                envelope.msg,
+                sender=envelope.sender or self.pid,
+                correlation_id=envelope.correlation_id,
+            )

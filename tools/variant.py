@@ -1,0 +1,105 @@
+"""Builds and tests a variant of the core (debug, asan, coverage) in a copy of the tree.
+
+    python tools/variant.py NAME [PYTEST ARGUMENT...]
+
+The copy is build/NAME. It is kept and brought up to date, so that only what changed is compiled
+again, and the release build beside the sources stays what it is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv*", "build", "dist", "__pycache__", "*.so", "*.c", "*.egg-info", ".*_cache",
+    ".hypothesis", ".benchmarks", ".coverage*",
+)  # fmt: skip
+SWITCHES = {
+    "debug": {"RABBLE_DEBUG": "1"},
+    "asan": {"RABBLE_SANITIZE": "address,undefined"},
+    "coverage": {"RABBLE_LINETRACE": "1"},
+}
+
+
+def sync(source: Path, target: Path) -> None:
+    """Make target hold what source holds, touching only what differs."""
+    target.mkdir(parents=True, exist_ok=True)
+    names = {entry.name for entry in source.iterdir()}
+    names -= set(LEFT_OUT(str(source), sorted(names)))
+    for name in names:
+        if (source / name).is_dir():
+            sync(source / name, target / name)
+        else:
+            copy_if_changed(source / name, target / name)
+    gone = {entry.name for entry in target.iterdir()} - names
+    for name in gone - set(LEFT_OUT(str(target), sorted(gone))):
+        drop(target / name)
+
+
+def copy_if_changed(source: Path, target: Path) -> None:
+    if not target.exists() or target.read_bytes() != source.read_bytes():
+        shutil.copyfile(source, target)
+        shutil.copymode(source, target)
+
+
+def drop(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+        return
+    path.unlink()
+    if path.suffix == ".pyx":
+        for made in [path.with_suffix(".c"), *path.parent.glob(f"{path.stem}.*.so")]:
+            made.unlink(missing_ok=True)
+
+
+def sanitizer_environment() -> dict[str, str]:
+    """What a Python that was not built with the sanitizers needs to load modules that were."""
+    compiler = os.environ.get("CC", "gcc").split()
+    library = subprocess.run(
+        [*compiler, "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    if not os.path.isabs(library):
+        sys.exit(f"{compiler[0]} has no libasan.so: install the sanitizer runtime of your compiler")
+    return {
+        "LD_PRELOAD": library,
+        # The interpreter leaves much to the process's end; leaks are the business of other tests.
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+        # Python's own allocator would hide what is freed and used again.
+        "PYTHONMALLOC": "malloc",
+    }
+
+
+def main(name: str, arguments: list[str]) -> int:
+    tree = ROOT / "build" / name
+    sync(ROOT, tree)
+    base = {key: value for key, value in os.environ.items() if not key.startswith("RABBLE_")}
+    environment = {**base, "PYTHONPATH": str(tree / "src")}
+
+    def run(*command: str, **more: str) -> int:
+        print("+", " ".join(command), f"(in build/{name})", flush=True)
+        argv = [sys.executable, *command]
+        return subprocess.run(argv, cwd=tree, env={**environment, **more}).returncode
+
+    failed = run("setup.py", "--quiet", "build_ext", "--inplace", **SWITCHES[name])
+    if failed:
+        return failed
+    if name == "debug":
+        return run("-X", "dev", "-m", "pytest", *arguments)
+    if name == "asan":
+        return run("-m", "pytest", "--timeout=600", *arguments, **sanitizer_environment())
+    run("-m", "coverage", "erase")
+    failed = run("-m", "coverage", "run", "-m", "pytest", "--timeout=600", *arguments)
+    run("-m", "coverage", "combine", "--quiet")
+    return run("-m", "coverage", "report") or failed
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in SWITCHES:
+        sys.exit(f"usage: {sys.argv[0]} {'|'.join(SWITCHES)} [PYTEST ARGUMENT...]")
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
