@@ -1,4 +1,4 @@
-"""Which module of the compiled core refers to which, read from its sources."""
+"""Which module of the compiled core refers to which, and so which one is out of date."""
 
 from __future__ import annotations
 
@@ -64,3 +64,13 @@ def sources(name: str, core: Path = CORE) -> set[Path]:
             files.add(file)
             waiting += [core / f"{other}.pxd" for other in core_modules(file)]
     return files
+
+
+def stale_modules(built: dict[str, Path], core: Path = CORE) -> list[str]:
+    """Of modules (short name to extension file), those missing or older than a source of theirs."""
+    return sorted(
+        name
+        for name, extension in built.items()
+        if not extension.exists()
+        or extension.stat().st_mtime < max(path.stat().st_mtime for path in sources(name, core))
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -18,25 +19,18 @@ settings.register_profile("thorough", settings.get_profile("rabble"), max_exampl
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "rabble"))
 
 
-def stale_modules(built: dict[str, Path], core: Path = cimports.CORE) -> list[str]:
-    """Of the core's modules (short name to extension file), those older than a source of theirs."""
-    stale = []
-    for name, extension in built.items():
-        newest = max((path.stat().st_mtime for path in cimports.sources(name, core)), default=0.0)
-        if extension.stat().st_mtime < newest:
-            stale.append(name)
-    return sorted(stale)
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
+def pytest_sessionstart(session: pytest.Session) -> None:
     """Refuse to run against an extension older than its source: its results would be another's."""
-    prefix = cimports.PACKAGE + "."
-    loaded = {
-        name.removeprefix(prefix): Path(module.__file__)
-        for name, module in list(sys.modules.items())
-        if name.startswith(prefix) and getattr(module, "__file__", None)
+    package = importlib.util.find_spec("rabble")
+    assert package is not None and package.submodule_search_locations is not None
+    (folder,) = package.submodule_search_locations
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    built = {
+        source.stem: Path(folder, "_core", source.stem + suffix)
+        for source in cimports.CORE.glob("*.pyx")
     }
-    if stale := stale_modules(loaded):
+    if stale := cimports.stale_modules(built):
         raise pytest.UsageError(
-            f"older than their sources: {', '.join(stale)}. Run `make build`, then test again."
+            f"not built since their sources changed: {', '.join(stale)}. "
+            "Run `make build`, then test again."
         )

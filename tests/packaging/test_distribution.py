@@ -90,7 +90,8 @@ def test_an_unknown_sanitizer_is_refused_plainly() -> None:
 
 def test_another_system_is_refused_plainly() -> None:
     code = (
-        "import sys; sys.platform = 'darwin'; sys.argv = ['setup.py', '--version']\n"
+        "import sys, setuptools.command.build_ext\n"
+        "sys.platform = 'darwin'; sys.argv = ['setup.py', '--version']\n"
         "exec(compile(open('setup.py').read(), 'setup.py', 'exec'))"
     )
     done = subprocess.run(

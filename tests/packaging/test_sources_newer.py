@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tests.conftest import stale_modules
+from tests.cimports import stale_modules
 
 
 def lay_out(core, ages: dict[str, int]) -> None:
@@ -42,3 +42,9 @@ def test_a_changed_source(tmp_path) -> None:
 def test_a_changed_pxd_reaches_those_that_cimport_it(tmp_path) -> None:
     lay_out(tmp_path, {"low.pxd": 300})
     assert stale(tmp_path) == ["high", "low"]
+
+
+def test_a_module_that_was_never_built(tmp_path) -> None:
+    lay_out(tmp_path, {})
+    (tmp_path / "low.so").unlink()
+    assert stale(tmp_path) == ["low"]

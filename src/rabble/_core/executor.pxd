@@ -36,7 +36,7 @@ cdef class Executor:
     cdef int64_t hand_over_ns              # when a sender last handed the GIL over
     cdef volatile int idle                 # Idle
     cdef int spin_credit                   # how well spinning has paid of late
-    cdef volatile bint stopping            # drain, then end
+    cdef volatile bint is_stopping            # drain, then end
     cdef volatile int64_t stop_ns          # ... by this time at the latest
     cdef int64_t limited                   # how many entries have a mailbox limit
     cdef Entry current                     # whose `receive` runs
@@ -44,6 +44,7 @@ cdef class Executor:
     cdef tuple subscribers                 # pids that are told of every dead letter
     cdef bint ended                        # nothing is told to anybody any more
     cdef readonly int64_t delivered
+    cdef readonly int64_t processes
     cdef readonly int64_t crashes
     cdef readonly int64_t sleeps
     cdef readonly int64_t wakeups

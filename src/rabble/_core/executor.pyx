@@ -134,6 +134,7 @@ cdef class Executor:
             protocol.GetMetrics: self.on_get_metrics,
             Timer: self.on_timer,
             Entry: self.on_entry,
+            tuple: self.on_undeliverable,
         }
         cdef Entry own = Entry.__new__(Entry)
         own.pid = self.pid
@@ -147,6 +148,11 @@ cdef class Executor:
     def now(self):
         """Monotonic seconds at which the current batch began."""
         return self.batch_ns * 1e-9
+
+    @property
+    def stopping(self):
+        """Whether it was asked to end, or has ended."""
+        return self.is_stopping
 
     @property
     def queue_depth(self):
@@ -168,6 +174,19 @@ cdef class Executor:
         """Whose `receive` runs, or `None`."""
         cdef Entry entry = self.current
         return None if entry is None else entry.pid
+
+    def delivered_by_pid(self):
+        """Pid to the number of envelopes it was given, of all but the runtime's own."""
+        cdef Entry entry
+        return {
+            entry.pid: entry.delivered
+            for entry in self.table.snapshot()
+            if entry.kind == PROCESS or entry.kind == INBOX
+        }
+
+    def undeliverable(self, Envelope envelope not None, reason):
+        """Make a dead letter of what a service was given and did not take. For any thread."""
+        self.inbox.put_always(new_envelope(self.pid, (envelope, reason), None, None))
 
     def new_random(self, Pid pid not None):
         """A process's own random source."""
@@ -198,7 +217,7 @@ cdef class Executor:
                 f"this {cls.__name__} runs already, as {(<Entry>known).pid}; "
                 f"spawn a new instance for every process"
             )
-        if self.stopping:
+        if self.is_stopping:
             return False
         entry.pid = pid
         entry.target = process
@@ -216,6 +235,7 @@ cdef class Executor:
         process._runtime = entry
         if not self.table.add(entry):
             return False
+        self.processes += 1
         if mailbox_max:
             self.limited += 1
         if has_init:
@@ -256,9 +276,9 @@ cdef class Executor:
 
         Idempotent; never blocks; may be called from a signal handler.
         """
-        if not self.stopping:
+        if not self.is_stopping:
             self.stop_ns = self.now_ns() + <int64_t>(max(drain_s, 0.0) * 1e9)
-            self.stopping = True
+            self.is_stopping = True
         self.inbox.wake()
         if self.idle == SPINNING:
             self.idle = CALLED
@@ -274,7 +294,7 @@ cdef class Executor:
         try:
             while True:
                 self.turn(TURN_DELIVERIES_MAX)
-                if self.stopping:
+                if self.is_stopping:
                     if not told:
                         told = True
                         self.tell_shutdown()
@@ -290,7 +310,7 @@ cdef class Executor:
                         pass
         finally:
             self.running = False
-            self.stopping = True
+            self.is_stopping = True
             self.end()
 
     def step(self, int64_t most=TURN_DELIVERIES_MAX):
@@ -310,7 +330,7 @@ cdef class Executor:
         return self.clock()
 
     cdef bint accept(self, Envelope envelope) except -1:
-        if self.stopping or not self.inbox.put(envelope):
+        if self.is_stopping or not self.inbox.put(envelope):
             return False
         if self.idle == SPINNING:
             self.call_over()
@@ -348,7 +368,7 @@ cdef class Executor:
         entry.target = target
         entry.runtime = self
         entry.kind = kind
-        return not self.stopping and self.table.add(entry)
+        return not self.is_stopping and self.table.add(entry)
 
     cdef int turn(self, int64_t most) except -1:
         """Look outside once, then deliver until the queue is empty or it is time to look again."""
@@ -419,12 +439,12 @@ cdef class Executor:
                 self.spin_credit = min(self.spin_credit + SPIN_CREDIT_GAIN, SPIN_CREDIT_MAX)
             elif self.spin_credit > 0:
                 self.spin_credit -= 1
-            if paid or self.stopping:
+            if paid or self.is_stopping:
                 return 0
             left = self.time_left(self.now_ns())
             if left == 0:
                 return 0
-        if self.stopping or not self.inbox.arm_now():
+        if self.is_stopping or not self.inbox.arm_now():
             return 0
         self.sleeps += 1
         fd = self.inbox.fd
@@ -672,6 +692,8 @@ cdef class Executor:
         cdef PyObject* found
         cdef Timer timer
         self.table.remove(entry.pid)
+        if entry.kind == PROCESS:
+            self.processes -= 1
         if entry.mailbox_max:
             self.limited -= 1
         if entry.timers is not None:
@@ -705,8 +727,9 @@ cdef class Executor:
             if handler is None:
                 raise TypeError(
                     f"the executor was sent a {type(envelope.msg).__name__}; it understands "
-                    + ", ".join(sorted(c.__name__ for c in self.controls if c is not Timer
-                                       and c is not Entry))
+                    + ", ".join(sorted(
+                        c.__name__ for c in self.controls if c not in (Timer, Entry, tuple)
+                    ))
                 )
             handler(envelope.msg, envelope)
         except Exception as error:
@@ -716,11 +739,13 @@ cdef class Executor:
     cdef int refuse(self, Envelope envelope, object error) except -1:
         """A control message was wrong: that is an error of the process that sent it."""
         cdef PyObject* found = NULL
+        cdef Entry entry
         if envelope.sender is not None:
             found = self.table.find(envelope.sender)
         if found is not NULL and (<Entry>found).kind == PROCESS:
+            entry = <Entry>found
             self.failure = error
-            return self.crash(<Entry>found, envelope)
+            return self.crash(entry, envelope)
         self.observer.crashed(envelope.sender, envelope.msg, error)
         return self.drop(envelope, self.protocol.DeadLetterReason.REFUSED)
 
@@ -737,6 +762,10 @@ cdef class Executor:
     def on_entry(self, Entry entry not None, Envelope envelope not None):
         if entry.unstarted and entry.target is not None:
             self.start(entry)
+
+    def on_undeliverable(self, letter, Envelope envelope not None):
+        undelivered, reason = letter
+        self.drop(undelivered, reason)
 
     def on_timer(self, Timer timer not None, Envelope envelope not None):
         cdef Entry entry = timer.owner
@@ -794,7 +823,7 @@ cdef class Executor:
         process = request.process
         pid = Pid(request.name, self.node, request.group)
         if not self.add(pid, process, request.mailbox_max or 0):
-            reason = "the node shuts down" if self.stopping else "the name is taken"
+            reason = "the node shuts down" if self.is_stopping else "the name is taken"
             if envelope.sender is not None:
                 self.tell(
                     envelope.sender,
@@ -804,12 +833,13 @@ cdef class Executor:
 
     def on_stop(self, request, Envelope envelope not None):
         cdef PyObject* found = self.table.find(<Pid?>request.pid)
+        cdef Entry entry
         if found is NULL:
             return
         if (<Entry>found).kind == EXECUTOR:
             raise ValueError("the executor is not stopped by a message; use node.shutdown()")
-        reason = request.reason or self.protocol.DownReason("stopped", "")
-        self.remove_entry(<Entry>found, reason)
+        entry = <Entry>found
+        self.remove_entry(entry, request.reason or self.protocol.DownReason("stopped", ""))
 
     def on_monitor(self, request, Envelope envelope not None):
         cdef Entry entry = self.asker(envelope)
@@ -872,6 +902,7 @@ cdef class Executor:
             entry.receive = None
             entry.timers = entry.watchers = entry.watched = None
         self.table.entries.clear()
+        self.processes = 0
         self.current = None
         return 0
 
