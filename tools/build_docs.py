@@ -19,8 +19,17 @@ from pygments.formatters import HtmlFormatter
 
 ROOT = Path(__file__).resolve().parent.parent
 # The order of the menu; what is not listed follows by name.
-FIRST = ["README.md", "docs/quickstart.md", "docs/concepts.md", "docs/guides", "docs/reference.md",
-         "docs/reference", "docs/internals", "docs/guarantees.md", "docs/benchmarks.md"]  # fmt: skip
+FIRST = [
+    "README.md",
+    "docs/quickstart.md",
+    "docs/concepts.md",
+    "docs/guides",
+    "docs/reference.md",
+    "docs/reference",
+    "docs/internals",
+    "docs/guarantees.md",
+    "docs/benchmarks.md",
+]
 
 STYLE = """
 :root { color-scheme: light dark; }

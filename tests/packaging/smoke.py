@@ -1,6 +1,6 @@
 """Is the installed wheel whole? Run by an interpreter that has nothing but the wheel:
 
-    python -I smoke.py
+python -I smoke.py
 """
 
 from __future__ import annotations
@@ -66,4 +66,5 @@ if __name__ == "__main__":
     check_files()
     check_node()
     check_command()
-    print(f"rabble {importlib.metadata.version('rabble')} on Python {sys.version.split()[0]}: whole")
+    version = importlib.metadata.version("rabble")
+    print(f"rabble {version} on Python {sys.version.split()[0]}: whole")

@@ -1,0 +1,178 @@
+"""Names are values: checked where they enter, ordered, hashed, copied, pickled, parsed."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rabble import CorrelationId, NodeId, Pid
+
+NODE = NodeId("n1", "127.0.0.1:5001")
+
+names = st.from_regex(r"[a-zA-Z0-9_.äöü -]{1,20}", fullmatch=True)
+nodes = st.builds(NodeId, names, st.sampled_from(["127.0.0.1:1", "h:65535", "[::1]:80"]))
+pids = st.builds(Pid, names, nodes, st.none() | names)
+numbers = st.none() | st.integers(0, 2**63 - 1)
+correlation_ids = st.builds(CorrelationId, pids, numbers, numbers)
+
+
+@given(pids)
+def test_the_text_form_of_a_pid_reads_back(pid: Pid) -> None:
+    assert Pid.parse(str(pid)) == pid
+    assert NodeId.parse(str(pid.node)) == pid.node
+
+
+@given(st.one_of(nodes, pids, correlation_ids))
+def test_a_value_survives_copy_and_pickle(value: object) -> None:
+    assert copy.copy(value) == value
+    assert copy.deepcopy(value) == value
+    loaded = pickle.loads(pickle.dumps(value))
+    assert loaded == value
+    assert hash(loaded) == hash(value)
+
+
+@given(st.one_of(nodes, pids, correlation_ids))
+def test_the_repr_of_a_value_is_its_source(value: object) -> None:
+    namespace = {"NodeId": NodeId, "Pid": Pid, "CorrelationId": CorrelationId}
+    assert eval(repr(value), namespace) == value
+
+
+@given(st.lists(pids, min_size=2, max_size=6))
+def test_pids_are_totally_ordered_by_node_group_and_name(some: list[Pid]) -> None:
+    def key(pid: Pid) -> tuple[str, str, bool, str, str]:
+        node = pid.node
+        return (node.name, node.addr, pid.group is not None, pid.group or "", pid.name)
+
+    assert sorted(some) == sorted(some, key=key)
+    a, b = some[:2]
+    assert (a == b) == (key(a) == key(b))
+    assert (a != b) == (key(a) != key(b))
+    assert (a <= b) == (key(a) <= key(b))
+    assert (a > b) == (key(a) > key(b))
+    assert (a >= b) == (key(a) >= key(b))
+
+
+@given(correlation_ids, correlation_ids)
+def test_correlation_ids_are_ordered_and_equal_by_value(a: CorrelationId, b: CorrelationId) -> None:
+    assert (a < b) + (a == b) + (a > b) == 1
+    assert (a == b) <= (hash(a) == hash(b))
+
+
+def test_the_next_request_counts_up_from_nothing() -> None:
+    first = CorrelationId(Pid("p", NODE), connection=7)
+    assert first.request is None
+    assert first.next_request().request == 0
+    assert first.next_request().next_request() == CorrelationId(Pid("p", NODE), 7, 1)
+
+
+def test_values_take_part_in_pattern_matching() -> None:
+    match CorrelationId(Pid("p", NODE, "g"), 1, 2):
+        case CorrelationId(Pid(name, NodeId(node_name, addr), group), connection, request):
+            assert (name, node_name, addr, group) == ("p", "n1", "127.0.0.1:5001", "g")
+            assert (connection, request) == (1, 2)
+        case _:
+            pytest.fail("no match")
+
+
+@pytest.mark.parametrize("value", [NODE, Pid("p", NODE), CorrelationId(Pid("p", NODE))])
+def test_values_cannot_be_changed(value: object) -> None:
+    for name in type(value).__match_args__:  # type: ignore[attr-defined]
+        with pytest.raises(AttributeError):
+            setattr(value, name, getattr(value, name))
+    with pytest.raises(TypeError):
+        type("Sub", (type(value),), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "it is empty"),
+        ("x" * 256, "256 bytes"),
+        ("ä" * 128, "256 bytes"),
+        ("a\0b", "control characters"),
+        ("a\nb", "control characters"),
+        ("\x1b[31m", "control characters"),
+        ("a\u2028b", "control characters"),
+        ("a::b", "'::'"),
+        (":a", "':' at an end"),
+        ("a:", "':' at an end"),
+        ("a@@b", "'@'"),
+        ("\ud800", "lone surrogates"),
+        ("a\u0308", "normal form C"),
+    ],
+)
+def test_an_unusable_name_says_what_is_wrong_and_is_printed_escaped(name: str, said: str) -> None:
+    for make in (
+        lambda: Pid(name, NODE),
+        lambda: NodeId(name, "h:1"),
+        lambda: Pid("p", NODE, name),
+    ):
+        with pytest.raises(ValueError) as caught:
+            make()
+        assert said in str(caught.value)
+        assert str(caught.value).isascii()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "ä" * 127, "a:b", "with space", "日本語"])
+def test_a_usable_name_is_taken(name: str) -> None:
+    assert Pid(name, NODE).name == name
+
+
+@pytest.mark.parametrize(
+    ("addr", "said"),
+    [
+        ("", "host:port"),
+        ("host", "host:port"),
+        (":80", "host:port"),
+        ("host:", "0 to 65535"),
+        ("host:65536", "0 to 65535"),
+        ("host:-1", "0 to 65535"),
+        ("host:８０", "printable ASCII"),
+        ("::1:80", "[::1]:port"),
+        ("ho st:80", "a space"),
+        ("a@b:80", "'@'"),
+        ("h" * 300 + ":1", "255"),
+    ],
+)
+def test_an_unusable_address_says_what_is_wrong(addr: str, said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        NodeId("n", addr)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "p", "p::n", "p@h:1", "a::b::c::n@h:1", "p::n@h", "::@h:1"])
+def test_what_is_no_pid_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        Pid.parse(text)
+
+
+@pytest.mark.parametrize("value", [None, 1, b"p"])
+def test_other_types_are_refused(value: object) -> None:
+    with pytest.raises(TypeError):
+        Pid(value, NODE)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        Pid.parse(value)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        NodeId.parse(value)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        NodeId("n", value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [-1, 2**63])
+def test_a_number_out_of_range_is_refused(number: int) -> None:
+    with pytest.raises(ValueError, match="0 to 2"):
+        CorrelationId(Pid("p", NODE), request=number)
+    with pytest.raises(TypeError):
+        CorrelationId(Pid("p", NODE), connection="1")  # type: ignore[arg-type]
+
+
+def test_comparison_with_another_type_is_not_equality() -> None:
+    for value in (NODE, Pid("p", NODE), CorrelationId(Pid("p", NODE))):
+        assert value != "p"
+        with pytest.raises(TypeError):
+            value < "p"  # type: ignore[operator]  # noqa: B015
