@@ -493,7 +493,7 @@ cdef class Executor:
         if entry.unstarted and not self.start(entry):
             return self.drop(envelope, self.protocol.DeadLetterReason.PROCESS_CRASHED)
         entry.delivered += 1
-        if entry.queued:
+        if entry.queued and envelope.sender is not self.pid:
             entry.queued -= 1
         args[0] = <PyObject*>process
         args[1] = <PyObject*>envelope.msg
@@ -638,7 +638,8 @@ cdef class Executor:
             envelope = new_envelope(
                 envelope.to, copied, envelope.sender, envelope.correlation_id
             )
-        if self.limited:
+        if self.limited and envelope.sender is not self.pid:
+            # What the executor itself has to say, a Down say, is promised and takes no place.
             found = self.table.find(envelope.to)
             if found is not NULL:
                 entry = <Entry>found
@@ -709,6 +710,8 @@ cdef class Executor:
         if entry.watchers is not None:
             watchers = entry.watchers
             entry.watchers = None
+            # Its own monitor of itself has nobody left to tell.
+            watchers.pop(entry.pid, None)
             down = self.protocol.Down(entry.pid, reason)
             for pid in watchers:
                 found = self.table.find(<Pid>pid)
