@@ -76,7 +76,7 @@ soak: $(VENV)/.has-build-test build
 lint: $(VENV)/.has-build-test-lint build
 	$(RUN) -m ruff check $(wildcard $(LINTED))
 	$(RUN) -m ruff format --check $(wildcard $(LINTED))
-	$(VENV)/bin/cython-lint src
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src
 	$(RUN) -m mypy
 	$(RUN) tools/check_stubs.py
 

@@ -92,7 +92,9 @@ def main(name: str, arguments: list[str]) -> int:
     if name == "debug":
         return run("-X", "dev", "-m", "pytest", *arguments)
     if name == "asan":
-        return run("-m", "pytest", "--timeout=600", *arguments, **sanitizer_environment())
+        # A report ends the process: were its file descriptor captured, nobody would see it.
+        shown = ("--capture=sys", "--timeout=600")
+        return run("-m", "pytest", *shown, *arguments, **sanitizer_environment())
     run("-m", "coverage", "erase")
     failed = run("-m", "coverage", "run", "-m", "pytest", "--timeout=600", *arguments)
     run("-m", "coverage", "combine", "--quiet")

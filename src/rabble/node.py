@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeout
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from rabble import messages
@@ -169,8 +169,7 @@ class Node:
         if not isinstance(process, Process):
             raise TypeError(f"spawn takes a Process, not {process!r}")
         pid = Pid(name, self.node_id, group)
-        if group == RESERVED_GROUP:
-            self._check_group(group)
+        self._check_group(group)
         limit = 0
         if mailbox_max is not None:
             if type(mailbox_max) is not int or not 1 <= mailbox_max < 1 << 31:
@@ -358,7 +357,9 @@ class Node:
             inbox_depth=executor.inbox_depth,
             timers=executor.timers,
             delivered=executor.delivered,
-            dead_letters={r.value: n for r, n in executor.dead_letters.copy().items()},
+            dead_letters=MappingProxyType(
+                {reason.value: count for reason, count in executor.dead_letters.copy().items()}
+            ),
             crashes=executor.crashes,
             uptime_s=self.monotonic() - self._started_s,
             sleeps=executor.sleeps,
@@ -389,7 +390,7 @@ class Node:
         }
         for reason, count in status.dead_letters.items():
             counters[f"dead_letters_{reason}"] = count
-        return Metrics(gauges=gauges, counters=counters)
+        return Metrics(gauges=MappingProxyType(gauges), counters=MappingProxyType(counters))
 
     def processes(self) -> dict[Pid, int]:
         """How many envelopes each process, service and mailbox was given so far."""
