@@ -90,7 +90,7 @@ class MessageRegistry:
     def __init__(self) -> None:
         #: Held while a class is added, and while a codec works out how to write one.
         self.lock = threading.RLock()
-        #: What codecs worked out, by class and by the bytes of the wire name. Emptied by `register`.
+        #: What codecs worked out, by class and by the wire name's bytes. Emptied by `register`.
         self.plans_by_class: dict[type, object] = {}
         self.plans_by_name: dict[bytes, object] = {}
         self._by_class: dict[type, Registration] = {}
@@ -205,7 +205,8 @@ def describe(cls: type, name: str, *, plain: bool) -> Registration:
         return Registration(cls, name, (), members)
     msgspec = sys.modules.get("msgspec")
     if msgspec is not None and issubclass(cls, msgspec.Struct):
-        return Registration(cls, name, tuple(cls.__struct_fields__))
+        struct_fields: tuple[str, ...] = cls.__struct_fields__  # type: ignore[attr-defined]
+        return Registration(cls, name, struct_fields)
     if "__dataclass_fields__" not in cls.__dict__:
         raise TypeError(
             f"{cls.__qualname__} is no dataclass, msgspec.Struct or enum.Enum; "
@@ -216,7 +217,7 @@ def describe(cls: type, name: str, *, plain: bool) -> Registration:
             f"{cls.__qualname__} is a dataclass that can be changed: "
             f"make it @dataclass(frozen=True, slots=True), or leave that to @rabble.message"
         )
-    fields = dataclasses.fields(cls)
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(cls)  # type: ignore[arg-type]
     for pseudo in cls.__dict__["__dataclass_fields__"].values():
         if pseudo._field_type is dataclasses._FIELD_INITVAR:  # type: ignore[attr-defined]
             raise TypeError(
@@ -285,7 +286,8 @@ def message(
         plain = is_undecorated(cls)
         if plain:
             plain = "__init__" not in cls.__dict__
-            cls = dataclasses.dataclass(frozen=True, slots=True)(cls)
+            made: Any = dataclasses.dataclass(frozen=True, slots=True)(cls)
+            cls = made
         (default_registry if registry is None else registry)._register(cls, name, plain=plain)
         return cls
 

@@ -423,16 +423,21 @@ def test_timers_fire_in_order_of_their_deadlines_and_not_early(node: Node) -> No
 def test_an_acknowledged_cancel_is_final(node: Node) -> None:
     with node.mailbox("timers") as box:
         executor = node.pid("executor", "rabble")
-        for number in range(50):
-            box.send(executor, StartTimer(cid(node, number), number % 5))
+        for number in range(200):
+            box.send(executor, StartTimer(cid(node, number), number % 3))
             box.send(executor, CancelTimer(cid(node, number), acknowledge=True))
-        got = [box.receive(PATIENCE_S).msg for _ in range(50)]
-        assert got == [TimerCancelled(cid(node, number), True) for number in range(50)]
-        box.send(executor, CancelTimer(cid(node, 1), acknowledge=True))
-        assert box.receive(PATIENCE_S).msg == TimerCancelled(cid(node, 1), False)
-        box.send(executor, StartTimer(cid(node, 99), 50))
-        assert box.receive(PATIENCE_S).msg == Timeout(cid(node, 99))
-        assert len(box) == 0
+        box.send(executor, StartTimer(cid(node, 999), 50))
+        got: list[Any] = []
+        while not got or got[-1] != Timeout(cid(node, 999)):
+            got.append(box.receive(PATIENCE_S).msg)
+        for number in range(200):
+            about = [m for m in got if m.correlation_id == cid(node, number)]
+            # Either it was cancelled, or it had fired before, and then it is known to have.
+            assert about in (
+                [TimerCancelled(cid(node, number), True)],
+                [Timeout(cid(node, number)), TimerCancelled(cid(node, number), False)],
+            )
+        assert len(got) >= 201
 
 
 def test_starting_a_running_timer_again_replaces_it(node: Node) -> None:

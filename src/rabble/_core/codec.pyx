@@ -840,11 +840,11 @@ cdef class Codec:
         return out
 
     cdef dict read_map(self, Reader* r, Py_ssize_t n):
-        cdef Py_ssize_t i
+        cdef Py_ssize_t _i
         cdef dict out
         claim(self, r, n, 2 * n)
         out = {}
-        for i in range(n):
+        for _i in range(n):
             r.owed -= 2
             key = self.read_key(r)
             PyDict_SetItem(out, key, self.read(r))
@@ -889,7 +889,7 @@ cdef class Codec:
         return value
 
     cdef object read_message(self, Reader* r):
-        cdef Py_ssize_t n, i
+        cdef Py_ssize_t n, i, _i
         cdef Plan plan = None
         cdef PyObject** items
         n = str_header(r)
@@ -914,7 +914,7 @@ cdef class Codec:
                 RABBLE_SET_SLOT(value, plan.offsets[i], <PyObject*>item)
         else:
             values = []
-            for i in range(n):
+            for _i in range(n):
                 r.owed -= 1
                 values.append(self.read(r))
             items = <PyObject**>PyMem_Calloc(n or 1, sizeof(PyObject*))

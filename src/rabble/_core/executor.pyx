@@ -302,7 +302,7 @@ cdef class Executor:
                         break
                 elif self.run_queue.count() == 0:
                     self.wait()
-                elif self.batch_ns - offered > GIL_OFFER_NS:
+                if self.batch_ns - offered > GIL_OFFER_NS:
                     # A run of deliveries to inboxes never enters the interpreter's own loop,
                     # where the GIL is offered to other threads.
                     offered = self.batch_ns

@@ -79,9 +79,7 @@ def pingpong(turns: int = 1_000_000) -> list[Case]:
         expect("pingpong bare", out.msg + pong.pings, 2 * turns)
         return Sample(2 * turns, seconds)
 
-    return [
-        Case("pingpong", {"turns": turns}, "messages/s", run, Limit("bare", bare), Target(1.0))
-    ]
+    return [Case("pingpong", {"turns": turns}, "messages/s", run, Limit("bare", bare), Target(1.0))]
 
 
 class Link(Process):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import math
 import operator
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 __all__ = ["Case", "Limit", "Miscount", "Result", "Run", "Sample", "Target", "machine", "measure"]
@@ -75,6 +76,8 @@ class Case:
     run: Callable[[], Sample]
     limit: Limit
     target: Target | None = None
+    #: Runs that are not kept; more than 0 is of no use where each run is an interpreter of its own.
+    warm_ups: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,17 +127,15 @@ def measure(
     case: Case,
     *,
     runs: int = RUNS_MIN,
-    warm_ups: int = 1,
     peers: Mapping[str, Callable[[], Sample]] | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Result:
-    """Take a case and its limit in turn, pair by pair, so that what disturbs the machine meets both.
+    """Take a case and its limit in turn, pair by pair, so that noise meets both.
 
     Which of the two goes first changes from pair to pair. The garbage collector is left as Python
     ships it.
 
     :param runs: how many pairs are kept.
-    :param warm_ups: how many pairs before them are not.
     :param peers: other systems' runs of the same workload, taken in the same turn.
     :param progress: told what is being done.
     :raises Miscount: if a run did not deliver what it should have.
@@ -142,7 +143,7 @@ def measure(
     samples: list[Sample] = []
     limits: list[Sample] = []
     kept: list[Run] = []
-    for turn in range(-warm_ups, runs):
+    for turn in range(-case.warm_ups, runs):
         progress(f"{case.name} {'warm-up' if turn < 0 else f'run {turn + 1} of {runs}'}")
         if turn % 2:
             limit = take_limit(case.limit)
@@ -207,10 +208,10 @@ def medians(figures: list[Mapping[str, float]]) -> dict[str, float]:
     return {name: statistics.median(each[name] for each in figures) for name in names}
 
 
-def percentile(values: list[float], percent: float) -> float:
-    """The smallest value that `percent` of all are not above. `values` is sorted in place."""
-    values.sort()
-    return values[max(0, -(-len(values) * percent // 100).__int__() - 1)]
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest value that `percent` of all are not above (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def expect(what: str, delivered: int, expected: int) -> None:

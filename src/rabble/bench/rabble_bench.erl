@@ -1,0 +1,101 @@
+%% The workloads of `rabble bench` that Erlang is held against, written as an Erlang user would.
+%% Each prints two numbers: how many messages were delivered (or processes made), and the
+%% nanoseconds from the first send to the receipt of the last message.
+
+-module(rabble_bench).
+-export([main/1]).
+
+main([Name | Numbers]) ->
+    {Delivered, Nanoseconds} = run(Name, [list_to_integer(N) || N <- Numbers]),
+    io:format("~b ~b~n", [Delivered, Nanoseconds]),
+    halt(0).
+
+now_ns() -> erlang:monotonic_time(nanosecond).
+
+run("pingpong", [Turns]) ->
+    Main = self(),
+    Pong = spawn(fun() -> pong(0) end),
+    Start = now_ns(),
+    spawn(fun() -> Pong ! {self(), ball}, ping(Turns, 0, Main) end),
+    Pongs = receive {pongs, P} -> P end,
+    End = now_ns(),
+    Pong ! {Main, stop},
+    Pings = receive {pings, Q} -> Q end,
+    {Pongs + Pings, End - Start};
+
+run("ring", [Processes, Hops]) ->
+    Main = self(),
+    Last = spawn(fun() -> receive {next, Next} -> link_loop(Next, Main, 0) end end),
+    First = lists:foldl(
+        fun(_, Next) -> spawn(fun() -> link_loop(Next, Main, 0) end) end,
+        Last, lists:seq(2, Processes)),
+    Last ! {next, First},
+    Start = now_ns(),
+    First ! Hops,
+    receive done -> ok end,
+    End = now_ns(),
+    First ! {total, 0, Processes},
+    Delivered = receive {total, T} -> T end,
+    {Delivered, End - Start};
+
+run("count", [Increments, Batch]) ->
+    Main = self(),
+    Counter = spawn(fun() -> counter(0) end),
+    Producer = spawn(fun() -> producer(Counter, Increments, Batch, Main) end),
+    Start = now_ns(),
+    Producer ! more,
+    Total = receive {total, T} -> T end,
+    {Total, now_ns() - Start};
+
+run("spawn", [Processes]) ->
+    Before = erlang:system_info(process_count),
+    Start = now_ns(),
+    Last = spawn_idle(Processes, undefined),
+    Last ! {self(), 'begun?'},
+    receive 'begun?' -> ok end,
+    End = now_ns(),
+    {erlang:system_info(process_count) - Before, End - Start}.
+
+ping(Turns, Pongs, Main) ->
+    receive
+        {_, _} when Pongs + 1 =:= Turns -> Main ! {pongs, Pongs + 1};
+        {From, Ball} -> From ! {self(), Ball}, ping(Turns, Pongs + 1, Main)
+    end.
+
+pong(Pings) ->
+    receive
+        {From, stop} -> From ! {pings, Pings};
+        {From, Ball} -> From ! {self(), Ball}, pong(Pings + 1)
+    end.
+
+link_loop(Next, Main, Seen) ->
+    receive
+        {total, Total, 1} -> Main ! {total, Total + Seen};
+        {total, Total, Left} -> Next ! {total, Total + Seen, Left - 1};
+        1 -> Main ! done, link_loop(Next, Main, Seen + 1);
+        Hops -> Next ! Hops - 1, link_loop(Next, Main, Seen + 1)
+    end.
+
+counter(Total) ->
+    receive
+        {total, From} -> From ! {total, Total};
+        N -> counter(Total + N)
+    end.
+
+producer(Counter, Left, Batch, Main) ->
+    receive more -> ok end,
+    Now = min(Left, Batch),
+    increment(Counter, Now),
+    case Left - Now of
+        0 -> Counter ! {total, Main};
+        More -> self() ! more, producer(Counter, More, Batch, Main)
+    end.
+
+increment(_, 0) -> ok;
+increment(Counter, N) -> Counter ! 1, increment(Counter, N - 1).
+
+spawn_idle(0, Last) -> Last;
+spawn_idle(N, _) -> spawn_idle(N - 1, spawn(fun idle/0)).
+
+idle() ->
+    receive {From, Message} -> From ! Message, idle() end.
