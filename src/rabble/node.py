@@ -96,8 +96,8 @@ class Node:
         self._shutdown_s = limits.shutdown_ms / 1000
         self._failure: BaseException | None = None
         self._lock = threading.RLock()
-        self._services: dict[Pid, Service] = {}
-        self._mailboxes: dict[Pid, Mailbox] = {}
+        self._services: set[Service] = set()
+        self._mailboxes: set[Mailbox] = set()
         self._mailbox_names = itertools.count()
         codec = (
             Codec(
@@ -186,7 +186,9 @@ class Node:
         Does nothing if there is none. Its monitors are told `Down`.
         """
         self._check_usable()
-        self._executor.discard(pid, DownReason("stopped", ""))
+        if not isinstance(pid, Pid):
+            raise TypeError(f"stop takes a Pid, not {pid!r}")
+        self.send(self._executor.pid, messages.Stop(pid))
 
     def send(
         self,
@@ -202,7 +204,7 @@ class Node:
         :raises NodeStopped: if the node was shut down.
         """
         if os.getpid() != self._owner:
-            self._check_usable()
+            self._check_owner()
         if not self._executor.send(to, msg, sender, correlation_id):
             raise self._not_sent()
 
@@ -271,7 +273,7 @@ class Node:
         with self._lock:
             if not self._executor.add_inbox(pid, inbox):
                 raise self._refusal(pid)
-            self._mailboxes[pid] = mailbox
+            self._mailboxes.add(mailbox)
         return mailbox
 
     def register_service(
@@ -315,12 +317,14 @@ class Node:
         with self._lock:
             if not self._executor.add_inbox(pid, inbox):
                 raise self._refusal(pid)
-            self._services[pid] = service
+            self._services.add(service)
             try:
                 service.thread.start()
             except BaseException:
-                del self._services[pid]
-                self._executor.discard(pid, DownReason("crashed", "its thread did not start"))
+                self._services.discard(service)
+                self._executor.discard(
+                    pid, inbox, DownReason("crashed", "its thread did not start")
+                )
                 raise
         return service
 
@@ -418,7 +422,7 @@ class Node:
         end = self.monotonic() + (self._shutdown_s if timeout is None else timeout)
         current = threading.current_thread()
         own = {self._thread, self._reporter.thread}
-        if current in own or any(s.thread is current for s in list(self._services.values())):
+        if current in own or any(s.thread is current for s in list(self._services)):
             return
         half = self.monotonic() + (end - self.monotonic()) / 2
         while not self._ended.closed:
@@ -457,8 +461,8 @@ class Node:
         finally:
             self._executor.request_stop(0)
             with self._lock:
-                services = list(self._services.values())
-                mailboxes = list(self._mailboxes.values())
+                services = list(self._services)
+                mailboxes = list(self._mailboxes)
                 self._mailboxes.clear()
             for mailbox in mailboxes:
                 mailbox._inbox.close()
@@ -501,20 +505,17 @@ class Node:
         )
 
     def _close_mailbox(self, mailbox: Mailbox) -> None:
-        with self._lock:
-            known = self._mailboxes.pop(mailbox.pid, None)
         mailbox._inbox.close()
-        if known is not None and not self._executor.stopping:
-            self._executor.discard(mailbox.pid, DownReason("stopped", ""))
+        with self._lock:
+            self._mailboxes.discard(mailbox)
+        if not self._executor.stopping:
+            self._executor.discard(mailbox.pid, mailbox._inbox, DownReason("stopped"))
 
     def _service_ended(self, service: Service, reason: DownReason) -> None:
-        service._inbox.close()
         with self._lock:
-            self._services.pop(service.pid, None)
-        for envelope in service._inbox.take(self.limits.service_inbox_envelopes_max):
-            self._undelivered(envelope)
+            self._services.discard(service)
         if not self._executor.stopping:
-            self._executor.discard(service.pid, reason)
+            self._executor.discard(service.pid, service._inbox, reason)
 
     def _undelivered(self, envelope: Envelope) -> None:
         self._executor.undeliverable(envelope, messages.DeadLetterReason.NO_PROCESS)
@@ -523,7 +524,7 @@ class Node:
         busy = self._executor.current_pid
         if busy is not None:
             return f"receive of {busy} does not return"
-        alive = [s.thread.name for s in list(self._services.values()) if s.thread.is_alive()]
+        alive = [s.thread.name for s in list(self._services) if s.thread.is_alive()]
         return f"these threads run: {', '.join(alive) or self._thread.name}"
 
     # Asked and told by the executor, in its thread.

@@ -78,4 +78,5 @@ cdef class Executor:
     cdef int end(self) except -1
     cdef int fire(self, int64_t now) except -1
     cdef int control(self, Envelope envelope) except -1
+    cdef int ask(self, object request) except -1
     cdef int call_over(self) except -1

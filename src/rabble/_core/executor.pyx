@@ -16,7 +16,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t
 
 from rabble._core.envelope cimport Envelope, new_envelope
-from rabble._core.ids cimport CorrelationId, NodeId, Pid
+from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_pid
 from rabble._core.inbox cimport Inbox, monotonic_ns, wait_readable
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.table cimport (
@@ -64,6 +64,23 @@ cdef extern from "Python.h":
         PyObject* callable, PyObject* const* args, size_t nargsf, PyObject* kwnames
     )
     Py_ssize_t Py_REFCNT(PyObject* obj) noexcept
+
+@cython.final
+cdef class Discard:
+    """Control message of the runtime: remove a pid, if it is still `target`'s."""
+
+    cdef Pid pid
+    cdef object reason
+    cdef object target
+
+
+@cython.final
+cdef class Undelivered:
+    """Control message of the runtime: a service was given this and did not take it."""
+
+    cdef Envelope envelope
+    cdef object reason
+
 
 cdef object pending_error():
     """The exception that a C-API call left behind, taken."""
@@ -134,7 +151,8 @@ cdef class Executor:
             protocol.GetMetrics: self.on_get_metrics,
             Timer: self.on_timer,
             Entry: self.on_entry,
-            tuple: self.on_undeliverable,
+            Discard: self.on_discard,
+            Undelivered: self.on_undelivered,
         }
         cdef Entry own = Entry.__new__(Entry)
         own.pid = self.pid
@@ -186,7 +204,10 @@ cdef class Executor:
 
     def undeliverable(self, Envelope envelope not None, reason):
         """Make a dead letter of what a service was given and did not take. For any thread."""
-        self.inbox.put_always(new_envelope(self.pid, (envelope, reason), None, None))
+        cdef Undelivered letter = Undelivered.__new__(Undelivered)
+        letter.envelope = envelope
+        letter.reason = reason
+        self.ask(letter)
 
     def new_random(self, Pid pid not None):
         """A process's own random source."""
@@ -239,10 +260,7 @@ cdef class Executor:
         if mailbox_max:
             self.limited += 1
         if has_init:
-            # Past the inbox's limit: a process that was accepted is started.
-            self.inbox.put_always(new_envelope(self.pid, entry, None, None))
-            if self.idle == SPINNING:
-                self.call_over()
+            self.ask(entry)
         return True
 
     def add_inbox(self, Pid pid not None, Inbox inbox not None):
@@ -256,13 +274,16 @@ cdef class Executor:
         """
         return self.add_target(pid, callback, CALLBACK)
 
-    def discard(self, Pid pid not None, reason):
-        """Remove a pid and tell its monitors, in the turn of the caller's other envelopes."""
-        self.inbox.put_always(
-            new_envelope(self.pid, self.protocol.Stop(pid, reason), None, None)
-        )
-        if self.idle == SPINNING:
-            self.call_over()
+    def discard(self, Pid pid not None, target, reason):
+        """Remove a pid and tell its monitors, in the turn of the caller's other envelopes.
+
+        Nothing happens if by then it belongs to another than `target`, or to nobody.
+        """
+        cdef Discard request = Discard.__new__(Discard)
+        request.pid = pid
+        request.target = target
+        request.reason = reason
+        self.ask(request)
 
     def subscribe_dead_letters(self, Pid pid not None, bint wanted=True):
         """Have every dead letter told to `pid` as a `DeadLetter` message, or no longer."""
@@ -335,6 +356,13 @@ cdef class Executor:
         if self.idle == SPINNING:
             self.call_over()
         return True
+
+    cdef int ask(self, object request) except -1:
+        """Send a control message of the runtime's own, which no limit refuses."""
+        self.inbox.put_always(new_envelope(self.pid, request, None, None))
+        if self.idle == SPINNING:
+            self.call_over()
+        return 0
 
     cdef int call_over(self) except -1:
         """Get the spinning executor to look at its inbox.
@@ -629,7 +657,11 @@ cdef class Executor:
         """Queue an envelope past what slows sending down: the strict mode and mailbox limits."""
         cdef PyObject* found
         cdef Entry entry
-        if self.codec is not None and type(envelope.msg) not in self.protocol.LOCAL_CLASSES:
+        if (
+            self.codec is not None
+            and type(envelope.msg) not in self.protocol.LOCAL_CLASSES
+            and not same_pid(envelope.to, self.pid)
+        ):
             try:
                 copied = self.codec.decode_message(self.codec.encode_message(envelope.msg))
             except ValueError as error:
@@ -718,6 +750,9 @@ cdef class Executor:
                 if found is not NULL and (<Entry>found).watched is not None:
                     (<Entry>found).watched.pop(entry.pid, None)
                 self.tell(<Pid>pid, down)
+        if entry.kind == INBOX:
+            # Whoever owns it takes what is left, and learns that nothing follows.
+            (<Inbox>entry.target).close()
         entry.target = None
         entry.receive = None
         return 0
@@ -731,7 +766,8 @@ cdef class Executor:
                 raise TypeError(
                     f"the executor was sent a {type(envelope.msg).__name__}; it understands "
                     + ", ".join(sorted(
-                        c.__name__ for c in self.controls if c not in (Timer, Entry, tuple)
+                        c.__name__ for c in self.controls
+                        if c not in (Timer, Entry, Discard, Undelivered)
                     ))
                 )
             handler(envelope.msg, envelope)
@@ -766,9 +802,15 @@ cdef class Executor:
         if entry.unstarted and entry.target is not None:
             self.start(entry)
 
-    def on_undeliverable(self, letter, Envelope envelope not None):
-        undelivered, reason = letter
-        self.drop(undelivered, reason)
+    def on_discard(self, Discard request not None, Envelope envelope not None):
+        cdef PyObject* found = self.table.find(request.pid)
+        cdef Entry entry
+        if found is not NULL and (<Entry>found).target is request.target:
+            entry = <Entry>found
+            self.remove_entry(entry, request.reason)
+
+    def on_undelivered(self, Undelivered letter not None, Envelope envelope not None):
+        self.drop(letter.envelope, letter.reason)
 
     def on_timer(self, Timer timer not None, Envelope envelope not None):
         cdef Entry entry = timer.owner

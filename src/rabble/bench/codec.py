@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
@@ -28,33 +30,43 @@ class Order:
     price: float
 
 
+#: How many different messages take turns; and pairs of pids, where there is more than one.
+DIFFERENT = 256
+
+
 def codec(envelopes: int = 100_000) -> list[Case]:
-    """Encode and decode small, typed and 1 KiB envelopes.
+    """Encode and decode small, typed and 1 KiB envelopes between one pair of processes, as a
+    stream from one to the other has them; and small ones between many pairs, where what is kept
+    of the latest pids is of little use.
 
     The limit is msgpack's `packb` and `unpackb` of the payload alone: without pids, and for the
     typed one as a list of its fields.
     """
     registry = MessageRegistry()
     registry.register(Order, "rabble.bench.Order")
-    order = Order(7, "lamp", 12.5)
-    kilobyte = bytes(range(256)) * 4
+    numbers = range(DIFFERENT)
+    small = [["add", n] for n in numbers]
+    orders = [Order(n, f"lamp {n}", n / 8) for n in numbers]
+    fields = [[order.number, order.item, order.price] for order in orders]
+    kilobytes = [bytes([n]) * 1024 for n in numbers]
     return [
-        case("codec-small", ["add", 42], ["add", 42], envelopes, registry, Target(0.6)),
-        case("codec-typed", order, [7, "lamp", 12.5], envelopes, registry, Target(0.35)),
-        case("codec-1KiB", kilobyte, kilobyte, envelopes, registry, None),
+        case("codec-small", small, small, 1, envelopes, registry, Target(0.6)),
+        case("codec-pairs", small, small, DIFFERENT, envelopes, registry, Target(0.6)),
+        case("codec-typed", orders, fields, 1, envelopes, registry, Target(0.35)),
+        case("codec-1KiB", kilobytes, kilobytes, 1, envelopes, registry, None),
     ]
 
 
 def case(
     name: str,
-    msg: Any,
-    payload: Any,
+    messages: Sequence[Any],
+    payloads: Sequence[Any],
+    pairs: int,
     envelopes: int,
     registry: MessageRegistry,
     target: Target | None,
 ) -> Case:
-    """One message, held against its payload alone."""
-    envelope = Envelope(Pid("counter", HERE), msg, Pid("producer", HERE))
+    """Messages, held against their payloads alone."""
 
     def run() -> Sample:
         limits = Limits()
@@ -64,15 +76,20 @@ def case(
             depth_max=limits.message_depth_max,
             elements_max=limits.message_elements_max,
         )
+        pids = [(Pid(f"counter-{n}", HERE), Pid(f"producer-{n}", HERE)) for n in range(pairs)]
+        several = [
+            Envelope(to, msg, sender)
+            for msg, (to, sender) in zip(messages, itertools.cycle(pids), strict=False)
+        ]
         encode, decode = coder.encode_envelope, coder.decode_envelope
         decoded = 0
         start = time.perf_counter()
-        for _ in range(envelopes):
+        for envelope in itertools.islice(itertools.cycle(several), envelopes):
             result = decode(encode(envelope))
             decoded += 1
         seconds = time.perf_counter() - start
         expect(name, decoded, envelopes)
-        if result.msg != msg or result.to != envelope.to or result.sender != envelope.sender:
+        if (result.to, result.msg, result.sender) != (envelope.to, envelope.msg, envelope.sender):
             raise ValueError(f"{name}: {envelope!r} came back as {result!r}")
         return Sample(decoded, seconds, details={"bytes": len(encode(envelope))})
 
@@ -80,7 +97,7 @@ def case(
         pack, unpack = msgpack.packb, msgpack.unpackb
         decoded = 0
         start = time.perf_counter()
-        for _ in range(envelopes):
+        for payload in itertools.islice(itertools.cycle(payloads), envelopes):
             result = unpack(pack(payload))
             decoded += 1
         seconds = time.perf_counter() - start
@@ -89,5 +106,6 @@ def case(
             raise ValueError(f"{name}: {payload!r} came back as {result!r}")
         return Sample(decoded, seconds, details={"bytes": len(pack(payload))})
 
+    params = {"envelopes": envelopes, "messages": len(messages), "pairs": pairs}
     limit = Limit("msgpack of the payload", bare)
-    return Case(name, {"envelopes": envelopes}, "envelopes/s", run, limit, target)
+    return Case(name, params, "envelopes/s", run, limit, target)

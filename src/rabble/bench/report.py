@@ -179,6 +179,8 @@ def plot(path: Path, results: Sequence[Result]) -> None:
     )
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_xlabel("ratio to the limit; bar: median, line: lowest to highest run, mark: target")
     drawing.savefig(path)
     pyplot.close(drawing)

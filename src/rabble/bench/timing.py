@@ -56,7 +56,7 @@ class Chain(Process):
         return None
 
 
-def timers(outstanding: int = 1_000_000, chains: int = 8, per_chain: int = 100) -> list[Case]:
+def timers(outstanding: int = 1_000_000, chains: int = 8, per_chain: int = 75) -> list[Case]:
     """Outstanding timers of mixed lengths, of which half are cancelled and half fire; and how late
     timers of an otherwise idle node are.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import selectors
 import threading
 from collections.abc import Callable
@@ -40,7 +41,9 @@ class ServiceHandler:
         """Handle one envelope that was sent to the service's pid."""
         raise TypeError(f"{type(self).__name__} does not define handle_envelope(envelope, service)")
 
-    def handle_notification(self, key: selectors.SelectorKey, events: int, service: Service) -> Output:
+    def handle_notification(
+        self, key: selectors.SelectorKey, events: int, service: Service
+    ) -> Output:
         """Handle a file object that is ready: one that was given to `service.register`."""
         raise TypeError(
             f"{type(self).__name__} does not define handle_notification(key, events, service)"
@@ -72,6 +75,7 @@ class Service:
         self._on_crash = on_crash
         self._restarts: list[float] = []
         self._selector: selectors.BaseSelector | None = None
+        self._taken: collections.deque[Envelope] = collections.deque()
         self._stopping = False
         self.thread = threading.Thread(
             target=self._run, name=f"rabble:{pid.node.name}:{pid.name}", daemon=False
@@ -114,7 +118,11 @@ class Service:
                 if self._stopping or not self._may_restart():
                     break
         finally:
+            self._inbox.close()
             self.node._service_ended(self, reason)
+            self._taken.extend(self._inbox.take(len(self._inbox)))
+            for envelope in self._taken:
+                self.node._undelivered(envelope)
 
     def _may_restart(self) -> bool:
         if self._on_crash == "restart":
@@ -136,7 +144,7 @@ class Service:
                 handler = self._make_handler()
                 try:
                     self._emit(handler.init(self))
-                    while not self._stopping:
+                    while not self._ends():
                         self._turn(handler, self._selector)
                 finally:
                     handler.close(self)
@@ -147,17 +155,22 @@ class Service:
             self._selector = None
         return None
 
+    def _ends(self) -> bool:
+        """Asked to stop, or nothing is left in an inbox that nothing reaches any more."""
+        return self._stopping or (
+            self._inbox.closed and not self._taken and not len(self._inbox)
+        )
+
     def _turn(self, handler: ServiceHandler, selector: selectors.BaseSelector) -> None:
         # Arming fails when there is something to take already: then only look, do not sleep.
-        ready = selector.select(None if self._inbox.arm() and not self._stopping else 0)
-        for key, events in ready:
+        sleeps = not self._taken and self._inbox.arm() and not self._stopping
+        for key, events in selector.select(None if sleeps else 0):
             if key.fileobj is not self._inbox:
                 self._emit(handler.handle_notification(key, events, self))
-        for envelope in self._inbox.take(ENVELOPES_PER_TURN):
-            if self._stopping:
-                self.node._undelivered(envelope)
-            else:
-                self._emit(handler.handle_envelope(envelope, self))
+        # What a crash leaves untaken is the next life's.
+        self._taken.extend(self._inbox.take(ENVELOPES_PER_TURN - len(self._taken)))
+        while self._taken and not self._stopping:
+            self._emit(handler.handle_envelope(self._taken.popleft(), self))
 
     def _emit(self, output: Output) -> None:
         if output is None:

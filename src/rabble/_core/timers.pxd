@@ -1,0 +1,37 @@
+# The hierarchical timing wheel: timers by the million, started and cancelled in constant time.
+
+from libc.stdint cimport int64_t, uint64_t
+
+cdef enum:
+    LEVELS = 5                        # a slot of level n is 256**n ticks long
+    SLOTS = 256                       # of each level
+    WORDS = 4                         # of 64 bits, one bit for each slot of a level
+
+cdef struct Node:
+    Node* next                        # towards the end of the slot; the last one's is the head
+    Node* prev                        # towards its start; the first one's is the head
+    int64_t deadline                  # tick at which it is due; unused in a head
+
+cdef class Timer:
+    cdef readonly object owner            # whose it is; not looked at
+    cdef readonly object correlation_id   # what it is known by; not looked at
+    cdef Node node                        # its place; what it points to is void unless active
+    cdef void* wheel                      # where it runs, NULL: nowhere. Compared, never followed
+
+cdef class TimerWheel:
+    cdef readonly int64_t now             # in ticks; no deadline is before it
+    cdef Py_ssize_t count                 # timers that run; the wheel owns a reference to each
+    cdef readonly int64_t visits          # slots ever emptied: what all advancing has cost
+    cdef uint64_t occupied[LEVELS * WORDS]    # bit n: slot n holds a timer
+    cdef Node slots[LEVELS * SLOTS]           # heads of rings, level after level
+
+    cdef Timer c_start(self, object owner, object cid, int64_t delay)
+    cdef bint c_cancel(self, Timer timer) except -1
+    cdef int c_advance(self, int64_t now, list out) except -1
+    cdef int64_t c_next_deadline(self) noexcept
+    cdef int fire(self, int slot, list out) except -1
+    cdef int64_t earliest(self, int* slot) noexcept nogil
+    cdef void link(self, Node* node) noexcept nogil
+    cdef void unlink(self, Node* node) noexcept nogil
+    cdef void cascade(self, int slot) noexcept nogil
+    cdef Py_ssize_t drop_all(self) noexcept

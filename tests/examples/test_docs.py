@@ -1,0 +1,154 @@
+"""The documentation tells the truth: its Python runs, its names exist, its defaults are the real.
+
+The python blocks of a page are one script, run from top to bottom; a `text` block right below one
+shows exactly what it prints.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rabble
+from rabble import DeadLetterReason, DownReason, Limits
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$(\n+^```text\n(.*?)^```$)?", flags=re.M | re.S)
+
+RUN = """
+import io, json, sys
+from contextlib import redirect_stdout
+names = {"__name__": "__main__"}
+printed = []
+for source, place in json.load(sys.stdin):
+    with redirect_stdout(io.StringIO()) as out:
+        exec(compile(source, place, "exec"), names)
+    printed.append(out.getvalue())
+json.dump(printed, sys.stdout)
+"""
+
+
+def blocks(page: Path) -> list[tuple[str, str, str]]:
+    """The python blocks of a page: source, place, and what is shown below as the output."""
+    text = page.read_text()
+    found = []
+    for block in BLOCK.finditer(text):
+        if block[1] == "python":
+            line = text.count("\n", 0, block.start()) + 1
+            found.append((block[2], f"{page.relative_to(ROOT)}:{line}", block[4] or ""))
+    return found
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem
+)
+def test_the_python_of_a_page_runs_and_prints_what_it_shows(page: Path, tmp_path: Path) -> None:
+    found = blocks(page)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", RUN],
+        input=json.dumps([(source, place) for source, place, _ in found]),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+    for (_, place, shown), printed in zip(found, json.loads(done.stdout), strict=True):
+        assert printed == shown, place
+
+
+def test_no_python_block_is_overlooked() -> None:
+    for page in PAGES:
+        assert len(re.findall(r"^ *```python", page.read_text(), flags=re.M)) == len(blocks(page))
+
+
+def test_the_readme_shows_an_example_file() -> None:
+    (source, _, shown) = blocks(ROOT / "README.md")[0]
+    assert source == (ROOT / "examples" / "counter.py").read_text()
+    assert shown == "the total is 6\n"
+
+
+def test_the_readme_begins_with_the_benchmarks() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert 0 < text.index("make bench") < text.index("make test")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_named_tests_exist(page: Path) -> None:
+    for name, function in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text()):
+        tree = ast.parse((ROOT / name).read_text())
+        defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        defined |= {
+            target.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        assert not function or function in defined, f"{name}::{function}"
+
+
+def table(page: Path, heading: str) -> list[list[str]]:
+    """The rows of the first table below a heading, without the head."""
+    text = page.read_text().split(f"\n## {heading}\n", 1)[1]
+    lines = re.search(r"(?:^\|.*\n)+", text, flags=re.M)
+    assert lines is not None
+    return [
+        [cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
+        for line in lines[0].splitlines()[2:]
+    ]
+
+
+REFERENCE = ROOT / "docs" / "reference.md"
+
+
+def test_the_reference_names_everything_public() -> None:
+    words = set(re.findall(r"\w+", REFERENCE.read_text()))
+    assert set(rabble.__all__) <= words
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        rabble.Node,
+        rabble.Process,
+        rabble.Mailbox,
+        rabble.Service,
+        rabble.ServiceHandler,
+        rabble.MessageRegistry,
+    ],
+)
+def test_the_reference_names_every_method(cls: type) -> None:
+    words = set(re.findall(r"\w+", REFERENCE.read_text()))
+    assert {name for name in vars(cls) if not name.startswith("_")} <= words
+
+
+def test_the_reference_has_every_limit_with_its_default() -> None:
+    rows = {row[0]: int(row[1].replace(",", "")) for row in table(REFERENCE, "Limits")}
+    assert rows == {field.name: field.default for field in dataclasses.fields(Limits)}
+
+
+def test_the_reference_has_every_reason() -> None:
+    rows = {row[0] for row in table(REFERENCE, "Dead letters")}
+    assert rows == {reason.name for reason in DeadLetterReason}
+    text = REFERENCE.read_text()
+    assert all(f"`{kind}`" in text for kind in DownReason.KINDS)
+
+
+def test_the_reference_has_every_error() -> None:
+    rows = {row[0] for row in table(REFERENCE, "Errors")}
+    errors = {name for name in rabble.__all__ if is_error(getattr(rabble, name))}
+    assert rows == errors
+
+
+def is_error(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Exception)

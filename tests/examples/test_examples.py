@@ -1,0 +1,92 @@
+"""Every example runs, ends by itself, says what it should, and leaves nothing on stderr."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
+
+# Of crash_and_monitor the log stands among the output, so only lines are looked for there.
+OUTPUTS = {
+    "counter": "the total is 6\n",
+    "counter_asyncio": """\
+100 increments answered, the last with 100
+primary has 100
+backup-1 has 100
+backup-2 has 100
+all three are equal
+""",
+    "crash_and_monitor": """\
+news: a divider runs
+6 / 3 is 2.0
+the call of 1 / 0 ended with ProcessCrashed
+news: divider crashed (ZeroDivisionError: division by zero), there is a new one
+9 / 3 is 3.0
+log: divider::local@127.0.0.1:0 crashed
+ZeroDivisionError: division by zero
+""",
+    "file_service": """\
+poems/haiku.txt has 3 lines
+poems/ode.txt was refused: No such file or directory
+poems was refused: not a regular file
+../secret.txt was refused: the path must be relative, without empty parts, '.' or '..'
+/etc/hosts was refused: the path must be relative, without empty parts, '.' or '..'
+link.txt was refused: Too many levels of symbolic links
+""",
+    "ping_pong": """\
+referee: the ball is down
+ping hit 5000 times, pong 5000 times
+""",
+    "replicated_counter": """\
+after 100 increments the primary answered 5050
+primary has 5050
+backup-1 has 5050
+backup-2 has 5050
+all three are equal
+""",
+    "timer": """\
+beat 1, not early
+beat 2, not early
+beat 3, not early
+beat 4, not early
+beat 5, not early
+the alarm is cancelled, it was still running
+""",
+}
+
+# Development mode would switch on asyncio's debug mode, which logs every callback that takes
+# 100 ms: on a machine that stalls that says nothing about the example.
+NOT_IN_DEVELOPMENT_MODE = {"counter_asyncio"}
+
+
+def test_every_example_is_run_below() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(OUTPUTS)
+
+
+@pytest.mark.parametrize("name", sorted(OUTPUTS))
+def test_an_example_says_what_it_should(name: str, tmp_path: Path) -> None:
+    options = ["-W", "error"]
+    if name not in NOT_IN_DEVELOPMENT_MODE:
+        options += ["-X", "dev"]
+    done = subprocess.run(
+        [sys.executable, *options, str(EXAMPLES / f"{name}.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+    wanted = OUTPUTS[name]
+    if name == "crash_and_monitor":
+        said = done.stdout.splitlines()
+        places = [said.index(line) for line in wanted.splitlines()[:5]]
+        assert places == sorted(places)
+        assert set(wanted.splitlines()) <= set(said)
+    else:
+        assert done.stdout == wanted
+    assert list(tmp_path.iterdir()) == []

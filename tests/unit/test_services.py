@@ -1,0 +1,246 @@
+"""Services: threads under a pid, what ends them, and what follows."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import rabble
+from rabble import (
+    DeadLetterReason,
+    Down,
+    Envelope,
+    Limits,
+    Monitor,
+    NameTaken,
+    Node,
+    NodeStopped,
+    Pid,
+    Service,
+    ServiceHandler,
+)
+from tests.support import PATIENCE_S, Echo
+
+
+class Upper(ServiceHandler):
+    """Answers in capitals; raises on `boom`."""
+
+    def __init__(self, lives: list[str] | None = None) -> None:
+        self.lives = [] if lives is None else lives
+
+    def init(self, service: Service) -> None:
+        self.lives.append("init")
+
+    def handle_envelope(self, envelope: Envelope, service: Service) -> Any:
+        if envelope.msg == "boom":
+            raise RuntimeError("as asked")
+        if envelope.msg == "junk":
+            return ["junk"]
+        assert envelope.sender is not None
+        reply = Envelope(
+            envelope.sender, envelope.msg.upper(), correlation_id=envelope.correlation_id
+        )
+        return reply if envelope.msg == "one" else [reply]
+
+    def close(self, service: Service) -> None:
+        self.lives.append("close")
+
+
+def watch(node: Node, pid: Pid) -> rabble.Mailbox:
+    box = node.mailbox()
+    box.send(node.pid("executor", "rabble"), Monitor(pid))
+    assert node.call(node.spawn(Echo(), f"echo of {box.pid.name}"), 1) == 1
+    return box
+
+
+def test_a_service_answers_calls_in_a_thread_of_its_own() -> None:
+    lives: list[str] = []
+    with rabble.rouse() as node:
+        service = node.register_service(Upper(lives), "upper")
+        assert service.thread.name == "rabble:local:upper"
+        assert not service.thread.daemon
+        assert node.call(service.pid, "hello", PATIENCE_S) == "HELLO"
+        assert node.call(service.pid, "one", PATIENCE_S) == "ONE"
+        assert node.executor_status().services == 1
+        with pytest.raises(NameTaken):
+            node.register_service(Upper(), "upper")
+    assert lives == ["init", "close"]
+    assert not service.thread.is_alive()
+
+
+def test_a_handler_polls_files_and_sends_what_it_reads() -> None:
+    class Reader(ServiceHandler):
+        def __init__(self, to: Pid, fd: int) -> None:
+            self.to = to
+            self.fd = fd
+
+        def init(self, service: Service) -> None:
+            key = service.register(self.fd, selectors.EVENT_READ, "the pipe")
+            service.modify(self.fd, selectors.EVENT_READ, key.data)
+
+        def handle_notification(
+            self, key: selectors.SelectorKey, events: int, service: Service
+        ) -> Envelope:
+            assert key.data == "the pipe"
+            assert events == selectors.EVENT_READ
+            data = os.read(self.fd, 100)
+            if not data:
+                service.unregister(self.fd)
+            return Envelope(self.to, data)
+
+    read_end, write_end = os.pipe()
+    with rabble.rouse() as node, node.mailbox() as box:
+        service = node.register_service(Reader(box.pid, read_end), "reader")
+        for text in (b"first", b"second"):
+            os.write(write_end, text)
+            assert box.receive(PATIENCE_S).msg == text
+        os.close(write_end)
+        assert box.receive(PATIENCE_S) == Envelope(box.pid, b"", service.pid)
+        with pytest.raises(RuntimeError, match="only the handler's own methods"):
+            Service.register(
+                Service(node, box.pid, box._inbox, Upper, "stop"), read_end, selectors.EVENT_READ
+            )
+    os.close(read_end)
+
+
+@pytest.mark.parametrize("msg", ["boom", "junk"])
+def test_a_crash_ends_the_service_and_is_told(msg: str) -> None:
+    lives: list[str] = []
+    with rabble.rouse() as node:
+        service = node.register_service(Upper(lives), "upper")
+        with watch(node, service.pid) as box:
+            node.send(service.pid, msg)
+            down = box.receive(PATIENCE_S).msg
+        assert isinstance(down, Down)
+        assert down.reason.kind == "crashed"
+        service.thread.join(PATIENCE_S)
+        assert node.executor_status().services == 0
+        assert node.status == "running"
+    assert lives == ["init", "close"]
+
+
+def test_a_crashed_service_is_made_anew_if_so_wished() -> None:
+    lives: list[str] = []
+    with rabble.rouse() as node:
+        service = node.register_service(lambda: Upper(lives), "upper", on_crash="restart")
+        for _ in range(3):
+            node.send(service.pid, "boom")
+        assert node.call(service.pid, "hello", PATIENCE_S) == "HELLO"
+        assert node.status == "running"
+    assert lives == ["init", "close"] * 4
+
+
+def test_a_service_that_keeps_crashing_ends_its_node() -> None:
+    with rabble.rouse() as node:
+        service = node.register_service(Upper, "upper", on_crash="restart")
+        for _ in range(6):
+            node.send(service.pid, "boom")
+        assert node._ended.wait(PATIENCE_S) or node._ended.closed
+        assert node.status == "stopped"
+
+
+def test_a_crash_ends_the_node_at_once_if_so_wished() -> None:
+    with rabble.rouse() as node:
+        service = node.register_service(Upper(), "upper", on_crash="shutdown")
+        node.send(service.pid, "boom")
+        assert node._ended.wait(PATIENCE_S) or node._ended.closed
+        assert node.status == "stopped"
+
+
+@pytest.mark.parametrize("how", ["service", "node"])
+def test_a_service_ends_when_it_is_asked_to(how: str) -> None:
+    with rabble.rouse() as node:
+        service = node.register_service(Upper(), "upper")
+        with watch(node, service.pid) as box:
+            if how == "service":
+                service.stop()
+            else:
+                node.stop(service.pid)
+            down = box.receive(PATIENCE_S).msg
+        assert down.reason.kind == "stopped"
+        service.thread.join(PATIENCE_S)
+        assert not service.thread.is_alive()
+        assert node.register_service(Upper(), "upper").pid == service.pid
+
+
+def test_what_a_service_did_not_take_becomes_dead_letters() -> None:
+    taken = threading.Event()
+    go_on = threading.Event()
+
+    class Slow(ServiceHandler):
+        def handle_envelope(self, envelope: Envelope, service: Service) -> None:
+            taken.set()
+            assert go_on.wait(PATIENCE_S)
+            service.stop()
+
+    with rabble.rouse(limits=Limits(service_inbox_envelopes_max=3)) as node, node.mailbox() as box:
+        node.subscribe_dead_letters(box.pid)
+        service = node.register_service(Slow(), "slow")
+        node.send(service.pid, 0)
+        assert taken.wait(PATIENCE_S)
+        for number in range(1, 6):
+            node.send(service.pid, number)
+        letters = [box.receive(PATIENCE_S).msg for _ in range(2)]
+        go_on.set()
+        letters += [box.receive(PATIENCE_S).msg for _ in range(3)]
+    assert [(x.envelope.msg, x.reason) for x in letters] == [
+        (4, DeadLetterReason.MAILBOX_FULL),
+        (5, DeadLetterReason.MAILBOX_FULL),
+        (1, DeadLetterReason.NO_PROCESS),
+        (2, DeadLetterReason.NO_PROCESS),
+        (3, DeadLetterReason.NO_PROCESS),
+    ]
+
+
+def test_a_service_may_end_its_node() -> None:
+    class Ender(ServiceHandler):
+        def handle_envelope(self, envelope: Envelope, service: Service) -> None:
+            service.node.shutdown()
+            service.send(service.pid, "too late")
+
+    with rabble.rouse() as node:
+        service = node.register_service(Ender(), "ender")
+        node.send(service.pid, "end")
+        assert node._ended.wait(PATIENCE_S) or node._ended.closed
+    with pytest.raises(NodeStopped):
+        service.send(service.pid, "too late")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda node: node.register_service(5, "x"), TypeError, "takes a ServiceHandler"),
+        (
+            lambda node: node.register_service(Upper(), "x", on_crash="restart"),
+            ValueError,
+            "a function that makes",
+        ),
+        (
+            lambda node: node.register_service(Upper(), "x", on_crash="ignore"),
+            ValueError,
+            "stop, restart or shutdown",
+        ),
+    ],
+)
+def test_a_wrong_registration_says_what_is_wrong(
+    make: Callable[[Any], Any], error: type[Exception], said: str
+) -> None:
+    with rabble.rouse() as node:
+        with pytest.raises(error, match=said):
+            make(node)
+        assert node.executor_status().services == 0
+
+
+def test_the_base_handler_says_what_is_missing() -> None:
+    with rabble.rouse() as node:
+        service = node.register_service(ServiceHandler(), "empty")
+        with watch(node, service.pid) as box:
+            node.send(service.pid, "hello")
+            assert "does not define handle_envelope" in box.receive(PATIENCE_S).msg.reason.detail
+        with pytest.raises(TypeError, match="does not define handle_notification"):
+            ServiceHandler().handle_notification(None, 0, service)  # type: ignore[arg-type]
