@@ -64,6 +64,9 @@ cdef extern from "Python.h":
         PyObject* callable, PyObject* const* args, size_t nargsf, PyObject* kwnames
     )
     Py_ssize_t Py_REFCNT(PyObject* obj) noexcept
+    bint PyMethod_Check(object obj) noexcept
+    PyObject* PyMethod_GET_FUNCTION(object method) noexcept
+    PyObject* PyMethod_GET_SELF(object method) noexcept
 
 @cython.final
 cdef class Discard:
@@ -230,12 +233,11 @@ cdef class Executor:
         :raises ValueError: if this very object runs already.
         """
         cdef Entry entry = Entry.__new__(Entry)
-        cdef object cls = type(process)
-        cdef object function = cls.receive
+        cdef object bound
         cdef object known = getattr(process, "_runtime", None)
         if type(known) is Entry and (<Entry>known).target is process:
             raise ValueError(
-                f"this {cls.__name__} runs already, as {(<Entry>known).pid}; "
+                f"this {type(process).__name__} runs already, as {(<Entry>known).pid}; "
                 f"spawn a new instance for every process"
             )
         if self.is_stopping:
@@ -246,13 +248,19 @@ cdef class Executor:
         entry.kind = PROCESS
         entry.mailbox_max = mailbox_max
         entry.unstarted = has_init
-        # The class's plain function is called with the process as its first argument: a bound
-        # method for each process would cost 80 bytes, and a shift of the arguments per call.
-        if type(function) is FunctionType and "receive" not in getattr(process, "__dict__", ()):
-            entry.receive = function
+        # The plain function is called with the process as its first argument: a bound method for
+        # each process would cost 80 bytes, and a shift of the arguments per call. (Asking for the
+        # process's __dict__ would make one, where CPython keeps the attributes without.)
+        bound = process.receive
+        if (
+            PyMethod_Check(bound)
+            and PyMethod_GET_SELF(bound) is <PyObject*>process
+            and type(<object>PyMethod_GET_FUNCTION(bound)) is FunctionType
+        ):
+            entry.receive = <object>PyMethod_GET_FUNCTION(bound)
             entry.takes_self = True
         else:
-            entry.receive = process.receive
+            entry.receive = bound
         process._runtime = entry
         if not self.table.add(entry):
             return False
