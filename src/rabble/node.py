@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 from rabble import messages
 from rabble._core.codec import Codec
@@ -67,6 +67,48 @@ def rouse(
     )
 
 
+class Spawner(Protocol):
+    """What `Node.spawn` is."""
+
+    def __call__(
+        self,
+        process: Process,
+        name: str,
+        *,
+        group: str | None = None,
+        mailbox_max: int | None = None,
+    ) -> Pid:
+        """Run a process under a name.
+
+        :param process: a fresh instance; from now on it belongs to the node.
+        :param name: unique within its group.
+        :param group: the tenant it belongs to.
+        :param mailbox_max: how many envelopes may wait for it; what exceeds it becomes a
+            `MAILBOX_FULL` dead letter. `None` is without limit.
+        :returns: its pid. Its `init` runs in the executor, before its first message.
+        :raises NameTaken: if that name is in use.
+        :raises NodeStopped: if the node was shut down.
+        """
+
+
+class Sender(Protocol):
+    """What `Node.send` is."""
+
+    def __call__(
+        self,
+        to: Pid,
+        msg: Any,
+        *,
+        sender: Pid | None = None,
+        correlation_id: CorrelationId | None = None,
+    ) -> None:
+        """Send a message. It must not be changed any more.
+
+        :raises QueueFull: if `Limits.inbox_envelopes_max` envelopes wait already.
+        :raises NodeStopped: if the node was shut down.
+        """
+
+
 class Node:
     """A running node. Made by `rouse`.
 
@@ -112,12 +154,15 @@ class Node:
         self._executor = Executor(
             node_id,
             messages,
+            Process,
             self,
             inbox_max=limits.inbox_envelopes_max,
             spin_us=spin_us if len(os.sched_getaffinity(0)) > 1 else 0,
             codec=codec,
             seed=seed,
         )
+        self.spawn = self._executor.spawn
+        self.send = self._executor.send
         self._calls = Calls(Pid("calls", node_id, RESERVED_GROUP), limits.calls_max)
         self._executor.add_callback(self._calls.pid, self._calls.deliver)
         self._reporter = Reporter(
@@ -145,68 +190,20 @@ class Node:
         """The pid that `name` has, or would have, on this node."""
         return Pid(name, self.node_id, group)
 
-    # Processes.
+    # Processes. The two that services call most are the executor's own methods, put here by
+    # __init__: a Python frame in between would cost as much as all that they do.
 
-    def spawn(
-        self,
-        process: Process,
-        name: str,
-        *,
-        group: str | None = None,
-        mailbox_max: int | None = None,
-    ) -> Pid:
-        """Run a process under a name.
-
-        :param process: a fresh instance; from now on it belongs to the node.
-        :param name: unique within its group.
-        :param group: the tenant it belongs to.
-        :param mailbox_max: how many envelopes may wait for it; what exceeds it becomes a
-            `MAILBOX_FULL` dead letter. `None` is without limit.
-        :returns: its pid. Its `init` runs in the executor, before its first message.
-        :raises NameTaken: if that name is in use.
-        :raises NodeStopped: if the node was shut down.
-        """
-        if not isinstance(process, Process):
-            raise TypeError(f"spawn takes a Process, not {process!r}")
-        pid = Pid(name, self.node_id, group)
-        self._check_group(group)
-        limit = 0
-        if mailbox_max is not None:
-            if type(mailbox_max) is not int or not 1 <= mailbox_max < 1 << 31:
-                raise ValueError(f"mailbox_max must be 1 to 2**31 - 1, not {mailbox_max!r}")
-            limit = mailbox_max
-        self._check_usable()
-        if not self._executor.add(pid, process, limit):
-            raise self._refusal(pid)
-        return pid
+    spawn: Spawner
+    send: Sender
 
     def stop(self, pid: Pid) -> None:
         """Stop a process or service of this node, after what was sent to it before.
 
         Does nothing if there is none. Its monitors are told `Down`.
         """
-        self._check_usable()
         if not isinstance(pid, Pid):
             raise TypeError(f"stop takes a Pid, not {pid!r}")
         self.send(self._executor.pid, messages.Stop(pid))
-
-    def send(
-        self,
-        to: Pid,
-        msg: Any,
-        *,
-        sender: Pid | None = None,
-        correlation_id: CorrelationId | None = None,
-    ) -> None:
-        """Send a message. It must not be changed any more.
-
-        :raises QueueFull: if `Limits.inbox_envelopes_max` envelopes wait already.
-        :raises NodeStopped: if the node was shut down.
-        """
-        if os.getpid() != self._owner:
-            self._check_owner()
-        if not self._executor.send(to, msg, sender, correlation_id):
-            raise self._not_sent()
 
     def call(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
         """Send a request and wait for its reply. Blocks: not for processes or asyncio.
@@ -272,7 +269,7 @@ class Node:
         mailbox = Mailbox(self, pid, inbox)
         with self._lock:
             if not self._executor.add_inbox(pid, inbox):
-                raise self._refusal(pid)
+                self.refuse(pid)
             self._mailboxes.add(mailbox)
         return mailbox
 
@@ -316,7 +313,7 @@ class Node:
         service = Service(self, pid, inbox, make_handler, on_crash)
         with self._lock:
             if not self._executor.add_inbox(pid, inbox):
-                raise self._refusal(pid)
+                self.refuse(pid)
             self._services.add(service)
             try:
                 service.thread.start()
@@ -476,7 +473,7 @@ class Node:
             self._ended.close()
 
     def _check_owner(self) -> None:
-        if os.getpid() != self._owner:
+        if self._executor.forked:
             raise ForkedNode(
                 f"{self.node_id} runs in process {self._owner}, and this is its forked child "
                 f"{os.getpid()}: rouse a node of its own here"
@@ -487,22 +484,19 @@ class Node:
         if self._executor.stopping:
             raise NodeStopped(f"{self.node_id} was shut down")
 
-    def _check_group(self, group: str | None) -> None:
-        if group == RESERVED_GROUP:
-            raise ValueError(f"the group {RESERVED_GROUP!r} is for the node's own services")
-
-    def _refusal(self, pid: Pid) -> Exception:
-        if self._executor.stopping:
-            return NodeStopped(f"{self.node_id} was shut down")
-        return NameTaken(f"{pid} runs already; stop it first, or take another name")
-
-    def _not_sent(self) -> Exception:
-        if self._executor.stopping:
-            return NodeStopped(f"{self.node_id} was shut down")
-        return QueueFull(
+    def refuse(self, pid: Pid | None = None) -> NoReturn:
+        """Say why an envelope, or the process `pid`, was not accepted."""
+        self._check_usable()
+        if pid is not None:
+            raise NameTaken(f"{pid} runs already; stop it first, or take another name")
+        raise QueueFull(
             f"{self._executor.inbox_depth} envelopes wait for {self.node_id} already; "
             f"Limits.inbox_envelopes_max is {self.limits.inbox_envelopes_max}"
         )
+
+    def _check_group(self, group: str | None) -> None:
+        if group == RESERVED_GROUP:
+            raise ValueError(f"the group {RESERVED_GROUP!r} is for the node's own services")
 
     def _close_mailbox(self, mailbox: Mailbox) -> None:
         mailbox._inbox.close()
@@ -580,7 +574,7 @@ def _forget(node: Node) -> None:
 
 def _end_all(nodes: Iterable[Node] = _running) -> None:
     for node in list(nodes):
-        if node._owner == os.getpid():
+        if not node._executor.forked:
             node.shutdown()
 
 

@@ -12,6 +12,7 @@ from rabble import (
     Down,
     Envelope,
     Monitor,
+    NameTaken,
     NodeId,
     Pid,
     Process,
@@ -56,6 +57,9 @@ class Observer:
 
     def unencodable(self, envelope: Envelope, error: Exception) -> None:
         raise AssertionError("nothing is encoded here")
+
+    def refuse(self, pid: Pid | None = None) -> None:
+        raise NameTaken
 
 
 class Scripted(Process):
@@ -122,13 +126,16 @@ def test_every_delivery_and_every_loss_is_the_same(
     limits: dict[str, int | None],
 ) -> None:
     trace: list[Any] = []
-    executor = Executor(NODE, messages, Observer(), inbox_max=10_000, spin_us=0)
+    executor = Executor(NODE, messages, Process, Observer(), inbox_max=10_000, spin_us=0)
     reference = ReferenceExecutor()
     dead: dict[str, int] = {}
 
     def spawn(name: str) -> None:
         process = Scripted(scripts[name], trace)
-        compiled = executor.add(Pid(name, NODE), process, limits[name] or 0)
+        try:
+            compiled = executor.spawn(process, name, mailbox_max=limits[name]) == Pid(name, NODE)
+        except NameTaken:
+            compiled = False
         assert compiled == reference.spawn(name, reference_script(scripts[name]), limits[name])
 
     def settle() -> None:
@@ -146,7 +153,7 @@ def test_every_delivery_and_every_loss_is_the_same(
             executor.send(executor.pid, Stop(Pid(name, NODE)))
             reference.send("executor", ("stop", name), None)
         else:
-            executor.send(Pid(name, NODE), "kick", Pid("outside", NODE))
+            executor.send(Pid(name, NODE), "kick", sender=Pid("outside", NODE))
             reference.send(name, "kick", "outside")
         settle()
     assert trace == reference.trace

@@ -112,7 +112,7 @@ def test_a_mailbox_limit_out_of_range_is_refused(node: Node, limit: Any) -> None
 
 
 def test_what_is_no_process_is_refused(node: Node) -> None:
-    with pytest.raises(TypeError, match="spawn takes a Process"):
+    with pytest.raises(TypeError, match="only a Process can be spawned"):
         node.spawn(object(), "one")  # type: ignore[arg-type]
 
 

@@ -24,6 +24,9 @@ cdef class Executor:
     cdef Inbox inbox                       # filled by the other threads
     cdef TimerWheel wheel                  # ticks are milliseconds since `epoch_ns`
     cdef object protocol                   # the module that defines the control messages
+    cdef object process_class              # the base class of processes
+    cdef Py_ssize_t runtime_offset         # where in a process its `_runtime` lies
+    cdef unsigned int born_after_forks     # how many forks led to where it was made
     cdef dict controls                     # control message class -> method
     cdef object timeout_class              # protocol.Timeout: built for every timer that fires
     cdef object observer                   # told of crashes and dead letters (see `__init__`)
@@ -68,6 +71,7 @@ cdef class Executor:
     cdef int remove_entry(self, Entry entry, object reason) except -1
     cdef int tell(self, Pid to, object msg, CorrelationId correlation_id=*) except -1
     cdef bint accept(self, Envelope envelope) except -1
+    cdef bint add(self, Pid pid, object process, object mailbox_max) except -1
     cdef bint add_target(self, Pid pid, object target, EntryKind kind) except -1
     cdef int64_t time_left(self, int64_t now) noexcept
     cdef bint start(self, Entry entry) except -1

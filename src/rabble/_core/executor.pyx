@@ -47,6 +47,8 @@ cdef enum:
 
 cdef extern from *:
     """
+    #include <pthread.h>
+    #include <structmember.h>
     #if defined(__x86_64__) || defined(__i386__)
     #define RABBLE_RELAX() __builtin_ia32_pause()
     #elif defined(__aarch64__)
@@ -55,7 +57,15 @@ cdef extern from *:
     #define RABBLE_RELAX() ((void)0)
     #endif
     #define RABBLE_FENCE() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    /* How many forks led to this process: a node works only where it was roused. */
+    static unsigned int rabble_forks = 0;
+    static void rabble_forked(void) { rabble_forks += 1; }
+    #define RABBLE_WATCH_FORKS() pthread_atfork(NULL, NULL, rabble_forked)
+    #define RABBLE_MEMBER_OFFSET(member) (((PyMemberDescrObject *)(member))->d_member->offset)
     """
+    unsigned int forks "rabble_forks"
+    int RABBLE_WATCH_FORKS() noexcept
+    Py_ssize_t member_offset "RABBLE_MEMBER_OFFSET"(object member) noexcept
     void RABBLE_RELAX() noexcept nogil
     void RABBLE_FENCE() noexcept nogil
 
@@ -85,6 +95,10 @@ cdef class Undelivered:
     cdef object reason
 
 
+if RABBLE_WATCH_FORKS() != 0:
+    raise MemoryError("pthread_atfork failed")
+
+
 cdef object pending_error():
     """The exception that a C-API call left behind, taken."""
     try:
@@ -103,21 +117,24 @@ cdef class Executor:
 
     :param node: the `NodeId` whose processes it runs.
     :param protocol: the module with the control messages (`rabble.messages`).
-    :param observer: has `crashed(pid, message, error)` and `undeliverable(envelope, reason)`,
-        called in the executor's thread; they must not block.
+    :param process_class: the base class of processes (`rabble.process.Process`).
+    :param observer: has `crashed(pid, message, error)`, `unencodable(envelope, error)` and
+        `metrics()`, called in the executor's thread, which must not block; and `refuse(pid=None)`,
+        called by whoever wanted to send or spawn what could not be accepted, which raises.
     :param inbox_max: how many envelopes of other threads may wait.
     :param spin_us: how long to look for work before sleeping, in microseconds; 0 is off.
     :param codec: strict mode: encodes and decodes every message. `None` is off.
     :param seed: of the processes' random sources.
     :param clock: monotonic nanoseconds as an int; `None` takes the kernel's.
 
-    `run` belongs to one thread. `post`, `add`, `request_stop` and the counters are for any.
+    `run` belongs to one thread; all else but `step` is for any.
     """
 
     def __init__(
         self,
         NodeId node not None,
         protocol,
+        process_class,
         observer,
         *,
         size_t inbox_max,
@@ -133,6 +150,9 @@ cdef class Executor:
         self.inbox = Inbox(inbox_max)
         self.wheel = TimerWheel()
         self.protocol = protocol
+        self.process_class = process_class
+        self.runtime_offset = member_offset(process_class._runtime)
+        self.born_after_forks = forks
         self.observer = observer
         self.codec = codec
         self.seed = seed
@@ -205,6 +225,11 @@ cdef class Executor:
             if entry.kind == PROCESS or entry.kind == INBOX
         }
 
+    @property
+    def forked(self):
+        """Whether this is a forked child of the process that the executor was made in."""
+        return forks != self.born_after_forks
+
     def undeliverable(self, Envelope envelope not None, reason):
         """Make a dead letter of what a service was given and did not take. For any thread."""
         cdef Undelivered letter = Undelivered.__new__(Undelivered)
@@ -217,37 +242,67 @@ cdef class Executor:
         from random import Random
         return Random(f"{self.seed}:{pid}")
 
-    def send(self, Pid to not None, msg, Pid sender=None, CorrelationId correlation_id=None):
-        """Put an envelope into the inbox. Returns False if it is full or the executor ends."""
-        return self.accept(new_envelope(to, msg, sender, correlation_id))
+    def send(
+        self, Pid to not None, msg, *, Pid sender=None, CorrelationId correlation_id=None
+    ):
+        """Send a message. It must not be changed any more.
 
-    def post(self, Envelope envelope not None):
-        """As `send`, for an envelope that is there already."""
-        return self.accept(envelope)
-
-    def add(self, Pid pid not None, process, unsigned int mailbox_max=0, bint has_init=True):
-        """Add a process. Returns False if its pid is taken or the executor ends.
-
-        `init`, if it has one, runs in the executor's thread before its first message.
-
-        :raises ValueError: if this very object runs already.
+        What `Node.send` is. Raises what the observer's `refuse` raises if the inbox is full, the
+        executor ends, or this is a forked child.
         """
-        cdef Entry entry = Entry.__new__(Entry)
+        if forks != self.born_after_forks or not self.accept(
+            new_envelope(to, msg, sender, correlation_id)
+        ):
+            self.observer.refuse()
+
+    def spawn(self, process, name, *, group=None, mailbox_max=None):
+        """Run a process under a name, and return its pid. What `Node.spawn` is.
+
+        :raises TypeError: if `process` is none.
+        :raises ValueError: if the name or the limit is not usable, or this very object runs.
+
+        Raises what the observer's `refuse` raises if the name is taken, the executor ends, or
+        this is a forked child.
+        """
+        cdef Pid pid
+        if group is not None and group == self.pid.group:
+            raise ValueError(f"the group {group!r} is for the node's own services")
+        pid = Pid(name, self.node, group)
+        if forks != self.born_after_forks or not self.add(pid, process, mailbox_max):
+            self.observer.refuse(pid)
+        return pid
+
+    cdef bint add(self, Pid pid, object process, object mailbox_max) except -1:
+        """Add a process. False if its pid is taken or the executor ends."""
+        cdef Entry entry
         cdef object bound
-        cdef object known = getattr(process, "_runtime", None)
-        if type(known) is Entry and (<Entry>known).target is process:
+        cdef PyObject* known
+        cdef unsigned int limit = 0
+        if not isinstance(process, self.process_class):
+            raise TypeError(f"only a Process can be spawned, not {process!r}")
+        if mailbox_max is not None:
+            if type(mailbox_max) is not int or not 1 <= mailbox_max < 1 << 31:
+                raise ValueError(f"mailbox_max must be 1 to 2**31 - 1, not {mailbox_max!r}")
+            limit = mailbox_max
+        # Read in place: asking for an attribute that is not set yet costs an exception.
+        known = (<PyObject**>(<char*><PyObject*>process + self.runtime_offset))[0]
+        if (
+            known is not NULL
+            and type(<object>known) is Entry
+            and (<Entry>known).target is process
+        ):
             raise ValueError(
                 f"this {type(process).__name__} runs already, as {(<Entry>known).pid}; "
                 f"spawn a new instance for every process"
             )
         if self.is_stopping:
             return False
+        entry = Entry.__new__(Entry)
         entry.pid = pid
         entry.target = process
         entry.runtime = self
         entry.kind = PROCESS
-        entry.mailbox_max = mailbox_max
-        entry.unstarted = has_init
+        entry.mailbox_max = limit
         # The plain function is called with the process as its first argument: a bound method for
         # each process would cost 80 bytes, and a shift of the arguments per call. (Asking for the
         # process's __dict__ would make one, where CPython keeps the attributes without.)
@@ -261,13 +316,15 @@ cdef class Executor:
             entry.takes_self = True
         else:
             entry.receive = bound
-        process._runtime = entry
         if not self.table.add(entry):
             return False
+        process._runtime = entry
         self.processes += 1
-        if mailbox_max:
+        if limit:
             self.limited += 1
-        if has_init:
+        if type(process).init is not self.process_class.init:
+            # It runs in the executor's thread, soon, or before a message that comes sooner.
+            entry.unstarted = True
             self.ask(entry)
         return True
 
@@ -873,9 +930,8 @@ cdef class Executor:
             )
 
     def on_spawn(self, request, Envelope envelope not None):
-        process = request.process
-        pid = Pid(request.name, self.node, request.group)
-        if not self.add(pid, process, request.mailbox_max or 0):
+        cdef Pid pid = Pid(request.name, self.node, request.group)
+        if not self.add(pid, request.process, request.mailbox_max):
             reason = "the node shuts down" if self.is_stopping else "the name is taken"
             if envelope.sender is not None:
                 self.tell(

@@ -9,8 +9,8 @@ now reaches the start of a slot, its timers move down, each to the level that is
 level 0 a slot is a single tick, and its timers fire. A timer moves at most four times in its life.
 
 A byte cannot carry over into the next one within a level, except at the topmost level, which has
-none above it: that one is a ring. A timer there is 1 to 255 slots away, never 256, so that a slot
-never holds timers of two rounds.
+none above it: that one is a ring. A timer there is 1 to 192 slots away, so that a slot never holds
+timers of two rounds.
 
 Two timers of one deadline fire in the order in which they were started: a slot is a queue, and a
 later timer can lie lower than an earlier one only once now has reached the earlier one's slot,
@@ -32,8 +32,8 @@ cdef extern from *:
     """
     /* What a user may ask for: 366 days of milliseconds. */
     #define RABBLE_DELAY_MAX INT64_C(31622400000)
-    /* What the wheel can hold: 255 slots of the topmost level. */
-    #define RABBLE_DELAY_REACH (INT64_C(255) << 32)
+    /* What the wheel can hold: three quarters of the topmost level. */
+    #define RABBLE_DELAY_REACH (INT64_C(192) << 32)
     /* Far enough below the end of int64_t that no deadline passes it. */
     #define RABBLE_TICK_MAX (INT64_C(1) << 62)
     """
@@ -192,7 +192,7 @@ cdef class TimerWheel:
         return self.drop_all()
 
     cdef Timer c_start(self, object owner, object cid, int64_t delay):
-        """As `start`, but takes all that the wheel can hold: 255 * 2**32 ticks.
+        """As `start`, but takes all that the wheel can hold: 192 * 2**32 ticks.
 
         The executor counts from the true time, which may be ahead of `now`; so what it asks for
         may be a bit longer than what it was asked for. Less than 1 counts as 1.
@@ -268,9 +268,9 @@ cdef class TimerWheel:
 
     cdef int64_t earliest(self, int* slot) noexcept nogil:
         """The start of the first slot that holds a timer, and its number; -1 if none does."""
-        cdef int word, shift, first, found
+        cdef int nth, word, shift, first, found
         cdef int64_t round
-        cdef uint64_t bits, behind
+        cdef uint64_t bits
         for word in range(TOP * WORDS):
             bits = self.occupied[word]
             if bits != 0:
@@ -279,18 +279,15 @@ cdef class TimerWheel:
                 return (self.now >> (shift + 8) << (shift + 8)) | (
                     <int64_t>(slot[0] % SLOTS) << shift
                 )
-        # The ring: from the slot after now's, round to now's own, which is empty.
+        # The ring, beginning at the word of the slot after now's. What that word has in front of
+        # that slot would be 194 slots away or more, which is beyond the reach of a timer.
         round = (self.now >> TOP_SHIFT) + 1
         first = <int>(round % SLOTS)
-        behind = ~<uint64_t>0 << (first % 64)
-        for word in range(WORDS + 1):
-            bits = self.occupied[TOP * WORDS + (first // 64 + word) % WORDS]
-            if word == 0:
-                bits &= behind
-            elif word == WORDS:
-                bits &= ~behind
+        for nth in range(WORDS):
+            word = (first // 64 + nth) % WORDS
+            bits = self.occupied[TOP * WORDS + word]
             if bits != 0:
-                found = (first // 64 + word) % WORDS * 64 + count_trailing_zeros(bits)
+                found = word * 64 + count_trailing_zeros(bits)
                 slot[0] = TOP * SLOTS + found
                 return (round + (found + SLOTS - first) % SLOTS) << TOP_SHIFT
         return -1
