@@ -53,8 +53,8 @@ def lazily_reached(wheel: TimerWheel, goal: int) -> int:
         assert tick is not None and wheel.now < tick <= goal
         if fired := wheel.advance(tick):
             assert [timer.deadline for timer in fired] == [goal] == [tick]
-            return wakes
-    raise AssertionError
+            break
+    return wakes
 
 
 class WheelMachine(RuleBasedStateMachine):
@@ -207,6 +207,26 @@ def test_timers_on_both_sides_of_a_boundary_fire_one_by_one(level: int) -> None:
     }
     for tick in range(boundary - 301, boundary + 302):
         assert wheel.advance(tick) == by_deadline.get(tick, [])
+
+
+@pytest.mark.parametrize("begin_off", [-1, 0, 1])
+@pytest.mark.parametrize("slot", [0, 62, 63, 64, 65, *range(247, 258)])
+def test_slots_of_the_topmost_level_come_in_turn(slot: int, begin_off: int) -> None:
+    begin = SPANS[4] * (slot + 256) + begin_off
+    starts = [SPANS[4] * (slot + 256 + nth) for nth in range(1, 8)]
+    deadlines = [start + off for start in starts for off in (-1, 0, 1)]
+    wheel = TimerWheel(begin)
+    for deadline in random.Random(slot).sample(deadlines, len(deadlines)):
+        wheel.start(None, None, deadline - begin)
+    for deadline in deadlines:
+        bound = wheel.next_deadline()
+        assert bound is not None and bound <= deadline
+        assert wheel.advance(deadline - 1) == []
+        assert [timer.deadline for timer in wheel.advance(deadline)] == [deadline]
+    wheel = TimerWheel(begin)
+    for deadline in reversed(deadlines):
+        wheel.start(None, None, deadline - begin)
+    assert [timer.deadline for timer in wheel.advance(deadlines[-1])] == deadlines
 
 
 @given(

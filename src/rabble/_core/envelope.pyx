@@ -20,11 +20,41 @@ cdef extern from *:
     """
     #define RABBLE_SET_VECTORCALL(type, function) \
         (((PyTypeObject *)(type))->tp_vectorcall = (vectorcallfunc)(function))
+
+    /* The same fields as Envelope, as its .pxd has them: checked when the module is loaded. */
+    typedef struct {
+        PyObject_HEAD
+        PyObject *to, *msg, *sender, *correlation_id;
+    } rabble_fields;
+
+    /* Fill an envelope fresh from tp_new, which has put None everywhere. Field by field Cython
+       would count None down and compare it with 0, four times in a row on one memory cell. */
+    static inline void rabble_fill(PyObject *envelope, PyObject *to, PyObject *msg,
+                                   PyObject *sender, PyObject *correlation_id) {
+        rabble_fields *fields = (rabble_fields *)envelope;
+    #if PY_VERSION_HEX < 0x030C0000
+        Py_None->ob_refcnt -= 4;
+    #endif
+        Py_INCREF(to);
+        Py_INCREF(msg);
+        Py_INCREF(sender);
+        Py_INCREF(correlation_id);
+        fields->to = to;
+        fields->msg = msg;
+        fields->sender = sender;
+        fields->correlation_id = correlation_id;
+    }
+    #define RABBLE_LAYOUT_AGREES(type) \
+        (((PyTypeObject *)(type))->tp_basicsize == (Py_ssize_t)sizeof(rabble_fields))
     """
     ctypedef PyObject* (*constructor)(
         PyObject*, PyObject* const*, size_t, PyObject*
     ) except NULL
     void RABBLE_SET_VECTORCALL(object cls, constructor function) noexcept
+    void rabble_fill(
+        Envelope envelope, PyObject* to, PyObject* msg, PyObject* sender, PyObject* correlation_id
+    ) noexcept
+    bint RABBLE_LAYOUT_AGREES(object cls) noexcept
     Py_ssize_t PyVectorcall_NARGS(size_t nargsf) noexcept
 
 
@@ -84,23 +114,36 @@ cdef object wrong_type(str name, str wanted, object value):
     )
 
 
-cdef Envelope checked(object to, object msg, object sender, object correlation_id):
-    if type(to) is not Pid:
-        raise wrong_type("to", "Pid", to)
-    if sender is not None and type(sender) is not Pid:
-        raise wrong_type("sender", "Pid or None", sender)
-    if correlation_id is not None and type(correlation_id) is not CorrelationId:
-        raise wrong_type("correlation_id", "CorrelationId or None", correlation_id)
-    return new_envelope(<Pid>to, msg, <Pid>sender, <CorrelationId>correlation_id)
-
-
 cdef PyObject* construct(
     PyObject* cls, PyObject* const* args, size_t nargsf, PyObject* kwnames
 ) except NULL:
     cdef Py_ssize_t given = PyVectorcall_NARGS(nargsf)
-    cdef Py_ssize_t i, place
     cdef PyObject* fields[4]
     cdef Envelope envelope
+    if kwnames is NULL and 2 <= given <= 4:
+        fields[0] = args[0]
+        fields[1] = args[1]
+        fields[2] = args[2] if given > 2 else <PyObject*>None
+        fields[3] = args[3] if given > 3 else <PyObject*>None
+    else:
+        sort_arguments(args, given, kwnames, fields)
+    if type(<object>fields[0]) is not Pid:
+        raise wrong_type("to", "Pid", <object>fields[0])
+    if fields[2] is not <PyObject*>None and type(<object>fields[2]) is not Pid:
+        raise wrong_type("sender", "Pid or None", <object>fields[2])
+    if fields[3] is not <PyObject*>None and type(<object>fields[3]) is not CorrelationId:
+        raise wrong_type("correlation_id", "CorrelationId or None", <object>fields[3])
+    envelope = Envelope.__new__(Envelope)
+    rabble_fill(envelope, fields[0], fields[1], fields[2], fields[3])
+    Py_INCREF(envelope)
+    return <PyObject*>envelope
+
+
+cdef int sort_arguments(
+    PyObject* const* args, Py_ssize_t given, PyObject* kwnames, PyObject** fields
+) except -1:
+    """Put positional and keyword arguments into the order of the fields."""
+    cdef Py_ssize_t i, place
     if given > 4:
         raise TypeError(f"Envelope takes 2 to 4 arguments, {given} were given")
     for i in range(4):
@@ -125,14 +168,12 @@ cdef PyObject* construct(
             fields[place] = args[given + i]
     if fields[0] is NULL or fields[1] is NULL:
         raise TypeError("Envelope needs both: to (a Pid) and msg")
-    envelope = checked(
-        <object>fields[0],
-        <object>fields[1],
-        None if fields[2] is NULL else <object>fields[2],
-        None if fields[3] is NULL else <object>fields[3],
-    )
-    Py_INCREF(envelope)
-    return <PyObject*>envelope
+    for i in range(2, 4):
+        if fields[i] is NULL:
+            fields[i] = <PyObject*>None
+    return 0
 
 
+if not RABBLE_LAYOUT_AGREES(Envelope):
+    raise ImportError("rabble._core.envelope: the fields of Envelope do not lie where they should")
 RABBLE_SET_VECTORCALL(Envelope, construct)

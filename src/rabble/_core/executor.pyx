@@ -581,22 +581,21 @@ cdef class Executor:
     cdef int give_to_process(self, Entry entry, Envelope envelope) except -1:
         cdef PyObject* args[4]
         cdef PyObject* result
-        cdef object process = entry.target
-        cdef object receive = entry.receive
         if entry.unstarted and not self.start(entry):
             return self.drop(envelope, self.protocol.DeadLetterReason.PROCESS_CRASHED)
         entry.delivered += 1
         if entry.queued and envelope.sender is not self.pid:
             entry.queued -= 1
-        args[0] = <PyObject*>process
+        # Borrowed: only this thread takes them out of the entry, and not while it is in `receive`.
+        args[0] = <PyObject*>entry.target
         args[1] = <PyObject*>envelope.msg
         args[2] = <PyObject*>envelope.sender
         args[3] = <PyObject*>envelope.correlation_id
         self.current = entry
         if entry.takes_self:
-            result = PyObject_Vectorcall(<PyObject*>receive, args, 4, NULL)
+            result = PyObject_Vectorcall(<PyObject*>entry.receive, args, 4, NULL)
         else:
-            result = PyObject_Vectorcall(<PyObject*>receive, args + 1, 3, NULL)
+            result = PyObject_Vectorcall(<PyObject*>entry.receive, args + 1, 3, NULL)
         if not self.emit(entry, result):
             self.crash(entry, envelope)
         self.current = None
@@ -1010,7 +1009,7 @@ cdef class Executor:
             entry.target = None
             entry.receive = None
             entry.timers = entry.watchers = entry.watched = None
-        self.table.entries.clear()
+        self.table.clear()
         self.processes = 0
         self.current = None
         return 0

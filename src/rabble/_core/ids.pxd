@@ -1,5 +1,8 @@
 # Names: nodes, processes and correlation ids, as immutable values.
 
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+
 cdef class NodeId:
     cdef readonly str name          # the node's name, unique in its mesh
     cdef readonly str addr          # "host:port", where its peers reach it
@@ -10,6 +13,9 @@ cdef class Pid:
     cdef readonly NodeId node       # where it lives
     cdef readonly str group         # the tenant, or None
     cdef Py_hash_t hash_value       # computed once: every dispatch looks it up
+    # What a dispatch table found for it last: see DispatchTable.find. No part of the value.
+    cdef PyObject* found            # its entry, borrowed
+    cdef uint64_t found_in          # the epoch in which that holds; 0 is none
 
 cdef class CorrelationId:
     cdef readonly Pid pid           # who asked

@@ -1,7 +1,7 @@
 # The dispatch table: which process or service answers to a pid.
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from rabble._core.ids cimport Pid
 
@@ -29,12 +29,25 @@ cdef class Entry:
 
 cdef class DispatchTable:
     cdef dict entries              # Pid -> Entry
+    cdef uint64_t epoch            # unique among all tables; a new one whenever an entry goes
 
     cdef bint add(self, Entry entry) except -1
     cdef Entry remove(self, Pid pid)
+    cdef int clear(self) except -1
     cdef inline PyObject* find(self, Pid pid) except? NULL:
-        """The entry of `pid`, borrowed, or NULL without an error."""
-        return find_known_hash(self.entries, pid, pid.hash_value)
+        """The entry of `pid`, borrowed, or NULL without an error.
+
+        An entry that was found once stays where it is until some entry of this table goes, so
+        the pid remembers it for as long as the epoch is the same: most dispatches need no dict.
+        """
+        cdef PyObject* found
+        if pid.found_in == self.epoch:
+            return pid.found
+        found = find_known_hash(self.entries, pid, pid.hash_value)
+        if found is not NULL:
+            pid.found = found
+            pid.found_in = self.epoch
+        return found
 
 cdef extern from *:
     """

@@ -6,10 +6,21 @@ may add; only the executor removes.
 
 cimport cython
 from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
 
 from rabble._core.ids cimport Pid
 
 __all__ = ["DispatchTable", "Entry"]
+
+# Epochs are unique in the whole process, so that a pid cannot take one table's for another's.
+# Guarded by the GIL; 0 is never one.
+cdef uint64_t epochs = 0
+
+
+cdef uint64_t next_epoch() noexcept:
+    global epochs
+    epochs += 1
+    return epochs
 
 
 @cython.final
@@ -48,6 +59,7 @@ cdef class DispatchTable:
 
     def __cinit__(self):
         self.entries = {}
+        self.epoch = next_epoch()
 
     def __len__(self):
         return len(self.entries)
@@ -83,4 +95,13 @@ cdef class DispatchTable:
         return True
 
     cdef Entry remove(self, Pid pid):
-        return self.entries.pop(pid, None)
+        cdef Entry entry = self.entries.pop(pid, None)
+        if entry is not None:
+            self.epoch = next_epoch()
+        return entry
+
+    cdef int clear(self) except -1:
+        """Remove everything."""
+        self.epoch = next_epoch()
+        self.entries.clear()
+        return 0

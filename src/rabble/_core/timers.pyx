@@ -268,8 +268,8 @@ cdef class TimerWheel:
 
     cdef int64_t earliest(self, int* slot) noexcept nogil:
         """The start of the first slot that holds a timer, and its number; -1 if none does."""
-        cdef int nth, word, shift, first, found
-        cdef int64_t round
+        cdef int nth, word, shift, own, found
+        cdef int64_t current
         cdef uint64_t bits
         for word in range(TOP * WORDS):
             bits = self.occupied[word]
@@ -279,17 +279,17 @@ cdef class TimerWheel:
                 return (self.now >> (shift + 8) << (shift + 8)) | (
                     <int64_t>(slot[0] % SLOTS) << shift
                 )
-        # The ring, beginning at the word of the slot after now's. What that word has in front of
-        # that slot would be 194 slots away or more, which is beyond the reach of a timer.
-        round = (self.now >> TOP_SHIFT) + 1
-        first = <int>(round % SLOTS)
+        # The ring, beginning at the word of now's slot. What that word has in front of the slot
+        # would be 193 slots away or more, which is beyond the reach of a timer.
+        current = self.now >> TOP_SHIFT
+        own = <int>(current % SLOTS)
         for nth in range(WORDS):
-            word = (first // 64 + nth) % WORDS
+            word = (own // 64 + nth) % WORDS
             bits = self.occupied[TOP * WORDS + word]
             if bits != 0:
                 found = word * 64 + count_trailing_zeros(bits)
                 slot[0] = TOP * SLOTS + found
-                return (round + (found + SLOTS - first) % SLOTS) << TOP_SHIFT
+                return (current + (found + SLOTS - own) % SLOTS) << TOP_SHIFT
         return -1
 
     cdef void link(self, Node* node) noexcept nogil:
