@@ -14,9 +14,7 @@ PATIENCE_S = 30.0
 class Echo(Process):
     """Sends every message back."""
 
-    def receive(
-        self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None
-    ) -> Output:
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
         return None if sender is None else Envelope(sender, msg, correlation_id=correlation_id)
 
 
@@ -26,9 +24,7 @@ class Relay(Process):
     def __init__(self, to: Pid) -> None:
         self.to = to
 
-    def receive(
-        self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None
-    ) -> Output:
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
         return Envelope(self.to, (sender, msg), correlation_id=correlation_id)
 
 
@@ -46,7 +42,5 @@ class Does(Process):
     def init(self) -> Output:
         return self.begin(self)
 
-    def receive(
-        self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None
-    ) -> Output:
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
         return self.react(self, msg, sender)

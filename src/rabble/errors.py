@@ -41,7 +41,7 @@ class QueueFull(RabbleError):
 
 
 class NoProcess(RabbleError):
-    """No process or service of that pid runs, or its mailbox is full."""
+    """No process or service of that pid runs."""
 
 
 class ProcessCrashed(RabbleError):

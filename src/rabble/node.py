@@ -22,9 +22,22 @@ from rabble._core.executor import Executor, interrupt
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.inbox import Inbox
 from rabble.calls import Calls
-from rabble.errors import CallTimeout, ForkedNode, NameTaken, NodeStopped, QueueFull, ShutdownTimeout
+from rabble.errors import (
+    CallTimeout,
+    ForkedNode,
+    NameTaken,
+    NodeStopped,
+    QueueFull,
+    ShutdownTimeout,
+)
 from rabble.limits import Limits
-from rabble.messages import DownReason, ExecutorStatus, MessageRegistry, Metrics
+from rabble.messages import (
+    DeadLetterReason,
+    DownReason,
+    ExecutorStatus,
+    MessageRegistry,
+    Metrics,
+)
 from rabble.process import Process
 from rabble.reports import Reporter
 from rabble.services.mailbox import Mailbox
@@ -137,6 +150,7 @@ class Node:
         self._started_s = self.monotonic()
         self._shutdown_s = limits.shutdown_ms / 1000
         self._failure: BaseException | None = None
+        self._ending = False
         self._lock = threading.RLock()
         self._services: set[Service] = set()
         self._mailboxes: set[Mailbox] = set()
@@ -456,7 +470,7 @@ class Node:
             self._failure = error
             self._report_crash(self._executor.pid, None, error)
         finally:
-            self._executor.request_stop(0)
+            self._ending = True
             with self._lock:
                 services = list(self._services)
                 mailboxes = list(self._mailboxes)
@@ -500,6 +514,8 @@ class Node:
 
     def _close_mailbox(self, mailbox: Mailbox) -> None:
         mailbox._inbox.close()
+        for envelope in mailbox._inbox.take(self.limits.service_inbox_envelopes_max):
+            self._undelivered(envelope)
         with self._lock:
             self._mailboxes.discard(mailbox)
         if not self._executor.stopping:
@@ -511,8 +527,19 @@ class Node:
         if not self._executor.stopping:
             self._executor.discard(service.pid, service._inbox, reason)
 
-    def _undelivered(self, envelope: Envelope) -> None:
-        self._executor.undeliverable(envelope, messages.DeadLetterReason.NO_PROCESS)
+    def _undelivered(
+        self, envelope: Envelope, reason: DeadLetterReason = DeadLetterReason.NO_PROCESS
+    ) -> None:
+        self._executor.undeliverable(envelope, reason)
+
+    def _send_from_service(self, envelope: Envelope) -> None:
+        """Send for a service, which is still heard while the node drains."""
+        self._check_owner()
+        if not self._executor.post(envelope):
+            if self._ending:
+                self._undelivered(envelope, DeadLetterReason.NODE_SHUTDOWN)
+            else:
+                self.refuse()
 
     def _what_keeps_it(self) -> str:
         busy = self._executor.current_pid
@@ -526,6 +553,10 @@ class Node:
     def crashed(self, pid: Pid | None, message: Any, error: BaseException) -> None:
         """A process failed. Never blocks."""
         self._report_crash(pid, message, error)
+
+    def quiet(self) -> bool:
+        """Whether no service has anything before it: then what drains has drained."""
+        return all(service.idle for service in list(self._services))
 
     def unencodable(self, envelope: Envelope, error: Exception) -> None:
         """A message could not have crossed a wire (strict mode). Never blocks."""

@@ -13,12 +13,20 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from types import TracebackType
 
 from rabble._core.ids import Pid
 
 __all__ = ["Reporter"]
 
 PERIOD_S = 0.25
+
+
+def own_part(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback without the frames of the executor that it begins with."""
+    while trace is not None and trace.tb_frame.f_code.co_filename.endswith("executor.pyx"):
+        trace = trace.tb_next
+    return trace
 
 
 class Reporter:
@@ -79,7 +87,9 @@ class Reporter:
         """Report a failed process or service with its traceback."""
         if self.admits():
             try:
-                trace = "".join(traceback.format_exception(error)).rstrip()
+                trace = "".join(
+                    traceback.format_exception(type(error), error, own_part(error.__traceback__))
+                ).rstrip()
             except Exception as failure:
                 trace = f"a {type(error).__name__} that cannot be formatted: {failure!r}"
             self.report(logging.ERROR, f"{pid} crashed\n{trace}")

@@ -121,6 +121,12 @@ def test_the_runtimes_own_group_is_closed_to_others(node: Node) -> None:
         node.spawn(Echo(), "one", group="rabble")
     with pytest.raises(ValueError, match="'rabble' is for the node's own"):
         node.mailbox("one", group="rabble")
+    sneaky = Does(lambda p, msg, sender: Envelope(p.executor, Spawn(Echo(), "one", "rabble")))
+    with node.mailbox() as box:
+        pid = node.spawn(sneaky, "sneaky")
+        box.send(node.pid("executor", "rabble"), Monitor(pid))
+        box.send(pid, "go")
+        assert "for the node's own" in box.receive(PATIENCE_S).msg.reason.detail
 
 
 def test_a_process_spawns_and_stops_another(node: Node) -> None:
@@ -128,14 +134,18 @@ def test_a_process_spawns_and_stops_another(node: Node) -> None:
 
         def react(process: Process, msg: Any, sender: Pid | None) -> list[Envelope]:
             child = Pid("child", process.node_id)
-            return [
-                Envelope(process.executor, Spawn(Relay(box.pid), "child")),
-                Envelope(child, "to the first"),
-                Envelope(process.executor, Spawn(Relay(box.pid), "child")),
-                Envelope(process.executor, Monitor(child)),
-                Envelope(process.executor, Stop(child, DownReason("stopped", "enough"))),
-                Envelope(child, "too late"),
-            ] if msg == "go" else [Envelope(box.pid, msg)]
+            return (
+                [
+                    Envelope(process.executor, Spawn(Relay(box.pid), "child")),
+                    Envelope(child, "to the first"),
+                    Envelope(process.executor, Spawn(Relay(box.pid), "child")),
+                    Envelope(process.executor, Monitor(child)),
+                    Envelope(process.executor, Stop(child, DownReason("stopped", "enough"))),
+                    Envelope(child, "too late"),
+                ]
+                if msg == "go"
+                else [Envelope(box.pid, msg)]
+            )
 
         parent = node.spawn(Does(react), "parent")
         node.send(parent, "go")
@@ -219,8 +229,13 @@ def test_a_raising_receive_ends_its_process_and_sends_nothing(
         got = [box.receive(PATIENCE_S).msg for _ in range(3)]
         assert got[0] == "before"
         assert sorted(map(str, got[1:])) == sorted(
-            map(str, [Down(pid, DownReason("crashed", f"{type(error).__name__}: {error}")),
-                      (box.pid, "alive")])
+            map(
+                str,
+                [
+                    Down(pid, DownReason("crashed", f"{type(error).__name__}: {error}")),
+                    (box.pid, "alive"),
+                ],
+            )
         )
         assert len(box) == 0
     assert node.executor_status().dead_letters == {"process_crashed": 1, "no_process": 1}

@@ -19,12 +19,13 @@ from rabble import (
     Monitor,
     NameTaken,
     Node,
-    NodeStopped,
     Pid,
+    ProcessCrashed,
     Service,
     ServiceHandler,
+    ShutdownTimeout,
 )
-from tests.support import PATIENCE_S, Echo
+from tests.support import PATIENCE_S, Does, Echo
 
 
 class Upper(ServiceHandler):
@@ -197,18 +198,70 @@ def test_what_a_service_did_not_take_becomes_dead_letters() -> None:
     ]
 
 
-def test_a_service_may_end_its_node() -> None:
+def test_a_service_may_end_its_node_and_is_heard_until_it_drained() -> None:
+    got: list[Any] = []
+
     class Ender(ServiceHandler):
-        def handle_envelope(self, envelope: Envelope, service: Service) -> None:
+        def handle_envelope(self, envelope: Envelope, service: Service) -> Any:
             service.node.shutdown()
-            service.send(service.pid, "too late")
+            service.send(service.node.pid("sink"), "one")
+            return Envelope(service.node.pid("sink"), "two")
 
     with rabble.rouse() as node:
+        node.spawn(Does(lambda process, msg, sender: got.append(msg)), "sink")  # type: ignore[func-returns-value, return-value]
         service = node.register_service(Ender(), "ender")
         node.send(service.pid, "end")
         assert node._ended.wait(PATIENCE_S) or node._ended.closed
-    with pytest.raises(NodeStopped):
-        service.send(service.pid, "too late")
+    assert got == ["one", "two"]
+    assert node.executor_status().dead_letters == {}
+    service.send(service.pid, "too late")
+    assert node.executor_status().dead_letters == {"node_shutdown": 1}
+
+
+def test_the_end_waits_for_answers_of_services_but_not_for_ever() -> None:
+    class Upper2(Upper):
+        def handle_envelope(self, envelope: Envelope, service: Service) -> Any:
+            if envelope.msg == "stuck":
+                stuck.set()
+                assert go_on.wait(PATIENCE_S)
+                return Envelope(service.node.pid("sink"), "never heard")
+            return Envelope(service.node.pid("sink"), envelope.msg.upper())
+
+    got: list[Any] = []
+    stuck = threading.Event()
+    go_on = threading.Event()
+    node = rabble.rouse()
+    node.spawn(Does(lambda process, msg, sender: got.append(msg)), "sink")  # type: ignore[func-returns-value, return-value]
+    service = node.register_service(Upper2(), "upper")
+    for _ in range(100):
+        node.send(service.pid, "hello")
+    node.send(service.pid, "stuck")
+    node.send(service.pid, "behind it")
+    assert stuck.wait(PATIENCE_S)
+    with pytest.raises(ShutdownTimeout, match="these threads run: rabble:local:upper"):
+        node.shutdown(0.2)
+    go_on.set()
+    node.shutdown()
+    assert got == ["HELLO"] * 100
+    dead = node.executor_status().dead_letters
+    assert dead["node_shutdown"] + dead["no_process"] == 2
+
+
+def test_a_call_to_a_crashing_service_ends_at_once() -> None:
+    with rabble.rouse() as node:
+        service = node.register_service(Upper(), "upper")
+        with pytest.raises(ProcessCrashed):
+            node.call(service.pid, "boom", PATIENCE_S)
+
+
+def test_what_a_closed_mailbox_held_is_dead_letters() -> None:
+    with rabble.rouse() as node:
+        with node.mailbox() as box:
+            echo = node.spawn(Echo(), "echo")
+            box.send(echo, "unread")
+            assert node.call(echo, "later") == "later"
+        assert node.call(echo, "again") == "again"
+        assert node.executor_status().dead_letters == {"no_process": 1}
 
 
 @pytest.mark.parametrize(

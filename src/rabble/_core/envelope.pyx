@@ -52,7 +52,11 @@ cdef extern from *:
     ) except NULL
     void RABBLE_SET_VECTORCALL(object cls, constructor function) noexcept
     void rabble_fill(
-        Envelope envelope, PyObject* to, PyObject* msg, PyObject* sender, PyObject* correlation_id
+        PyObject* envelope,
+        PyObject* to,
+        PyObject* msg,
+        PyObject* sender,
+        PyObject* correlation_id,
     ) noexcept
     bint RABBLE_LAYOUT_AGREES(object cls) noexcept
     Py_ssize_t PyVectorcall_NARGS(size_t nargsf) noexcept
@@ -134,7 +138,7 @@ cdef PyObject* construct(
     if fields[3] is not <PyObject*>None and type(<object>fields[3]) is not CorrelationId:
         raise wrong_type("correlation_id", "CorrelationId or None", <object>fields[3])
     envelope = Envelope.__new__(Envelope)
-    rabble_fill(envelope, fields[0], fields[1], fields[2], fields[3])
+    rabble_fill(<PyObject*>envelope, fields[0], fields[1], fields[2], fields[3])
     Py_INCREF(envelope)
     return <PyObject*>envelope
 

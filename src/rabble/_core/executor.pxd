@@ -58,7 +58,7 @@ cdef class Executor:
     cdef int64_t now_ns(self) except -1
     cdef int turn(self, int64_t most) except -1
     cdef int poll(self, int64_t now) except -1
-    cdef int wait(self) except -1
+    cdef int wait(self, int64_t most) except -1
     cdef int deliver(self, Envelope envelope) except -1
     cdef int give_to_process(self, Entry entry, Envelope envelope) except -1
     cdef bint emit(self, Entry entry, PyObject* result) except -1
@@ -73,7 +73,7 @@ cdef class Executor:
     cdef bint accept(self, Envelope envelope) except -1
     cdef bint add(self, Pid pid, object process, object mailbox_max) except -1
     cdef bint add_target(self, Pid pid, object target, EntryKind kind) except -1
-    cdef int64_t time_left(self, int64_t now) noexcept
+    cdef int64_t time_left(self, int64_t now, int64_t most) noexcept
     cdef bint start(self, Entry entry) except -1
     cdef int give_to_target(self, Entry entry, Envelope envelope) except -1
     cdef int refuse(self, Envelope envelope, object error) except -1

@@ -33,12 +33,13 @@ from rabble._core.timers import validate_delay_ms
 
 from types import FunctionType
 
-__all__ = ["Executor"]
+__all__ = ["Executor", "Interrupted", "interrupt"]
 
 cdef enum:
     TURN_DELIVERIES_MAX = 1024       # between two looks at the inbox and the timers
     TURN_NS_MAX = 1_000_000
     CLOCK_STRIDE = 16                # deliveries between two looks at the clock
+    DRAIN_LOOK_NS = 2_000_000        # between two looks at whether the services are done
     GIL_OFFER_NS = 5_000_000         # CPython's own switch interval
     HAND_OVER_SPIN_NS = 30_000       # how long a sender lets the executor go first
     HAND_OVER_REST_NS = 100_000      # a sender that sends more often than this does not
@@ -77,6 +78,7 @@ cdef extern from "Python.h":
     bint PyMethod_Check(object obj) noexcept
     PyObject* PyMethod_GET_FUNCTION(object method) noexcept
     PyObject* PyMethod_GET_SELF(object method) noexcept
+
 
 @cython.final
 cdef class Discard:
@@ -119,8 +121,9 @@ cdef class Executor:
     :param protocol: the module with the control messages (`rabble.messages`).
     :param process_class: the base class of processes (`rabble.process.Process`).
     :param observer: has `crashed(pid, message, error)`, `unencodable(envelope, error)` and
-        `metrics()`, called in the executor's thread, which must not block; and `refuse(pid=None)`,
-        called by whoever wanted to send or spawn what could not be accepted, which raises.
+        `metrics()`, called in the executor's thread, which must not block; `quiet()`, whether its
+        services have nothing more to say; and `refuse(pid=None)`, called by whoever wanted to send
+        or spawn what could not be accepted, which raises.
     :param inbox_max: how many envelopes of other threads may wait.
     :param spin_us: how long to look for work before sleeping, in microseconds; 0 is off.
     :param codec: strict mode: encodes and decodes every message. `None` is off.
@@ -232,6 +235,9 @@ cdef class Executor:
 
     def undeliverable(self, Envelope envelope not None, reason):
         """Make a dead letter of what a service was given and did not take. For any thread."""
+        if self.ended:
+            self.drop(envelope, reason)
+            return
         cdef Undelivered letter = Undelivered.__new__(Undelivered)
         letter.envelope = envelope
         letter.reason = reason
@@ -255,6 +261,17 @@ cdef class Executor:
         ):
             self.observer.refuse()
 
+    def post(self, Envelope envelope not None):
+        """Take an envelope of one of the node's own services, until the executor has ended.
+
+        They are still heard while the node drains. Returns False if it was not accepted.
+        """
+        if self.ended or not self.inbox.put(envelope):
+            return False
+        if self.idle == SPINNING:
+            self.call_over()
+        return True
+
     def spawn(self, process, name, *, group=None, mailbox_max=None):
         """Run a process under a name, and return its pid. What `Node.spawn` is.
 
@@ -265,8 +282,6 @@ cdef class Executor:
         this is a forked child.
         """
         cdef Pid pid
-        if group is not None and group == self.pid.group:
-            raise ValueError(f"the group {group!r} is for the node's own services")
         pid = Pid(name, self.node, group)
         if forks != self.born_after_forks or not self.add(pid, process, mailbox_max):
             self.observer.refuse(pid)
@@ -278,6 +293,8 @@ cdef class Executor:
         cdef object bound
         cdef PyObject* known
         cdef unsigned int limit = 0
+        if pid.group is not None and pid.group == self.pid.group:
+            raise ValueError(f"the group {pid.group!r} is for the node's own services")
         if not isinstance(process, self.process_class):
             raise TypeError(f"only a Process can be spawned, not {process!r}")
         if mailbox_max is not None:
@@ -384,10 +401,14 @@ cdef class Executor:
                     if not told:
                         told = True
                         self.tell_shutdown()
-                    elif self.run_queue.count() == 0 or self.now_ns() >= self.stop_ns:
+                    elif self.now_ns() >= self.stop_ns:
                         break
+                    elif self.run_queue.count() == 0 and self.inbox.queue.count() == 0:
+                        if self.observer.quiet():
+                            break
+                        self.wait(DRAIN_LOOK_NS)
                 elif self.run_queue.count() == 0:
-                    self.wait()
+                    self.wait(-1)
                 if self.batch_ns - offered > GIL_OFFER_NS:
                     # A run of deliveries to inboxes never enters the interpreter's own loop,
                     # where the GIL is offered to other threads.
@@ -467,12 +488,12 @@ cdef class Executor:
         """Look outside once, then deliver until the queue is empty or it is time to look again."""
         cdef int64_t start = self.now_ns()
         cdef int64_t looked = start
-        cdef int64_t now, done, until_look
+        cdef int64_t now, _, until_look
         cdef PyObject* taken
         self.batch_ns = start
         self.poll(start)
         until_look = CLOCK_STRIDE
-        for done in range(min(most, TURN_DELIVERIES_MAX)):
+        for _ in range(min(most, TURN_DELIVERIES_MAX)):
             if self.run_queue.count() == 0:
                 break
             taken = self.run_queue.take_owned()
@@ -510,16 +531,19 @@ cdef class Executor:
             self.run_queue.put(new_envelope(self.pid, timer, None, None))
         return 0
 
-    cdef int wait(self) except -1:
-        """Out of work: look for some without the GIL for a while, then sleep."""
+    cdef int wait(self, int64_t most) except -1:
+        """Out of work: look for some without the GIL for a while, then sleep.
+
+        `most` is a bound in nanoseconds, or -1 to end with the request to stop only.
+        """
         cdef int64_t now = self.now_ns()
-        cdef int64_t left = self.time_left(now)
+        cdef int64_t left = self.time_left(now, most)
         cdef int64_t end
         cdef bint paid
         cdef int fd
         if left == 0 or self.inbox.queue.count() != 0:
             return 0
-        if self.spin_ns > 0 and (self.spin_credit > 0 or self.sleeps % 16 == 0):
+        if self.spin_ns > 0 and most < 0 and (self.spin_credit > 0 or self.sleeps % 16 == 0):
             end = now + (self.spin_ns if left < 0 else min(left, self.spin_ns))
             self.spins += 1
             self.idle = SPINNING
@@ -532,12 +556,12 @@ cdef class Executor:
                 self.spin_credit = min(self.spin_credit + SPIN_CREDIT_GAIN, SPIN_CREDIT_MAX)
             elif self.spin_credit > 0:
                 self.spin_credit -= 1
-            if paid or self.is_stopping:
+            if paid:
                 return 0
-            left = self.time_left(self.now_ns())
+            left = self.time_left(self.now_ns(), most)
             if left == 0:
                 return 0
-        if self.is_stopping or not self.inbox.arm_now():
+        if (self.is_stopping and most < 0) or not self.inbox.arm_now():
             return 0
         self.sleeps += 1
         fd = self.inbox.fd
@@ -551,12 +575,14 @@ cdef class Executor:
         self.inbox.drain()
         return 0
 
-    cdef int64_t time_left(self, int64_t now) noexcept:
-        """Nanoseconds until a timer may be due; 0 if one is, -1 if none runs."""
+    cdef int64_t time_left(self, int64_t now, int64_t most) noexcept:
+        """Nanoseconds until a timer may be due, at most `most`; -1 is without end."""
         cdef int64_t tick = self.wheel.c_next_deadline()
+        cdef int64_t left
         if tick < 0:
-            return -1
-        return max(self.epoch_ns + tick * 1_000_000 - now, 0)
+            return most
+        left = max(self.epoch_ns + tick * 1_000_000 - now, 0)
+        return left if most < 0 else min(left, most)
 
     # One delivery.
 

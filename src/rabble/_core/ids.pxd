@@ -18,9 +18,9 @@ cdef class Pid:
     cdef uint64_t found_in          # the epoch in which that holds; 0 is none
 
 cdef class CorrelationId:
-    cdef readonly Pid pid           # who asked
-    cdef readonly object connection # int or None: the client connection it came from
-    cdef readonly object request    # int or None: which request of that asker
+    cdef readonly Pid pid            # who asked
+    cdef readonly object connection  # int or None: the client connection it came from
+    cdef readonly object request     # int or None: which request of that asker
     cdef Py_hash_t hash_value
 
 cdef bint same_pid(Pid a, Pid b) noexcept

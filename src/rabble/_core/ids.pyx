@@ -1,7 +1,7 @@
 """Names: `NodeId`, `Pid` and `CorrelationId`, immutable values checked where they enter."""
 
 cimport cython
-from cpython.object cimport Py_EQ, Py_GE, Py_GT, Py_LE, Py_LT, Py_NE
+from cpython.object cimport Py_EQ, Py_GT, Py_LE, Py_LT, Py_NE
 from cpython.unicode cimport PyUnicode_Check
 
 import unicodedata

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, Pid
 from rabble._core.inbox import Inbox
-from rabble.messages import DownReason
+from rabble.messages import DeadLetterReason, DownReason
 
 if TYPE_CHECKING:
     from rabble.node import Node
@@ -77,13 +77,24 @@ class Service:
         self._selector: selectors.BaseSelector | None = None
         self._taken: collections.deque[Envelope] = collections.deque()
         self._stopping = False
+        self._sleeps = False
         self.thread = threading.Thread(
             target=self._run, name=f"rabble:{pid.node.name}:{pid.name}", daemon=False
         )
 
     def send(self, to: Pid, msg: Any, *, correlation_id: CorrelationId | None = None) -> None:
-        """Send with this service's pid as the sender. Raises what `Node.send` raises."""
-        self.node.send(to, msg, sender=self.pid, correlation_id=correlation_id)
+        """Send with this service's pid as the sender.
+
+        While the node drains its services are still heard; what comes later is a dead letter.
+
+        :raises QueueFull: as `Node.send` does.
+        """
+        self.node._send_from_service(Envelope(to, msg, self.pid, correlation_id))
+
+    @property
+    def idle(self) -> bool:
+        """Whether it sleeps, and nothing waits for it."""
+        return self._sleeps and not len(self._inbox)
 
     def stop(self) -> None:
         """End the service after what it is doing now. Never blocks; idempotent."""
@@ -157,20 +168,25 @@ class Service:
 
     def _ends(self) -> bool:
         """Asked to stop, or nothing is left in an inbox that nothing reaches any more."""
-        return self._stopping or (
-            self._inbox.closed and not self._taken and not len(self._inbox)
-        )
+        return self._stopping or (self._inbox.closed and not self._taken and not len(self._inbox))
 
     def _turn(self, handler: ServiceHandler, selector: selectors.BaseSelector) -> None:
         # Arming fails when there is something to take already: then only look, do not sleep.
-        sleeps = not self._taken and self._inbox.arm() and not self._stopping
-        for key, events in selector.select(None if sleeps else 0):
+        self._sleeps = not self._taken and self._inbox.arm() and not self._stopping
+        ready = selector.select(None if self._sleeps else 0)
+        self._sleeps = False
+        for key, events in ready:
             if key.fileobj is not self._inbox:
                 self._emit(handler.handle_notification(key, events, self))
         # What a crash leaves untaken is the next life's.
         self._taken.extend(self._inbox.take(ENVELOPES_PER_TURN - len(self._taken)))
         while self._taken and not self._stopping:
-            self._emit(handler.handle_envelope(self._taken.popleft(), self))
+            envelope = self._taken.popleft()
+            try:
+                self._emit(handler.handle_envelope(envelope, self))
+            except BaseException:
+                self.node._undelivered(envelope, DeadLetterReason.PROCESS_CRASHED)
+                raise
 
     def _emit(self, output: Output) -> None:
         if output is None:
@@ -181,9 +197,6 @@ class Service:
                     f"{self.pid}: a handler may return None, one Envelope or an iterable of "
                     f"Envelopes, not {envelope!r}"
                 )
-            self.node.send(
-                envelope.to,
-                envelope.msg,
-                sender=envelope.sender or self.pid,
-                correlation_id=envelope.correlation_id,
-            )
+            if envelope.sender is None:
+                envelope = Envelope(envelope.to, envelope.msg, self.pid, envelope.correlation_id)
+            self.node._send_from_service(envelope)
