@@ -31,7 +31,7 @@ class Limits:
     #: Reports that wait to be written to the log. Beyond it they are counted as suppressed.
     log_reports_waiting_max: int = 256
     #: Milliseconds after which a `receive` that has not returned is reported with its stack.
-    receive_report_after_ms: int = 750
+    receive_report_after_ms: int = 450
     #: Milliseconds after which a node whose executor makes no progress is `stalled`.
     stalled_after_ms: int = 5_000
     #: Milliseconds that `shutdown` has, if it is not told otherwise.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import itertools
-import logging
 import os
 import secrets
 import threading
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import MappingProxyType, TracebackType
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from rabble import messages
 from rabble._core.codec import Codec
@@ -25,9 +24,7 @@ from rabble.calls import Calls
 from rabble.errors import (
     CallTimeout,
     ForkedNode,
-    NameTaken,
     NodeStopped,
-    QueueFull,
     ShutdownTimeout,
 )
 from rabble.limits import Limits
@@ -38,10 +35,12 @@ from rabble.messages import (
     MessageRegistry,
     Metrics,
 )
+from rabble.observer import Observer
 from rabble.process import Process
 from rabble.reports import Reporter
 from rabble.services.mailbox import Mailbox
 from rabble.services.service import OnCrash, Service, ServiceHandler
+from rabble.watchdog import Watchdog
 
 __all__ = ["Node", "rouse"]
 
@@ -165,11 +164,12 @@ class Node:
             if strict
             else None
         )
+        self._observer = Observer(self)
         self._executor = Executor(
             node_id,
             messages,
             Process,
-            self,
+            self._observer,
             inbox_max=limits.inbox_envelopes_max,
             spin_us=spin_us if len(os.sched_getaffinity(0)) > 1 else 0,
             codec=codec,
@@ -183,13 +183,18 @@ class Node:
             f"rabble:{node_id.name}:reports",
             per_second=limits.log_reports_per_second_max,
             waiting=limits.log_reports_waiting_max,
-            watch=self._watch,
+            watch=lambda reporter: self._watchdog.look(reporter),
             clock=self.monotonic,
         )
-        self._watched = (-1, self._started_s)
-        self._reported_at = -1
         self._thread = threading.Thread(
             target=self._run, name=f"rabble:{node_id.name}:executor", daemon=False
+        )
+        self._watchdog = Watchdog(
+            self._executor,
+            self._thread,
+            report_after_s=limits.receive_report_after_ms / 1000,
+            stalled_after_s=limits.stalled_after_ms / 1000,
+            clock=self.monotonic,
         )
         # Readable once the node has ended: a wait on it can be nested in a signal handler, which
         # one on a lock cannot.
@@ -283,7 +288,7 @@ class Node:
         mailbox = Mailbox(self, pid, inbox)
         with self._lock:
             if not self._executor.add_inbox(pid, inbox):
-                self.refuse(pid)
+                self._observer.refuse(pid)
             self._mailboxes.add(mailbox)
         return mailbox
 
@@ -327,7 +332,7 @@ class Node:
         service = Service(self, pid, inbox, make_handler, on_crash)
         with self._lock:
             if not self._executor.add_inbox(pid, inbox):
-                self.refuse(pid)
+                self._observer.refuse(pid)
             self._services.add(service)
             try:
                 service.thread.start()
@@ -355,10 +360,7 @@ class Node:
             return "stopped"
         if self._executor.stopping:
             return "stopping"
-        seconds = self.monotonic() - self._watched[1]
-        if self._is_busy() and seconds * 1000 >= self.limits.stalled_after_ms:
-            return "stalled"
-        return "running"
+        return "stalled" if self._watchdog.stalled else "running"
 
     def executor_status(self) -> ExecutorStatus:
         """What the executor did so far and has before it. A frozen snapshot."""
@@ -468,7 +470,7 @@ class Node:
             self._executor.run()
         except BaseException as error:
             self._failure = error
-            self._report_crash(self._executor.pid, None, error)
+            self._reporter.report_crash(self._executor.pid, error)
         finally:
             self._ending = True
             with self._lock:
@@ -497,16 +499,6 @@ class Node:
         self._check_owner()
         if self._executor.stopping:
             raise NodeStopped(f"{self.node_id} was shut down")
-
-    def refuse(self, pid: Pid | None = None) -> NoReturn:
-        """Say why an envelope, or the process `pid`, was not accepted."""
-        self._check_usable()
-        if pid is not None:
-            raise NameTaken(f"{pid} runs already; stop it first, or take another name")
-        raise QueueFull(
-            f"{self._executor.inbox_depth} envelopes wait for {self.node_id} already; "
-            f"Limits.inbox_envelopes_max is {self.limits.inbox_envelopes_max}"
-        )
 
     def _check_group(self, group: str | None) -> None:
         if group == RESERVED_GROUP:
@@ -539,7 +531,7 @@ class Node:
             if self._ending:
                 self._undelivered(envelope, DeadLetterReason.NODE_SHUTDOWN)
             else:
-                self.refuse()
+                self._observer.refuse()
 
     def _what_keeps_it(self) -> str:
         busy = self._executor.current_pid
@@ -547,47 +539,6 @@ class Node:
             return f"receive of {busy} does not return"
         alive = [s.thread.name for s in list(self._services) if s.thread.is_alive()]
         return f"these threads run: {', '.join(alive) or self._thread.name}"
-
-    # Asked and told by the executor, in its thread.
-
-    def crashed(self, pid: Pid | None, message: Any, error: BaseException) -> None:
-        """A process failed. Never blocks."""
-        self._report_crash(pid, message, error)
-
-    def quiet(self) -> bool:
-        """Whether no service has anything before it: then what drains has drained."""
-        return all(service.idle for service in list(self._services))
-
-    def unencodable(self, envelope: Envelope, error: Exception) -> None:
-        """A message could not have crossed a wire (strict mode). Never blocks."""
-        if self._reporter.admits():
-            self._reporter.report(
-                logging.ERROR, f"{envelope.sender} sent what cannot be encoded: {error}"
-            )
-
-    def _report_crash(self, pid: Pid | None, message: Any, error: BaseException) -> None:
-        self._reporter.report_crash(pid, error)
-
-    def _is_busy(self) -> bool:
-        return self._executor.current_pid is not None
-
-    def _watch(self) -> None:
-        """A few times a second, in the reporter's thread: does the executor make progress?"""
-        now = self.monotonic()
-        delivered = self._executor.delivered
-        if delivered != self._watched[0] or not self._is_busy():
-            self._watched = (delivered, now)
-            return
-        seconds = now - self._watched[1]
-        pid = self._executor.current_pid
-        if (
-            seconds * 1000 >= self.limits.receive_report_after_ms
-            and self._reported_at != delivered
-            and pid is not None
-            and self._thread.ident is not None
-        ):
-            self._reported_at = delivered
-            self._reporter.report_stack(pid, self._thread.ident, seconds)
 
 
 # The one piece of state that is the interpreter's and not a node's: which nodes are to be ended

@@ -16,21 +16,23 @@ from collections.abc import Callable
 from types import TracebackType
 
 from rabble._core.ids import Pid
+from rabble._core.inbox import Inbox
 
 __all__ = ["Reporter"]
 
 PERIOD_S = 0.25
 
 
-def own_part(trace: TracebackType | None) -> TracebackType | None:
+def own_part(error: BaseException) -> TracebackType | None:
     """A traceback without the frames of the executor that it begins with."""
+    trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.endswith("executor.pyx"):
         trace = trace.tb_next
     return trace
 
 
 class Reporter:
-    """The log of one node, rate-limited, and its watchdog.
+    """The log of one node, rate-limited, and the thread that writes it and calls the watchdog.
 
     :param name: of its thread.
     :param per_second: how many reports a second are written.
@@ -38,7 +40,8 @@ class Reporter:
     :param watch: called a few times a second in the reporter's thread.
     :param clock: monotonic seconds.
 
-    `report` may be called from any thread and never blocks.
+    The `report` methods may be called from any thread and never block. A report is put into words
+    only if it is going to be written.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class Reporter:
         *,
         per_second: int,
         waiting: int,
-        watch: Callable[[], None],
+        watch: Callable[[Reporter], None],
         clock: Callable[[], float],
     ) -> None:
         self._log = logging.getLogger("rabble")
@@ -55,71 +58,73 @@ class Reporter:
         self._clock = clock
         self._watch = watch
         self._second = 0
-        self._written = 0
+        self._admitted = 0
         self._suppressed = 0
-        self._waiting: collections.deque[tuple[int, str]] = collections.deque(maxlen=waiting)
-        self._awake = threading.Event()
-        self._ended = False
+        self._waiting: collections.deque[tuple[int, str]] = collections.deque()
+        self._waiting_max = waiting
+        self._awake = Inbox(1)
         self.suppressed_total = 0
         self.thread = threading.Thread(target=self._run, name=name, daemon=False)
 
-    def admits(self) -> bool:
-        """Whether a report would be written now; if not, it counts as suppressed."""
+    def report(self, level: int, words: Callable[[], str]) -> None:
+        """Write one report, or count it as suppressed."""
         second = int(self._clock())
         if second != self._second:
             self._second = second
-            self._written = 0
-        if self._written >= self._per_second or len(self._waiting) == self._waiting.maxlen:
+            self._admitted = 0
+        if self._admitted >= self._per_second or len(self._waiting) >= self._waiting_max:
             self._suppressed += 1
             self.suppressed_total += 1
-            return False
-        self._written += 1
-        return True
-
-    def report(self, level: int, text: str) -> None:
-        """Write one report that `admits` let in."""
+            return
+        self._admitted += 1
+        text = words()
         if self._suppressed:
-            text = f"{text} [{self._suppressed} earlier reports suppressed]"
+            text += f"\n[{self._suppressed} reports before this one were suppressed]"
             self._suppressed = 0
         self._waiting.append((level, text))
 
     def report_crash(self, pid: Pid | None, error: BaseException) -> None:
         """Report a failed process or service with its traceback."""
-        if self.admits():
+
+        def words() -> str:
             try:
-                trace = "".join(
-                    traceback.format_exception(type(error), error, own_part(error.__traceback__))
-                ).rstrip()
+                trace = traceback.format_exception(type(error), error, own_part(error))
             except Exception as failure:
-                trace = f"a {type(error).__name__} that cannot be formatted: {failure!r}"
-            self.report(logging.ERROR, f"{pid} crashed\n{trace}")
+                trace = [f"a {type(error).__name__} that cannot be formatted: {failure!r}"]
+            return f"{pid} crashed\n{''.join(trace).rstrip()}"
+
+        self.report(logging.ERROR, words)
 
     def report_stack(self, pid: Pid, thread_id: int, seconds: float) -> None:
         """Report a `receive` that has not returned, with where it stands."""
-        frame = sys._current_frames().get(thread_id)
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
-        if self.admits():
-            self.report(
-                logging.WARNING,
-                f"{pid}: receive has not returned for {seconds:.1f} s\n{stack.rstrip()}",
-            )
+
+        def words() -> str:
+            frame = sys._current_frames().get(thread_id)
+            stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+            return f"{pid}: receive has not returned for {seconds:.1f} s\n{stack.rstrip()}"
+
+        self.report(logging.WARNING, words)
 
     def end(self) -> None:
         """Write what waits and end the thread. Never blocks."""
-        self._ended = True
-        self._awake.set()
+        self._awake.close()
 
     def _run(self) -> None:
-        while not self._ended:
+        while not self._awake.closed:
             self._awake.wait(PERIOD_S)
-            self._watch()
+            self._watch(self)
             self._write()
         self._write()
+        self._write_suppressed()
 
     def _write(self) -> None:
         while self._waiting:
             level, text = self._waiting.popleft()
             self._log.log(level, "%s", text)
         if self._suppressed and int(self._clock()) != self._second:
-            count, self._suppressed = self._suppressed, 0
-            self._log.warning("%d reports suppressed", count)
+            self._write_suppressed()
+
+    def _write_suppressed(self) -> None:
+        count, self._suppressed = self._suppressed, 0
+        if count:
+            self._log.warning("%d reports were suppressed", count)

@@ -52,7 +52,7 @@ limits = st.fixed_dictionaries({name: st.none() | st.integers(1, 3) for name in 
 class Observer:
     """Takes what the executor reports."""
 
-    def crashed(self, pid: Pid | None, message: Any, error: BaseException) -> None:
+    def crashed(self, pid: Pid | None, error: BaseException) -> None:
         assert isinstance(error, RuntimeError | TypeError), repr(error)
 
     def unencodable(self, envelope: Envelope, error: Exception) -> None:

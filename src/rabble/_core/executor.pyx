@@ -120,10 +120,7 @@ cdef class Executor:
     :param node: the `NodeId` whose processes it runs.
     :param protocol: the module with the control messages (`rabble.messages`).
     :param process_class: the base class of processes (`rabble.process.Process`).
-    :param observer: has `crashed(pid, message, error)`, `unencodable(envelope, error)` and
-        `metrics()`, called in the executor's thread, which must not block; `quiet()`, whether its
-        services have nothing more to say; and `refuse(pid=None)`, called by whoever wanted to send
-        or spawn what could not be accepted, which raises.
+    :param observer: who is told and asked what concerns the layer above (`rabble.observer`).
     :param inbox_max: how many envelopes of other threads may wait.
     :param spin_us: how long to look for work before sleeping, in microseconds; 0 is off.
     :param codec: strict mode: encodes and decodes every message. `None` is off.
@@ -651,7 +648,7 @@ cdef class Executor:
         try:
             entry.target(envelope)
         except BaseException as error:
-            self.observer.crashed(entry.pid, envelope.msg, error)
+            self.observer.crashed(entry.pid, error)
         return 0
 
     cdef bint emit(self, Entry entry, PyObject* result) except -1:
@@ -734,7 +731,7 @@ cdef class Executor:
         detail = f"{type(error).__name__}: {error_text(error)}"
         if entry.target is not None:
             self.remove_entry(entry, self.protocol.DownReason("crashed", detail))
-        self.observer.crashed(entry.pid, None if envelope is None else envelope.msg, error)
+        self.observer.crashed(entry.pid, error)
         if envelope is not None:
             self.drop(envelope, self.protocol.DeadLetterReason.PROCESS_CRASHED)
         # The traceback holds the frame of `receive`, and with it the process and the message.
@@ -875,7 +872,7 @@ cdef class Executor:
             entry = <Entry>found
             self.failure = error
             return self.crash(entry, envelope)
-        self.observer.crashed(envelope.sender, envelope.msg, error)
+        self.observer.crashed(envelope.sender, error)
         return self.drop(envelope, self.protocol.DeadLetterReason.REFUSED)
 
     cdef Entry asker(self, Envelope envelope):

@@ -160,7 +160,7 @@ class Service:
                 finally:
                     handler.close(self)
         except BaseException as error:
-            self.node._report_crash(self.pid, None, error)
+            self.node._reporter.report_crash(self.pid, error)
             return error.with_traceback(None)
         finally:
             self._selector = None
