@@ -36,7 +36,8 @@ cdef class Executor:
     cdef int64_t epoch_ns                  # when tick 0 of the wheel was
     cdef int64_t batch_ns                  # when the current batch began
     cdef int64_t spin_ns                   # how long to look for work before it sleeps
-    cdef int64_t hand_over_ns              # when a sender last handed the GIL over
+    cdef int64_t handed_over_ns            # when a sender last came back from handing over
+    cdef int64_t hand_over_credit_ns       # how long senders may hand over from now on
     cdef volatile int idle                 # Idle
     cdef int spin_credit                   # how well spinning has paid of late
     cdef volatile bint is_stopping            # drain, then end

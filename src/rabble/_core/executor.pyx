@@ -41,8 +41,9 @@ cdef enum:
     CLOCK_STRIDE = 16                # deliveries between two looks at the clock
     DRAIN_LOOK_NS = 2_000_000        # between two looks at whether the services are done
     GIL_OFFER_NS = 5_000_000         # CPython's own switch interval
-    HAND_OVER_SPIN_NS = 30_000       # how long a sender lets the executor go first
-    HAND_OVER_REST_NS = 100_000      # a sender that sends more often than this does not
+    HAND_OVER_NS_MAX = 30_000        # how long a sender lets the executor go first
+    HAND_OVER_COST_NS = 3_000        # what that is expected to take
+    HAND_OVER_CREDIT_NS = 50_000     # what senders may save up for it
     SPIN_CREDIT_MAX = 64
     SPIN_CREDIT_GAIN = 8
 
@@ -451,26 +452,36 @@ cdef class Executor:
         """Get the spinning executor to look at its inbox.
 
         It needs the GIL for that, which this thread holds; taking a held one means sleeping on a
-        condition variable, some 25 microseconds. So a sender that has not sent for a while lets go
-        of the GIL first, calls, and waits for the executor to be idle again or for a bounded time.
-        A sender in a loop would pay that per envelope: it only calls, and the executor gets its
-        envelopes in batches.
+        condition variable, some 25 microseconds. So the sender lets go of the GIL first, calls,
+        and waits for the executor to be idle again, or for a bounded time.
+
+        That costs a sender a microsecond or two per envelope, so it may take up half of its time
+        at most: one that sends in a loop soon only calls, and goes on until the interpreter takes
+        the GIL from it; the executor then gets its envelopes in batches.
         """
-        cdef int64_t now = monotonic_ns()
-        cdef int64_t end = now + HAND_OVER_SPIN_NS
-        cdef bint rested = now - self.hand_over_ns > HAND_OVER_REST_NS
-        self.hand_over_ns = now
-        if not rested:
+        cdef int64_t start = monotonic_ns()
+        cdef int64_t now = start
+        self.hand_over_credit_ns = min(
+            self.hand_over_credit_ns + start - self.handed_over_ns, HAND_OVER_CREDIT_NS
+        )
+        if self.hand_over_credit_ns < HAND_OVER_COST_NS:
+            self.handed_over_ns = start
             self.idle = CALLED
             return 0
         with nogil:
             RABBLE_FENCE()
             self.idle = CALLED
             RABBLE_FENCE()
-            while self.idle != SPINNING and self.idle != ASLEEP:
+            while (
+                self.idle != SPINNING
+                and self.idle != ASLEEP
+                and now - start < HAND_OVER_NS_MAX
+            ):
                 RABBLE_RELAX()
-                if monotonic_ns() > end:
-                    break
+                now = monotonic_ns()
+        now = monotonic_ns()
+        self.hand_over_credit_ns -= now - start
+        self.handed_over_ns = now
         return 0
 
     cdef bint add_target(self, Pid pid, object target, EntryKind kind) except -1:
