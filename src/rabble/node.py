@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from rabble import messages
 from rabble._core.codec import Codec
+from rabble._core.control import Control
 from rabble._core.envelope import Envelope
 from rabble._core.executor import Executor, interrupt
 from rabble._core.ids import CorrelationId, NodeId, Pid
@@ -175,6 +176,7 @@ class Node:
             codec=codec,
             seed=seed,
         )
+        Control(self._executor)
         self.spawn = self._executor.spawn
         self.send = self._executor.send
         self._calls = Calls(Pid("calls", node_id, RESERVED_GROUP), limits.calls_max)

@@ -19,6 +19,7 @@ from rabble import (
     Stop,
     messages,
 )
+from rabble._core.control import Control
 from rabble._core.executor import Executor
 from tests.reference.executor import Letter, ReferenceExecutor
 
@@ -127,6 +128,7 @@ def test_every_delivery_and_every_loss_is_the_same(
 ) -> None:
     trace: list[Any] = []
     executor = Executor(NODE, messages, Process, Observer(), inbox_max=10_000, spin_us=0)
+    Control(executor)
     reference = ReferenceExecutor()
     dead: dict[str, int] = {}
 

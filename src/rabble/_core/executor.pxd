@@ -27,8 +27,7 @@ cdef class Executor:
     cdef object process_class              # the base class of processes
     cdef Py_ssize_t runtime_offset         # where in a process its `_runtime` lies
     cdef unsigned int born_after_forks     # how many forks led to where it was made
-    cdef dict controls                     # control message class -> method
-    cdef object timeout_class              # protocol.Timeout: built for every timer that fires
+    cdef dict controls                     # control message class -> function(message, envelope)
     cdef object observer                   # told of crashes and dead letters (see `__init__`)
     cdef object codec                      # strict mode: every message goes through it; or None
     cdef object clock                      # handed-in clock in ns, or None for CLOCK_MONOTONIC
@@ -78,10 +77,20 @@ cdef class Executor:
     cdef bint start(self, Entry entry) except -1
     cdef int give_to_target(self, Entry entry, Envelope envelope) except -1
     cdef int refuse(self, Envelope envelope, object error) except -1
-    cdef Entry asker(self, Envelope envelope)
     cdef int tell_shutdown(self) except -1
     cdef int end(self) except -1
     cdef int fire(self, int64_t now) except -1
     cdef int control(self, Envelope envelope) except -1
     cdef int ask(self, object request) except -1
     cdef int call_over(self) except -1
+
+# What the runtime itself asks of the executor, in the way of any control message.
+
+cdef class Discard:
+    cdef Pid pid                           # remove this ...
+    cdef object target                     # ... if it is still this one's
+    cdef object reason                     # what its monitors are told
+
+cdef class Undelivered:
+    cdef Envelope envelope                 # what a service was given and did not take
+    cdef object reason

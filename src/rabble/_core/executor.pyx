@@ -29,7 +29,6 @@ from rabble._core.table cimport (
     EntryKind,
 )
 from rabble._core.timers cimport Timer, TimerWheel
-from rabble._core.timers import validate_delay_ms
 
 from types import FunctionType
 
@@ -85,17 +84,10 @@ cdef extern from "Python.h":
 cdef class Discard:
     """Control message of the runtime: remove a pid, if it is still `target`'s."""
 
-    cdef Pid pid
-    cdef object reason
-    cdef object target
-
 
 @cython.final
 cdef class Undelivered:
     """Control message of the runtime: a service was given this and did not take it."""
-
-    cdef Envelope envelope
-    cdef object reason
 
 
 if RABBLE_WATCH_FORKS() != 0:
@@ -164,20 +156,7 @@ cdef class Executor:
         self.batch_ns = self.epoch_ns
         self.dead_letters = {}
         self.subscribers = ()
-        self.timeout_class = protocol.Timeout
-        self.controls = {
-            protocol.StartTimer: self.on_start_timer,
-            protocol.CancelTimer: self.on_cancel_timer,
-            protocol.Spawn: self.on_spawn,
-            protocol.Stop: self.on_stop,
-            protocol.Monitor: self.on_monitor,
-            protocol.Demonitor: self.on_demonitor,
-            protocol.GetMetrics: self.on_get_metrics,
-            Timer: self.on_timer,
-            Entry: self.on_entry,
-            Discard: self.on_discard,
-            Undelivered: self.on_undelivered,
-        }
+        self.controls = {}
         cdef Entry own = Entry.__new__(Entry)
         own.pid = self.pid
         own.target = self.pid
@@ -864,8 +843,7 @@ cdef class Executor:
                 raise TypeError(
                     f"the executor was sent a {type(envelope.msg).__name__}; it understands "
                     + ", ".join(sorted(
-                        c.__name__ for c in self.controls
-                        if c not in (Timer, Entry, Discard, Undelivered)
+                        c.__name__ for c in self.controls if c.__module__ == self.protocol.__name__
                     ))
                 )
             handler(envelope.msg, envelope)
@@ -885,138 +863,6 @@ cdef class Executor:
             return self.crash(entry, envelope)
         self.observer.crashed(envelope.sender, error)
         return self.drop(envelope, self.protocol.DeadLetterReason.REFUSED)
-
-    cdef Entry asker(self, Envelope envelope):
-        """The entry of who sent a control message, or `None` if it is gone by now."""
-        cdef PyObject* found
-        if envelope.sender is None:
-            raise ValueError(
-                f"{type(envelope.msg).__name__} needs a sender: it concerns who sent it"
-            )
-        found = self.table.find(envelope.sender)
-        return None if found is NULL else <Entry>found
-
-    def on_entry(self, Entry entry not None, Envelope envelope not None):
-        if entry.unstarted and entry.target is not None:
-            self.start(entry)
-
-    def on_discard(self, Discard request not None, Envelope envelope not None):
-        cdef PyObject* found = self.table.find(request.pid)
-        cdef Entry entry
-        if found is not NULL and (<Entry>found).target is request.target:
-            entry = <Entry>found
-            self.remove_entry(entry, request.reason)
-
-    def on_undelivered(self, Undelivered letter not None, Envelope envelope not None):
-        self.drop(letter.envelope, letter.reason)
-
-    def on_timer(self, Timer timer not None, Envelope envelope not None):
-        cdef Entry entry = timer.owner
-        cdef Envelope timeout
-        # Cancelled, replaced, or its process ended, while it stood in the queue.
-        if entry.timers is None or entry.timers.get(timer.correlation_id) is not timer:
-            return
-        del entry.timers[timer.correlation_id]
-        timeout = new_envelope(
-            entry.pid, self.timeout_class(timer.correlation_id), self.pid, timer.correlation_id
-        )
-        if entry.kind == PROCESS:
-            self.give_to_process(entry, timeout)
-        else:
-            self.give_to_target(entry, timeout)
-
-    def on_start_timer(self, request, Envelope envelope not None):
-        cdef Entry entry = self.asker(envelope)
-        cdef CorrelationId correlation_id = request.correlation_id
-        cdef int64_t due_ns
-        cdef Timer old
-        if entry is None:
-            return
-        # Rounded up to the next tick, from the true time and not the batch's: never early.
-        due_ns = self.now_ns() - self.epoch_ns + <int64_t>validate_delay_ms(
-            request.delay_ms
-        ) * 1_000_000
-        if entry.timers is None:
-            entry.timers = {}
-        else:
-            old = entry.timers.get(correlation_id)
-            if old is not None:
-                self.wheel.c_cancel(old)
-        entry.timers[correlation_id] = self.wheel.c_start(
-            entry, correlation_id, (due_ns + 999_999) // 1_000_000 - self.wheel.now
-        )
-
-    def on_cancel_timer(self, request, Envelope envelope not None):
-        cdef Entry entry = self.asker(envelope)
-        cdef Timer timer = None
-        if entry is None:
-            return
-        if entry.timers is not None:
-            timer = entry.timers.pop(request.correlation_id, None)
-            if timer is not None:
-                self.wheel.c_cancel(timer)
-        if request.acknowledge:
-            self.tell(
-                entry.pid,
-                self.protocol.TimerCancelled(request.correlation_id, timer is not None),
-                request.correlation_id,
-            )
-
-    def on_spawn(self, request, Envelope envelope not None):
-        cdef Pid pid = Pid(request.name, self.node, request.group)
-        if not self.add(pid, request.process, request.mailbox_max):
-            reason = "the node shuts down" if self.is_stopping else "the name is taken"
-            if envelope.sender is not None:
-                self.tell(
-                    envelope.sender,
-                    self.protocol.SpawnFailed(pid, reason),
-                    envelope.correlation_id,
-                )
-
-    def on_stop(self, request, Envelope envelope not None):
-        cdef PyObject* found = self.table.find(<Pid?>request.pid)
-        cdef Entry entry
-        if found is NULL:
-            return
-        if (<Entry>found).kind == EXECUTOR:
-            raise ValueError("the executor is not stopped by a message; use node.shutdown()")
-        entry = <Entry>found
-        self.remove_entry(entry, request.reason or self.protocol.DownReason("stopped", ""))
-
-    def on_monitor(self, request, Envelope envelope not None):
-        cdef Entry entry = self.asker(envelope)
-        cdef Pid pid = <Pid?>request.pid
-        cdef PyObject* found = self.table.find(pid)
-        cdef Entry watched
-        if entry is None:
-            return
-        if found is NULL:
-            self.tell(
-                entry.pid,
-                self.protocol.Down(pid, self.protocol.DownReason("no_process", "")),
-            )
-            return
-        watched = <Entry>found
-        if watched.watchers is None:
-            watched.watchers = {}
-        if entry.watched is None:
-            entry.watched = {}
-        watched.watchers[entry.pid] = True
-        entry.watched[pid] = True
-
-    def on_demonitor(self, request, Envelope envelope not None):
-        cdef Entry entry = self.asker(envelope)
-        cdef Pid pid = <Pid?>request.pid
-        cdef PyObject* found = self.table.find(pid)
-        if found is not NULL and entry is not None and (<Entry>found).watchers is not None:
-            (<Entry>found).watchers.pop(entry.pid, None)
-        if entry is not None and entry.watched is not None:
-            entry.watched.pop(pid, None)
-
-    def on_get_metrics(self, request, Envelope envelope not None):
-        cdef Entry entry = self.asker(envelope)
-        if entry is not None:
-            self.tell(entry.pid, self.observer.metrics(), envelope.correlation_id)
 
     # The end.
 
