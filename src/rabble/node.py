@@ -18,7 +18,7 @@ from rabble import messages
 from rabble._core.codec import Codec
 from rabble._core.control import Control
 from rabble._core.envelope import Envelope
-from rabble._core.executor import Executor, interrupt
+from rabble._core.executor import Executor
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.inbox import Inbox
 from rabble.calls import Calls
@@ -444,8 +444,8 @@ class Node:
             now = self.monotonic()
             if now >= end:
                 raise ShutdownTimeout(f"{self.node_id} did not end: {self._what_keeps_it()}")
-            if now >= half and self._thread.is_alive() and self._thread.ident is not None:
-                interrupt(self._thread.ident)
+            if now >= half:
+                self._executor.interrupt()
                 half = now + 0.1
             self._ended.wait(max(min(half, end) - now, 0.001))
         self._thread.join(max(end - self.monotonic(), 0.1))

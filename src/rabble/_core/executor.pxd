@@ -39,7 +39,7 @@ cdef class Executor:
     cdef int64_t hand_over_credit_ns       # how long senders may hand over from now on
     cdef volatile int idle                 # Idle
     cdef int spin_credit                   # how well spinning has paid of late
-    cdef volatile bint is_stopping            # drain, then end
+    cdef volatile bint is_stopping         # drain, then end
     cdef volatile int64_t stop_ns          # ... by this time at the latest
     cdef int64_t limited                   # how many entries have a mailbox limit
     cdef Entry current                     # whose `receive` runs
@@ -53,7 +53,8 @@ cdef class Executor:
     cdef readonly int64_t wakeups
     cdef readonly int64_t spins
     cdef readonly dict dead_letters        # reason -> how many
-    cdef readonly bint running
+    cdef readonly bint running             # in `run`
+    cdef unsigned long thread_id           # whose thread that is
 
     cdef int64_t now_ns(self) except -1
     cdef int turn(self, int64_t most) except -1

@@ -32,7 +32,7 @@ from rabble._core.timers cimport Timer, TimerWheel
 
 from types import FunctionType
 
-__all__ = ["Executor", "Interrupted", "interrupt"]
+__all__ = ["Executor", "Interrupted"]
 
 cdef enum:
     TURN_DELIVERIES_MAX = 1024       # between two looks at the inbox and the timers
@@ -75,9 +75,15 @@ cdef extern from "Python.h":
         PyObject* callable, PyObject* const* args, size_t nargsf, PyObject* kwnames
     )
     Py_ssize_t Py_REFCNT(PyObject* obj) noexcept
+    int PyThreadState_SetAsyncExc(unsigned long thread_id, PyObject* exc) noexcept
+    unsigned long PyThread_get_thread_ident() noexcept
     bint PyMethod_Check(object obj) noexcept
     PyObject* PyMethod_GET_FUNCTION(object method) noexcept
     PyObject* PyMethod_GET_SELF(object method) noexcept
+
+
+class Interrupted(BaseException):
+    """Raised in a `receive` that had not returned when its node had to end."""
 
 
 @cython.final
@@ -370,6 +376,7 @@ cdef class Executor:
         """
         cdef bint told = False
         cdef int64_t offered = 0
+        self.thread_id = PyThread_get_thread_ident()
         self.running = True
         try:
             while True:
@@ -392,10 +399,22 @@ cdef class Executor:
                     offered = self.batch_ns
                     with nogil:
                         pass
+        except Interrupted:
+            # It was meant for a `receive` that returned just then; the time is over all the same.
+            pass
         finally:
             self.running = False
             self.is_stopping = True
+            PyThreadState_SetAsyncExc(self.thread_id, NULL)
             self.end()
+
+    def interrupt(self):
+        """Have `Interrupted` raised in the `receive` that runs, if one does.
+
+        It reaches Python code, and ends no call into C.
+        """
+        if self.running and self.current is not None:
+            PyThreadState_SetAsyncExc(self.thread_id, <PyObject*>Interrupted)
 
     def step(self, int64_t most=TURN_DELIVERIES_MAX):
         """Take in what waits and make at most `most` deliveries; returns how many were made.
@@ -942,16 +961,3 @@ cdef str error_text(object error):
     except Exception:
         text = "its str fails"
     return text if len(text) <= 500 else text[:497] + "..."
-
-
-cdef extern from "Python.h":
-    int PyThreadState_SetAsyncExc(unsigned long thread_id, PyObject* exc) noexcept
-
-
-class Interrupted(BaseException):
-    """Raised in a `receive` that had not returned when its node had to end."""
-
-
-def interrupt(unsigned long thread_id):
-    """Have `Interrupted` raised in a thread's Python code. It ends no call into C."""
-    PyThreadState_SetAsyncExc(thread_id, <PyObject*>Interrupted)
