@@ -55,6 +55,7 @@ cdef class Executor:
     cdef readonly dict dead_letters        # reason -> how many
     cdef readonly bint running             # in `run`
     cdef unsigned long thread_id           # whose thread that is
+    cdef bint interrupting                 # Interrupted was asked for and not yet raised
 
     cdef int64_t now_ns(self) except -1
     cdef int turn(self, int64_t most) except -1
@@ -79,6 +80,7 @@ cdef class Executor:
     cdef int give_to_target(self, Entry entry, Envelope envelope) except -1
     cdef int refuse(self, Envelope envelope, object error) except -1
     cdef int tell_shutdown(self) except -1
+    cdef int absorb_interrupt(self) except -1
     cdef int end(self) except -1
     cdef int fire(self, int64_t now) except -1
     cdef int control(self, Envelope envelope) except -1

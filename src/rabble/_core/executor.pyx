@@ -401,11 +401,11 @@ cdef class Executor:
                         pass
         except Interrupted:
             # It was meant for a `receive` that returned just then; the time is over all the same.
-            pass
+            self.interrupting = False
         finally:
             self.running = False
             self.is_stopping = True
-            PyThreadState_SetAsyncExc(self.thread_id, NULL)
+            self.absorb_interrupt()
             self.end()
 
     def interrupt(self):
@@ -413,7 +413,8 @@ cdef class Executor:
 
         It reaches Python code, and ends no call into C.
         """
-        if self.running and self.current is not None:
+        if self.running and self.current is not None and not self.interrupting:
+            self.interrupting = True
             PyThreadState_SetAsyncExc(self.thread_id, <PyObject*>Interrupted)
 
     def step(self, int64_t most=TURN_DELIVERIES_MAX):
@@ -736,6 +737,8 @@ cdef class Executor:
         """`receive` or `init` failed: end that process and nothing else."""
         cdef object error = self.failure
         self.failure = None
+        if type(error) is Interrupted:
+            self.interrupting = False
         self.crashes += 1
         detail = f"{type(error).__name__}: {error_text(error)}"
         if entry.target is not None:
@@ -884,6 +887,19 @@ cdef class Executor:
         return self.drop(envelope, self.protocol.DeadLetterReason.REFUSED)
 
     # The end.
+
+    cdef int absorb_interrupt(self) except -1:
+        """Have an exception that `interrupt` asked for, and nothing has raised yet, raised here.
+
+        Any call into the interpreter does that. (Taking it back by PyThreadState_SetAsyncExc with
+        NULL would leave CPython 3.11 looking for it for ever, before every call.)
+        """
+        if self.interrupting:
+            try:
+                self.observer.quiet()
+            except Interrupted:
+                self.interrupting = False
+        return 0
 
     cdef int tell_shutdown(self) except -1:
         """Who monitors the executor is told that the node ends, and its answer is still sent."""
