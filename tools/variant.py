@@ -60,13 +60,17 @@ def drop(path: Path) -> None:
 def sanitizer_environment() -> dict[str, str]:
     """What a Python that was not built with the sanitizers needs to load modules that were."""
     compiler = os.environ.get("CC", "gcc").split()
-    library = subprocess.run(
-        [*compiler, "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    if not os.path.isabs(library):
+    # The C++ library has to be there before others bring it, or a C++ exception of theirs aborts.
+    libraries = [
+        subprocess.run(
+            [*compiler, f"-print-file-name={name}"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so.6")
+    ]
+    if not os.path.isabs(libraries[0]):
         sys.exit(f"{compiler[0]} has no libasan.so: install the sanitizer runtime of your compiler")
     return {
-        "LD_PRELOAD": library,
+        "LD_PRELOAD": " ".join(filter(os.path.isabs, libraries)),
         # The interpreter leaves much to the process's end; leaks are the business of other tests.
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
