@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,21 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             f"not built since their sources changed: {', '.join(stale)}. "
             "Run `make build`, then test again."
         )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _everything_is_let_go_of(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In the debug build: what the tests of a module made of the core's classes is gone again.
+
+    But for what the module's `KEPT_IN_CACHES` names, and the plans of registered classes.
+    """
+    from rabble._core import debug
+
+    gc.collect()
+    before = debug.live_counts()
+    yield
+    gc.collect()
+    after = debug.live_counts()
+    kept = {"codec.Plan", *getattr(request.module, "KEPT_IN_CACHES", ())}
+    left = {n: after[n] - before[n] for n in after if after[n] != before[n] and n not in kept}
+    assert not left, f"objects of the core that this module left behind: {left}"

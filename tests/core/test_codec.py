@@ -56,6 +56,8 @@ class Colour(enum.Enum):
 
 
 CODEC = Codec(REGISTRY)
+#: Of the core's objects, what the caches of CODEC may hold when the tests are done.
+KEPT_IN_CACHES = ("ids.NodeId", "ids.Pid")
 
 numbers = st.none() | st.integers(0, 2**63 - 1)
 names = st.text("abcxyz0189-_é", min_size=1, max_size=40)

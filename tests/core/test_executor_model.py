@@ -62,6 +62,9 @@ class Observer:
     def refuse(self, pid: Pid | None = None) -> None:
         raise NameTaken
 
+    def quiet(self) -> bool:
+        return True
+
 
 class Scripted(Process):
     """Does on its n-th message what the script says, and writes down what it was given."""
@@ -165,3 +168,6 @@ def test_every_delivery_and_every_loss_is_the_same(
     assert {reason.name: n for reason, n in executor.dead_letters.items()} == dead
     assert executor.timers == 0
     assert executor.queue_depth == 0
+    # An executor and its entries refer to each other: its end lets go of them.
+    executor.request_stop(0)
+    executor.run()

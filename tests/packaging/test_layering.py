@@ -9,7 +9,18 @@ import pytest
 from tests.cimports import CORE, PACKAGE, core_modules, statements
 
 # From the bottom up; a module may refer to those on its left only. A new one has to take its place.
-ORDER = ("ids", "envelope", "queue", "inbox", "timers", "codec", "table", "executor", "control")
+ORDER = (
+    "ids",
+    "envelope",
+    "queue",
+    "inbox",
+    "timers",
+    "codec",
+    "table",
+    "executor",
+    "control",
+    "debug",
+)
 
 FILES = sorted([*CORE.glob("*.pyx"), *CORE.glob("*.pxd")])
 

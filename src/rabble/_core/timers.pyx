@@ -110,6 +110,16 @@ cdef inline PyObject* timer_of(Node* node) noexcept nogil:
     return <PyObject*>(<char*>node - NODE_OFFSET)
 
 
+# Functions, as the debug build cannot check `self` for None in an assignment without the GIL.
+
+cdef inline void set_bit(uint64_t* words, int bit) noexcept nogil:
+    words[bit // 64] |= <uint64_t>1 << (bit % 64)
+
+
+cdef inline void clear_bit(uint64_t* words, int bit) noexcept nogil:
+    words[bit // 64] &= ~(<uint64_t>1 << (bit % 64))
+
+
 @cython.final
 cdef class TimerWheel:
     """Timers on a clock that is handed in. One tick is meant to be a millisecond.
@@ -302,7 +312,7 @@ cdef class TimerWheel:
         node.prev = head.prev
         head.prev.next = node
         head.prev = node
-        self.occupied[slot // 64] |= <uint64_t>1 << (slot % 64)
+        set_bit(self.occupied, slot)
 
     cdef void unlink(self, Node* node) noexcept nogil:
         cdef int slot
@@ -311,7 +321,7 @@ cdef class TimerWheel:
         if node.next is node.prev:
             # Both neighbours are the same only if they are the head, whose place is its number.
             slot = <int>(node.next - self.slots)
-            self.occupied[slot // 64] &= ~(<uint64_t>1 << (slot % 64))
+            clear_bit(self.occupied, slot)
 
     cdef void cascade(self, int slot) noexcept nogil:
         """Move the timers of `slot`, whose start is now, to the levels below."""
@@ -319,7 +329,7 @@ cdef class TimerWheel:
         cdef Node* node = head.next
         cdef Node* following
         head.next = head.prev = head
-        self.occupied[slot // 64] &= ~(<uint64_t>1 << (slot % 64))
+        clear_bit(self.occupied, slot)
         while node is not head:
             following = node.next
             self.link(node)

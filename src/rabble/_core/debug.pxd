@@ -1,0 +1,1 @@
+# Counters of live objects, which the debug build keeps and no other.

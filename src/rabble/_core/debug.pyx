@@ -1,0 +1,102 @@
+"""Counters of live objects, one for each class of the core, which the debug build keeps.
+
+Everything an object of a compiled class costs goes through two slots of its type: `tp_alloc` gives
+it memory and `tp_free` takes it back. In a debug build, importing this module puts functions that
+count in front of both. So the classes know nothing of it, and the release build, where this module
+does nothing, carries no code for it. Free lists would go past both slots; `setup.py` leaves them
+out of the debug build, where a use after the end is then seen as one.
+
+What was made before the import is not counted: tests compare counts, and import this first.
+"""
+
+from rabble._core import (
+    codec,
+    control,
+    envelope,
+    executor,
+    ids,
+    inbox,
+    queue,
+    table,
+    timers,
+)
+
+__all__ = ["ENABLED", "live_counts"]
+
+cdef extern from *:
+    """
+    #ifdef RABBLE_DEBUG
+    #define RABBLE_COUNTS 1
+    #define RABBLE_COUNTED_MAX 64
+    static struct {
+        PyTypeObject *type;
+        allocfunc alloc;
+        freefunc free;
+        Py_ssize_t live;
+    } rabble_counted[RABBLE_COUNTED_MAX];
+    static int rabble_counted_n = 0;
+
+    static int rabble_place(PyTypeObject *type) {
+        int i;
+        for (i = 0; i < rabble_counted_n; i++)
+            if (rabble_counted[i].type == type)
+                return i;
+        return -1;
+    }
+    static PyObject *rabble_alloc(PyTypeObject *type, Py_ssize_t items) {
+        int i = rabble_place(type);
+        PyObject *made = rabble_counted[i].alloc(type, items);
+        rabble_counted[i].live += made != NULL;
+        return made;
+    }
+    static void rabble_free(void *object) {
+        int i = rabble_place(Py_TYPE((PyObject *)object));
+        rabble_counted[i].live -= 1;
+        rabble_counted[i].free(object);
+    }
+    /* Whether it is counted from now on: static types only, which nobody can inherit slots from. */
+    static int rabble_count(PyObject *object) {
+        PyTypeObject *type = (PyTypeObject *)object;
+        if (type->tp_flags & (Py_TPFLAGS_HEAPTYPE | Py_TPFLAGS_BASETYPE) ||
+            rabble_counted_n == RABBLE_COUNTED_MAX || rabble_place(type) >= 0)
+            return 0;
+        rabble_counted[rabble_counted_n].type = type;
+        rabble_counted[rabble_counted_n].alloc = type->tp_alloc;
+        rabble_counted[rabble_counted_n].free = type->tp_free;
+        rabble_counted_n += 1;
+        type->tp_alloc = rabble_alloc;
+        type->tp_free = rabble_free;
+        PyType_Modified(type);
+        return 1;
+    }
+    static Py_ssize_t rabble_live(PyObject *type) {
+        return rabble_counted[rabble_place((PyTypeObject *)type)].live;
+    }
+    #else
+    #define RABBLE_COUNTS 0
+    #define rabble_count(type) 0
+    #define rabble_live(type) 0
+    #endif
+    """
+    bint RABBLE_COUNTS
+    bint rabble_count(object cls) noexcept
+    Py_ssize_t rabble_live(object cls) noexcept
+
+#: Whether this is a debug build, which counts.
+ENABLED = bool(RABBLE_COUNTS)
+
+MODULES = (ids, envelope, queue, inbox, timers, codec, table, executor, control)
+COUNTED = {
+    f"{module.__name__.rpartition('.')[2]}.{name}": value
+    for module in MODULES
+    for name, value in vars(module).items()
+    if isinstance(value, type) and value.__module__ == module.__name__ and rabble_count(value)
+}
+
+
+def live_counts():
+    """How many objects of each class are alive: `module.Class` to a number.
+
+    Empty, but in a debug build.
+    """
+    return {name: rabble_live(cls) for name, cls in COUNTED.items()}
