@@ -10,6 +10,7 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport strerror
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close, read, write
 
@@ -44,17 +45,22 @@ cdef int64_t monotonic_ns() noexcept nogil:
 
 
 cdef int wait_readable(int fd, int64_t timeout_ns) noexcept nogil:
-    """Sleep until `fd` is readable (1), the time is over (0), or a signal came (-1 with EINTR)."""
+    """Sleep until `fd` is readable (1), the time is over (0), or a signal came (-EINTR).
+
+    Any other negative result is an errno, too: it is taken here, because whatever runs between
+    here and where the caller has the GIL again may change it.
+    """
     cdef pollfd waited
     cdef timespec timeout
+    cdef int status
     waited.fd = fd
     waited.events = POLLIN
     waited.revents = 0
-    if timeout_ns < 0:
-        return ppoll(&waited, 1, NULL, NULL)
-    timeout.tv_sec = timeout_ns // 1_000_000_000
-    timeout.tv_nsec = timeout_ns % 1_000_000_000
-    return ppoll(&waited, 1, &timeout, NULL)
+    if timeout_ns >= 0:
+        timeout.tv_sec = timeout_ns // 1_000_000_000
+        timeout.tv_nsec = timeout_ns % 1_000_000_000
+    status = ppoll(&waited, 1, NULL if timeout_ns < 0 else &timeout, NULL)
+    return -errno if status < 0 else status
 
 
 @cython.final
@@ -123,8 +129,8 @@ cdef class Inbox:
                 status = wait_readable(fd, left)
             self.armed = False
             if status < 0:
-                if errno != EINTR:
-                    PyErr_SetFromErrno(OSError)
+                if status != -EINTR:
+                    raise OSError(-status, strerror(-status).decode())
                 PyErr_CheckSignals()
             self.drain()
             if timeout is not None:
@@ -180,6 +186,7 @@ cdef class Inbox:
     cdef void drain(self) noexcept:
         cdef uint64_t count
         self.armed = False
-        if self.signalled:
+        # A closed one stays readable: several threads may wait for that.
+        if self.signalled and not self.is_closed:
             read(self.fd, &count, 8)
             self.signalled = False
