@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from rabble import CorrelationId, Envelope, Output, Pid, Process
+from rabble import CorrelationId, Envelope, NameTaken, NodeId, Output, Pid, Process, messages
+from rabble._core.codec import Codec
+from rabble._core.control import Control
+from rabble._core.executor import Executor
 
 #: Seconds after which a test gives up; long, because the machine may stall.
 PATIENCE_S = 30.0
+
+#: The node of executors that have no node around them.
+BARE = NodeId("bare", "h:1")
 
 
 class Echo(Process):
@@ -44,3 +51,71 @@ class Does(Process):
 
     def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
         return self.react(self, msg, sender)
+
+
+class HandClock:
+    """A monotonic clock in nanoseconds, which goes on only when it is told to."""
+
+    def __init__(self, ns: int = 0) -> None:
+        self.ns = ns
+
+    def __call__(self) -> int:
+        return self.ns
+
+    def go_on(self, ms: float) -> None:
+        self.ns += round(ms * 1_000_000)
+
+
+class Witness:
+    """What an executor without a node tells and asks; keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.errors: list[tuple[Pid | None, BaseException]] = []
+
+    def crashed(self, pid: Pid | None, error: BaseException) -> None:
+        self.errors.append((pid, error))
+
+    def unencodable(self, envelope: Envelope, error: Exception) -> None:
+        pass
+
+    def quiet(self) -> bool:
+        return True
+
+    def refuse(self, pid: Pid | None = None) -> None:
+        raise NameTaken(f"{pid}")
+
+
+@contextlib.contextmanager
+def bare_executor(
+    clock: Callable[[], int] | None = None,
+    witness: Witness | None = None,
+    codec: Codec | None = None,
+) -> Iterator[Executor]:
+    """An executor without a thread, to be driven by `step`; ended when it is left.
+
+    That end is needed: an executor and its entries refer to each other.
+    """
+    executor = Executor(
+        BARE,
+        messages,
+        Process,
+        witness or Witness(),
+        inbox_max=1 << 24,
+        spin_us=0,
+        clock=clock,
+        codec=codec,
+    )
+    Control(executor)
+    try:
+        yield executor
+    finally:
+        executor.request_stop(0)
+        executor.run()
+
+
+def settle(executor: Executor) -> int:
+    """Step until nothing is left to do now; how many deliveries that were."""
+    total = 0
+    while delivered := executor.step():
+        total += delivered
+    return total

@@ -68,6 +68,7 @@ cdef class Control:
     def timer(self, Timer timer not None, Envelope envelope not None):
         cdef Entry entry = timer.owner
         cdef Envelope timeout
+        self.executor.due_queued -= 1
         # Cancelled, replaced, or its process ended, while it stood in the queue.
         if entry.timers is None or entry.timers.get(timer.correlation_id) is not timer:
             return

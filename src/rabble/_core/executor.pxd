@@ -23,6 +23,8 @@ cdef class Executor:
     cdef EnvelopeQueue run_queue           # touched by the executor's thread only
     cdef Inbox inbox                       # filled by the other threads
     cdef TimerWheel wheel                  # ticks are milliseconds since `epoch_ns`
+    cdef list due                          # timers that fired and are not queued yet, next one last
+    cdef Py_ssize_t due_queued             # timers that fired and stand in the run queue
     cdef object protocol                   # the module that defines the control messages
     cdef object process_class              # the base class of processes
     cdef Py_ssize_t runtime_offset         # where in a process its `_runtime` lies
@@ -34,6 +36,7 @@ cdef class Executor:
     cdef object seed
     cdef int64_t epoch_ns                  # when tick 0 of the wheel was
     cdef int64_t batch_ns                  # when the current batch began
+    cdef int64_t stride                    # how many deliveries until the next look at the clock
     cdef int64_t spin_ns                   # how long to look for work before it sleeps
     cdef int64_t handed_over_ns            # when a sender last came back from handing over
     cdef int64_t hand_over_credit_ns       # how long senders may hand over from now on
@@ -75,6 +78,7 @@ cdef class Executor:
     cdef bint accept(self, Envelope envelope) except -1
     cdef bint add(self, Pid pid, object process, object mailbox_max) except -1
     cdef bint add_target(self, Pid pid, object target, EntryKind kind) except -1
+    cdef bint drained(self) noexcept
     cdef int64_t time_left(self, int64_t now, int64_t most) noexcept
     cdef bint start(self, Entry entry) except -1
     cdef int give_to_target(self, Entry entry, Envelope envelope) except -1

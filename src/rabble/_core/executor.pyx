@@ -37,7 +37,8 @@ __all__ = ["Executor", "Interrupted"]
 cdef enum:
     TURN_DELIVERIES_MAX = 1024       # between two looks at the inbox and the timers
     TURN_NS_MAX = 1_000_000
-    CLOCK_STRIDE = 16                # deliveries between two looks at the clock
+    CLOCK_STRIDE = 16                # deliveries between two looks at the clock, if they are fast
+    DUE_QUEUED_MAX = 1024            # timers that fired and stand in the run queue
     DRAIN_LOOK_NS = 2_000_000        # between two looks at whether the services are done
     GIL_OFFER_NS = 5_000_000         # CPython's own switch interval
     HAND_OVER_NS_MAX = 30_000        # how long a sender lets the executor go first
@@ -148,6 +149,8 @@ cdef class Executor:
         self.run_queue = EnvelopeQueue()
         self.inbox = Inbox(inbox_max)
         self.wheel = TimerWheel()
+        self.due = []
+        self.stride = CLOCK_STRIDE
         self.protocol = protocol
         self.process_class = process_class
         self.runtime_offset = member_offset(process_class._runtime)
@@ -387,7 +390,7 @@ cdef class Executor:
                         self.tell_shutdown()
                     elif self.now_ns() >= self.stop_ns:
                         break
-                    elif self.run_queue.count() == 0 and self.inbox.queue.count() == 0:
+                    elif self.drained():
                         if self.observer.quiet():
                             break
                         self.wait(DRAIN_LOOK_NS)
@@ -407,6 +410,13 @@ cdef class Executor:
             self.is_stopping = True
             self.absorb_interrupt()
             self.end()
+
+    cdef bint drained(self) noexcept:
+        return (
+            self.run_queue.count() == 0
+            and self.inbox.queue.count() == 0
+            and len(self.due) == 0
+        )
 
     def interrupt(self):
         """Have `Interrupted` raised in the `receive` that runs, if one does.
@@ -499,7 +509,7 @@ cdef class Executor:
         cdef PyObject* taken
         self.batch_ns = start
         self.poll(start)
-        until_look = CLOCK_STRIDE
+        until_look = self.stride
         for _ in range(min(most, TURN_DELIVERIES_MAX)):
             if self.run_queue.count() == 0:
                 break
@@ -508,10 +518,14 @@ cdef class Executor:
             until_look -= 1
             if until_look == 0:
                 now = self.now_ns()
+                # Slow processes: look after every delivery, from the next turn's first one on too.
+                if (now - looked) * CLOCK_STRIDE > TURN_NS_MAX // 4 * self.stride:
+                    self.stride = 1
+                else:
+                    self.stride = CLOCK_STRIDE
                 if now - start >= TURN_NS_MAX:
                     break
-                # Slow processes: look after every delivery.
-                until_look = 1 if now - looked > TURN_NS_MAX // 4 else CLOCK_STRIDE
+                until_look = self.stride
                 looked = now
         return 0
 
@@ -524,18 +538,23 @@ cdef class Executor:
                     self.admit(envelope)
             else:
                 self.run_queue.take_all(self.inbox.queue)
-        if self.wheel.count != 0:
+        if self.wheel.count != 0 or len(self.due) != 0:
             self.fire(now)
         return 0
 
     cdef int fire(self, int64_t now) except -1:
-        cdef list due = []
-        cdef Timer timer
-        self.wheel.c_advance((now - self.epoch_ns) // 1_000_000, due)
-        for timer in due:
-            # By way of the queue: what was sent before it fired is delivered before it, and a
-            # cancel that stands in front of it still takes effect.
-            self.run_queue.put(new_envelope(self.pid, timer, None, None))
+        """Queue the timers that are due, but no more than others can be expected to wait behind.
+
+        By way of the queue: what was sent before one fired is delivered before it, and a cancel
+        that stands in front of it still takes effect.
+        """
+        if len(self.due) == 0:
+            # Else what else is due by now comes after these.
+            self.wheel.c_advance((now - self.epoch_ns) // 1_000_000, self.due)
+            self.due.reverse()
+        while len(self.due) != 0 and self.due_queued < DUE_QUEUED_MAX:
+            self.run_queue.put(new_envelope(self.pid, self.due.pop(), None, None))
+            self.due_queued += 1
         return 0
 
     cdef int wait(self, int64_t most) except -1:
@@ -586,6 +605,8 @@ cdef class Executor:
         """Nanoseconds until a timer may be due, at most `most`; -1 is without end."""
         cdef int64_t tick = self.wheel.c_next_deadline()
         cdef int64_t left
+        if len(self.due) != 0:
+            return 0
         if tick < 0:
             return most
         left = max(self.epoch_ns + tick * 1_000_000 - now, 0)
@@ -920,6 +941,7 @@ cdef class Executor:
             if envelope.to is not self.pid:
                 self.drop(envelope, self.protocol.DeadLetterReason.NODE_SHUTDOWN)
         self.wheel.clear()
+        self.due.clear()
         for entry in self.table.snapshot():
             entry.target = None
             entry.receive = None

@@ -1,0 +1,272 @@
+"""However busy the processes keep each other, others have their turn.
+
+DESIGN section 4: envelopes from other threads and due timers are taken in at least every 1 ms or
+1,024 deliveries. Told by counts, on a clock that is handed in.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rabble
+from rabble import CorrelationId, Envelope, Pid, Process, StartTimer, Timeout
+from tests.support import BARE, PATIENCE_S, Does, Echo, HandClock, Witness, bare_executor, settle
+
+TURN_DELIVERIES = 1024
+TURN_NS = 1_000_000
+STRIDE = 16  # deliveries between two looks at the clock, as long as they are fast
+
+
+class Busy(Process):
+    """Sends itself a message for each one it gets; calls `hook` with how many it got."""
+
+    def __init__(self, hook: Callable[[int], None] = lambda count: None) -> None:
+        self.hook = hook
+        self.count = 0
+
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: Any) -> Envelope:
+        self.count += 1
+        self.hook(self.count)
+        return Envelope(self.pid, msg)
+
+
+@pytest.mark.parametrize("when", [1, 2, 1000, 1023, 1024, 1025, 5000])
+@pytest.mark.parametrize("senders", [1, 7])
+def test_what_a_thread_sends_waits_for_at_most_1024_deliveries(when: int, senders: int) -> None:
+    heard: list[int] = []
+
+    def hook(count: int) -> None:
+        if count == when:  # in the middle of a turn, as another thread would
+            executor.send(probe, "hello")
+
+    with bare_executor(HandClock()) as executor:
+        busy = Busy(hook)
+        probe = executor.spawn(Does(lambda p, msg, sender: heard.append(busy.count)), "probe")
+        pids = [executor.spawn(busy, "busy")]
+        pids += [executor.spawn(Busy(), f"busy-{n}") for n in range(1, senders)]
+        for pid in pids:
+            executor.send(pid, "go")
+        while not heard:
+            assert executor.step() == TURN_DELIVERIES
+    # All processes got as many messages as the one that counts.
+    assert (heard[0] - when) * senders <= TURN_DELIVERIES + senders
+
+
+@pytest.mark.parametrize("when", [1, 1000, 1024, 1025, 5000])
+def test_a_due_timer_waits_for_at_most_1024_deliveries(when: int) -> None:
+    fired: list[int] = []
+
+    def hook(count: int) -> None:
+        if count == when:
+            clock.go_on(0.6)
+            assert not fired
+
+    with bare_executor(clock := HandClock()) as executor:
+        busy = Busy(hook)
+        own = CorrelationId(Pid("probe", BARE))
+        probe = executor.spawn(Does(lambda p, msg, sender: fired.append(busy.count)), "probe")
+        executor.send(executor.pid, StartTimer(own, 0), sender=probe)
+        executor.send(executor.spawn(busy, "busy"), "go")
+        clock.go_on(0.5)
+        while not fired:
+            executor.step()
+    assert when < fired[0] <= when + TURN_DELIVERIES + 1
+
+
+@pytest.mark.parametrize("ms", [0.02, 0.1, 0.3, 0.99, 1, 5, 1000])
+def test_slow_processes_are_looked_away_from_each_millisecond(ms: float) -> None:
+    with bare_executor(clock := HandClock()) as executor:
+        executor.send(executor.spawn(Busy(lambda count: clock.go_on(ms)), "slow"), "go")
+        # Fast processes are looked away from only now and then: these ones come as a surprise.
+        assert executor.step() <= max(STRIDE, 1 / ms + STRIDE)
+        for _ in range(20):
+            start = clock.ns
+            executor.step()
+            assert clock.ns - start < TURN_NS + ms * 1_000_000
+
+
+@given(st.lists(st.sampled_from([0, 1_000, 20_000, 70_000, 400_000, 3_000_000]), min_size=1))
+def test_a_turn_outlasts_its_millisecond_by_a_few_deliveries_only(costs_ns: list[int]) -> None:
+    spent: list[int] = []
+
+    def hook(count: int) -> None:
+        spent.append(costs_ns[count % len(costs_ns)])
+        clock.ns += spent[-1]
+
+    with bare_executor(clock := HandClock()) as executor:
+        executor.send(executor.spawn(Busy(hook), "busy"), "go")
+        for _ in range(50):
+            spent.clear()
+            assert 0 < executor.step() <= TURN_DELIVERIES
+            assert sum(spent[:-STRIDE]) < TURN_NS
+
+
+# FAULTS 111: 100,000 timers due at once.
+
+STORM = 100_000
+
+
+def due_ms(number: int) -> int:
+    return 1 + number % 5000
+
+
+def test_a_storm_of_timers_lets_others_through() -> None:
+    order: list[int] = []
+    heard: dict[str, int] = {}
+    sent: dict[str, int] = {}
+
+    def storm(process: Process, msg: Any, sender: Pid | None) -> Any:
+        if not isinstance(msg, Timeout):
+            # In another order than they are due in.
+            numbers = [n * 7919 % STORM for n in range(STORM)]
+            return [
+                Envelope(executor.pid, StartTimer(CorrelationId(process.pid, n, n), due_ms(n)))
+                for n in numbers
+            ]
+        order.append(msg.correlation_id.request)
+        if len(order) in (1, 500, 1024, 30_000, 98_000):
+            text = f"after {len(order)}"
+            sent[text] = len(order)
+            executor.send(probe, text)
+        return None
+
+    with bare_executor(clock := HandClock(), witness := Witness()) as executor:
+        stormy = executor.spawn(Does(storm), "stormy")
+        probe = executor.spawn(
+            Does(lambda p, msg, sender: heard.update({msg: len(order)})),  # type: ignore[func-returns-value]
+            "probe",
+        )
+        executor.send(stormy, "start")
+        settle(executor)
+        assert executor.timers == STORM
+        clock.go_on(5_001)
+        turns = 0
+        while delivered := executor.step():
+            assert delivered <= TURN_DELIVERIES
+            turns += 1
+        assert turns >= STORM // TURN_DELIVERIES
+        assert executor.timers == 0
+    assert witness.errors == []
+    # Each once, in the order of their deadlines.
+    assert [due_ms(n) for n in order] == sorted(due_ms(n) for n in range(STORM))
+    assert sorted(order) == list(range(STORM))
+    # Taken in after at most a turn, behind at most a turn's worth of timers.
+    assert {text: count - sent[text] <= 2 * TURN_DELIVERIES for text, count in heard.items()} == {
+        text: True for text in sent
+    }
+
+
+def test_a_storm_of_timers_does_not_pass_slow_processes() -> None:
+    """Turns that end early must not pile up timers in front of everybody."""
+    order: list[Any] = []
+
+    def slow(process: Process, msg: Any, sender: Pid | None) -> Any:
+        order.append(msg)
+        clock.go_on(0.5)
+        if len(order) == 100:
+            executor.send(process.pid, "hello")
+        return None
+
+    with bare_executor(clock := HandClock()) as executor:
+        pid = executor.spawn(Does(slow), "slow")
+        for n in range(20_000):
+            executor.send(executor.pid, StartTimer(CorrelationId(pid, request=n), 1), sender=pid)
+        settle(executor)
+        clock.go_on(10)
+        while "hello" not in order:
+            assert executor.step() <= 16
+    assert order.index("hello") <= 100 + 2 * TURN_DELIVERIES
+
+
+def test_a_timer_that_is_due_in_a_storm_can_still_be_cancelled() -> None:
+    fired: list[int] = []
+    acknowledged: list[int] = []
+
+    def react(process: Process, msg: Any, sender: Pid | None) -> Any:
+        number = msg.correlation_id.request
+        if isinstance(msg, Timeout):
+            fired.append(number)
+            if number == 10:
+                executor.send(
+                    executor.pid,
+                    rabble.CancelTimer(CorrelationId(process.pid, request=9_000), True),
+                    sender=process.pid,
+                )
+                executor.send(executor.pid, rabble.Stop(other))
+        else:
+            assert msg == rabble.TimerCancelled(CorrelationId(process.pid, request=9_000), True)
+            acknowledged.append(len(fired))
+        return None
+
+    with bare_executor(clock := HandClock()) as executor:
+        pid = executor.spawn(Does(react), "one")
+        other = executor.spawn(Does(lambda p, msg, sender: fired.append(-1)), "two")
+        for n in range(10_000):
+            own = pid if n % 2 == 0 else other
+            executor.send(executor.pid, StartTimer(CorrelationId(own, request=n), 1), sender=own)
+        settle(executor)
+        clock.go_on(1)
+        settle(executor)
+    assert [n for n in fired if n >= 0] == [n for n in range(0, 10_000, 2) if n != 9_000]
+    assert fired.count(-1) <= 5 + 2 * TURN_DELIVERIES
+    assert acknowledged[0] <= 11 + 2 * TURN_DELIVERIES
+
+
+def test_a_storm_does_not_put_the_executor_to_sleep_or_outlive_its_node() -> None:
+    """On a real node: all of them come; and a node that ends meanwhile ends."""
+    done = threading.Event()
+    count = 0
+
+    def react(process: Process, msg: Any, sender: Pid | None) -> Any:
+        nonlocal count
+        if msg == "start":
+            return [
+                Envelope(process.executor, StartTimer(CorrelationId(process.pid, request=n), 1))
+                for n in range(20_000)
+            ]
+        count += 1
+        if count == 20_000:
+            done.set()
+        return None
+
+    with rabble.rouse() as node:
+        node.send(node.spawn(Does(react), "one"), "start")
+        assert done.wait(PATIENCE_S)
+        node.send(node.spawn(Does(react), "two"), "start")
+    assert node.status == "stopped"
+
+
+# FAULTS 93: endless self-sends.
+
+
+def test_endless_self_sends_leave_room_for_threads_services_and_timers() -> None:
+    with rabble.rouse() as node:
+        for n in range(100):
+            node.send(node.spawn(Busy(), f"busy-{n}"), "go")
+        echo = node.spawn(Echo(), "echo")
+        results: list[int] = []
+
+        def ask(base: int) -> None:
+            results.extend(node.call(echo, base + n, PATIENCE_S) for n in range(20))
+
+        threads = [threading.Thread(target=ask, args=(100 * n,)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        with node.mailbox() as box:
+            executor = node.pid("executor", "rabble")
+            for n in range(20):
+                own = CorrelationId(box.pid, request=n)
+                box.send(executor, StartTimer(own, 1))
+                assert box.receive(PATIENCE_S).msg == Timeout(own)
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert sorted(results) == sorted(100 * n + m for n in range(3) for m in range(20))
+        for n in range(100):
+            node.stop(node.pid(f"busy-{n}"))
+    assert node.executor_status().dead_letters == {"no_process": 100}
