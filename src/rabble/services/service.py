@@ -12,6 +12,7 @@ from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, Pid
 from rabble._core.inbox import Inbox
 from rabble.messages import DeadLetterReason, DownReason
+from rabble.reports import described
 
 if TYPE_CHECKING:
     from rabble.node import Node
@@ -125,7 +126,8 @@ class Service:
                 failure = self._serve()
                 if failure is None:
                     break
-                reason = DownReason("crashed", f"{type(failure).__name__}: {failure}")
+                reason = DownReason("crashed", described(failure))
+                del failure  # What it was raised from holds the handler's frames.
                 if self._stopping or not self._may_restart():
                     break
         finally:
@@ -161,7 +163,7 @@ class Service:
                     handler.close(self)
         except BaseException as error:
             self.node._reporter.report_crash(self.pid, error)
-            return error.with_traceback(None)
+            return BaseException.with_traceback(error, None)
         finally:
             self._selector = None
         return None
