@@ -389,6 +389,9 @@ cdef class Executor:
         try:
             while True:
                 self.turn(TURN_DELIVERIES_MAX)
+                if forks != self.born_after_forks:
+                    # A `receive` forked, and returned in the child: the node is the parent's.
+                    break
                 if self.is_stopping:
                     if not told:
                         told = True
