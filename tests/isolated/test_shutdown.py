@@ -198,6 +198,8 @@ def test_118_a_signal_may_come_at_every_bytecode(what: str, handler: str) -> Non
             return trace
 
         signal.signal(signal.SIGTERM, end)
+        # CPython 3.12 looks whether any frame wants this when tracing begins, and not later.
+        sys._getframe().f_trace_opcodes = True
         left = 0
         for place in itertools.count(1):
             watched = Watched()
