@@ -10,7 +10,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import TimeoutError as FutureTimeout
 from types import MappingProxyType, TracebackType
 from typing import Any, Protocol
 
@@ -21,7 +20,7 @@ from rabble._core.envelope import Envelope
 from rabble._core.executor import Executor
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.inbox import Inbox
-from rabble.calls import Calls
+from rabble.calls import AwaitedReply, Calls, Ending, Reply
 from rabble.errors import (
     CallTimeout,
     ForkedNode,
@@ -126,7 +125,8 @@ class Node:
     """A running node. Made by `rouse`.
 
     All methods are for any thread. Several nodes may live in one operating-system process. In a
-    forked child every method raises `ForkedNode`: the threads stayed in the parent.
+    forked child every method raises `ForkedNode`: the threads stayed in the parent. There, leaving
+    its `with` block does nothing.
     """
 
     def __init__(
@@ -151,9 +151,13 @@ class Node:
         self._shutdown_s = limits.shutdown_ms / 1000
         self._failure: BaseException | None = None
         self._ending = False
-        self._lock = threading.RLock()
+        # Changed by any thread, without a lock: a signal handler that waits for the end of the
+        # node may have interrupted the holder, for which the end would have to wait.
         self._services: set[Service] = set()
         self._mailboxes: set[Mailbox] = set()
+        # Threads that are inside of threading's start or join, which hold locks of that kind.
+        self._in_threading: set[int] = set()
+        self._to_join: list[threading.Thread] = []
         self._mailbox_names = itertools.count()
         codec = (
             Codec(
@@ -201,9 +205,18 @@ class Node:
         # Readable once the node has ended: a wait on it can be nested in a signal handler, which
         # one on a lock cannot.
         self._ended = Inbox(1)
-        self._thread.start()
-        self._reporter.thread.start()
         _at_exit(self)
+        try:
+            if getattr(threading, "_SHUTTING_DOWN", False):
+                raise NodeStopped("the interpreter ends, and would wait for a new node for ever")
+            self._reporter.thread.start()
+            self._thread.start()
+        except BaseException:
+            self._executor.request_stop(0.0)
+            self._reporter.end()
+            _forget(self)
+            self._ended.close()
+            raise
 
     # Names.
 
@@ -244,36 +257,40 @@ class Node:
                 "call() would wait for the executor in the executor's own thread; a process "
                 "sends the request and takes the reply as a message"
             )
-        correlation_id, future = self._begin_call(pid, msg)
+        reply = Reply()
+        correlation_id = self._begin_call(pid, msg, reply)
         try:
-            return future.result(timeout)
-        except FutureTimeout:
-            if future.done():
-                # It ended in the last moment, by a reply or by a TimeoutError of its own.
-                return future.result()
-            raise CallTimeout(f"{pid} did not reply in {timeout} s") from None
+            if reply.wait(timeout) or not self._calls.give_up(correlation_id):
+                # Or it ended in the last moment: whoever took it out is about to say how.
+                return reply.take()
+            raise CallTimeout(f"{pid} did not reply in {timeout} s")
         finally:
             self._calls.give_up(correlation_id)
 
     async def call_async(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
         """As `call`, for asyncio: never blocks the loop. Cancelling it gives the request up."""
-        correlation_id, future = self._begin_call(pid, msg)
+        reply = AwaitedReply()
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
-        except asyncio.TimeoutError:
-            raise CallTimeout(f"{pid} did not reply in {timeout} s") from None
+            correlation_id = self._begin_call(pid, msg, reply)
+            try:
+                return await asyncio.wait_for(reply.future, timeout)
+            except asyncio.TimeoutError:
+                raise CallTimeout(f"{pid} did not reply in {timeout} s") from None
+            finally:
+                self._calls.give_up(correlation_id)
         finally:
-            self._calls.give_up(correlation_id)
+            # If the node's end is about to end it, nobody would look at how.
+            reply.future.cancel()
 
-    def _begin_call(self, pid: Pid, msg: Any) -> tuple[CorrelationId, Any]:
+    def _begin_call(self, pid: Pid, msg: Any, reply: Ending) -> CorrelationId:
         self._check_usable()
-        correlation_id, future = self._calls.begin()
+        correlation_id = self._calls.begin(reply)
         try:
             self.send(pid, msg, sender=self._calls.pid, correlation_id=correlation_id)
         except BaseException:
             self._calls.give_up(correlation_id)
             raise
-        return correlation_id, future
+        return correlation_id
 
     # Threads under a pid.
 
@@ -288,10 +305,11 @@ class Node:
         inbox = Inbox(self.limits.service_inbox_envelopes_max)
         pid = Pid(name or f"mailbox-{next(self._mailbox_names)}", self.node_id, group)
         mailbox = Mailbox(self, pid, inbox)
-        with self._lock:
-            if not self._executor.add_inbox(pid, inbox):
-                self._observer.refuse(pid)
-            self._mailboxes.add(mailbox)
+        # First, so that it is closed with the others; an ending executor takes no inbox any more.
+        self._mailboxes.add(mailbox)
+        if not self._executor.add_inbox(pid, inbox):
+            self._mailboxes.discard(mailbox)
+            self._observer.refuse(pid)
         return mailbox
 
     def register_service(
@@ -332,18 +350,23 @@ class Node:
         inbox = Inbox(self.limits.service_inbox_envelopes_max)
         pid = Pid(name, self.node_id, group)
         service = Service(self, pid, inbox, make_handler, on_crash)
-        with self._lock:
-            if not self._executor.add_inbox(pid, inbox):
-                self._observer.refuse(pid)
-            self._services.add(service)
-            try:
-                service.thread.start()
-            except BaseException:
-                self._services.discard(service)
-                self._executor.discard(
-                    pid, inbox, DownReason("crashed", "its thread did not start")
-                )
-                raise
+        self._services.add(service)
+        if not self._executor.add_inbox(pid, inbox):
+            self._services.discard(service)
+            self._observer.refuse(pid)
+        current = threading.get_ident()
+        self._in_threading.add(current)
+        try:
+            service.thread.start()
+        except BaseException:
+            self._services.discard(service)
+            self._executor.discard(pid, inbox, DownReason("crashed", "its thread did not start"))
+            raise
+        finally:
+            self._in_threading.discard(current)
+        if self._ending:
+            # It began too late to be joined with the others, and ends at once.
+            service.thread.join()
         return service
 
     def subscribe_dead_letters(self, pid: Pid, wanted: bool = True) -> None:
@@ -355,7 +378,9 @@ class Node:
 
     @property
     def status(self) -> str:
-        """`running`, `stalled`, `stopping`, `stopped`, or `failed`."""
+        """`running`, `stalled`, `stopping`, `stopped`, or `failed`; `forked` in a forked child."""
+        if self._executor.forked:
+            return "forked"
         if self._failure is not None:
             return "failed"
         if self._ended.closed:
@@ -366,6 +391,7 @@ class Node:
 
     def executor_status(self) -> ExecutorStatus:
         """What the executor did so far and has before it. A frozen snapshot."""
+        self._check_owner()
         executor = self._executor
         return ExecutorStatus(
             node=self.node_id,
@@ -413,6 +439,7 @@ class Node:
 
     def processes(self) -> dict[Pid, int]:
         """How many envelopes each process, service and mailbox was given so far."""
+        self._check_owner()
         return self._executor.delivered_by_pid()
 
     # The end.
@@ -427,7 +454,8 @@ class Node:
         """End the node: deliver what waits, stop the services, join all threads.
 
         Idempotent. From a process or a service of this node it only asks for the end and returns
-        at once, since it cannot wait for itself.
+        at once, since it cannot wait for itself. From a signal handler it waits as from anywhere
+        else; if the handler interrupted `shutdown` or `register_service`, those join the threads.
 
         :param timeout: in seconds, by default `Limits.shutdown_ms`. Half of it is for delivering
             what waits; a `receive` that does not return then is interrupted by an exception.
@@ -448,8 +476,15 @@ class Node:
                 self._executor.interrupt()
                 half = now + 0.1
             self._ended.wait(max(min(half, end) - now, 0.001))
-        self._thread.join(max(end - self.monotonic(), 0.1))
-        self._reporter.thread.join(max(end - self.monotonic(), 0.1))
+        if current.ident in self._in_threading:
+            return
+        assert current.ident is not None
+        self._in_threading.add(current.ident)
+        try:
+            for thread in (*self._to_join, self._thread, self._reporter.thread):
+                thread.join(max(end - self.monotonic(), 0.1))
+        finally:
+            self._in_threading.discard(current.ident)
 
     def __enter__(self) -> Node:
         return self
@@ -460,7 +495,9 @@ class Node:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.shutdown()
+        # In a forked child the block is left only because the process ends: that is not hindered.
+        if not self._executor.forked:
+            self.shutdown()
 
     def __repr__(self) -> str:
         return f"<Node {self.node_id} {self.status}>"
@@ -473,22 +510,24 @@ class Node:
         except BaseException as error:
             self._failure = error
             self._reporter.report_crash(self._executor.pid, error)
-        finally:
-            self._ending = True
-            with self._lock:
-                services = list(self._services)
-                mailboxes = list(self._mailboxes)
-                self._mailboxes.clear()
-            for mailbox in mailboxes:
-                mailbox._inbox.close()
-            for service in services:
-                service.stop()
-            for service in services:
-                service.thread.join()
-            self._calls.close()
-            _forget(self)
-            self._reporter.end()
-            self._ended.close()
+        if not self._executor.forked:
+            self._end()
+
+    def _end(self) -> None:
+        """Let go of all that hangs on the executor, which has ended. In its thread."""
+        self._ending = True
+        services = list(self._services)
+        for mailbox in list(self._mailboxes):
+            mailbox._inbox.close()
+        self._mailboxes.clear()
+        for service in services:
+            service.stop()
+        # One that has not begun sees that it was stopped.
+        self._to_join = [service.thread for service in services if service._wait_for_end()]
+        self._calls.close()
+        _forget(self)
+        self._reporter.end()
+        self._ended.close()
 
     def _check_owner(self) -> None:
         if self._executor.forked:
@@ -507,24 +546,25 @@ class Node:
             raise ValueError(f"the group {RESERVED_GROUP!r} is for the node's own services")
 
     def _close_mailbox(self, mailbox: Mailbox) -> None:
+        self._check_owner()
         mailbox._inbox.close()
         for envelope in mailbox._inbox.take(self.limits.service_inbox_envelopes_max):
             self._undelivered(envelope)
-        with self._lock:
-            self._mailboxes.discard(mailbox)
+        self._mailboxes.discard(mailbox)
         if not self._executor.stopping:
             self._executor.discard(mailbox.pid, mailbox._inbox, DownReason("stopped"))
 
     def _service_ended(self, service: Service, reason: DownReason) -> None:
-        with self._lock:
-            self._services.discard(service)
+        self._services.discard(service)
         if not self._executor.stopping:
             self._executor.discard(service.pid, service._inbox, reason)
 
     def _undelivered(
         self, envelope: Envelope, reason: DeadLetterReason = DeadLetterReason.NO_PROCESS
     ) -> None:
-        self._executor.undeliverable(envelope, reason)
+        # A forked child shares the eventfds: what it wrote into one would keep the parent awake.
+        if not self._executor.forked:
+            self._executor.undeliverable(envelope, reason)
 
     def _send_from_service(self, envelope: Envelope) -> None:
         """Send for a service, which is still heard while the node drains."""
@@ -557,9 +597,18 @@ def _forget(node: Node) -> None:
 
 
 def _end_all(nodes: Iterable[Node] = _running) -> None:
-    for node in list(nodes):
-        if not node._executor.forked:
+    own = [node for node in list(nodes) if not node._executor.forked]
+    for node in own:
+        node.request_shutdown()
+    kept = []
+    for node in own:
+        try:
             node.shutdown()
+        except ShutdownTimeout as error:
+            kept.append(str(error))
+    if kept:
+        # Raised, it has the interpreter say so and end; otherwise that would wait for the threads.
+        raise ShutdownTimeout("; ".join(kept))
 
 
 # The interpreter joins non-daemon threads before it runs atexit's functions, so a node that was

@@ -78,6 +78,10 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject* obj) noexcept
     int PyThreadState_SetAsyncExc(unsigned long thread_id, PyObject* exc) noexcept
     unsigned long PyThread_get_thread_ident() noexcept
+    int PyException_SetTraceback(object error, object traceback) except -1
+    void PyException_SetContext(object error, PyObject* context) noexcept
+    void PyException_SetCause(object error, PyObject* cause) noexcept
+    int PyObject_GenericSetAttr(object obj, object name, object value) except -1
     bint PyMethod_Check(object obj) noexcept
     PyObject* PyMethod_GET_FUNCTION(object method) noexcept
     PyObject* PyMethod_GET_SELF(object method) noexcept
@@ -321,7 +325,8 @@ cdef class Executor:
             entry.receive = bound
         if not self.table.add(entry):
             return False
-        process._runtime = entry
+        # Past a __setattr__ of the class's own: that of a frozen one would refuse.
+        PyObject_GenericSetAttr(process, "_runtime", entry)
         self.processes += 1
         if limit:
             self.limited += 1
@@ -384,6 +389,9 @@ cdef class Executor:
         try:
             while True:
                 self.turn(TURN_DELIVERIES_MAX)
+                if forks != self.born_after_forks:
+                    # A `receive` forked, and returned in the child: the node is the parent's.
+                    break
                 if self.is_stopping:
                     if not told:
                         told = True
@@ -662,7 +670,13 @@ cdef class Executor:
         cdef PyObject* result
         entry.unstarted = False
         self.current = entry
-        bound = process.init
+        try:
+            bound = process.init
+        except BaseException as error:
+            self.failure = error
+            self.crash(entry, None)
+            self.current = None
+            return False
         init = <PyObject*>bound
         result = PyObject_Vectorcall(init, NULL, 0, NULL)
         if not self.emit(entry, result):
@@ -767,10 +781,11 @@ cdef class Executor:
         self.observer.crashed(entry.pid, error)
         if envelope is not None:
             self.drop(envelope, self.protocol.DeadLetterReason.PROCESS_CRASHED)
-        # The traceback holds the frame of `receive`, and with it the process and the message.
-        error.__traceback__ = None
-        error.__context__ = None
-        error.__cause__ = None
+        # The traceback holds the frame of `receive`, and with it the process and the message. (By
+        # assignment it could not be taken from a frozen class's.)
+        PyException_SetTraceback(error, None)
+        PyException_SetContext(error, NULL)
+        PyException_SetCause(error, NULL)
         return 0
 
     cdef int admit(self, Envelope envelope) except -1:
@@ -996,6 +1011,8 @@ cdef str shown(object value):
 cdef str error_text(object error):
     try:
         text = str(error)
-    except Exception:
+    except Interrupted:
+        raise
+    except BaseException:
         text = "its str fails"
     return text if len(text) <= 500 else text[:497] + "..."
