@@ -34,6 +34,25 @@ class Limits:
     receive_report_after_ms: int = 450
     #: Milliseconds after which a node whose executor makes no progress is `stalled`.
     stalled_after_ms: int = 5_000
+    #: Milliseconds of having said nothing to a peer after which PING is said; a peer that has been
+    #: silent for longer may be replaced by a new connection of the same start of that node.
+    heartbeat_ms: int = 1_000
+    #: Milliseconds of silence after which a peer is down.
+    down_after_ms: int = 8_000
+    #: Connections that are being dialled at once; other dials wait.
+    dials_max: int = 64
+    #: Milliseconds of the first wait before a peer is dialled again; it doubles with each failure.
+    redial_first_ms: int = 100
+    #: Milliseconds that this wait grows to.
+    redial_most_ms: int = 30_000
+    #: Milliseconds of the least wait after a peer refused the version, the cluster or the proof.
+    redial_refused_ms: int = 30_000
+    #: Milliseconds that a connection has to last for the wait to start again from the first.
+    redial_settled_ms: int = 10_000
+    #: Milliseconds that the node with the greater name leaves the dialling to the other one.
+    dial_hold_back_ms: int = 500
+    #: Names of peers whose latest incarnation is remembered though nobody wants them.
+    peers_remembered_max: int = 1_024
     #: Milliseconds that `shutdown` has, if it is not told otherwise.
     shutdown_ms: int = 5_000
 

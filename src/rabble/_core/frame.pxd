@@ -1,0 +1,113 @@
+# Frames: what a connection's stream of bytes is cut into. Nothing here needs the GIL.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+cdef enum FrameKind:
+    # Data lane; ENVELOPE and DOWN also bulk lane, FRAGMENT only that.
+    NAME = 1            # a pid takes a place in the table of names
+    ENVELOPE = 2
+    FRAGMENT = 3        # a part of an ENVELOPE
+    MONITOR = 4
+    DEMONITOR = 5
+    DOWN = 6            # a monitored process has ended
+    UNDELIVERED = 7     # an ENVELOPE became a dead letter
+    LOST = 8            # envelopes were dropped because the queue was full
+    # Control lane.
+    PING = 16
+    PONG = 17
+    BYE = 18
+    MEMBERSHIP = 19
+
+cdef enum:
+    FRAME_HEADER = 6    # bytes: length (4), kind (1), flags (1)
+
+cdef enum Flag:
+    FLAG_SENDER = 1         # ENVELOPE
+    FLAG_CID = 2            # ENVELOPE, UNDELIVERED; so are the next two
+    FLAG_CONNECTION = 4
+    FLAG_REQUEST = 8
+    FLAG_FULL = 16          # ENVELOPE, DOWN: texts of pids instead of indexes
+    FLAG_FIRST = 1          # FRAGMENT
+    FLAG_LAST = 2
+    FLAG_IDLE = 1           # PING, PONG
+
+cdef enum Code:
+    # Why a connection is refused or ended; the numbers are those of REFUSE and BYE.
+    CODE_VERSION = 1
+    CODE_CLUSTER = 2
+    CODE_AUTH = 3
+    CODE_NAME_INVALID = 4
+    CODE_NAME_MISMATCH = 5
+    CODE_NAME_CONFLICT = 6
+    CODE_SELF = 7
+    CODE_STALE_INCARNATION = 8
+    CODE_REMOVED = 9
+    CODE_DUPLICATE = 10
+    CODE_BUSY = 11
+    CODE_STATE = 12
+    CODE_FRAME_TOO_LARGE = 13
+    CODE_DECODE = 14
+    CODE_DECODE_LIMIT = 15
+    CODE_PROTOCOL = 16
+    CODE_SPOOF = 17
+    CODE_TIMEOUT = 18
+    CODE_LIMIT = 19
+    CODE_SHUTDOWN = 20
+
+cdef enum:
+    PID_TEXT_MIN = 8        # bytes: n::n@h:1
+    PID_TEXT_MAX = 1025     # four parts of 255, "::" twice and "@"
+    DETAIL_MAX = 1000       # bytes of text that a DOWN may have
+
+cdef struct Frame:
+    uint8_t kind
+    uint8_t flags
+    const unsigned char* body
+    size_t size             # of the body
+
+# Cut the first frame off `data`. Returns > 0: the length of that frame, header included, and `out`
+# is filled; 0: it is not complete; < 0: minus the code why this is none. The length is checked as
+# soon as its bytes are there, kind, flags and the size that they allow as soon as theirs are.
+cdef Py_ssize_t next_frame(
+    const unsigned char* data, size_t size, size_t frame_bytes_max, Frame* out
+) noexcept nogil
+
+cdef extern from *:
+    """
+    #ifndef RABBLE_BYTE_ORDER
+    #define RABBLE_BYTE_ORDER
+    #include <string.h>
+    static inline uint32_t rabble_get_16(const unsigned char *p) {
+        uint16_t v; memcpy(&v, p, 2); return __builtin_bswap16(v);
+    }
+    static inline uint32_t rabble_get_32(const unsigned char *p) {
+        uint32_t v; memcpy(&v, p, 4); return __builtin_bswap32(v);
+    }
+    static inline uint64_t rabble_get_64(const unsigned char *p) {
+        uint64_t v; memcpy(&v, p, 8); return __builtin_bswap64(v);
+    }
+    static inline void rabble_put_16(unsigned char *p, uint32_t n) {
+        uint16_t v = __builtin_bswap16((uint16_t)n); memcpy(p, &v, 2);
+    }
+    static inline void rabble_put_32(unsigned char *p, uint32_t n) {
+        uint32_t v = __builtin_bswap32(n); memcpy(p, &v, 4);
+    }
+    static inline void rabble_put_64(unsigned char *p, uint64_t n) {
+        uint64_t v = __builtin_bswap64(n); memcpy(p, &v, 8);
+    }
+    #endif
+    """
+    uint32_t load_16 "rabble_get_16"(const unsigned char* p) noexcept nogil
+    uint32_t load_32 "rabble_get_32"(const unsigned char* p) noexcept nogil
+    uint64_t load_64 "rabble_get_64"(const unsigned char* p) noexcept nogil
+    void store_16 "rabble_put_16"(unsigned char* p, uint32_t n) noexcept nogil
+    void store_32 "rabble_put_32"(unsigned char* p, uint32_t n) noexcept nogil
+    void store_64 "rabble_put_64"(unsigned char* p, uint64_t n) noexcept nogil
+
+cdef inline void store_header(
+    unsigned char* p, size_t frame_size, uint8_t kind, uint8_t flags
+) noexcept nogil:
+    """The header of a frame of `frame_size` bytes, header included."""
+    store_32(p, <uint32_t>(frame_size - 4))
+    p[4] = kind
+    p[5] = flags

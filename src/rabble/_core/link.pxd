@@ -1,0 +1,94 @@
+# One connection's encoder and decoder: what two nodes say to each other, as frames and as objects.
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+
+from rabble._core.codec cimport Codec, Writer
+from rabble._core.envelope cimport Envelope
+from rabble._core.frame cimport Frame
+from rabble._core.ids cimport CorrelationId, NodeId, Pid
+from rabble._core.queue cimport EnvelopeQueue
+
+cdef enum:
+    # Kinds of `Heard` besides those of frames.
+    HEARD_UNDECODABLE = 101     # an envelope whose message this node's registry cannot build
+    HEARD_REFUSED = 102         # an envelope to a reserved pid
+
+cdef enum:
+    PLACES = 8192               # of the table of names, in each direction
+    HEAD_MAX = 3 * 1027 + 16    # bytes in front of an ENVELOPE's message
+
+cdef struct Head:
+    # What an ENVELOPE says in front of its message. The references are borrowed, NULL is none.
+    PyObject* to
+    PyObject* sender
+    PyObject* cid_pid
+    uint64_t connection         # valid if `flags` say so
+    uint64_t request
+    int flags
+    int about_to                # what is known of `to`: `About` in link.pyx
+
+cdef struct Place:
+    # A place of the sending table. Two of them, side by side, are where a pid can stand.
+    PyObject* pid               # owned; NULL: never used
+    bint is_own                 # whether it lives on the node that speaks ...
+    bint is_peer                # ... or on the one that is spoken to
+
+cdef class Heard:
+    """What a peer said that is no envelope for a process; the message of one for the executor."""
+    cdef readonly Link link
+    cdef readonly int kind                      # FrameKind or HEARD_*
+    cdef readonly Pid to                        # whom of this node it concerns, or None
+    cdef readonly Pid about                     # whom of the peer it concerns, or None
+    cdef readonly CorrelationId correlation_id
+    cdef readonly int why                       # DOWN, UNDELIVERED: as in the frame
+    cdef readonly str detail
+    cdef readonly uint32_t count                # LOST
+
+cdef class Link:
+    cdef readonly NodeId own
+    cdef readonly NodeId peer
+    cdef readonly uint64_t incarnation          # of the peer
+    cdef readonly Codec codec
+    cdef Pid executor                           # who gets what is no envelope
+    cdef object open_names                      # frozenset of reserved names that peers may reach
+    cdef readonly Py_ssize_t fragment_bytes
+    cdef readonly Py_ssize_t message_bytes_max
+    cdef readonly Py_ssize_t frame_bytes_max
+
+    # Speaking: whole frames that the poller has not taken yet. The poller may take them (swap the
+    # buffer, which is of PyMem_RawMalloc, or take the bytes and set `size` to 0) while it holds the
+    # GIL in the executor's thread, and never while a `say_` runs, which may call Python code.
+    cdef Writer data                            # the data lane
+    cdef Writer bulk                            # the bulk lane
+    cdef volatile size_t bulk_unsent            # its bytes that the poller holds; it writes this
+    cdef set bulk_pairs                         # (sender, to) of what lies there, or None
+    cdef Place* said                            # the table of names that the peer was told
+    cdef unsigned char* latest                  # of each two places: which was used last
+    cdef size_t sets_mask                       # how many pairs of places are used, less 1
+    cdef Py_ssize_t plain_bytes_max             # longer messages are cut, or too long
+    cdef bint is_speaking                       # a `say_` runs
+
+    # Hearing.
+    cdef PyObject** heard                       # the table of names that the peer told, owned
+    cdef unsigned char* heard_about             # `About` each
+    cdef unsigned char* whole                   # the ENVELOPE of which fragments come; NULL: none
+    cdef Py_ssize_t whole_size                  # ... bytes that came
+    cdef Py_ssize_t whole_capacity
+    cdef Py_ssize_t whole_claimed               # ... bytes that shall come
+    cdef bint is_hearing
+    cdef int failed                             # the code of the error that ended it, or 0
+
+    # What is said is appended to a lane. On an EncodeError nothing of it is.
+    cdef int say_envelope(self, Envelope envelope) except -1
+    cdef int say_monitor(self, Pid watcher, Pid watched) except -1
+    cdef int say_demonitor(self, Pid watcher, Pid watched) except -1
+    cdef int say_down(self, Pid watcher, Pid watched, int why, str detail) except -1
+    cdef int say_undelivered(self, Pid to, CorrelationId correlation_id, int why) except -1
+    cdef int say_lost(self, uint32_t count) except -1
+
+    # Decode whole frames and append what they say to `out`, as Envelopes. Frames of the control
+    # lane are skipped. LinkError ends the connection; what was decoded before it stays in `out`.
+    cdef int hear(
+        self, const unsigned char* data, size_t size, EnvelopeQueue out
+    ) except -1
