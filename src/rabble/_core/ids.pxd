@@ -24,3 +24,4 @@ cdef class CorrelationId:
     cdef Py_hash_t hash_value
 
 cdef bint same_pid(Pid a, Pid b) noexcept
+cdef bint same_node(NodeId a, NodeId b) noexcept

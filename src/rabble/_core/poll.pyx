@@ -640,6 +640,8 @@ cdef class Connection:
         """End the connection with a BYE.
 
         :param after_all: after what was said before, instead of at once.
+
+        For any thread.
         """
         cdef bytes encoded = text.encode("utf-8", "replace")[:255]
         cdef const unsigned char* data = <const unsigned char*>PyBytes_AS_STRING(encoded)
