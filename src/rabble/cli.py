@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import difflib
 import importlib.util
 import platform
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     :param arguments: those of the command line if left out.
-    :returns: the exit status: 0 if all was done, 1 if a benchmark failed, 2 if the arguments
-        cannot be used. A ratio that misses its target is no failure.
+    :returns: the exit status: 0 if all was done, 1 if a benchmark failed, 2 if the arguments, or a
+        file that they name, cannot be used. A ratio that misses its target is no failure.
     """
     parser = make_parser()
     given = parser.parse_args(arguments)
@@ -35,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rabble {rabble.__version__} (Python {platform.python_version()})")
         return 0
     try:
+        if given.command == "keygen":
+            return keygen(given)
+        if given.command == "cert":
+            return cert(given)
         return bench(given)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -62,8 +68,87 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run the same workloads on what is installed of other systems, and on Erlang",
     )
+    key = commands.add_parser(
+        "keygen",
+        help="make the key that the nodes of a cluster share",
+        description="Write a new key of 32 random bytes, as hexadecimal text, to a file that only "
+        "you may read. All nodes of a cluster need the same.",
+    )
+    key.add_argument("file", type=Path, metavar="FILE", help="must not exist yet")
+    add_cert(commands.add_parser("cert", help="make the certificates of a cluster, for TLS"))
     commands.add_parser("version", help="print the versions of rabble and Python")
     return parser
+
+
+def add_cert(parser: argparse.ArgumentParser) -> None:
+    """What `rabble cert` understands."""
+    parser.description = (
+        "Make a private authority and the certificates of its nodes (needs rabble[cert])."
+    )
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    authority = kinds.add_parser(
+        "ca",
+        help="the authority: ca.pem for all nodes, ca.key for none",
+        description="Make an authority, valid for ten years. Each node needs its ca.pem. Keep "
+        "ca.key: who has it can make nodes.",
+    )
+    node = kinds.add_parser(
+        "node",
+        help="a node: NAME.pem and NAME.key",
+        description="Make the certificate of a node, valid for 398 days.",
+    )
+    authority.add_argument("folder", type=Path, metavar="DIR", help="made if there is none")
+    node.add_argument("folder", type=Path, metavar="DIR", help="where the authority is")
+    node.add_argument("name", metavar="NAME", help="the node's; it goes in as URI:rabble://NAME")
+    node.add_argument(
+        "--host",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="HOST",
+        help="goes in too, for clients that check the host; nodes do not",
+    )
+
+
+def keygen(given: argparse.Namespace) -> int:
+    """Make a key file."""
+    from rabble.cluster import keys
+
+    try:
+        keys.write_key(given.file, keys.new_key(secrets.token_bytes))
+    except rabble.KeyFileError as error:
+        print(f"rabble keygen: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    print(f"{given.file}: a new key. Give each node of the cluster a copy, with mode 0600.")
+    return 0
+
+
+def cert(given: argparse.Namespace) -> int:
+    """Make an authority, or the certificate of a node."""
+    if importlib.util.find_spec("cryptography") is None:
+        print(
+            "rabble cert needs cryptography; install rabble with its extra: rabble[cert].",
+            file=sys.stderr,
+        )
+        return USAGE_ERROR
+    from rabble.cluster import certificates
+
+    now = datetime.datetime.now(datetime.timezone.utc)
+    try:
+        if given.kind == "ca":
+            made, key = certificates.make_authority(given.folder, now)
+            print(f"{made}: the authority's certificate. Give each node a copy.")
+            print(f"{key}: its key. No node needs it; who has it can make nodes.")
+        else:
+            made, key = certificates.make_node_certificate(
+                given.folder, given.name, now, given.host
+            )
+            print(f"{made}: the certificate of {ascii(given.name)[1:-1]}.")
+            print(f"{key}: its key. Give both to that node alone, the key with mode 0600.")
+    except ValueError as error:
+        print(f"rabble cert: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    return 0
 
 
 def refusal(given: argparse.Namespace, known: Sequence[str]) -> str | None:

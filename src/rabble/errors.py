@@ -10,6 +10,7 @@ __all__ = [
     "DecodeLimitError",
     "EncodeError",
     "ForkedNode",
+    "KeyFileError",
     "NameTaken",
     "NoProcess",
     "NodeStopped",
@@ -30,6 +31,10 @@ class NodeStopped(RabbleError):
 
 class ForkedNode(RabbleError):
     """The node belongs to the parent of this forked process, where alone it works."""
+
+
+class KeyFileError(RabbleError, ValueError):
+    """A file of keys or certificates cannot be used; says which, why, and never what is in it."""
 
 
 class NameTaken(RabbleError, ValueError):

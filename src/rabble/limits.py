@@ -55,6 +55,8 @@ class Limits:
     peers_remembered_max: int = 1_024
     #: Milliseconds that `shutdown` has, if it is not told otherwise.
     shutdown_ms: int = 5_000
+    #: Milliseconds that a whole handshake may take. Beyond it the connection is closed.
+    handshake_ms: int = 5_000
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
