@@ -2,22 +2,13 @@
 
     netns     hosts as network namespaces on a bridge; cuts, rejects, black holes
     switch    a second network between the same hosts, through a process that spoils packets
+    line      what it does to them: the decisions alone
     proxy     a TCP proxy on loopback, for runs without root
     process   operating-system processes: readiness, signals, what they use, how they ended
     limits    rlimits and control groups
     schedule  a seeded list of faults, printed and replayable
+    marks     for tests that cannot run everywhere
 
 Nothing here knows rabble: what is started in a host is any program that prints a line when it is
 ready. Traffic stays in the namespaces, which have no way out.
 """
-
-from __future__ import annotations
-
-import pytest
-
-from tests.faults.rig.netns import missing
-
-#: For tests that make namespaces; it says what this machine lacks.
-requires_root_network = pytest.mark.skipif(
-    missing() is not None, reason=f"no network namespaces here: {missing()}"
-)

@@ -335,6 +335,12 @@ class Network:
     def _apply(self, host: Host) -> None:
         host.apply(lambda name: self[name].addresses)
 
+    def refresh(self) -> None:
+        """Tell all hosts their rules again, after their addresses changed."""
+        for host in self.hosts:
+            if host.rules:
+                self._apply(host)
+
     def _change(self, add: Iterable[tuple[Host, Rule]]) -> None:
         changed = {}
         for host, rule in add:
