@@ -144,7 +144,7 @@ cdef class Routes:
         try:
             link.hear(self.poller.taken, size, queue)
         except LinkError as error:
-            connection.close(error.code, str(error))
+            connection.close(error.code, error.text)
             # Nothing of it is read any more.
             while connection.channel.whole:
                 self.poller.take(connection, BATCH_BYTES)
