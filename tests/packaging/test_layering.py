@@ -17,6 +17,8 @@ ORDER = (
     "timers",
     "codec",
     "table",
+    "frame",
+    "link",
     "executor",
     "control",
     "debug",

@@ -8,7 +8,8 @@ from rabble._core.ids cimport Pid
 cdef struct Writer:
     unsigned char* data     # what was written so far; moves when it grows
     Py_ssize_t size
-    Py_ssize_t capacity
+    Py_ssize_t capacity     # of memory that PyMem_RawMalloc gave
+    Py_ssize_t limit        # a size beyond which it does not grow
     Py_ssize_t elements     # how many elements containers may still have
     int depth               # how many containers may still be opened
 
@@ -52,7 +53,11 @@ cdef class Codec:
     cdef ByteCache seen_pids    # decoded of late
     cdef ByteCache seen_keys    # keys of maps decoded of late
 
-    # What a connection calls, which has the bytes in a buffer of its own.
+    # What a connection calls, which has the bytes in a buffer of its own: `allow` and then `write`
+    # append one message, of which the writer's error leaves a part there; `read_whole` reads one.
+    cdef void allow(self, Writer* w) noexcept
+    cdef object read_whole(self, const unsigned char* data, Py_ssize_t size)
+
     cdef int write_envelope(self, Writer* w, Envelope envelope) except -1
     cdef Envelope read_envelope(self, const unsigned char* data, Py_ssize_t size)
 

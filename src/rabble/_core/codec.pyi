@@ -4,11 +4,12 @@ from typing import Any, final
 
 from rabble._core.envelope import Envelope
 
-__all__ = ["Codec", "DecodeError", "DecodeLimitError", "EncodeError"]
+__all__ = ["Codec", "DecodeError", "DecodeLimitError", "EncodeError", "UnknownMessageError"]
 
 class EncodeError(ValueError): ...
 class DecodeError(ValueError): ...
 class DecodeLimitError(DecodeError): ...
+class UnknownMessageError(DecodeError): ...
 
 @final
 class Codec:

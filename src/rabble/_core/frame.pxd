@@ -111,3 +111,18 @@ cdef inline void store_header(
     store_32(p, <uint32_t>(frame_size - 4))
     p[4] = kind
     p[5] = flags
+
+cdef inline size_t least_head(uint8_t flags) noexcept nogil:
+    """The least bytes that the fields in front of an ENVELOPE's message can take; all if by index."""
+    cdef size_t pid = 2 + PID_TEXT_MIN if flags & FLAG_FULL else 2
+    return (
+        pid
+        + (pid if flags & FLAG_SENDER else 0)
+        + (pid if flags & FLAG_CID else 0)
+        + (8 if flags & FLAG_CONNECTION else 0)
+        + (8 if flags & FLAG_REQUEST else 0)
+    )
+
+cdef inline bint flags_agree(uint8_t flags) noexcept nogil:
+    """Whether connection and request come with the correlation id that they belong to."""
+    return flags & FLAG_CID or not flags & (FLAG_CONNECTION | FLAG_REQUEST)
