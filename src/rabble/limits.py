@@ -57,6 +57,13 @@ class Limits:
     shutdown_ms: int = 5_000
     #: Milliseconds that a whole handshake may take. Beyond it the connection is closed.
     handshake_ms: int = 5_000
+    #: Members of a mesh. Beyond it `join` and whatever would bring more are refused.
+    membership_members_max: int = 1_024
+    #: Names that left, and starts whose joins were all dropped, which are remembered of each. The
+    #: earliest is forgotten beyond it. Nodes of one mesh should have the same.
+    membership_retired_max: int = 256
+    #: Concurrent joins of one member that are kept; beyond it the lower ones are dropped.
+    membership_dots_per_member_max: int = 4
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

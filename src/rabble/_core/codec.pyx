@@ -12,7 +12,9 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItem, PyDict_Next, PyDict_SetItem, PyDict_Size
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_New, PyList_SET_ITEM
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport (
+    PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+)
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
@@ -22,7 +24,7 @@ from libc.string cimport memcmp, memcpy, memmove
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_pid
 
-__all__ = ["Codec", "DecodeError", "DecodeLimitError", "EncodeError"]
+__all__ = ["Codec", "DecodeError", "DecodeLimitError", "EncodeError", "UnknownMessageError"]
 
 cdef extern from *:
     """
@@ -101,6 +103,7 @@ cdef enum Kind:
 cdef enum:
     DEPTH_MAX_MAX = 256       # every level takes some 300 bytes of stack
     SPARE_BYTES_MAX = 65536   # a buffer that grew above this is not kept
+    BUFFER_BYTES_MIN = 1024
     CACHE_PLACES = 256        # a power of two
     KEY_BYTES_MAX = 32        # longer keys of maps are not cached
 
@@ -117,6 +120,10 @@ class DecodeLimitError(DecodeError):
     """The bytes exceed a bound, or announce more than they hold."""
 
 
+class UnknownMessageError(DecodeError):
+    """The bytes are well-formed so far, but the registry has no such class, or it refuses."""
+
+
 cdef str kind_of(object value):
     return type(value).__name__
 
@@ -126,8 +133,20 @@ cdef str shown(const unsigned char* data, Py_ssize_t size):
     return ascii(text.decode("utf-8", "replace"))
 
 
+cdef str reason_of(object error):
+    """What an exception of the user's says of itself, if it can."""
+    try:
+        return f"{kind_of(error)}: {error}"
+    except Exception:
+        return kind_of(error)
+
+
 cdef object malformed(Reader* r, str what):
     return DecodeError(f"byte {r.at - r.start}: {what}")
+
+
+cdef object unknown(Reader* r, str what):
+    return UnknownMessageError(f"byte {r.at - r.start}: {what}")
 
 
 cdef object beyond(Reader* r, str what):
@@ -252,7 +271,7 @@ cdef class Codec:
         self.seen_keys = ByteCache()
 
     def __dealloc__(self):
-        PyMem_Free(self.spare)
+        PyMem_RawFree(self.spare)
 
     def encode_message(self, msg):
         """The bytes of a message. Raises `EncodeError`."""
@@ -266,12 +285,9 @@ cdef class Codec:
 
     def decode_message(self, bytes data not None):
         """The message that `encode_message` was given. Raises `DecodeError`."""
-        cdef Reader r
-        self.begin(&r, <const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
-        check_size(self, &r)
-        msg = self.read(&r)
-        check_end(&r)
-        return msg
+        return self.read_whole(
+            <const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
+        )
 
     def encode_envelope(self, Envelope env not None):
         """The bytes of an envelope. Raises `EncodeError`."""
@@ -298,21 +314,26 @@ cdef class Codec:
         w.capacity = self.spare_capacity
         self.spare = NULL
         if w.data is NULL:
-            w.data = <unsigned char*>PyMem_Malloc(1024)
-            w.capacity = 1024
+            w.data = <unsigned char*>PyMem_RawMalloc(BUFFER_BYTES_MIN)
+            w.capacity = BUFFER_BYTES_MIN
             if w.data is NULL:
                 raise MemoryError
         w.size = 0
+        self.allow(w)
+        return 0
+
+    cdef void allow(self, Writer* w) noexcept:
+        # Headers are reserved at their largest, so the exact check is the one at the end.
+        w.limit = w.size + self.message_bytes_max + 16
         w.depth = self.depth_max
         w.elements = self.elements_max
-        return 0
 
     cdef void close(self, Writer* w) noexcept:
         if self.spare is NULL and w.capacity <= SPARE_BYTES_MAX:
             self.spare = w.data
             self.spare_capacity = w.capacity
         else:
-            PyMem_Free(w.data)
+            PyMem_RawFree(w.data)
 
     cdef bytes finish(self, Writer* w):
         if w.size > self.message_bytes_max:
@@ -320,16 +341,15 @@ cdef class Codec:
         return PyBytes_FromStringAndSize(<char*>w.data, w.size)
 
     cdef int grow(self, Writer* w, Py_ssize_t n) except -1:
-        cdef Py_ssize_t capacity = w.capacity
+        cdef Py_ssize_t capacity = max(w.capacity, BUFFER_BYTES_MIN)
         cdef unsigned char* data
-        if capacity - w.size >= n:
+        if w.capacity - w.size >= n:
             return 0
-        # Headers are reserved at their largest, so the exact check is the one at the end.
-        if n > self.message_bytes_max + 16 - w.size:
+        if n > w.limit - w.size:
             raise too_large(self)
         while capacity < w.size + n:
             capacity *= 2
-        data = <unsigned char*>PyMem_Realloc(w.data, capacity)
+        data = <unsigned char*>PyMem_RawRealloc(w.data, capacity)
         if data is NULL:
             raise MemoryError
         w.data = data
@@ -712,6 +732,14 @@ cdef class Codec:
         r.depth = self.depth_max
         r.elements = self.elements_max
 
+    cdef object read_whole(self, const unsigned char* data, Py_ssize_t size):
+        cdef Reader r
+        self.begin(&r, data, size)
+        check_size(self, &r)
+        msg = self.read(&r)
+        check_end(&r)
+        return msg
+
     cdef Envelope read_envelope(self, const unsigned char* data, Py_ssize_t size):
         cdef Reader r
         self.begin(&r, data, size)
@@ -897,13 +925,15 @@ cdef class Codec:
             check_length(r, n)
             plan = self.plan_of_name(r, r.at, n)
             r.at += n
-        if plan is None or plan.members is not None:
-            raise malformed(r, "a message begins with the wire name of a message class")
+        if plan is None:
+            raise malformed(r, "a message begins with the wire name of its class")
+        if plan.members is not None:
+            raise unknown(r, f"{plan.name} is an enum here, and no message class")
         n = array_header(r)
+        if n < 0:
+            raise malformed(r, f"no array of fields comes after the name {plan.name}")
         if n != plan.count:
-            raise malformed(
-                r, f"{plan.name} has {plan.count} fields here, but {n if n >= 0 else 'no'} came"
-            )
+            raise unknown(r, f"{plan.name} has {plan.count} fields here, but {n} came")
         claim(self, r, n, n)
         if plan.built_by_slots:
             value = RABBLE_ALLOCATE(plan.cls)
@@ -927,7 +957,7 @@ cdef class Codec:
                     plan.cls, items, 0, <PyObject*>plan.fields if n else NULL
                 )
             except Exception as error:
-                raise malformed(r, f"{plan.name} refuses: {kind_of(error)}: {error}") from error
+                raise unknown(r, f"{plan.name} refuses: {reason_of(error)}") from error
             finally:
                 PyMem_Free(items)
         r.depth += 1
@@ -941,14 +971,16 @@ cdef class Codec:
             check_length(r, n)
             plan = self.plan_of_name(r, r.at, n)
             r.at += n
-        if plan is None or plan.members is None:
+        if plan is None:
             raise malformed(r, "an enum's member begins with the wire name of an enum")
+        if plan.members is None:
+            raise unknown(r, f"{plan.name} is a message class here, and no enum")
         value = self.read(r)
         member = None
         if type(value) in (int, str, bytes, bool, float, type(None)):
             member = plan.members.get(value)
         if member is None or type(member.value) is not type(value):
-            raise malformed(r, f"{plan.name} has no member of that value")
+            raise unknown(r, f"{plan.name} has no member of that value")
         return member
 
     cdef object read_correlation_id(self, Reader* r):
@@ -985,10 +1017,12 @@ cdef class Codec:
         try:
             cls = self.registry.class_of(name.decode())
             plan = self.plan_of_class(cls)
-        except (LookupError, UnicodeDecodeError):
+        except UnicodeDecodeError:
+            raise malformed(r, f"the wire name {shown(data, size)} is not UTF-8") from None
+        except LookupError:
             pass
         if plan is None:
-            raise malformed(
+            raise unknown(
                 r, f"no class is registered as {shown(data, size)}; the receiver builds only "
                    f"what it registered itself"
             )

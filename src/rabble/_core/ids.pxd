@@ -23,5 +23,5 @@ cdef class CorrelationId:
     cdef readonly object request     # int or None: which request of that asker
     cdef Py_hash_t hash_value
 
-cdef bint same_pid(Pid a, Pid b) noexcept
 cdef bint same_node(NodeId a, NodeId b) noexcept
+cdef bint same_pid(Pid a, Pid b) noexcept

@@ -19,14 +19,30 @@ cdef enum:
     HEAD_MAX = 3 * 1027 + 16    # bytes in front of an ENVELOPE's message
 
 cdef struct Head:
-    # What an ENVELOPE says in front of its message. The references are borrowed, NULL is none.
+    # What an ENVELOPE says in front of its message. The references are borrowed; NULL is none.
     PyObject* to
     PyObject* sender
-    PyObject* cid_pid
-    uint64_t connection         # valid if `flags` say so
+    PyObject* asker             # the correlation id's pid
+    uint64_t connection
     uint64_t request
-    int flags
-    int about_to                # what is known of `to`: `About` in link.pyx
+    int flags                   # which of them it has
+    int about_to                # `About` its receiver
+
+cdef struct Cursor:
+    # Where `hear` is.
+    const unsigned char* at
+    const unsigned char* end
+    Frame frame                 # the one that is being heard
+    int flags                   # of the ENVELOPE whose message is being decoded ...
+    const unsigned char* body   # ... and its body: in the frame, or put together of fragments
+    size_t size
+
+cdef enum About:
+    # What is known of a pid that the peer named.
+    IS_OWN = 1                  # it lives on this node
+    IS_PEER = 2                 # it lives on the node that speaks
+    IS_ELSEWHERE = 4            # ... or on neither
+    IS_RESERVED = 8             # it is not to be reached from outside
 
 cdef struct Place:
     # A place of the sending table. Two of them, side by side, are where a pid can stand.
@@ -62,11 +78,12 @@ cdef class Link:
     cdef Writer data                            # the data lane
     cdef Writer bulk                            # the bulk lane
     cdef volatile size_t bulk_unsent            # its bytes that the poller holds; it writes this
-    cdef set bulk_pairs                         # (sender, to) of what lies there, or None
+    cdef dict bulk_pairs                        # (sender, to) to where its last frame ends there
+    cdef Py_ssize_t bulk_pairs_max              # how many are kept before they are looked through
+    cdef uint64_t bulk_said                     # bytes ever put there
     cdef Place* said                            # the table of names that the peer was told
     cdef unsigned char* latest                  # of each two places: which was used last
     cdef size_t sets_mask                       # how many pairs of places are used, less 1
-    cdef Py_ssize_t plain_bytes_max             # longer messages are cut, or too long
     cdef bint is_speaking                       # a `say_` runs
 
     # Hearing.
@@ -76,6 +93,9 @@ cdef class Link:
     cdef Py_ssize_t whole_size                  # ... bytes that came
     cdef Py_ssize_t whole_capacity
     cdef Py_ssize_t whole_claimed               # ... bytes that shall come
+    cdef Pid full_to                            # keep alive what a Head in full refers to
+    cdef Pid full_sender
+    cdef Pid full_asker
     cdef bint is_hearing
     cdef int failed                             # the code of the error that ended it, or 0
 
@@ -92,3 +112,40 @@ cdef class Link:
     cdef int hear(
         self, const unsigned char* data, size_t size, EnvelopeQueue out
     ) except -1
+
+    cdef Py_ssize_t say_message(self, object msg, Py_ssize_t start) except -1
+    cdef int say_in_full(self, Envelope envelope) except -1
+    cdef int move_to_bulk(
+        self, Envelope envelope, Py_ssize_t start, Py_ssize_t message
+    ) except -1
+    cdef bint is_in_bulk(self, Pid sender, Pid to) except -1
+    cdef int goes_to_bulk(self, Pid sender, Pid to, Py_ssize_t size) except -1
+    cdef int say_watch(self, int kind, Pid watcher, Pid watched) except -1
+    cdef Py_ssize_t place_of(self, Pid pid, Py_ssize_t kept) except -1
+    cdef Py_ssize_t place_anew(self, Pid pid, Py_ssize_t kept) except -1
+    cdef int reserve(self, Writer* w, Py_ssize_t n) except -1
+    cdef void cut_back(self, Py_ssize_t size) noexcept
+    cdef Py_ssize_t write_head(self, unsigned char* p, Envelope envelope) except -1
+
+    cdef int hear_frames(self, Cursor* c, EnvelopeQueue out) except -1
+    cdef int hear_envelope(
+        self, Cursor* c, int flags, const unsigned char* body, size_t size, EnvelopeQueue out
+    ) except -1
+    cdef int hear_undecodable(self, Cursor* c, object error, EnvelopeQueue out) except -1
+    cdef int tell(self, Heard heard, EnvelopeQueue out) except -1
+    cdef int hear_name(self, Frame* frame) except -1
+    cdef int about(self, Pid pid) except -1
+    cdef int hear_fragment(self, Cursor* c, EnvelopeQueue out) except -1
+    cdef int keep_fragment(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef void drop_whole(self) noexcept
+    cdef int hear_watch(self, Frame* frame, EnvelopeQueue out) except -1
+    cdef int hear_down(self, Frame* frame, EnvelopeQueue out) except -1
+    cdef int hear_undelivered(self, Frame* frame, EnvelopeQueue out) except -1
+    cdef Py_ssize_t read_head(
+        self, int flags, const unsigned char* body, size_t size, Head* head
+    ) except -1
+    cdef Py_ssize_t read_full_head(
+        self, int flags, const unsigned char* body, size_t size, Head* head
+    ) except -1
+    cdef Pid read_text(self, const unsigned char** at, const unsigned char* end, int wanted)
+    cdef PyObject* name_at(self, const unsigned char* p, int wanted) except NULL

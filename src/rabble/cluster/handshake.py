@@ -390,7 +390,8 @@ class Handshake:
         failed = dataclasses.replace(fault.failed, authenticated=self._proven)
         if not (failed.silent or failed.by_peer) and self._may_speak():
             proof = self._say_proof() if self._stage is Stage.JUDGEMENT else b""
-            refusal = Refusal(failed.code, fault.told, failed.incarnation)
+            stale = failed.code is RefusalCode.STALE_INCARNATION
+            refusal = Refusal(failed.code, fault.told, failed.incarnation if stale else 0)
             actions.append(Send(proof + wire.pack_refuse(refusal, self._config.versions)))
         if not failed.by_peer:
             # A STALE_INCARNATION of the peer's is of no use to this node.

@@ -178,7 +178,9 @@ class Host:
         finally:
             os.close(back)
 
-    def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    def make_socket(
+        self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM
+    ) -> socket.socket:
         """A socket of this host."""
         with self.entered():
             return socket.socket(family, kind)
@@ -186,7 +188,7 @@ class Host:
     def listen(self, port: int = 0, address: str | None = None) -> socket.socket:
         """A listening TCP socket of this host."""
         address = address or self.ipv4
-        server = self.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        server = self.make_socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         try:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind((address, port))
@@ -198,7 +200,7 @@ class Host:
 
     def connect(self, address: tuple[str, int], timeout_s: float) -> socket.socket:
         """A TCP connection from this host."""
-        client = self.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        client = self.make_socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         try:
             client.settimeout(timeout_s)
             client.connect(address)
