@@ -16,7 +16,6 @@ from rabble import (
     Envelope,
     Monitor,
     NameTaken,
-    NodeId,
     Pid,
     Process,
     Spawn,
