@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from rabble._core.codec import EncodeError
 from rabble._core.envelope import Envelope
-from rabble._core.ids import CorrelationId, Pid
-from rabble.errors import NodeStopped, NoProcess, ProcessCrashed, QueueFull
-from rabble.messages import DeadLetter, DeadLetterReason
+from rabble._core.ids import CorrelationId, NodeId, Pid
+from rabble.errors import NodeStopped, NoProcess, NotConnected, ProcessCrashed, QueueFull
+from rabble.messages import Bounced, DeadLetter, DeadLetterReason
 
 __all__ = ["AwaitedReply", "Calls", "Ending", "Reply"]
 
@@ -102,13 +103,13 @@ class Calls:
         self.late_replies = 0
         self._calls_max = calls_max
         self._numbers = itertools.count()
-        self._waiting: dict[int, Ending] = {}
+        self._waiting: dict[int, tuple[Ending, Pid]] = {}
         self._closed = False
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def begin(self, reply: Ending) -> CorrelationId:
+    def begin(self, reply: Ending, to: Pid) -> CorrelationId:
         """A new request, to be ended by `reply`: the correlation id to send along."""
         if len(self._waiting) >= self._calls_max:
             raise QueueFull(
@@ -116,7 +117,7 @@ class Calls:
                 f"Limits.calls_max is {self._calls_max}"
             )
         number = next(self._numbers)
-        self._waiting[number] = reply
+        self._waiting[number] = (reply, to)
         if self._closed:
             # The node ended between the caller's look and here.
             self.close()
@@ -128,38 +129,56 @@ class Calls:
 
     def deliver(self, envelope: Envelope) -> None:
         """A reply or a dead letter came. Runs in the executor's thread; never blocks."""
-        reply = self._take(envelope.correlation_id)
-        if reply is None:
+        waiting = self._take(envelope.correlation_id)
+        if waiting is None:
             self.late_replies += 1
-        elif isinstance(envelope.msg, DeadLetter):
-            reply.set_exception(failure_of(envelope.msg))
+            return
+        reply, to = waiting
+        if isinstance(envelope.msg, DeadLetter | Bounced):
+            reply.set_exception(failure_of(to, envelope.msg.reason))
         else:
             reply.set_result(envelope.msg)
+
+    def disconnected(self, node: NodeId) -> None:
+        """The connection to a node ended: so do the requests to it. As `deliver`."""
+        for number, (_, to) in list(self._waiting.items()):
+            if to.node == node:
+                waiting = self._waiting.pop(number, None)
+                if waiting is not None:
+                    waiting[0].set_exception(
+                        NotConnected(f"the connection to {node} ended before {to} replied")
+                    )
 
     def close(self) -> None:
         """The node ended: so do all requests."""
         self._closed = True
         while self._waiting:
             try:
-                _, reply = self._waiting.popitem()
+                _, (reply, _) = self._waiting.popitem()
             except KeyError:
                 # Another thread took the last one.
                 break
             reply.set_exception(NodeStopped("the node stopped before the reply came"))
 
-    def _take(self, correlation_id: CorrelationId | None) -> Ending | None:
+    def _take(self, correlation_id: CorrelationId | None) -> tuple[Ending, Pid] | None:
         if correlation_id is None or correlation_id.request is None:
             return None
         return self._waiting.pop(correlation_id.request, None)
 
 
-def failure_of(letter: DeadLetter) -> Exception:
-    """What a call raises whose message became this dead letter."""
-    to = letter.envelope.to
-    if letter.reason is DeadLetterReason.PROCESS_CRASHED:
-        return ProcessCrashed(f"{to} crashed while it handled the call; the log says why")
-    if letter.reason is DeadLetterReason.NODE_SHUTDOWN:
-        return NodeStopped("the node stopped before the message was delivered")
-    if letter.reason is DeadLetterReason.MAILBOX_FULL:
-        return QueueFull(f"the mailbox of {to} is full")
-    return NoProcess(f"{to} could not be reached: {letter.reason.value}")
+def failure_of(to: Pid, reason: DeadLetterReason) -> Exception:
+    """What a call raises whose message became a dead letter, here or at the other node."""
+    match reason:
+        case DeadLetterReason.PROCESS_CRASHED:
+            return ProcessCrashed(f"{to} crashed while it handled the call; the log says why")
+        case DeadLetterReason.NODE_SHUTDOWN:
+            return NodeStopped(f"the node of {to} stopped before the message was delivered")
+        case DeadLetterReason.MAILBOX_FULL:
+            return QueueFull(f"the mailbox of {to} is full")
+        case DeadLetterReason.PEER_BUSY:
+            return QueueFull(f"too much waits already for the node of {to}")
+        case DeadLetterReason.NOT_CONNECTED:
+            return NotConnected(f"no connection leads to the node of {to}")
+        case DeadLetterReason.UNENCODABLE | DeadLetterReason.UNDECODABLE:
+            return EncodeError(f"the message for {to} cannot go over the wire; the log says why")
+    return NoProcess(f"{to} could not be reached: {reason.value}")

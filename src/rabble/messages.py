@@ -47,6 +47,7 @@ __all__ = [
     "NodeDown",
     "NodeStalled",
     "NodeUp",
+    "PeerStatus",
     "Registration",
     "Removed",
     "Shutdown",
@@ -54,6 +55,7 @@ __all__ = [
     "SpawnFailed",
     "StartTimer",
     "Stop",
+    "SubscribeNodes",
     "TimerCancelled",
     "Timeout",
     "default_registry",
@@ -372,6 +374,17 @@ class Demonitor:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SubscribeNodes:
+    """Asks to be told of nodes: `NodeUp`, `NodeDown`, `NodeStalled`, `Removed`.
+
+    Of each node that is connected already a `NodeUp` comes at once.
+    """
+
+    #: False asks for no more.
+    wanted: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class GetMetrics:
     """Asks for `Metrics`."""
 
@@ -550,13 +563,41 @@ class ExecutorStatus:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """A snapshot of the connection to another node."""
+
+    #: Which node.
+    node: NodeId
+    #: Which start of it.
+    incarnation: int
+    #: Whether its executor stands still.
+    stalled: bool
+    #: Bytes that came from it.
+    bytes_heard: int
+    #: Bytes that went to it.
+    bytes_said: int
+    #: Bytes that wait to be sent to it.
+    queued_bytes: int
+    #: Microseconds from a PING to its answer, the last time; 0 before the first.
+    round_trip_us: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ClusterStatus:
     """A snapshot of the mesh as one node sees it."""
 
     #: The node that sees it so.
     node: NodeId
-    #: All members, itself included.
+    #: Which start of it.
+    incarnation: int
+    #: All members, itself included, in the order of their names.
     members: tuple[NodeId, ...]
+    #: Whether this node was removed from the mesh.
+    removed: bool
+    #: The connections that are established.
+    links: tuple[PeerStatus, ...]
+    #: How many handshakes and connections were refused, by the name of the refusal code.
+    refusals: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -635,12 +676,14 @@ LOCAL_CLASSES: frozenset[type] = frozenset(
         NodeDown,
         NodeStalled,
         NodeUp,
+        PeerStatus,
         Removed,
         Shutdown,
         Spawn,
         SpawnFailed,
         StartTimer,
         Stop,
+        SubscribeNodes,
         TimerCancelled,
         Timeout,
     }

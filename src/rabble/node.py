@@ -6,10 +6,12 @@ import asyncio
 import atexit
 import itertools
 import os
+import random
 import secrets
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, Protocol
 
@@ -20,7 +22,11 @@ from rabble._core.envelope import Envelope
 from rabble._core.executor import Executor
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.inbox import Inbox
+from rabble._core.poll import Poller
 from rabble.calls import AwaitedReply, Calls, Ending, Reply
+from rabble.cluster.bridge import Bridge
+from rabble.cluster.config import Mesh, listen, split_address
+from rabble.cluster.server import ClusterServer
 from rabble.errors import (
     CallTimeout,
     ForkedNode,
@@ -29,6 +35,7 @@ from rabble.errors import (
 )
 from rabble.limits import Limits
 from rabble.messages import (
+    ClusterStatus,
     DeadLetterReason,
     DownReason,
     ExecutorStatus,
@@ -55,6 +62,7 @@ def rouse(
     strict: bool = False,
     spin_us: int = 50,
     seed: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Node:
     """Start a node.
 
@@ -66,17 +74,38 @@ def rouse(
     :param spin_us: microseconds for which an executor without work looks for some before it
         sleeps. 0 is off, and so it is where there is one processor.
     :param seed: of the processes' random sources; drawn if left out.
-    :returns: a running node, which is a context manager and must be shut down.
-    :raises ValueError: if `node_id` or `spin_us` is not usable.
+    :param mesh: how it takes part in a mesh of nodes; `None` is a node by itself.
+    :returns: a running node, which is a context manager and must be shut down. With a mesh it
+        listens; port 0 in `node_id` is replaced by the port it got.
+    :raises ValueError: if `node_id` or `spin_us` is not usable, or if listening where the mesh says
+        would be open to everybody.
+    :raises KeyFileError: if the mesh's key or certificates cannot be used.
+    :raises OSError: if it cannot listen there.
     """
-    return Node(
-        NodeId.parse(node_id) if isinstance(node_id, str) else node_id,
-        limits=limits or Limits(),
-        registry=registry or messages.default_registry,
-        strict=strict,
-        spin_us=spin_us,
-        seed=secrets.randbits(64) if seed is None else seed,
-    )
+    own = NodeId.parse(node_id) if isinstance(node_id, str) else node_id
+    key, listeners = None, []
+    if mesh is not None and isinstance(own, NodeId):
+        key = mesh.read_key()
+        listeners = listen(mesh, mesh.bind or own.addr)
+        host, _, port = own.addr.rpartition(":")
+        if port == "0":
+            own = NodeId(own.name, f"{host}:{listeners[0].getsockname()[1]}")
+    try:
+        return Node(
+            own,
+            limits=limits or Limits(),
+            registry=registry or messages.default_registry,
+            strict=strict,
+            spin_us=spin_us,
+            seed=secrets.randbits(64) if seed is None else seed,
+            mesh=mesh,
+            key=key,
+            listeners=listeners,
+        )
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
 
 
 class Spawner(Protocol):
@@ -138,6 +167,9 @@ class Node:
         strict: bool,
         spin_us: int,
         seed: int,
+        mesh: Mesh | None = None,
+        key: bytes | None = None,
+        listeners: Sequence[socket.socket] = (),
     ) -> None:
         if not isinstance(node_id, NodeId):
             raise TypeError(f"node_id must be a NodeId or its text, not {node_id!r}")
@@ -202,6 +234,27 @@ class Node:
             stalled_after_s=limits.stalled_after_ms / 1000,
             clock=self.monotonic,
         )
+        self._cluster: ClusterServer | None = None
+        if mesh is not None:
+            poller = Poller(
+                heartbeat_ms=limits.heartbeat_ms,
+                frame_bytes_max=limits.frame_bytes_max,
+                queue_bytes_max=limits.peer_queue_bytes_max,
+                partial_ms_max=limits.frame_partial_ms_max,
+            )
+            self._executor.join_mesh(poller)
+            self._cluster = ClusterServer(
+                node_id,
+                mesh,
+                key,
+                listeners,
+                poller,
+                Bridge(self._executor, self._reporter, registry, limits),
+                limits=limits,
+                clock=self.monotonic,
+                rng=random.Random(secrets.randbits(64)),
+                token_bytes=secrets.token_bytes,
+            )
         # Readable once the node has ended: a wait on it can be nested in a signal handler, which
         # one on a lock cannot.
         self._ended = Inbox(1)
@@ -211,6 +264,8 @@ class Node:
                 raise NodeStopped("the interpreter ends, and would wait for a new node for ever")
             self._reporter.thread.start()
             self._thread.start()
+            if self._cluster is not None:
+                self._cluster.start()
         except BaseException:
             self._executor.request_stop(0.0)
             self._reporter.end()
@@ -284,7 +339,7 @@ class Node:
 
     def _begin_call(self, pid: Pid, msg: Any, reply: Ending) -> CorrelationId:
         self._check_usable()
-        correlation_id = self._calls.begin(reply)
+        correlation_id = self._calls.begin(reply, pid)
         try:
             self.send(pid, msg, sender=self._calls.pid, correlation_id=correlation_id)
         except BaseException:
@@ -373,6 +428,63 @@ class Node:
         """Have every dead letter of this node sent to `pid` as a `DeadLetter`, or no longer."""
         self._check_usable()
         self._executor.subscribe_dead_letters(pid, wanted)
+
+    # Other nodes.
+
+    def join(self, target: NodeId | str) -> None:
+        """Make a node a member of the mesh, and with it all that are members there.
+
+        Returns at once; `subscribe_nodes` tells when it is reached. Until then, and whenever the
+        connection is lost, it is dialled again and again, up to 30 s apart.
+
+        :param target: a `NodeId`, which is a member from now on; or an address `host:port`, where
+            a node is asked for its name first.
+        :raises ValueError: if it is no address.
+        :raises RuntimeError: if the node was roused without a mesh.
+        """
+        self._check_usable()
+        if isinstance(target, str):
+            if "@" in target:
+                target = NodeId.parse(target)
+            else:
+                split_address(target)
+        elif not isinstance(target, NodeId):
+            raise TypeError(f"join takes a NodeId or an address 'host:port', not {target!r}")
+        self._mesh_side().join(target)
+
+    def leave(self, node: NodeId | str | None = None) -> None:
+        """Make a node no member of the mesh any more. Returns at once.
+
+        :param node: a `NodeId` or a node's name; `None` is this one.
+        :raises RuntimeError: if the node was roused without a mesh.
+        """
+        self._check_usable()
+        name = self.node_id.name if node is None else getattr(node, "name", node)
+        if not isinstance(name, str):
+            raise TypeError(f"leave takes a NodeId or a node's name, not {node!r}")
+        self._mesh_side().leave(name)
+
+    def cluster_status(self) -> ClusterStatus:
+        """The mesh as this node sees it. A frozen snapshot.
+
+        :raises RuntimeError: if the node was roused without a mesh.
+        """
+        self._check_owner()
+        return self._mesh_side().status()
+
+    def subscribe_nodes(self, pid: Pid, wanted: bool = True) -> None:
+        """Have `NodeUp`, `NodeDown`, `NodeStalled` and `Removed` sent to `pid`, or no longer.
+
+        Of each node that is connected already a `NodeUp` comes at once.
+        """
+        self.send(self._executor.pid, messages.SubscribeNodes(wanted), sender=pid)
+
+    def _mesh_side(self) -> ClusterServer:
+        if self._cluster is None:
+            raise RuntimeError(
+                f"{self.node_id} is a node by itself; rouse it with mesh=rabble.Mesh(...)"
+            )
+        return self._cluster
 
     # What it is doing.
 
@@ -524,6 +636,9 @@ class Node:
             service.stop()
         # One that has not begun sees that it was stopped.
         self._to_join = [service.thread for service in services if service._wait_for_end()]
+        if self._cluster is not None:
+            self._cluster.request_stop(self._shutdown_s / 4)
+            self._to_join += self._cluster.join_threads()
         self._calls.close()
         _forget(self)
         self._reporter.end()

@@ -38,6 +38,7 @@ cdef class Control:
             protocol.Monitor: self.monitor,
             protocol.Demonitor: self.demonitor,
             protocol.GetMetrics: self.get_metrics,
+            protocol.SubscribeNodes: self.subscribe_nodes,
             Timer: self.timer,
             Entry: self.start_process,
             Discard: self.discard,
@@ -189,6 +190,22 @@ cdef class Control:
         cdef Entry entry = self.asker(envelope)
         if entry is not None:
             self.executor.tell(entry.pid, self.executor.observer.metrics(), envelope.correlation_id)
+
+    def subscribe_nodes(self, request, Envelope envelope not None):
+        cdef Entry entry = self.asker(envelope)
+        cdef Connection connection
+        if entry is None:
+            return
+        known = entry.pid in self.executor.node_subscribers
+        self.executor.subscribe_nodes(entry.pid, request.wanted)
+        if request.wanted and not known and self.executor.routes is not None:
+            for connection in self.executor.routes.connections:
+                self.executor.tell(
+                    entry.pid,
+                    self.executor.protocol.NodeUp(
+                        connection.link.peer, connection.link.incarnation
+                    ),
+                )
 
     # What other nodes say.
 

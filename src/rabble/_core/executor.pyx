@@ -788,7 +788,6 @@ cdef class Executor:
         up = self.protocol.NodeUp(connection.link.peer, connection.link.incarnation)
         for pid in self.node_subscribers:
             self.tell(<Pid>pid, up)
-        self.observer.connected(connection)
         return 0
 
     cdef int disconnect(self, Connection connection) except -1:
@@ -1199,6 +1198,8 @@ cdef class Executor:
         cdef Entry entry
         cdef Envelope envelope
         self.ended = True
+        if self.routes is not None:
+            self.routes.flush()
         self.run_queue.take_all(self.inbox.queue)
         while self.run_queue.count() != 0:
             envelope = self.run_queue.take()

@@ -155,7 +155,11 @@ class ClusterServer:
         self._relay: Relay | None = None
         if mesh.tls is not None:
             contexts = (mesh.tls.client_context(), mesh.tls.server_context())
-            self._relay = Relay(own.name, buffer_bytes_max=limits.relay_buffer_bytes, clock=clock)
+            self._relay = Relay(
+                f"rabble:{own.name}:tls",
+                buffer_bytes_max=limits.relay_buffer_bytes_max,
+                clock=clock,
+            )
         self._handshakes = Handshakes(
             self,
             self._selector,
@@ -222,6 +226,21 @@ class ClusterServer:
             queued_bytes=counters["queued_bytes"],
             round_trip_us=counters["round_trip_ns"] / 1000,
         )
+
+    def start(self) -> None:
+        """Start both threads. Called once."""
+        self.poll_thread.start()
+        try:
+            self.thread.start()
+        except BaseException:
+            self._close()
+            raise
+
+    def join_threads(self) -> list[threading.Thread]:
+        """Wait for the end that was requested, and return both threads, to be joined."""
+        if self.thread.ident is not None:
+            self.thread.join()
+        return [thread for thread in (self.thread, self.poll_thread) if thread.ident is not None]
 
     def request_stop(self, within_s: float) -> None:
         """Say goodbye to all peers, after what was sent to them, and end. Never blocks."""
