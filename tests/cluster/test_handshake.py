@@ -1037,7 +1037,7 @@ def fuzz(seed: int, count: int) -> dict[str, int]:
                 said = (said[:first] if rng.random() < 0.5 else b"") + refuse
             case 4:
                 config = AT_B if role is Role.INITIATOR else AT_A
-                padded = hello_of(config, extra=rng.randbytes(rng.randrange(800, 900)))
+                padded = hello_of(config, extra=rng.randbytes(rng.randrange(890, 930)))
                 said, first = padded + said[first:], len(padded)
         stream = garbled(rng, said)
         place = 0

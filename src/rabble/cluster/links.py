@@ -386,7 +386,9 @@ class Links:
         member = self._member(node)
         member.wanted = True
         if not member.up:
+            # It has not heard of the join.
             member.join = True
+            member.attempts, member.refusal = target.attempts, target.refusal
             self._plan(member, now)
 
     def _drop(self, dialling: Dialling, text: str) -> Close:
@@ -399,17 +401,19 @@ class Links:
         del self._up[member.link_id]
         down = Down(member.link_id, member.peer, member.incarnation)
         member.link_id = None
+        # To the end, for `_forget`.
+        self._members[member.node.name] = self._members.pop(member.node.name)
         return down
 
     def _member(self, node: NodeId) -> Member:
         member = self._members.get(node.name)
         if member is None:
-            member = self._members[node.name] = Member(node.addr, node=node)
             self._forget()
+            member = self._members[node.name] = Member(node.addr, node=node)
         return member
 
     def _forget(self) -> None:
-        """Of the names that nobody wants only the latest are kept."""
+        """Of the names that nobody wants, those that were connected last are kept."""
         idle = [
             name
             for name, member in self._members.items()
