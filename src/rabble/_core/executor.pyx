@@ -562,6 +562,8 @@ cdef class Executor:
         cdef PyObject* taken
         self.batch_ns = start
         self.poll(start)
+        if self.routes is not None and not self.is_stopping:
+            self.hear()
         until_look = self.stride
         for _ in range(min(most, TURN_DELIVERIES_MAX)):
             if self.run_queue.count() == 0:
@@ -581,6 +583,8 @@ cdef class Executor:
                     break
                 until_look = self.stride
                 looked = now
+        if self.routes is not None and self.routes.dirty:
+            self.routes.flush()
         return 0
 
     cdef int poll(self, int64_t now) except -1:
