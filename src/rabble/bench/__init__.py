@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from rabble.bench import codec, creation, messaging, timing
+from rabble.bench import codec, creation, messaging, remote, timing
 from rabble.bench.model import Case
 
 __all__ = ["WORKLOADS", "Workload"]
@@ -44,6 +44,11 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             Workload("timers", timing.timers, {"outstanding": 100_000, "per_chain": 25}),
             Workload("wake", timing.wake, {"messages": 500, "idle_messages": 20, "idle_s": 0.5}),
             Workload("codec", codec.codec, {"envelopes": 20_000}),
+            Workload("remote", remote.remote, {"messages": 100_000}),
+            Workload("remote-typed", remote.remote_typed, {"messages": 100_000}),
+            Workload("remote-large", remote.remote_large, {"megabytes": 32}),
+            Workload("rtt", remote.rtt, {"rounds": 2_000}),
+            Workload("mesh", remote.mesh, {"messages": 5_000}),
         )
     }
 )

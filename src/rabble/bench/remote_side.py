@@ -1,0 +1,231 @@
+"""The other operating-system process of the remote benchmarks.
+
+`main(ROLE, ARGUMENT...)` prints one line when it is ready, its address, does what its role says until
+its standard input ends, and returns.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import socket
+import sys
+import time
+from typing import Any
+
+from rabble._core.envelope import Envelope
+from rabble._core.ids import CorrelationId, NodeId, Pid
+from rabble.cluster.config import Mesh
+from rabble.messages import MessageRegistry, NodeUp
+from rabble.node import rouse
+from rabble.process import Output, Process
+
+__all__ = ["ACK_EVERY", "Counter", "Exchanger", "Pinger", "main", "registry"]
+
+#: How many messages a counter takes before it says so, and how many may be under way.
+ACK_EVERY = 8_192
+WINDOW = 8 * ACK_EVERY
+RAW_BYTES = 64
+PATIENCE_S = 120.0
+
+
+def registry() -> MessageRegistry:
+    """The classes that both sides know."""
+    from rabble.bench.codec import Order
+
+    known = MessageRegistry()
+    known.register(Order, "rabble.bench.Order")
+    return known
+
+
+class Counter(Process):
+    """Counts what it is sent, and says every now and then that it got so far."""
+
+    def __init__(self) -> None:
+        self.counted = 0
+
+    def receive(
+        self, msg: Any, sender: Any, correlation_id: CorrelationId | None
+    ) -> Envelope | None:
+        if msg == "total":
+            return Envelope(sender, ("total", self.counted))
+        self.counted += 1
+        if self.counted % ACK_EVERY == 0:
+            return Envelope(sender, "ack")
+        return None
+
+
+class Pinger(Process):
+    """Sends a ball to and fro and notes how long each round took, in nanoseconds."""
+
+    def __init__(self, to: Pid, rounds: int, main: Pid) -> None:
+        self.to = to
+        self.rounds = rounds
+        self.main = main
+        self.started_ns = 0
+        self.rounds_ns: list[int] = []
+
+    def receive(self, msg: Any, sender: Any, correlation_id: CorrelationId | None) -> Envelope:
+        now_ns = time.perf_counter_ns()
+        if self.started_ns:
+            self.rounds_ns.append(now_ns - self.started_ns)
+        if len(self.rounds_ns) >= self.rounds:
+            return Envelope(self.main, "done")
+        self.started_ns = time.perf_counter_ns()
+        return Envelope(self.to, "ball")
+
+
+class Echo(Process):
+    """Returns everything."""
+
+    def receive(self, msg: Any, sender: Any, correlation_id: CorrelationId | None) -> Envelope:
+        return Envelope(sender, msg)
+
+
+class Sink(Process):
+    """Takes payloads, and says of each how long it was."""
+
+    def receive(self, msg: Any, sender: Any, correlation_id: CorrelationId | None) -> Envelope:
+        return Envelope(sender, len(msg))
+
+
+class Exchanger(Process):
+    """Sends to its like on another node, counts what comes from there, and tells when both are done.
+
+    Of what it sends only so much is under way as it has counted itself, and a window.
+    """
+
+    def __init__(self, messages: int, main: Pid) -> None:
+        self.messages = messages
+        self.main = main
+        self.to: Pid | None = None
+        self.sent = 0
+        self.counted = 0
+
+    def receive(self, msg: Any, sender: Any, correlation_id: CorrelationId | None) -> Output:
+        if isinstance(msg, Pid):
+            self.to = msg
+            return self.more()
+        self.counted += 1
+        if self.counted % 1_024 == 0 or self.counted == self.messages:
+            return self.more()
+        return None
+
+    def more(self) -> list[Envelope]:
+        """What may be sent by now."""
+        to = self.to
+        if to is None:
+            return []
+        allowed = min(self.messages, self.counted + 8_192)
+        out = [Envelope(to, ("add", n)) for n in range(self.sent, allowed)]
+        self.sent = allowed
+        if self.counted == self.messages:
+            out.append(Envelope(self.main, self.counted))
+        return out
+
+
+def ready(line: object) -> None:
+    """Say that this side is ready, and where."""
+    print(line, flush=True)
+
+
+def node_side(spin_us: str) -> None:
+    """A node with something of each kind."""
+    with rouse(
+        "side@127.0.0.1:0", mesh=Mesh(), spin_us=int(spin_us), registry=registry()
+    ) as node:
+        node.spawn(Counter(), "counter")
+        node.spawn(Echo(), "echo")
+        node.spawn(Sink(), "sink")
+        ready(node.node_id)
+        sys.stdin.readline()
+
+
+def mesh_side(name: str, messages: str) -> None:
+    """A node that exchanges with all others: told who they are, then to go, by its input."""
+    with rouse(f"{name}@127.0.0.1:0", mesh=Mesh()) as node, node.mailbox() as main:
+        ready(node.node_id)
+        others = [NodeId.parse(text) for text in json.loads(sys.stdin.readline())]
+        exchangers = {
+            other: node.spawn(Exchanger(int(messages), main.pid), f"with-{other.name}")
+            for other in others
+        }
+        node.subscribe_nodes(main.pid)
+        for other in others:
+            node.join(other)
+        up: set[NodeId] = set()
+        while up != set(others):
+            msg = main.receive(PATIENCE_S).msg
+            if isinstance(msg, NodeUp):
+                up.add(msg.node)
+        ready("up")
+        sys.stdin.readline()
+        start = time.perf_counter()
+        for other, pid in exchangers.items():
+            node.send(pid, Pid(f"with-{name}", other))
+        counted = 0
+        finished = 0
+        while finished < len(others):
+            msg = main.receive(PATIENCE_S).msg
+            if isinstance(msg, int):
+                finished += 1
+                counted += msg
+        ready(json.dumps([counted, time.perf_counter() - start]))
+        sys.stdin.readline()
+
+
+def raw_side(kind: str) -> None:
+    """One plain TCP connection whose bytes are sent back, spinning or blocking; or just counted."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ready(f"127.0.0.1:{listener.getsockname()[1]}")
+        sock, _ = listener.accept()
+        with sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if kind == "sink":
+                count(sock)
+            else:
+                echo(sock, spins=kind == "spin")
+
+
+def echo(sock: socket.socket, *, spins: bool) -> None:
+    """Send everything back until the peer closes."""
+    sock.setblocking(not spins)
+    while True:
+        try:
+            data = sock.recv(RAW_BYTES)
+        except BlockingIOError:
+            continue
+        if not data:
+            return
+        sock.sendall(data)
+
+
+def count(sock: socket.socket) -> None:
+    """For every 8 bytes of length that many bytes are read, and one is sent back."""
+    buffer = bytearray(1 << 20)
+    with sock.makefile("rb") as head:
+        while size := head.read(8):
+            left = int.from_bytes(size, "big")
+            while left:
+                left -= head.readinto(memoryview(buffer)[: min(left, len(buffer))])
+            sock.sendall(b"!")
+
+
+def zmq_side(frames: str) -> None:
+    """Takes so many frames and says so, for each of the runs."""
+    zmq: Any = importlib.import_module("zmq")
+    with zmq.Context() as context, context.socket(zmq.PAIR) as pair:
+        ready(f"127.0.0.1:{pair.bind_to_random_port('tcp://127.0.0.1')}")
+        for _ in range(int(frames)):
+            pair.recv()
+        pair.send(b"all")
+        sys.stdin.readline()
+
+
+ROLES = {"node": node_side, "mesh": mesh_side, "raw": raw_side, "zmq": zmq_side}
+
+
+def main(role: str, *arguments: str) -> None:
+    """Play a role."""
+    ROLES[role](*arguments)
+
