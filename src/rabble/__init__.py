@@ -5,6 +5,8 @@ Subclass `Process`, give it a `receive`, `rouse()` a node and spawn it there.
 
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
+from rabble.cluster.config import Mesh
+from rabble.cluster.tls import TlsConfig
 from rabble.errors import (
     CallTimeout,
     DecodeError,
@@ -15,6 +17,7 @@ from rabble.errors import (
     NameTaken,
     NodeStopped,
     NoProcess,
+    NotConnected,
     ProcessCrashed,
     QueueFull,
     RabbleError,
@@ -22,6 +25,7 @@ from rabble.errors import (
 )
 from rabble.limits import Limits
 from rabble.messages import (
+    Bounced,
     CancelTimer,
     ClusterStatus,
     DeadLetter,
@@ -31,16 +35,21 @@ from rabble.messages import (
     DownReason,
     ExecutorStatus,
     GetMetrics,
+    Lost,
     MessageRegistry,
     Metrics,
     Monitor,
     NodeDown,
+    NodeStalled,
     NodeUp,
+    PeerStatus,
+    Removed,
     Shutdown,
     Spawn,
     SpawnFailed,
     StartTimer,
     Stop,
+    SubscribeNodes,
     Timeout,
     TimerCancelled,
     message,
@@ -52,6 +61,7 @@ from rabble.services import Mailbox, Service, ServiceHandler
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bounced",
     "CallTimeout",
     "CancelTimer",
     "ClusterStatus",
@@ -70,7 +80,9 @@ __all__ = [
     "GetMetrics",
     "KeyFileError",
     "Limits",
+    "Lost",
     "Mailbox",
+    "Mesh",
     "MessageRegistry",
     "Metrics",
     "Monitor",
@@ -79,14 +91,18 @@ __all__ = [
     "Node",
     "NodeDown",
     "NodeId",
+    "NodeStalled",
     "NodeStopped",
     "NodeUp",
+    "NotConnected",
     "Output",
+    "PeerStatus",
     "Pid",
     "Process",
     "ProcessCrashed",
     "QueueFull",
     "RabbleError",
+    "Removed",
     "Runtime",
     "Service",
     "ServiceHandler",
@@ -96,8 +112,10 @@ __all__ = [
     "SpawnFailed",
     "StartTimer",
     "Stop",
+    "SubscribeNodes",
     "Timeout",
     "TimerCancelled",
+    "TlsConfig",
     "message",
     "rouse",
 ]

@@ -14,6 +14,7 @@ __all__ = [
     "NameTaken",
     "NoProcess",
     "NodeStopped",
+    "NotConnected",
     "ProcessCrashed",
     "QueueFull",
     "RabbleError",
@@ -47,6 +48,10 @@ class QueueFull(RabbleError):
 
 class NoProcess(RabbleError):
     """No process or service of that pid runs."""
+
+
+class NotConnected(NoProcess):
+    """No connection leads to the node of that pid, or it ended before the answer came."""
 
 
 class ProcessCrashed(RabbleError):

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 __all__ = ["Limits"]
+
+
+def fragment_bytes_default() -> int:
+    """64 KiB; a test run may set another, to see every message cut."""
+    return int(os.environ.get("RABBLE_FRAGMENT_BYTES", 64 * 1024))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +61,22 @@ class Limits:
     peers_remembered_max: int = 1_024
     #: Milliseconds that `shutdown` has, if it is not told otherwise.
     shutdown_ms: int = 5_000
+    #: Handshakes that peers began and that go on. Beyond it the oldest is dropped.
+    handshakes_max: int = 1_024
+    #: Milliseconds between two digests of the membership.
+    digest_ms: int = 10_000
+    #: Milliseconds between two looks at the host names and the file of seeds.
+    seeds_refresh_ms: int = 30_000
+    #: Bytes of one frame from a peer. Beyond it the connection is closed.
+    frame_bytes_max: int = 1024 * 1024
+    #: Bytes of a message that is not cut into fragments.
+    fragment_bytes_max: int = dataclasses.field(default_factory=fragment_bytes_default)
+    #: Milliseconds that a frame may take from its first byte to its last.
+    frame_partial_ms_max: int = 60_000
+    #: Bytes that wait for one peer. Beyond it envelopes for that peer become `PEER_BUSY`.
+    peer_queue_bytes_max: int = 8 * 1024 * 1024
+    #: Bytes that each direction of a TLS connection keeps, besides what the kernel does.
+    relay_buffer_bytes_max: int = 256 * 1024
     #: Milliseconds that a whole handshake may take. Beyond it the connection is closed.
     handshake_ms: int = 5_000
     #: Members of a mesh. Beyond it `join` and whatever would bring more are refused.

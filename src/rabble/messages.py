@@ -30,6 +30,7 @@ else:
 
 
 __all__ = [
+    "Bounced",
     "CancelTimer",
     "ClusterStatus",
     "DeadLetter",
@@ -39,17 +40,22 @@ __all__ = [
     "DownReason",
     "ExecutorStatus",
     "GetMetrics",
+    "Lost",
     "MessageRegistry",
     "Metrics",
     "Monitor",
     "NodeDown",
+    "NodeStalled",
     "NodeUp",
+    "PeerStatus",
     "Registration",
+    "Removed",
     "Shutdown",
     "Spawn",
     "SpawnFailed",
     "StartTimer",
     "Stop",
+    "SubscribeNodes",
     "TimerCancelled",
     "Timeout",
     "default_registry",
@@ -368,6 +374,17 @@ class Demonitor:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SubscribeNodes:
+    """Asks to be told of nodes: `NodeUp`, `NodeDown`, `NodeStalled`, `Removed`.
+
+    Of each node that is connected already a `NodeUp` comes at once.
+    """
+
+    #: False asks for no more.
+    wanted: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class GetMetrics:
     """Asks for `Metrics`."""
 
@@ -408,9 +425,16 @@ class DownReason:
     """Why a process ended."""
 
     #: The kinds there are.
-    KINDS: ClassVar[tuple[str, ...]] = ("stopped", "crashed", "no_process", "shutdown")
+    KINDS: ClassVar[tuple[str, ...]] = (
+        "stopped",
+        "crashed",
+        "no_process",
+        "shutdown",
+        "disconnected",
+    )
 
-    #: `stopped`, `crashed`, `no_process` (it did not run when it was to be watched) or `shutdown`.
+    #: `stopped`, `crashed`, `no_process` (it did not run when it was to be watched), `shutdown`, or
+    #: `disconnected` (its node cannot be reached; it may live).
     kind: str
     #: More about it, as text for people: of a crash the exception.
     detail: str = ""
@@ -450,6 +474,48 @@ class NodeDown:
     node: NodeId
     #: Which start of it.
     incarnation: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NodeStalled:
+    """Another node can be reached, but its executor makes no progress; or it does again."""
+
+    #: Which node.
+    node: NodeId
+    #: Whether it stands still.
+    stalled: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Removed:
+    """This node was removed from the mesh and dials nobody any more. `Node.join` begins anew."""
+
+    #: Who said so; `None` if it was a state of the membership.
+    by: NodeId | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lost:
+    """Another node dropped envelopes that were for this one, because too much waited already."""
+
+    #: Which node.
+    node: NodeId
+    #: How many envelopes.
+    count: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bounced:
+    """An envelope became a dead letter at the node that it was sent to."""
+
+    #: Which node.
+    node: NodeId
+    #: Who had sent it.
+    sender: Pid
+    #: Why it was not delivered.
+    reason: DeadLetterReason
+    #: Which request it was.
+    correlation_id: CorrelationId | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -497,13 +563,41 @@ class ExecutorStatus:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """A snapshot of the connection to another node."""
+
+    #: Which node.
+    node: NodeId
+    #: Which start of it.
+    incarnation: int
+    #: Whether its executor stands still.
+    stalled: bool
+    #: Bytes that came from it.
+    bytes_heard: int
+    #: Bytes that went to it.
+    bytes_said: int
+    #: Bytes that wait to be sent to it.
+    queued_bytes: int
+    #: Microseconds from a PING to its answer, the last time; 0 before the first.
+    round_trip_us: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ClusterStatus:
     """A snapshot of the mesh as one node sees it."""
 
     #: The node that sees it so.
     node: NodeId
-    #: All members, itself included.
+    #: Which start of it.
+    incarnation: int
+    #: All members, itself included, in the order of their names.
     members: tuple[NodeId, ...]
+    #: Whether this node was removed from the mesh.
+    removed: bool
+    #: The connections that are established.
+    links: tuple[PeerStatus, ...]
+    #: How many handshakes and connections were refused, by the name of the refusal code.
+    refusals: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -527,8 +621,16 @@ class DeadLetterReason(str, enum.Enum):
     PROCESS_CRASHED = "process_crashed"
     #: The node ended before.
     NODE_SHUTDOWN = "node_shutdown"
-    #: A control message that the executor could not follow.
+    #: A control message that the executor could not follow, or mail of a peer to a reserved pid.
     REFUSED = "refused"
+    #: No connection leads to its node.
+    NOT_CONNECTED = "not_connected"
+    #: As much waits for its node as may.
+    PEER_BUSY = "peer_busy"
+    #: A peer sent a message whose class this node does not know, or that refuses to be built.
+    UNDECODABLE = "undecodable"
+    #: A peer said that it dropped so many that were for this node.
+    LOST = "lost"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -541,9 +643,25 @@ class DeadLetter:
     reason: DeadLetterReason
 
 
+# How the wire has them: the numbers of DOWN and UNDELIVERED.
+DOWN_KINDS: Mapping[int, str] = {1: "stopped", 2: "crashed", 3: "no_process", 4: "shutdown"}
+DOWN_CODES: Mapping[str, int] = {kind: code for code, kind in DOWN_KINDS.items()}
+UNDELIVERED_REASONS: Mapping[int, DeadLetterReason] = {
+    1: DeadLetterReason.NO_PROCESS,
+    2: DeadLetterReason.MAILBOX_FULL,
+    3: DeadLetterReason.PROCESS_CRASHED,
+    4: DeadLetterReason.NODE_SHUTDOWN,
+    5: DeadLetterReason.REFUSED,
+    6: DeadLetterReason.UNDECODABLE,
+}
+UNDELIVERED_CODES: Mapping[DeadLetterReason, int] = {
+    reason: code for code, reason in UNDELIVERED_REASONS.items()
+}
+
 #: The classes whose instances never leave their node, and which the strict mode lets pass.
 LOCAL_CLASSES: frozenset[type] = frozenset(
     {
+        Bounced,
         CancelTimer,
         ClusterStatus,
         DeadLetter,
@@ -552,15 +670,20 @@ LOCAL_CLASSES: frozenset[type] = frozenset(
         DownReason,
         ExecutorStatus,
         GetMetrics,
+        Lost,
         Metrics,
         Monitor,
         NodeDown,
+        NodeStalled,
         NodeUp,
+        PeerStatus,
+        Removed,
         Shutdown,
         Spawn,
         SpawnFailed,
         StartTimer,
         Stop,
+        SubscribeNodes,
         TimerCancelled,
         Timeout,
     }

@@ -6,11 +6,12 @@ import asyncio
 import atexit
 import itertools
 import os
+import random
 import secrets
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import TimeoutError as FutureTimeout
+from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, Protocol
 
@@ -21,7 +22,11 @@ from rabble._core.envelope import Envelope
 from rabble._core.executor import Executor
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.inbox import Inbox
-from rabble.calls import Calls
+from rabble._core.poll import Poller
+from rabble.calls import AwaitedReply, Calls, Ending, Reply
+from rabble.cluster.bridge import Bridge
+from rabble.cluster.config import Mesh, listen, split_address
+from rabble.cluster.server import ClusterServer
 from rabble.errors import (
     CallTimeout,
     ForkedNode,
@@ -30,6 +35,7 @@ from rabble.errors import (
 )
 from rabble.limits import Limits
 from rabble.messages import (
+    ClusterStatus,
     DeadLetterReason,
     DownReason,
     ExecutorStatus,
@@ -56,6 +62,7 @@ def rouse(
     strict: bool = False,
     spin_us: int = 50,
     seed: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Node:
     """Start a node.
 
@@ -67,17 +74,38 @@ def rouse(
     :param spin_us: microseconds for which an executor without work looks for some before it
         sleeps. 0 is off, and so it is where there is one processor.
     :param seed: of the processes' random sources; drawn if left out.
-    :returns: a running node, which is a context manager and must be shut down.
-    :raises ValueError: if `node_id` or `spin_us` is not usable.
+    :param mesh: how it takes part in a mesh of nodes; `None` is a node by itself.
+    :returns: a running node, which is a context manager and must be shut down. With a mesh it
+        listens; port 0 in `node_id` is replaced by the port it got.
+    :raises ValueError: if `node_id` or `spin_us` is not usable, or if listening where the mesh says
+        would be open to everybody.
+    :raises KeyFileError: if the mesh's key or certificates cannot be used.
+    :raises OSError: if it cannot listen there.
     """
-    return Node(
-        NodeId.parse(node_id) if isinstance(node_id, str) else node_id,
-        limits=limits or Limits(),
-        registry=registry or messages.default_registry,
-        strict=strict,
-        spin_us=spin_us,
-        seed=secrets.randbits(64) if seed is None else seed,
-    )
+    own = NodeId.parse(node_id) if isinstance(node_id, str) else node_id
+    key, listeners = None, []
+    if mesh is not None and isinstance(own, NodeId):
+        key = mesh.read_key()
+        listeners = listen(mesh, mesh.bind or own.addr)
+        host, _, port = own.addr.rpartition(":")
+        if port == "0":
+            own = NodeId(own.name, f"{host}:{listeners[0].getsockname()[1]}")
+    try:
+        return Node(
+            own,
+            limits=limits or Limits(),
+            registry=registry or messages.default_registry,
+            strict=strict,
+            spin_us=spin_us,
+            seed=secrets.randbits(64) if seed is None else seed,
+            mesh=mesh,
+            key=key,
+            listeners=listeners,
+        )
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
 
 
 class Spawner(Protocol):
@@ -126,7 +154,8 @@ class Node:
     """A running node. Made by `rouse`.
 
     All methods are for any thread. Several nodes may live in one operating-system process. In a
-    forked child every method raises `ForkedNode`: the threads stayed in the parent.
+    forked child every method raises `ForkedNode`: the threads stayed in the parent. There, leaving
+    its `with` block does nothing.
     """
 
     def __init__(
@@ -138,6 +167,9 @@ class Node:
         strict: bool,
         spin_us: int,
         seed: int,
+        mesh: Mesh | None = None,
+        key: bytes | None = None,
+        listeners: Sequence[socket.socket] = (),
     ) -> None:
         if not isinstance(node_id, NodeId):
             raise TypeError(f"node_id must be a NodeId or its text, not {node_id!r}")
@@ -151,9 +183,13 @@ class Node:
         self._shutdown_s = limits.shutdown_ms / 1000
         self._failure: BaseException | None = None
         self._ending = False
-        self._lock = threading.RLock()
+        # Changed by any thread, without a lock: a signal handler that waits for the end of the
+        # node may have interrupted the holder, for which the end would have to wait.
         self._services: set[Service] = set()
         self._mailboxes: set[Mailbox] = set()
+        # Threads that are inside of threading's start or join, which hold locks of that kind.
+        self._in_threading: set[int] = set()
+        self._to_join: list[threading.Thread] = []
         self._mailbox_names = itertools.count()
         codec = (
             Codec(
@@ -198,12 +234,44 @@ class Node:
             stalled_after_s=limits.stalled_after_ms / 1000,
             clock=self.monotonic,
         )
+        self._cluster: ClusterServer | None = None
+        if mesh is not None:
+            poller = Poller(
+                heartbeat_ms=limits.heartbeat_ms,
+                frame_bytes_max=limits.frame_bytes_max,
+                queue_bytes_max=limits.peer_queue_bytes_max,
+                partial_ms_max=limits.frame_partial_ms_max,
+            )
+            self._executor.join_mesh(poller)
+            self._cluster = ClusterServer(
+                node_id,
+                mesh,
+                key,
+                listeners,
+                poller,
+                Bridge(self._executor, self._reporter, registry, limits),
+                limits=limits,
+                clock=self.monotonic,
+                rng=random.Random(secrets.randbits(64)),
+                token_bytes=secrets.token_bytes,
+            )
         # Readable once the node has ended: a wait on it can be nested in a signal handler, which
         # one on a lock cannot.
         self._ended = Inbox(1)
-        self._thread.start()
-        self._reporter.thread.start()
         _at_exit(self)
+        try:
+            if getattr(threading, "_SHUTTING_DOWN", False):
+                raise NodeStopped("the interpreter ends, and would wait for a new node for ever")
+            self._reporter.thread.start()
+            self._thread.start()
+            if self._cluster is not None:
+                self._cluster.start()
+        except BaseException:
+            self._executor.request_stop(0.0)
+            self._reporter.end()
+            _forget(self)
+            self._ended.close()
+            raise
 
     # Names.
 
@@ -244,36 +312,40 @@ class Node:
                 "call() would wait for the executor in the executor's own thread; a process "
                 "sends the request and takes the reply as a message"
             )
-        correlation_id, future = self._begin_call(pid, msg)
+        reply = Reply()
+        correlation_id = self._begin_call(pid, msg, reply)
         try:
-            return future.result(timeout)
-        except FutureTimeout:
-            if future.done():
-                # It ended in the last moment, by a reply or by a TimeoutError of its own.
-                return future.result()
-            raise CallTimeout(f"{pid} did not reply in {timeout} s") from None
+            if reply.wait(timeout) or not self._calls.give_up(correlation_id):
+                # Or it ended in the last moment: whoever took it out is about to say how.
+                return reply.take()
+            raise CallTimeout(f"{pid} did not reply in {timeout} s")
         finally:
             self._calls.give_up(correlation_id)
 
     async def call_async(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
         """As `call`, for asyncio: never blocks the loop. Cancelling it gives the request up."""
-        correlation_id, future = self._begin_call(pid, msg)
+        reply = AwaitedReply()
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
-        except asyncio.TimeoutError:
-            raise CallTimeout(f"{pid} did not reply in {timeout} s") from None
+            correlation_id = self._begin_call(pid, msg, reply)
+            try:
+                return await asyncio.wait_for(reply.future, timeout)
+            except asyncio.TimeoutError:
+                raise CallTimeout(f"{pid} did not reply in {timeout} s") from None
+            finally:
+                self._calls.give_up(correlation_id)
         finally:
-            self._calls.give_up(correlation_id)
+            # If the node's end is about to end it, nobody would look at how.
+            reply.future.cancel()
 
-    def _begin_call(self, pid: Pid, msg: Any) -> tuple[CorrelationId, Any]:
+    def _begin_call(self, pid: Pid, msg: Any, reply: Ending) -> CorrelationId:
         self._check_usable()
-        correlation_id, future = self._calls.begin()
+        correlation_id = self._calls.begin(reply, pid)
         try:
             self.send(pid, msg, sender=self._calls.pid, correlation_id=correlation_id)
         except BaseException:
             self._calls.give_up(correlation_id)
             raise
-        return correlation_id, future
+        return correlation_id
 
     # Threads under a pid.
 
@@ -288,10 +360,11 @@ class Node:
         inbox = Inbox(self.limits.service_inbox_envelopes_max)
         pid = Pid(name or f"mailbox-{next(self._mailbox_names)}", self.node_id, group)
         mailbox = Mailbox(self, pid, inbox)
-        with self._lock:
-            if not self._executor.add_inbox(pid, inbox):
-                self._observer.refuse(pid)
-            self._mailboxes.add(mailbox)
+        # First, so that it is closed with the others; an ending executor takes no inbox any more.
+        self._mailboxes.add(mailbox)
+        if not self._executor.add_inbox(pid, inbox):
+            self._mailboxes.discard(mailbox)
+            self._observer.refuse(pid)
         return mailbox
 
     def register_service(
@@ -332,18 +405,23 @@ class Node:
         inbox = Inbox(self.limits.service_inbox_envelopes_max)
         pid = Pid(name, self.node_id, group)
         service = Service(self, pid, inbox, make_handler, on_crash)
-        with self._lock:
-            if not self._executor.add_inbox(pid, inbox):
-                self._observer.refuse(pid)
-            self._services.add(service)
-            try:
-                service.thread.start()
-            except BaseException:
-                self._services.discard(service)
-                self._executor.discard(
-                    pid, inbox, DownReason("crashed", "its thread did not start")
-                )
-                raise
+        self._services.add(service)
+        if not self._executor.add_inbox(pid, inbox):
+            self._services.discard(service)
+            self._observer.refuse(pid)
+        current = threading.get_ident()
+        self._in_threading.add(current)
+        try:
+            service.thread.start()
+        except BaseException:
+            self._services.discard(service)
+            self._executor.discard(pid, inbox, DownReason("crashed", "its thread did not start"))
+            raise
+        finally:
+            self._in_threading.discard(current)
+        if self._ending:
+            # It began too late to be joined with the others, and ends at once.
+            service.thread.join()
         return service
 
     def subscribe_dead_letters(self, pid: Pid, wanted: bool = True) -> None:
@@ -351,11 +429,70 @@ class Node:
         self._check_usable()
         self._executor.subscribe_dead_letters(pid, wanted)
 
+    # Other nodes.
+
+    def join(self, target: NodeId | str) -> None:
+        """Make a node a member of the mesh, and with it all that are members there.
+
+        Returns at once; `subscribe_nodes` tells when it is reached. Until then, and whenever the
+        connection is lost, it is dialled again and again, up to 30 s apart.
+
+        :param target: a `NodeId`, which is a member from now on; or an address `host:port`, where
+            a node is asked for its name first.
+        :raises ValueError: if it is no address.
+        :raises RuntimeError: if the node was roused without a mesh.
+        """
+        self._check_usable()
+        if isinstance(target, str):
+            if "@" in target:
+                target = NodeId.parse(target)
+            else:
+                split_address(target)
+        elif not isinstance(target, NodeId):
+            raise TypeError(f"join takes a NodeId or an address 'host:port', not {target!r}")
+        self._mesh_side().join(target)
+
+    def leave(self, node: NodeId | str | None = None) -> None:
+        """Make a node no member of the mesh any more. Returns at once.
+
+        :param node: a `NodeId` or a node's name; `None` is this one.
+        :raises RuntimeError: if the node was roused without a mesh.
+        """
+        self._check_usable()
+        name = self.node_id.name if node is None else getattr(node, "name", node)
+        if not isinstance(name, str):
+            raise TypeError(f"leave takes a NodeId or a node's name, not {node!r}")
+        self._mesh_side().leave(name)
+
+    def cluster_status(self) -> ClusterStatus:
+        """The mesh as this node sees it. A frozen snapshot.
+
+        :raises RuntimeError: if the node was roused without a mesh.
+        """
+        self._check_owner()
+        return self._mesh_side().status()
+
+    def subscribe_nodes(self, pid: Pid, wanted: bool = True) -> None:
+        """Have `NodeUp`, `NodeDown`, `NodeStalled` and `Removed` sent to `pid`, or no longer.
+
+        Of each node that is connected already a `NodeUp` comes at once.
+        """
+        self.send(self._executor.pid, messages.SubscribeNodes(wanted), sender=pid)
+
+    def _mesh_side(self) -> ClusterServer:
+        if self._cluster is None:
+            raise RuntimeError(
+                f"{self.node_id} is a node by itself; rouse it with mesh=rabble.Mesh(...)"
+            )
+        return self._cluster
+
     # What it is doing.
 
     @property
     def status(self) -> str:
-        """`running`, `stalled`, `stopping`, `stopped`, or `failed`."""
+        """`running`, `stalled`, `stopping`, `stopped`, or `failed`; `forked` in a forked child."""
+        if self._executor.forked:
+            return "forked"
         if self._failure is not None:
             return "failed"
         if self._ended.closed:
@@ -366,6 +503,7 @@ class Node:
 
     def executor_status(self) -> ExecutorStatus:
         """What the executor did so far and has before it. A frozen snapshot."""
+        self._check_owner()
         executor = self._executor
         return ExecutorStatus(
             node=self.node_id,
@@ -413,6 +551,7 @@ class Node:
 
     def processes(self) -> dict[Pid, int]:
         """How many envelopes each process, service and mailbox was given so far."""
+        self._check_owner()
         return self._executor.delivered_by_pid()
 
     # The end.
@@ -427,7 +566,8 @@ class Node:
         """End the node: deliver what waits, stop the services, join all threads.
 
         Idempotent. From a process or a service of this node it only asks for the end and returns
-        at once, since it cannot wait for itself.
+        at once, since it cannot wait for itself. From a signal handler it waits as from anywhere
+        else; if the handler interrupted `shutdown` or `register_service`, those join the threads.
 
         :param timeout: in seconds, by default `Limits.shutdown_ms`. Half of it is for delivering
             what waits; a `receive` that does not return then is interrupted by an exception.
@@ -448,8 +588,15 @@ class Node:
                 self._executor.interrupt()
                 half = now + 0.1
             self._ended.wait(max(min(half, end) - now, 0.001))
-        self._thread.join(max(end - self.monotonic(), 0.1))
-        self._reporter.thread.join(max(end - self.monotonic(), 0.1))
+        if current.ident in self._in_threading:
+            return
+        assert current.ident is not None
+        self._in_threading.add(current.ident)
+        try:
+            for thread in (*self._to_join, self._thread, self._reporter.thread):
+                thread.join(max(end - self.monotonic(), 0.1))
+        finally:
+            self._in_threading.discard(current.ident)
 
     def __enter__(self) -> Node:
         return self
@@ -460,7 +607,9 @@ class Node:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.shutdown()
+        # In a forked child the block is left only because the process ends: that is not hindered.
+        if not self._executor.forked:
+            self.shutdown()
 
     def __repr__(self) -> str:
         return f"<Node {self.node_id} {self.status}>"
@@ -473,22 +622,27 @@ class Node:
         except BaseException as error:
             self._failure = error
             self._reporter.report_crash(self._executor.pid, error)
-        finally:
-            self._ending = True
-            with self._lock:
-                services = list(self._services)
-                mailboxes = list(self._mailboxes)
-                self._mailboxes.clear()
-            for mailbox in mailboxes:
-                mailbox._inbox.close()
-            for service in services:
-                service.stop()
-            for service in services:
-                service.thread.join()
-            self._calls.close()
-            _forget(self)
-            self._reporter.end()
-            self._ended.close()
+        if not self._executor.forked:
+            self._end()
+
+    def _end(self) -> None:
+        """Let go of all that hangs on the executor, which has ended. In its thread."""
+        self._ending = True
+        services = list(self._services)
+        for mailbox in list(self._mailboxes):
+            mailbox._inbox.close()
+        self._mailboxes.clear()
+        for service in services:
+            service.stop()
+        # One that has not begun sees that it was stopped.
+        self._to_join = [service.thread for service in services if service._wait_for_end()]
+        if self._cluster is not None:
+            self._cluster.request_stop(self._shutdown_s / 4)
+            self._to_join += self._cluster.join_threads()
+        self._calls.close()
+        _forget(self)
+        self._reporter.end()
+        self._ended.close()
 
     def _check_owner(self) -> None:
         if self._executor.forked:
@@ -507,24 +661,25 @@ class Node:
             raise ValueError(f"the group {RESERVED_GROUP!r} is for the node's own services")
 
     def _close_mailbox(self, mailbox: Mailbox) -> None:
+        self._check_owner()
         mailbox._inbox.close()
         for envelope in mailbox._inbox.take(self.limits.service_inbox_envelopes_max):
             self._undelivered(envelope)
-        with self._lock:
-            self._mailboxes.discard(mailbox)
+        self._mailboxes.discard(mailbox)
         if not self._executor.stopping:
             self._executor.discard(mailbox.pid, mailbox._inbox, DownReason("stopped"))
 
     def _service_ended(self, service: Service, reason: DownReason) -> None:
-        with self._lock:
-            self._services.discard(service)
+        self._services.discard(service)
         if not self._executor.stopping:
             self._executor.discard(service.pid, service._inbox, reason)
 
     def _undelivered(
         self, envelope: Envelope, reason: DeadLetterReason = DeadLetterReason.NO_PROCESS
     ) -> None:
-        self._executor.undeliverable(envelope, reason)
+        # A forked child shares the eventfds: what it wrote into one would keep the parent awake.
+        if not self._executor.forked:
+            self._executor.undeliverable(envelope, reason)
 
     def _send_from_service(self, envelope: Envelope) -> None:
         """Send for a service, which is still heard while the node drains."""
@@ -557,9 +712,18 @@ def _forget(node: Node) -> None:
 
 
 def _end_all(nodes: Iterable[Node] = _running) -> None:
-    for node in list(nodes):
-        if not node._executor.forked:
+    own = [node for node in list(nodes) if not node._executor.forked]
+    for node in own:
+        node.request_shutdown()
+    kept = []
+    for node in own:
+        try:
             node.shutdown()
+        except ShutdownTimeout as error:
+            kept.append(str(error))
+    if kept:
+        # Raised, it has the interpreter say so and end; otherwise that would wait for the threads.
+        raise ShutdownTimeout("; ".join(kept))
 
 
 # The interpreter joins non-daemon threads before it runs atexit's functions, so a node that was

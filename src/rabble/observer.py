@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rabble._core.envelope import Envelope
 from rabble._core.ids import Pid
+from rabble._core.poll import Connection
 from rabble.errors import NameTaken, QueueFull
 from rabble.messages import Metrics
 
@@ -34,6 +35,16 @@ class Observer:
         self._node._reporter.report(
             logging.ERROR, lambda: f"{envelope.sender} sent what cannot be encoded: {error}"
         )
+
+    def undecodable(self, envelope: Envelope, detail: str) -> None:
+        """A peer sent a message that this node cannot build."""
+        self._node._reporter.report(
+            logging.ERROR, lambda: f"{envelope.sender} sent what cannot be decoded: {detail}"
+        )
+
+    def disconnected(self, connection: Connection) -> None:
+        """Another node can be reached no longer."""
+        self._node._calls.disconnected(connection.link.peer)
 
     def metrics(self) -> Metrics:
         """A process asks for them."""

@@ -15,10 +15,11 @@ import traceback
 from collections.abc import Callable
 from types import TracebackType
 
+from rabble._core.executor import Interrupted
 from rabble._core.ids import Pid
 from rabble._core.inbox import Inbox
 
-__all__ = ["Reporter"]
+__all__ = ["Reporter", "described"]
 
 PERIOD_S = 0.25
 
@@ -29,6 +30,17 @@ def own_part(error: BaseException) -> TracebackType | None:
     while trace is not None and trace.tb_frame.f_code.co_filename.endswith("executor.pyx"):
         trace = trace.tb_next
     return trace
+
+
+def described(error: BaseException) -> str:
+    """An exception's class and text, whatever its `__str__` does."""
+    try:
+        text = str(error)
+    except Interrupted:
+        raise
+    except BaseException:
+        text = "its str fails"
+    return f"{type(error).__name__}: {text if len(text) <= 500 else text[:497] + '...'}"
 
 
 class Reporter:
@@ -89,8 +101,10 @@ class Reporter:
         def words() -> str:
             try:
                 trace = traceback.format_exception(type(error), error, own_part(error))
-            except Exception as failure:
-                trace = [f"a {type(error).__name__} that cannot be formatted: {failure!r}"]
+            except Interrupted:
+                raise
+            except BaseException as failure:
+                trace = [f"a {described(error)}; formatting it failed: {described(failure)}"]
             return f"{pid} crashed\n{''.join(trace).rstrip()}"
 
         self.report(logging.ERROR, words)
@@ -120,11 +134,20 @@ class Reporter:
     def _write(self) -> None:
         while self._waiting:
             level, text = self._waiting.popleft()
-            self._log.log(level, "%s", text)
+            self._say(level, text)
         if self._suppressed and int(self._clock()) != self._second:
             self._write_suppressed()
 
     def _write_suppressed(self) -> None:
         count, self._suppressed = self._suppressed, 0
         if count:
-            self._log.warning("%d reports were suppressed", count)
+            self._say(logging.WARNING, f"{count} reports were suppressed")
+
+    def _say(self, level: int, text: str) -> None:
+        try:
+            self._log.log(level, "%s", text)
+        except BaseException:
+            # A filter or handler of somebody else's. The watchdog lives in this thread: go on, and
+            # complain where logging itself does.
+            if logging.raiseExceptions and sys.stderr is not None:
+                traceback.print_exc()

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rabble import (
+    CancelTimer,
+    CorrelationId,
     Demonitor,
     Down,
     Envelope,
     Monitor,
     NameTaken,
-    NodeId,
     Pid,
     Process,
+    Spawn,
+    SpawnFailed,
+    StartTimer,
     Stop,
+    Timeout,
+    TimerCancelled,
     messages,
 )
-from rabble._core.control import Control
+from rabble._core.codec import Codec
 from rabble._core.executor import Executor
-from tests.reference.executor import Letter, ReferenceExecutor
+from tests.reference.executor import INIT, Letter, ReferenceExecutor, Script
+from tests.support import BARE, HandClock, Witness, bare_executor
 
-NODE = NodeId("model", "h:1")
 NAMES = ["a", "b", "c", "d", "e"]
+UNENCODABLE = frozenset({"no wire carries a set"})
+TIMERS_MAX = 3
 
 names = st.sampled_from(NAMES)
+numbers = st.integers(1, TIMERS_MAX)
+# Such that timers meet each other, the clock's steps, and the ends of the wheel's levels. (One of 0
+# that is started just at a tick may fire in it or in the next one.)
+delays = st.sampled_from([1, 1, 2, 3, 5, 8, 255, 256, 257, 65_535, 65_536, 70_000])
 # One action of a process: a letter to somebody, or something asked of the executor.
 actions = st.one_of(
-    st.tuples(st.just("say"), names),
-    st.tuples(st.sampled_from(["stop", "monitor", "demonitor"]), names),
+    st.tuples(st.sampled_from(["say", "say badly"]), names),
+    st.tuples(st.sampled_from(["stop", "monitor", "demonitor", "spawn"]), names),
+    st.tuples(st.just("timer"), numbers, delays),
+    st.tuples(st.just("cancel"), numbers, st.booleans()),
 )
 # What a process does on its n-th message: some actions, in one of the shapes that receive may
 # return; then perhaps it raises half-way.
@@ -41,44 +56,41 @@ steps = st.tuples(
 scripts = st.fixed_dictionaries({name: st.lists(steps, max_size=6) for name in NAMES})
 kick_offs = st.lists(
     st.one_of(
-        st.tuples(st.just("say"), names),
-        st.tuples(st.just("stop"), names),
-        st.tuples(st.just("spawn"), names),
+        st.tuples(st.sampled_from(["say", "stop", "spawn", "say badly"]), names),
+        st.tuples(st.sampled_from(["spawn and stop", "spawn and say"]), names),
+        # On behalf of a process, as a service may.
+        st.tuples(st.just("timer"), names, numbers, delays),
+        st.tuples(st.just("wait"), st.sampled_from([1, 400_000, 999_999, 1_000_000])),
+        st.tuples(st.just("wait"), delays.map(lambda ms: ms * 1_000_000)),
     ),
-    max_size=12,
+    max_size=16,
 )
 limits = st.fixed_dictionaries({name: st.none() | st.integers(1, 3) for name in NAMES})
-
-
-class Observer:
-    """Takes what the executor reports."""
-
-    def crashed(self, pid: Pid | None, error: BaseException) -> None:
-        assert isinstance(error, RuntimeError | TypeError), repr(error)
-
-    def unencodable(self, envelope: Envelope, error: Exception) -> None:
-        raise AssertionError("nothing is encoded here")
-
-    def refuse(self, pid: Pid | None = None) -> None:
-        raise NameTaken
-
-    def quiet(self) -> bool:
-        return True
+with_init = st.sets(names)
 
 
 class Scripted(Process):
     """Does on its n-th message what the script says, and writes down what it was given."""
 
-    def __init__(self, script: list[Any], trace: list[Any]) -> None:
-        self.script = iter(script)
-        self.trace = trace
+    def __init__(self, model: Model, name: str) -> None:
+        self.model = model
+        self.script = model.scripts[name]
 
     def receive(self, msg: Any, sender: Pid | None, correlation_id: object) -> Any:
+        about: Any = getattr(msg, "correlation_id", None)
         if isinstance(msg, Down):
             msg = ("down", msg.pid.name, msg.reason.kind)
-        self.trace.append((self.pid.name, msg, sender and sender.name))
+        elif isinstance(msg, SpawnFailed):
+            msg = ("spawn failed", msg.pid.name)
+        elif isinstance(msg, Timeout):
+            assert about == correlation_id and about.pid == self.pid
+            msg = ("timeout", about.request)
+        elif isinstance(msg, TimerCancelled):
+            assert about == correlation_id and about.pid == self.pid
+            msg = ("cancelled", about.request, msg.was_active)
+        self.model.trace.append((self.pid.name, msg, sender and sender.name))
         todo, shape = next(self.script, ([], "list"))
-        out = [self.envelope(what, name) for what, name in todo]
+        out = [self.envelope(*action) for action in todo]
         if shape == "one" and out:
             return out[0]
         if shape == "generator":
@@ -88,7 +100,8 @@ class Scripted(Process):
         if shape == "junk":
             return [*out, "junk"]
         if shape == "kept":
-            self.kept = [*out, *out]
+            # An instance can be spawned only once.
+            self.kept = [*out, *(e for e in out if not isinstance(e.msg, Spawn))]
             return self.kept
         return tuple(out) if shape == "tuple" else out
 
@@ -96,78 +109,147 @@ class Scripted(Process):
         yield from out
         raise RuntimeError("as the script says")
 
-    def envelope(self, what: str, name: str) -> Envelope:
-        pid = Pid(name, NODE)
-        if what == "say":
-            return Envelope(pid, "said")
-        control = {"stop": Stop, "monitor": Monitor, "demonitor": Demonitor}[what]
-        return Envelope(self.executor, control(pid))
+    def envelope(self, what: str, about: Any, how: Any = None) -> Envelope:
+        if what in ("say", "say badly"):
+            return Envelope(Pid(about, BARE), UNENCODABLE if what == "say badly" else "said")
+        return Envelope(self.executor, self.model.control(self.pid, what, about, how))
 
 
-def reference_script(script: list[Any]) -> Any:
-    remaining = iter(script)
+class ScriptedWithInit(Scripted):
+    def init(self) -> Any:
+        return self.receive(INIT, None, None)
 
+
+def reference_script(remaining: Iterator[Any]) -> Script:
     def run(message: Any, sender: str | None) -> list[Letter]:
         todo, shape = next(remaining, ([], "list"))
-        out: list[Letter] = [
-            (name, "said", None) if what == "say" else ("executor", (what, name), None)
-            for what, name in todo
-        ]
+        out: list[Letter] = []
+        for action in todo:
+            if action[0] in ("say", "say badly"):
+                out.append((action[1], UNENCODABLE if action[0] == "say badly" else "said", None))
+            else:
+                out.append(("executor", action, None))
         if shape in ("raises", "junk"):
             raise RuntimeError
         if shape == "one":
             return out[:1]
-        return out * 2 if shape == "kept" else out
+        if shape == "kept":
+            return out + [x for x in out if x[0] != "executor" or x[1][0] != "spawn"]
+        return out
 
     return run
 
 
-@settings(max_examples=300)
-@given(scripts, kick_offs, limits)
+class Model:
+    """Both executors, and what was seen of the compiled one."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        clock: HandClock,
+        scripts: dict[str, list[Any]],
+        limits: dict[str, int | None],
+        with_init: set[str],
+        strict: bool,
+    ) -> None:
+        self.executor = executor
+        self.clock = clock
+        self.begin_ns = clock.ns
+        # What a life leaves of its script is the next one's, so that they end.
+        self.scripts = {name: iter(script) for name, script in scripts.items()}
+        remaining = {name: iter(script) for name, script in scripts.items()}
+        self.limits = limits
+        self.with_init = with_init
+        self.trace: list[Any] = []
+        self.reference = ReferenceExecutor(
+            lambda name: (reference_script(remaining[name]), limits[name], name in with_init),
+            strict,
+            lambda message: message != UNENCODABLE,
+        )
+
+    def process(self, name: str) -> Process:
+        return (ScriptedWithInit if name in self.with_init else Scripted)(self, name)
+
+    def control(self, owner: Pid, what: str, about: Any, how: Any) -> Any:
+        if what == "spawn":
+            return Spawn(self.process(about), about, mailbox_max=self.limits[about])
+        if what == "timer":
+            return StartTimer(CorrelationId(owner, None, about), how)
+        if what == "cancel":
+            return CancelTimer(CorrelationId(owner, None, about), acknowledge=how)
+        return {"stop": Stop, "monitor": Monitor, "demonitor": Demonitor}[what](Pid(about, BARE))
+
+    def spawn(self, name: str) -> None:
+        try:
+            pid = self.executor.spawn(self.process(name), name, mailbox_max=self.limits[name])
+            assert pid == Pid(name, BARE)
+        except NameTaken:
+            assert not self.reference.spawn(name)
+        else:
+            assert self.reference.spawn(name)
+
+    def from_outside(self, what: str, about: Any, *how: Any) -> None:
+        reference = self.reference
+        if what == "wait":
+            self.clock.ns += about
+            reference.now_ns = self.clock.ns - self.begin_ns
+        elif what == "timer":
+            owner, message = Pid(about, BARE), ("timer", *how)
+            self.executor.send(self.executor.pid, self.control(owner, *message), sender=owner)
+            reference.inbox.append(("executor", message, about))
+        if what.startswith("spawn"):
+            self.spawn(about)
+        if what.endswith("stop"):
+            self.executor.send(self.executor.pid, Stop(Pid(about, BARE)))
+            reference.inbox.append(("executor", ("stop", about), None))
+        elif what.endswith(("say", "badly")):
+            message = UNENCODABLE if what == "say badly" else "kick"
+            self.executor.send(Pid(about, BARE), message, sender=Pid("outside", BARE))
+            reference.inbox.append((about, message, "outside"))
+
+    def settle(self) -> None:
+        while self.executor.step() or self.executor.inbox_depth:
+            pass
+        self.reference.step()
+        while self.reference.inbox:
+            self.reference.step()
+
+    def compare(self) -> None:
+        executor, reference = self.executor, self.reference
+        assert self.trace == reference.trace
+        assert {e.pid.name for e in executor.table.snapshot()} - {"executor"} == {*reference.lives}
+        dead: dict[str, int] = {}
+        for _, _, reason in reference.dead:
+            dead[reason] = dead.get(reason, 0) + 1
+        assert {reason.name: n for reason, n in executor.dead_letters.items()} == dead
+        assert executor.timers == len(reference.timers)
+        assert executor.queue_depth == executor.inbox_depth == 0
+
+
+@settings(max_examples=400)
+@given(scripts, kick_offs, limits, with_init, st.booleans(), st.integers(0, 2_000_000))
 def test_every_delivery_and_every_loss_is_the_same(
     scripts: dict[str, list[Any]],
-    kick_offs: list[tuple[str, str]],
+    kick_offs: list[tuple[Any, ...]],
     limits: dict[str, int | None],
+    with_init: set[str],
+    strict: bool,
+    begin_ns: int,
 ) -> None:
-    trace: list[Any] = []
-    executor = Executor(NODE, messages, Process, Observer(), inbox_max=10_000, spin_us=0)
-    Control(executor)
-    reference = ReferenceExecutor()
-    dead: dict[str, int] = {}
-
-    def spawn(name: str) -> None:
-        process = Scripted(scripts[name], trace)
-        try:
-            compiled = executor.spawn(process, name, mailbox_max=limits[name]) == Pid(name, NODE)
-        except NameTaken:
-            compiled = False
-        assert compiled == reference.spawn(name, reference_script(scripts[name]), limits[name])
-
-    def settle() -> None:
-        while executor.step():
-            pass
-        reference.run()
-
-    for name in NAMES:
-        spawn(name)
-    settle()
-    for what, name in kick_offs:
-        if what == "spawn":
-            spawn(name)
-        elif what == "stop":
-            executor.send(executor.pid, Stop(Pid(name, NODE)))
-            reference.send("executor", ("stop", name), None)
-        else:
-            executor.send(Pid(name, NODE), "kick", sender=Pid("outside", NODE))
-            reference.send(name, "kick", "outside")
-        settle()
-    assert trace == reference.trace
-    assert {e.pid.name for e in executor.table.snapshot()} - {"executor"} == set(reference.scripts)
-    for _, _, reason in reference.dead:
-        dead[reason] = dead.get(reason, 0) + 1
-    assert {reason.name: n for reason, n in executor.dead_letters.items()} == dead
-    assert executor.timers == 0
-    assert executor.queue_depth == 0
-    # An executor and its entries refer to each other: its end lets go of them.
-    executor.request_stop(0)
-    executor.run()
+    clock = HandClock(begin_ns)
+    codec = Codec(messages.default_registry) if strict else None
+    with bare_executor(clock, witness := Witness(), codec) as executor:
+        model = Model(executor, clock, scripts, limits, with_init, strict)
+        for name in NAMES:
+            model.spawn(name)
+        model.settle()
+        for kick_off in kick_offs:
+            model.from_outside(*kick_off)
+            model.settle()
+            model.compare()
+        # What still runs comes in the end, each in its turn.
+        for _ in range(TIMERS_MAX * len(NAMES)):
+            model.from_outside("wait", 70_001_000_000)
+            model.settle()
+        model.compare()
+        assert all(isinstance(error, RuntimeError | TypeError) for _, error in witness.errors)

@@ -157,9 +157,8 @@ def test_a_storm_of_timers_lets_others_through() -> None:
     assert [due_ms(n) for n in order] == sorted(due_ms(n) for n in range(STORM))
     assert sorted(order) == list(range(STORM))
     # Taken in after at most a turn, behind at most a turn's worth of timers.
-    assert {text: count - sent[text] <= 2 * TURN_DELIVERIES for text, count in heard.items()} == {
-        text: True for text in sent
-    }
+    assert heard.keys() == sent.keys()
+    assert max(heard[text] - sent[text] for text in sent) <= 2 * TURN_DELIVERIES
 
 
 def test_a_storm_of_timers_does_not_pass_slow_processes() -> None:

@@ -19,6 +19,8 @@ ORDER = (
     "table",
     "frame",
     "link",
+    "poll",
+    "routes",
     "executor",
     "control",
     "debug",

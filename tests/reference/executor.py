@@ -1,85 +1,181 @@
-"""The executor, slow and obviously right: one deque and one dict.
+"""The executor, slow and obviously right: two deques, a dict, and a list of timers.
 
-It knows processes, Spawn, Stop, Monitor, Demonitor, mailbox limits and dead letters, and takes a
-script instead of a process: what `receive` returns is handed in.
+It knows processes, `init`, Spawn, Stop, Monitor, Demonitor, timers, mailbox limits, the strict mode
+and dead letters, and takes a script instead of a process: what `receive` returns is handed in.
+Its time is in nanoseconds since it began, and handed in too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 Letter = tuple[str, Any, str | None]  # to, message, sender
+Script = Callable[[Any, str | None], list[Letter]]
+TICK_NS = 1_000_000
+
+#: The message that a script is given instead of its `init` being called.
+INIT = "init"
+
+
+@dataclasses.dataclass(eq=False)
+class Life:
+    """One process from its spawn to its end; a later one of its name is another."""
+
+    name: str
+    script: Script
+    limit: int | None
+    started: bool
+
+
+@dataclasses.dataclass(eq=False)
+class ReferenceTimer:
+    owner: Life
+    number: int
+    due_ns: int
 
 
 class ReferenceExecutor:
-    """Runs scripts `(message, sender) -> list of letters`, or raises, under names."""
+    """Runs scripts `(message, sender) -> list of letters`, or raises, under names.
 
-    def __init__(self) -> None:
+    :param make: the script and the mailbox limit of the next process of a name, and whether it has
+        an `init`; for `spawn` messages.
+    :param strict: messages that `encodable` refuses do not travel.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[str], tuple[Script, int | None, bool]],
+        strict: bool = False,
+        encodable: Callable[[Any], bool] = lambda message: True,
+    ) -> None:
+        self.make = make
+        self.strict = strict
+        self.encodable = encodable
+        self.now_ns = 0
+        self.inbox: deque[Letter] = deque()
         self.queue: deque[Letter] = deque()
-        self.scripts: dict[str, Callable[[Any, str | None], list[Letter]]] = {}
-        self.limits: dict[str, int] = {}
+        self.lives: dict[str, Life] = {}
         self.watchers: dict[str, list[str]] = {}
+        self.timers: list[ReferenceTimer] = []  # that run, in the order of their starts
         self.trace: list[tuple[str, Any, str | None]] = []
         self.dead: list[tuple[str, Any, str]] = []
 
-    def spawn(
-        self,
-        name: str,
-        script: Callable[[Any, str | None], list[Letter]],
-        limit: int | None,
-    ) -> bool:
-        if name in self.scripts:
+    def spawn(self, name: str) -> bool:
+        if name in self.lives:
             return False
-        self.scripts[name] = script
-        if limit is not None:
-            self.limits[name] = limit
+        script, limit, has_init = self.make(name)
+        life = Life(name, script, limit, started=not has_init)
+        self.lives[name] = life
+        if has_init:
+            # It waits for the next look at what other threads sent.
+            self.inbox.append(("executor", ("start", life), None))
         return True
 
-    def send(self, to: str, message: Any, sender: str | None) -> None:
-        # What the executor itself says takes no place in a mailbox.
-        waiting = sum(1 for letter in self.queue if letter[0] == to and letter[2] != "executor")
-        if sender != "executor" and to in self.scripts and waiting >= self.limits.get(to, 10**9):
-            self.dead.append((to, message, "MAILBOX_FULL"))
-            return
-        self.queue.append((to, message, sender))
-
-    def run(self) -> None:
+    def step(self) -> None:
+        """Take in what waits, fire what is due, deliver until nothing is left."""
+        while self.inbox:
+            self.send(*self.inbox.popleft())
+        # By the tick it is due in; Python's sort keeps the order of equals.
+        now = self.now_ns // TICK_NS
+        for timer in sorted(self.timers, key=lambda t: -(-t.due_ns // TICK_NS)):
+            if -(-timer.due_ns // TICK_NS) <= now:
+                self.queue.append(("executor", ("fire", timer), None))
         while self.queue:
             to, message, sender = self.queue.popleft()
             if to == "executor":
                 self.control(message, sender)
-            elif to not in self.scripts:
+            elif to not in self.lives:
                 self.dead.append((to, message, "NO_PROCESS"))
             else:
-                self.trace.append((to, message, sender))
-                try:
-                    letters = self.scripts[to](message, sender)
-                except RuntimeError:
-                    self.remove(to, "crashed")
-                    self.dead.append((to, message, "PROCESS_CRASHED"))
-                    continue
-                for letter in letters:
-                    self.send(letter[0], letter[1], to)
+                self.give(self.lives[to], message, sender)
+
+    def send(self, to: str, message: Any, sender: str | None) -> None:
+        if self.strict and to != "executor" and not self.encodable(message):
+            self.dead.append((to, message, "UNENCODABLE"))
+            return
+        # What the executor itself says takes no place in a mailbox.
+        waiting = sum(1 for letter in self.queue if letter[0] == to and letter[2] != "executor")
+        life = self.lives.get(to)
+        if sender != "executor" and life and life.limit is not None and waiting >= life.limit:
+            self.dead.append((to, message, "MAILBOX_FULL"))
+            return
+        self.queue.append((to, message, sender))
+
+    def tell(self, to: str, message: Any) -> None:
+        self.queue.append((to, message, "executor"))
+
+    def give(self, life: Life, message: Any, sender: str | None) -> None:
+        if not self.start(life):
+            self.dead.append((life.name, message, "PROCESS_CRASHED"))
+            return
+        self.trace.append((life.name, message, sender))
+        if not self.run(life, message, sender):
+            self.dead.append((life.name, message, "PROCESS_CRASHED"))
+
+    def start(self, life: Life) -> bool:
+        if life.started:
+            return True
+        life.started = True
+        self.trace.append((life.name, INIT, None))
+        return self.run(life, INIT, None)
+
+    def run(self, life: Life, message: Any, sender: str | None) -> bool:
+        try:
+            letters = life.script(message, sender)
+        except RuntimeError:
+            self.remove(life, "crashed")
+            return False
+        for letter in letters:
+            self.send(letter[0], letter[1], life.name)
+        return True
 
     def control(self, message: Any, sender: str | None) -> None:
-        what, name = message
-        if what == "stop" and name in self.scripts:
-            self.remove(name, "stopped")
-        elif what == "monitor" and sender in self.scripts:
-            if name not in self.scripts:
-                self.send(sender, ("down", name, "no_process"), "executor")
-            elif sender not in self.watchers.setdefault(name, []):
-                self.watchers[name].append(sender)
-        elif what == "demonitor" and sender in self.watchers.get(name, []):
-            self.watchers[name].remove(sender)
+        what, about = message[:2]
+        asker = self.lives.get(sender or "")
+        if what == "start":
+            if self.lives.get(about.name) is about:
+                self.start(about)
+        elif what == "fire":
+            if about in self.timers:
+                self.timers.remove(about)
+                self.give(about.owner, ("timeout", about.number), "executor")
+        elif what == "stop":
+            if about in self.lives:
+                self.remove(self.lives[about], "stopped")
+        elif what == "spawn":
+            if not self.spawn(about) and sender is not None:
+                self.tell(sender, ("spawn failed", about))
+        elif asker is None:
+            pass
+        elif what == "monitor":
+            if about not in self.lives:
+                self.tell(asker.name, ("down", about, "no_process"))
+            elif asker.name not in self.watchers.setdefault(about, []):
+                self.watchers[about].append(asker.name)
+        elif what == "demonitor":
+            if asker.name in self.watchers.get(about, []):
+                self.watchers[about].remove(asker.name)
+        elif what == "timer":
+            self.cancel(asker, about)
+            self.timers.append(ReferenceTimer(asker, about, self.now_ns + message[2] * TICK_NS))
+        elif what == "cancel":
+            was_active = self.cancel(asker, about)
+            if message[2]:
+                self.tell(asker.name, ("cancelled", about, was_active))
 
-    def remove(self, name: str, reason: str) -> None:
-        del self.scripts[name]
-        self.limits.pop(name, None)
+    def cancel(self, owner: Life, number: int) -> bool:
+        found = [t for t in self.timers if t.owner is owner and t.number == number]
+        self.timers = [t for t in self.timers if t not in found]
+        return bool(found)
+
+    def remove(self, life: Life, reason: str) -> None:
+        del self.lives[life.name]
+        self.timers = [t for t in self.timers if t.owner is not life]
         for others in self.watchers.values():
-            if name in others:
-                others.remove(name)
-        for watcher in self.watchers.pop(name, []):
-            self.send(watcher, ("down", name, reason), "executor")
+            if life.name in others:
+                others.remove(life.name)
+        for watcher in self.watchers.pop(life.name, []):
+            self.tell(watcher, ("down", life.name, reason))

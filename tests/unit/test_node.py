@@ -299,7 +299,7 @@ def test_a_monitor_taken_back_is_not_told(node: Node) -> None:
         assert len(box) == 0
 
 
-# Dead letters, limits, strict mode.
+# Dead letters, limits, strict mode (FAULTS 27).
 
 
 def test_dead_letters_are_told_to_whom_subscribed(node: Node) -> None:

@@ -109,6 +109,9 @@ def test_a_handler_polls_files_and_sends_what_it_reads() -> None:
     os.close(read_end)
 
 
+# What a crash leads to, by policy: FAULTS 103.
+
+
 @pytest.mark.parametrize("msg", ["boom", "junk"])
 def test_a_crash_ends_the_service_and_is_told(msg: str) -> None:
     lives: list[str] = []

@@ -2,6 +2,8 @@
 
 from rabble._core.envelope cimport Envelope
 from rabble._core.executor cimport Executor
+from rabble._core.link cimport Heard
+from rabble._core.poll cimport Connection
 from rabble._core.table cimport Entry
 
 cdef class Control:
@@ -10,3 +12,8 @@ cdef class Control:
     cdef object down_reason        # protocol.DownReason
 
     cdef Entry asker(self, Envelope envelope)
+    cdef int watch(self, Heard heard, Connection connection) except -1
+    cdef int unwatch(self, Heard heard, Connection connection) except -1
+    cdef int down(self, Heard heard, Connection connection) except -1
+    cdef int bounced(self, Heard heard) except -1
+    cdef int unfit(self, Heard heard) except -1

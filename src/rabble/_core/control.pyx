@@ -9,9 +9,12 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 from rabble._core.envelope cimport Envelope, new_envelope
-from rabble._core.executor cimport Discard, Executor, Undelivered
-from rabble._core.ids cimport CorrelationId, Pid
-from rabble._core.table cimport EXECUTOR, PROCESS, Entry
+from rabble._core.executor cimport Discard, Executor, Linked, Undelivered
+from rabble._core.frame cimport DEMONITOR, DOWN, LOST, MONITOR, UNDELIVERED
+from rabble._core.ids cimport CorrelationId, Pid, same_node
+from rabble._core.link cimport HEARD_UNDECODABLE, Heard
+from rabble._core.poll cimport Connection
+from rabble._core.table cimport CALLBACK, EXECUTOR, PROCESS, Entry
 from rabble._core.timers cimport Timer
 from rabble._core.timers import validate_delay_ms
 
@@ -35,10 +38,13 @@ cdef class Control:
             protocol.Monitor: self.monitor,
             protocol.Demonitor: self.demonitor,
             protocol.GetMetrics: self.get_metrics,
+            protocol.SubscribeNodes: self.subscribe_nodes,
             Timer: self.timer,
             Entry: self.start_process,
             Discard: self.discard,
             Undelivered: self.undelivered,
+            Linked: self.linked,
+            Heard: self.heard,
         }
 
     cdef Entry asker(self, Envelope envelope):
@@ -150,9 +156,16 @@ cdef class Control:
         if entry is None:
             return
         if found is NULL:
+            reason = "no_process"
+            if not same_node(pid.node, self.executor.node):
+                if self.executor.routes is not None and self.executor.watch(entry.pid, pid):
+                    if entry.watched is None:
+                        entry.watched = {}
+                    entry.watched[pid] = True
+                    return
+                reason = "disconnected"
             self.executor.tell(
-                entry.pid,
-                self.executor.protocol.Down(pid, self.down_reason("no_process")),
+                entry.pid, self.executor.protocol.Down(pid, self.down_reason(reason))
             )
             return
         watched = <Entry>found
@@ -170,9 +183,127 @@ cdef class Control:
         if found is not NULL and entry is not None and (<Entry>found).watchers is not None:
             (<Entry>found).watchers.pop(entry.pid, None)
         if entry is not None and entry.watched is not None:
-            entry.watched.pop(pid, None)
+            if entry.watched.pop(pid, None) and found is NULL and self.executor.routes is not None:
+                self.executor.unwatch(entry.pid, pid)
 
     def get_metrics(self, request, Envelope envelope not None):
         cdef Entry entry = self.asker(envelope)
         if entry is not None:
             self.executor.tell(entry.pid, self.executor.observer.metrics(), envelope.correlation_id)
+
+    def subscribe_nodes(self, request, Envelope envelope not None):
+        cdef Entry entry = self.asker(envelope)
+        cdef Connection connection
+        if entry is None:
+            return
+        known = entry.pid in self.executor.node_subscribers
+        self.executor.subscribe_nodes(entry.pid, request.wanted)
+        if request.wanted and not known and self.executor.routes is not None:
+            for connection in self.executor.routes.connections:
+                self.executor.tell(
+                    entry.pid,
+                    self.executor.protocol.NodeUp(
+                        connection.link.peer, connection.link.incarnation
+                    ),
+                )
+
+    # What other nodes say.
+
+    def linked(self, Linked request not None, Envelope envelope not None):
+        self.executor.connect(request.connection)
+
+    def heard(self, Heard heard not None, Envelope envelope not None):
+        cdef Connection connection = self.executor.routes.find(heard.link.peer)
+        if connection is None or connection.link is not heard.link:
+            # It ended, and all that it meant with it, while this stood in the queue.
+            return
+        if heard.kind == MONITOR:
+            self.watch(heard, connection)
+        elif heard.kind == DEMONITOR:
+            self.unwatch(heard, connection)
+        elif heard.kind == DOWN:
+            self.down(heard, connection)
+        elif heard.kind == UNDELIVERED:
+            self.bounced(heard)
+        elif heard.kind == LOST:
+            self.executor.count_lost(heard.link.peer, heard.count)
+        else:
+            self.unfit(heard)
+
+    cdef int watch(self, Heard heard, Connection connection) except -1:
+        """A process of the peer monitors one of this node."""
+        cdef PyObject* found = self.executor.table.find(heard.to)
+        cdef Entry watched
+        cdef dict watchers
+        if found is NULL or (<Entry>found).kind == EXECUTOR:
+            connection.link.say_down(
+                heard.about, heard.to, self.executor.protocol.DOWN_CODES["no_process"], ""
+            )
+            self.executor.routes.touch(connection)
+            return 0
+        watched = <Entry>found
+        if watched.watchers is None:
+            watched.watchers = {}
+        watched.watchers[heard.about] = True
+        watchers = connection.watched.get(heard.to)
+        if watchers is None:
+            watchers = connection.watched[heard.to] = {}
+        watchers[heard.about] = True
+        return 0
+
+    cdef int unwatch(self, Heard heard, Connection connection) except -1:
+        cdef PyObject* found = self.executor.table.find(heard.to)
+        cdef dict watchers = connection.watched.get(heard.to)
+        if watchers is not None:
+            watchers.pop(heard.about, None)
+            if not watchers:
+                del connection.watched[heard.to]
+        if found is not NULL and (<Entry>found).watchers is not None:
+            (<Entry>found).watchers.pop(heard.about, None)
+        return 0
+
+    cdef int down(self, Heard heard, Connection connection) except -1:
+        """A process of the peer ended that one of this node monitors, if it still does."""
+        cdef dict watchers = connection.watches.get(heard.about)
+        cdef PyObject* found
+        if watchers is None or not watchers.pop(heard.to, None):
+            return 0
+        if not watchers:
+            del connection.watches[heard.about]
+        found = self.executor.table.find(heard.to)
+        if found is not NULL and (<Entry>found).watched is not None:
+            (<Entry>found).watched.pop(heard.about, None)
+        kind = self.executor.protocol.DOWN_KINDS[heard.why]
+        self.executor.tell(
+            heard.to,
+            self.executor.protocol.Down(heard.about, self.down_reason(kind, heard.detail)),
+        )
+        return 0
+
+    cdef int bounced(self, Heard heard) except -1:
+        """An envelope became a dead letter at the peer."""
+        protocol = self.executor.protocol
+        reason = protocol.UNDELIVERED_REASONS[heard.why]
+        bounce = protocol.Bounced(heard.link.peer, heard.to, reason, heard.correlation_id)
+        cdef PyObject* found = self.executor.table.find(heard.to)
+        if found is not NULL and (<Entry>found).kind == CALLBACK:
+            self.executor.tell(heard.to, bounce, heard.correlation_id)
+        for pid in self.executor.subscribers:
+            self.executor.tell(<Pid>pid, bounce)
+        return 0
+
+    cdef int unfit(self, Heard heard) except -1:
+        """An envelope came that is for nobody here, or that this node cannot build."""
+        cdef Envelope envelope = new_envelope(
+            heard.to, None, heard.about, heard.correlation_id
+        )
+        reasons = self.executor.protocol.DeadLetterReason
+        if heard.kind == HEARD_UNDECODABLE:
+            self.executor.observer.undecodable(envelope, heard.detail)
+            self.executor.drop(envelope, reasons.UNDECODABLE)
+            if heard.about is not None and heard.correlation_id is None:
+                # The one dead letter whose sender is told in any case: it is a defect of theirs.
+                self.executor.say_undelivered(envelope, reasons.UNDECODABLE)
+        else:
+            self.executor.drop(envelope, reasons.REFUSED)
+        return 0

@@ -6,7 +6,9 @@ from libc.stdint cimport int64_t
 from rabble._core.envelope cimport Envelope
 from rabble._core.ids cimport CorrelationId, NodeId, Pid
 from rabble._core.inbox cimport Inbox
+from rabble._core.poll cimport Connection, Poller
 from rabble._core.queue cimport EnvelopeQueue
+from rabble._core.routes cimport Routes
 from rabble._core.table cimport DispatchTable, Entry, EntryKind
 from rabble._core.timers cimport Timer, TimerWheel
 
@@ -22,6 +24,7 @@ cdef class Executor:
     cdef readonly DispatchTable table
     cdef EnvelopeQueue run_queue           # touched by the executor's thread only
     cdef Inbox inbox                       # filled by the other threads
+    cdef Routes routes                     # to other nodes; None without a mesh
     cdef TimerWheel wheel                  # ticks are milliseconds since `epoch_ns`
     cdef list due                          # timers that fired and are not queued yet, next one last
     cdef Py_ssize_t due_queued             # timers that fired and stand in the run queue
@@ -48,6 +51,8 @@ cdef class Executor:
     cdef Entry current                     # whose `receive` runs
     cdef object failure                    # what the last failed `receive` raised
     cdef tuple subscribers                 # pids that are told of every dead letter
+    cdef tuple node_subscribers            # pids that are told of nodes that come and go
+    cdef size_t popped                     # envelopes ever taken out of the run queue
     cdef bint ended                        # nothing is told to anybody any more
     cdef readonly int64_t delivered
     cdef readonly int64_t processes
@@ -72,6 +77,17 @@ cdef class Executor:
     cdef int crash(self, Entry entry, Envelope envelope) except -1
     cdef int admit(self, Envelope envelope) except -1
     cdef int admit_since(self, size_t tail) except -1
+    cdef int route(self, Envelope envelope) except -1
+    cdef int hear(self) except -1
+    cdef int connect(self, Connection connection) except -1
+    cdef int disconnect(self, Connection connection) except -1
+    cdef int say_down(self, Envelope envelope) except -1
+    cdef int say_undelivered(self, Envelope envelope, object reason) except -1
+    cdef int count_lost(self, NodeId peer, object count) except -1
+    cdef int watch(self, Pid watcher, Pid watched) except -1
+    cdef int unwatch(self, Pid watcher, Pid watched) except -1
+    cdef int drop_all_for(self, NodeId node) except -1
+    cdef int sleep_on_sockets(self, int64_t left) except -1
     cdef int drop(self, Envelope envelope, object reason) except -1
     cdef int remove_entry(self, Entry entry, object reason) except -1
     cdef int tell(self, Pid to, object msg, CorrelationId correlation_id=*) except -1
@@ -97,6 +113,9 @@ cdef class Discard:
     cdef Pid pid                           # remove this ...
     cdef object target                     # ... if it is still this one's
     cdef object reason                     # what its monitors are told
+
+cdef class Linked:
+    cdef Connection connection             # established from now on
 
 cdef class Undelivered:
     cdef Envelope envelope                 # what a service was given and did not take

@@ -16,9 +16,11 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t
 
 from rabble._core.envelope cimport Envelope, new_envelope
-from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_pid
+from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
 from rabble._core.inbox cimport Inbox, monotonic_ns, wait_readable
+from rabble._core.poll cimport Connection, Poller
 from rabble._core.queue cimport EnvelopeQueue
+from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, Routes
 from rabble._core.table cimport (
     CALLBACK,
     EXECUTOR,
@@ -78,6 +80,10 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject* obj) noexcept
     int PyThreadState_SetAsyncExc(unsigned long thread_id, PyObject* exc) noexcept
     unsigned long PyThread_get_thread_ident() noexcept
+    int PyException_SetTraceback(object error, object traceback) except -1
+    void PyException_SetContext(object error, PyObject* context) noexcept
+    void PyException_SetCause(object error, PyObject* cause) noexcept
+    int PyObject_GenericSetAttr(object obj, object name, object value) except -1
     bint PyMethod_Check(object obj) noexcept
     PyObject* PyMethod_GET_FUNCTION(object method) noexcept
     PyObject* PyMethod_GET_SELF(object method) noexcept
@@ -90,6 +96,11 @@ class Interrupted(BaseException):
 @cython.final
 cdef class Discard:
     """Control message of the runtime: remove a pid, if it is still `target`'s."""
+
+
+@cython.final
+cdef class Linked:
+    """Control message of the runtime: a connection to another node is established."""
 
 
 @cython.final
@@ -165,6 +176,7 @@ cdef class Executor:
         self.batch_ns = self.epoch_ns
         self.dead_letters = {}
         self.subscribers = ()
+        self.node_subscribers = ()
         self.controls = {}
         cdef Entry own = Entry.__new__(Entry)
         own.pid = self.pid
@@ -321,7 +333,8 @@ cdef class Executor:
             entry.receive = bound
         if not self.table.add(entry):
             return False
-        process._runtime = entry
+        # Past a __setattr__ of the class's own: that of a frozen one would refuse.
+        PyObject_GenericSetAttr(process, "_runtime", entry)
         self.processes += 1
         if limit:
             self.limited += 1
@@ -360,6 +373,43 @@ cdef class Executor:
         else:
             self.subscribers = tuple(p for p in self.subscribers if p != pid)
 
+    def subscribe_nodes(self, Pid pid not None, bint wanted=True):
+        """Have `pid` told of every node that comes and goes, or no longer."""
+        if wanted:
+            self.node_subscribers = tuple(dict.fromkeys(self.node_subscribers + (pid,)))
+        else:
+            self.node_subscribers = tuple(p for p in self.node_subscribers if p != pid)
+
+    @property
+    def node_subscribed(self):
+        """The pids that are told of nodes that come and go."""
+        return self.node_subscribers
+
+    def join_mesh(self, Poller poller not None):
+        """Reach other nodes by the connections of `poller`. Called once, before `run`."""
+        self.routes = Routes(poller)
+        poller.watch(self.inbox.fd)
+
+    def link_up(self, Connection connection not None):
+        """A connection is established: tell whom it concerns, send and hear. For any thread.
+
+        Its end needs no call: the executor notices, and tells the observer.
+        """
+        cdef Linked request = Linked.__new__(Linked)
+        request.connection = connection
+        self.ask(request)
+
+    def tell_nodes(self, msg):
+        """Send a message of the runtime to all that subscribed to nodes. For any thread."""
+        for pid in self.node_subscribers:
+            self.inbox.put_always(new_envelope(<Pid>pid, msg, self.pid, None))
+        if self.idle == SPINNING:
+            self.call_over()
+
+    def wake(self):
+        """Have it look at its sockets and its inbox. For any thread; never blocks."""
+        self.inbox.wake()
+
     def request_stop(self, double drain_s):
         """Take nothing more in, deliver what waits for at most `drain_s` seconds, then end.
 
@@ -384,6 +434,9 @@ cdef class Executor:
         try:
             while True:
                 self.turn(TURN_DELIVERIES_MAX)
+                if forks != self.born_after_forks:
+                    # A `receive` forked, and returned in the child: the node is the parent's.
+                    break
                 if self.is_stopping:
                     if not told:
                         told = True
@@ -509,11 +562,14 @@ cdef class Executor:
         cdef PyObject* taken
         self.batch_ns = start
         self.poll(start)
+        if self.routes is not None and not self.is_stopping:
+            self.hear()
         until_look = self.stride
         for _ in range(min(most, TURN_DELIVERIES_MAX)):
             if self.run_queue.count() == 0:
                 break
             taken = self.run_queue.take_owned()
+            self.popped += 1
             try_deliver(self, taken)
             until_look -= 1
             if until_look == 0:
@@ -527,6 +583,8 @@ cdef class Executor:
                     break
                 until_look = self.stride
                 looked = now
+        if self.routes is not None and self.routes.dirty:
+            self.routes.flush()
         return 0
 
     cdef int poll(self, int64_t now) except -1:
@@ -567,17 +625,27 @@ cdef class Executor:
         cdef int64_t end
         cdef bint paid
         cdef int fd
+        cdef Poller poller = None if self.routes is None else self.routes.poller
+        cdef bint looks = poller is not None and poller.connections != 0
         if left == 0 or self.inbox.queue.count() != 0:
             return 0
         if self.spin_ns > 0 and most < 0 and (self.spin_credit > 0 or self.sleeps % 16 == 0):
             end = now + (self.spin_ns if left < 0 else min(left, self.spin_ns))
             self.spins += 1
             self.idle = SPINNING
+            if looks:
+                poller.idle = True
             with nogil:
                 while self.idle == SPINNING and monotonic_ns() < end:
+                    if looks:
+                        poller.look()
+                        if poller.ready:
+                            break
                     RABBLE_RELAX()
+                if looks:
+                    poller.idle = False
             self.idle = AWAKE
-            paid = self.inbox.queue.count() != 0
+            paid = self.inbox.queue.count() != 0 or (looks and poller.ready)
             if paid:
                 self.spin_credit = min(self.spin_credit + SPIN_CREDIT_GAIN, SPIN_CREDIT_MAX)
             elif self.spin_credit > 0:
@@ -592,13 +660,36 @@ cdef class Executor:
         self.sleeps += 1
         fd = self.inbox.fd
         self.idle = ASLEEP
-        with nogil:
-            # Too early a return, by a signal say, costs one more turn and nothing else.
-            wait_readable(fd, left)
+        if poller is not None:
+            self.sleep_on_sockets(left)
+        else:
+            with nogil:
+                # Too early a return, by a signal say, costs one more turn and nothing else.
+                wait_readable(fd, left)
         self.idle = AWAKE
         if self.inbox.signalled:
             self.wakeups += 1
         self.inbox.drain()
+        return 0
+
+    cdef int sleep_on_sockets(self, int64_t left) except -1:
+        """Sleep as `wait` does, on all sockets besides the inbox, and answer what needs no GIL."""
+        cdef Poller poller = self.routes.poller
+        cdef int64_t end = monotonic_ns() + left
+        cdef int status
+        with nogil:
+            poller.idle = True
+            if poller.fall_asleep():
+                while True:
+                    status = wait_readable(poller.epfd, left)
+                    poller.wake_up(status > 0)
+                    if not poller.sleeper:
+                        break
+                    # Heartbeats, or a close that was expected: nothing for the executor.
+                    if left >= 0:
+                        left = max(end - monotonic_ns(), 0)
+            # From here on it has something to do, and makes no progress until it has the GIL.
+            poller.idle = False
         return 0
 
     cdef int64_t time_left(self, int64_t now, int64_t most) noexcept:
@@ -624,6 +715,8 @@ cdef class Executor:
         found = self.table.find(envelope.to)
         if found is NULL:
             self.delivered -= 1
+            if not same_node(envelope.to.node, self.node):
+                return self.route(envelope)
             return self.drop(envelope, self.protocol.DeadLetterReason.NO_PROCESS)
         entry = <Entry>found
         if entry.kind == PROCESS:
@@ -631,6 +724,118 @@ cdef class Executor:
         if entry.kind == EXECUTOR:
             return self.control(envelope)
         return self.give_to_target(entry, envelope)
+
+    # Other nodes.
+
+    cdef int route(self, Envelope envelope) except -1:
+        """Hand over an envelope for another node to the connection that leads there."""
+        cdef int said = NOT_CONNECTED
+        if self.routes is not None:
+            try:
+                if type(envelope.msg) is self.protocol.Down and envelope.sender is self.pid:
+                    return self.say_down(envelope)
+                said = self.routes.say(envelope)
+            except Exception as error:
+                self.observer.unencodable(envelope, error)
+                return self.drop(envelope, self.protocol.DeadLetterReason.UNENCODABLE)
+        if said == NOT_CONNECTED:
+            self.drop(envelope, self.protocol.DeadLetterReason.NOT_CONNECTED)
+        elif said == PEER_BUSY:
+            self.drop(envelope, self.protocol.DeadLetterReason.PEER_BUSY)
+        return 0
+
+    cdef int say_down(self, Envelope envelope) except -1:
+        """A process of this node ended that one of the peer's monitors."""
+        cdef Connection connection = self.routes.find(envelope.to.node)
+        cdef dict watchers
+        if connection is None:
+            # Its node is told nothing any more: to its processes all of this one is down.
+            return 0
+        watchers = connection.watched.get(envelope.msg.pid)
+        if watchers is not None:
+            watchers.pop(envelope.to, None)
+            if not watchers:
+                del connection.watched[envelope.msg.pid]
+        reason = envelope.msg.reason
+        connection.link.say_down(
+            envelope.to, envelope.msg.pid, self.protocol.DOWN_CODES.get(reason.kind, 1), reason.detail
+        )
+        return self.routes.touch(connection)
+
+    cdef int hear(self) except -1:
+        """Look at the sockets, and queue what came."""
+        cdef Poller poller = self.routes.poller
+        cdef Connection connection
+        cdef size_t tail
+        poller.progress = <unsigned long long>self.delivered
+        if poller.connections == 0 and not poller.ready:
+            return 0
+        poller.look()
+        if not poller.ready:
+            return 0
+        tail = self.run_queue.tail
+        over = self.routes.hear(self.run_queue, self.popped)
+        if self.limited and self.run_queue.tail != tail:
+            self.admit_since(tail)
+        if over is not None:
+            for connection in over:
+                self.disconnect(connection)
+        return 0
+
+    cdef int connect(self, Connection connection) except -1:
+        """A connection to a node is established."""
+        cdef Connection old = self.routes.by_name.get(connection.link.peer.name)
+        if old is not None:
+            self.routes.hear_all(old, self.run_queue)
+            self.disconnect(old)
+        self.routes.add(connection)
+        up = self.protocol.NodeUp(connection.link.peer, connection.link.incarnation)
+        for pid in self.node_subscribers:
+            self.tell(<Pid>pid, up)
+        return 0
+
+    cdef int disconnect(self, Connection connection) except -1:
+        """A connection has come to its end: so has, for this node, all that lives behind it."""
+        cdef PyObject* found
+        cdef dict watchers
+        cdef NodeId node = connection.link.peer
+        if not self.routes.remove(connection):
+            return 0
+        # What was sent before must not reach the node's next start.
+        self.poll(self.batch_ns)
+        self.drop_all_for(node)
+        for watched, watchers in connection.watched.items():
+            found = self.table.find(<Pid>watched)
+            if found is not NULL and (<Entry>found).watchers is not None:
+                for watcher in watchers:
+                    (<Entry>found).watchers.pop(watcher, None)
+        reason = self.protocol.DownReason("disconnected", f"the connection to {node} ended")
+        for watched, watchers in connection.watches.items():
+            down = self.protocol.Down(watched, reason)
+            for pid in watchers:
+                found = self.table.find(<Pid>pid)
+                if found is not NULL and (<Entry>found).watched is not None:
+                    (<Entry>found).watched.pop(watched, None)
+                self.tell(<Pid>pid, down)
+        connection.watches = {}
+        connection.watched = {}
+        down = self.protocol.NodeDown(node, connection.link.incarnation)
+        for pid in self.node_subscribers:
+            self.tell(<Pid>pid, down)
+        self.observer.disconnected(connection)
+        return 0
+
+    cdef int drop_all_for(self, NodeId node) except -1:
+        cdef size_t left = self.run_queue.count()
+        cdef Envelope envelope
+        while left != 0:
+            left -= 1
+            envelope = self.run_queue.take()
+            if envelope.to is not None and same_node(envelope.to.node, node):
+                self.drop(envelope, self.protocol.DeadLetterReason.NOT_CONNECTED)
+            else:
+                self.run_queue.put(envelope)
+        return 0
 
     cdef int give_to_process(self, Entry entry, Envelope envelope) except -1:
         cdef PyObject* args[4]
@@ -662,7 +867,13 @@ cdef class Executor:
         cdef PyObject* result
         entry.unstarted = False
         self.current = entry
-        bound = process.init
+        try:
+            bound = process.init
+        except BaseException as error:
+            self.failure = error
+            self.crash(entry, None)
+            self.current = None
+            return False
         init = <PyObject*>bound
         result = PyObject_Vectorcall(init, NULL, 0, NULL)
         if not self.emit(entry, result):
@@ -767,10 +978,11 @@ cdef class Executor:
         self.observer.crashed(entry.pid, error)
         if envelope is not None:
             self.drop(envelope, self.protocol.DeadLetterReason.PROCESS_CRASHED)
-        # The traceback holds the frame of `receive`, and with it the process and the message.
-        error.__traceback__ = None
-        error.__context__ = None
-        error.__cause__ = None
+        # The traceback holds the frame of `receive`, and with it the process and the message. (By
+        # assignment it could not be taken from a frozen class's.)
+        PyException_SetTraceback(error, None)
+        PyException_SetContext(error, NULL)
+        PyException_SetCause(error, NULL)
         return 0
 
     cdef int admit(self, Envelope envelope) except -1:
@@ -825,6 +1037,13 @@ cdef class Executor:
         self.dead_letters[reason] = self.dead_letters.get(reason, 0) + 1
         if type(envelope.msg) is self.protocol.DeadLetter or self.ended:
             return 0
+        if (
+            self.routes is not None
+            and envelope.sender is not None
+            and envelope.correlation_id is not None
+            and not same_node(envelope.sender.node, self.node)
+        ):
+            self.say_undelivered(envelope, reason)
         if not self.subscribers and envelope.correlation_id is None:
             return 0
         letter = self.protocol.DeadLetter(envelope, reason)
@@ -834,6 +1053,26 @@ cdef class Executor:
             found = self.table.find(envelope.sender)
             if found is not NULL and (<Entry>found).kind == CALLBACK:
                 self.tell(envelope.sender, letter, envelope.correlation_id)
+        return 0
+
+    cdef int say_undelivered(self, Envelope envelope, object reason) except -1:
+        """Tell the node that an envelope came from what became of it."""
+        cdef Connection connection = self.routes.find(envelope.sender.node)
+        if connection is not None and connection.is_open():
+            connection.link.say_undelivered(
+                envelope.sender,
+                envelope.correlation_id,
+                self.protocol.UNDELIVERED_CODES.get(reason, 1),
+            )
+            self.routes.touch(connection)
+        return 0
+
+    cdef int count_lost(self, NodeId peer, object count) except -1:
+        """A peer dropped envelopes that were for this node, because its queue was full."""
+        reason = self.protocol.DeadLetterReason.LOST
+        self.dead_letters[reason] = self.dead_letters.get(reason, 0) + count
+        for pid in self.subscribers:
+            self.tell(<Pid>pid, self.protocol.Lost(peer, count))
         return 0
 
     cdef int tell(self, Pid to, object msg, CorrelationId correlation_id=None) except -1:
@@ -856,8 +1095,11 @@ cdef class Executor:
         if entry.watched is not None:
             for pid in entry.watched:
                 found = self.table.find(<Pid>pid)
-                if found is not NULL and (<Entry>found).watchers is not None:
-                    (<Entry>found).watchers.pop(entry.pid, None)
+                if found is not NULL:
+                    if (<Entry>found).watchers is not None:
+                        (<Entry>found).watchers.pop(entry.pid, None)
+                elif self.routes is not None:
+                    self.unwatch(entry.pid, <Pid>pid)
             entry.watched = None
         if entry.watchers is not None:
             watchers = entry.watchers
@@ -875,6 +1117,31 @@ cdef class Executor:
             (<Inbox>entry.target).close()
         entry.target = None
         entry.receive = None
+        return 0
+
+    cdef int watch(self, Pid watcher, Pid watched) except -1:
+        """Monitor a process of another node. 0 if no connection leads there."""
+        cdef Connection connection = self.routes.find(watched.node)
+        cdef dict watchers
+        if connection is None or not connection.is_open():
+            return 0
+        watchers = connection.watches.get(watched)
+        if watchers is None:
+            watchers = connection.watches[watched] = {}
+        watchers[watcher] = True
+        connection.link.say_monitor(watcher, watched)
+        self.routes.touch(connection)
+        return 1
+
+    cdef int unwatch(self, Pid watcher, Pid watched) except -1:
+        cdef Connection connection = self.routes.find(watched.node)
+        cdef dict watchers = None if connection is None else connection.watches.get(watched)
+        if watchers is not None and watchers.pop(watcher, None):
+            if not watchers:
+                del connection.watches[watched]
+            if connection.is_open():
+                connection.link.say_demonitor(watcher, watched)
+                self.routes.touch(connection)
         return 0
 
     # Control messages.
@@ -935,6 +1202,8 @@ cdef class Executor:
         cdef Entry entry
         cdef Envelope envelope
         self.ended = True
+        if self.routes is not None:
+            self.routes.flush()
         self.run_queue.take_all(self.inbox.queue)
         while self.run_queue.count() != 0:
             envelope = self.run_queue.take()
@@ -996,6 +1265,8 @@ cdef str shown(object value):
 cdef str error_text(object error):
     try:
         text = str(error)
-    except Exception:
+    except Interrupted:
+        raise
+    except BaseException:
         text = "its str fails"
     return text if len(text) <= 500 else text[:497] + "..."

@@ -235,6 +235,11 @@ class Handshake:
         """Whether the last action was given."""
         return self._stage is Stage.DONE
 
+    @property
+    def peer(self) -> Peer | None:
+        """Who the other side says it is, once its HELLO was checked."""
+        return self._peer
+
     def start(self) -> list[Action]:
         """Begin: an initiator says HELLO at once, a responder nothing.
 

@@ -40,6 +40,8 @@ class Mailbox:
         :raises CallTimeout: if nothing came in time.
         :raises NodeStopped: if the node stopped, or the mailbox was closed, and nothing is left.
         """
+        # In a forked child nothing would ever come.
+        self._node._check_owner()
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             taken: list[Envelope] = self._inbox.take(1)
@@ -68,4 +70,5 @@ class Mailbox:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if not self._node._executor.forked:
+            self.close()

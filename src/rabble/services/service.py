@@ -12,6 +12,7 @@ from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, Pid
 from rabble._core.inbox import Inbox
 from rabble.messages import DeadLetterReason, DownReason
+from rabble.reports import described
 
 if TYPE_CHECKING:
     from rabble.node import Node
@@ -77,7 +78,12 @@ class Service:
         self._selector: selectors.BaseSelector | None = None
         self._taken: collections.deque[Envelope] = collections.deque()
         self._stopping = False
+        self._begun = False
         self._sleeps = False
+        # Held until the thread has nothing more to do. The executor waits for this and not in
+        # thread.join(), for threading's locks may be held by whoever a signal handler interrupted.
+        self._serving = threading.Lock()
+        self._serving.acquire()
         self.thread = threading.Thread(
             target=self._run, name=f"rabble:{pid.node.name}:{pid.name}", daemon=False
         )
@@ -93,11 +99,12 @@ class Service:
 
     @property
     def idle(self) -> bool:
-        """Whether it sleeps, and nothing waits for it."""
-        return self._sleeps and not len(self._inbox)
+        """Whether it sleeps, or has not begun, and nothing waits for it."""
+        return (self._sleeps or not self._begun) and not len(self._inbox)
 
     def stop(self) -> None:
         """End the service after what it is doing now. Never blocks; idempotent."""
+        self.node._check_owner()
         self._stopping = True
         self._inbox.signal()
 
@@ -120,20 +127,35 @@ class Service:
 
     def _run(self) -> None:
         reason = DownReason("stopped", "")
+        self._begun = True
         try:
             while not self._stopping:
                 failure = self._serve()
-                if failure is None:
+                if failure is None or self.node._executor.forked:
                     break
-                reason = DownReason("crashed", f"{type(failure).__name__}: {failure}")
+                reason = DownReason("crashed", described(failure))
+                del failure  # What it was raised from holds the handler's frames.
                 if self._stopping or not self._may_restart():
                     break
         finally:
-            self._inbox.close()
-            self.node._service_ended(self, reason)
-            self._taken.extend(self._inbox.take(len(self._inbox)))
-            for envelope in self._taken:
-                self.node._undelivered(envelope)
+            # If a handler forked, and returned in the child, all this is the parent's.
+            if not self.node._executor.forked:
+                self._let_go(reason)
+
+    def _let_go(self, reason: DownReason) -> None:
+        self._inbox.close()
+        self.node._service_ended(self, reason)
+        self._taken.extend(self._inbox.take(len(self._inbox)))
+        for envelope in self._taken:
+            self.node._undelivered(envelope)
+        self._serving.release()
+
+    def _wait_for_end(self) -> bool:
+        """Wait, after `stop`, until the service has ended. False if it had not begun and won't."""
+        if self._begun:
+            self._serving.acquire()
+            self._serving.release()
+        return self._begun
 
     def _may_restart(self) -> bool:
         if self._on_crash == "restart":
@@ -158,17 +180,25 @@ class Service:
                     while not self._ends():
                         self._turn(handler, self._selector)
                 finally:
-                    handler.close(self)
+                    if not self.node._executor.forked:
+                        handler.close(self)
         except BaseException as error:
             self.node._reporter.report_crash(self.pid, error)
-            return error.with_traceback(None)
+            return BaseException.with_traceback(error, None)
         finally:
             self._selector = None
         return None
 
     def _ends(self) -> bool:
-        """Asked to stop, or nothing is left in an inbox that nothing reaches any more."""
-        return self._stopping or (self._inbox.closed and not self._taken and not len(self._inbox))
+        """Asked to stop, or nothing is left in an inbox that nothing reaches any more.
+
+        Or a handler forked, and returned in the child.
+        """
+        return (
+            self._stopping
+            or self.node._executor.forked
+            or (self._inbox.closed and not self._taken and not len(self._inbox))
+        )
 
     def _turn(self, handler: ServiceHandler, selector: selectors.BaseSelector) -> None:
         # Arming fails when there is something to take already: then only look, do not sleep.
@@ -180,7 +210,8 @@ class Service:
                 self._emit(handler.handle_notification(key, events, self))
         # What a crash leaves untaken is the next life's.
         self._taken.extend(self._inbox.take(ENVELOPES_PER_TURN - len(self._taken)))
-        while self._taken and not self._stopping:
+        executor = self.node._executor
+        while self._taken and not self._stopping and not executor.forked:
             envelope = self._taken.popleft()
             try:
                 self._emit(handler.handle_envelope(envelope, self))

@@ -1,0 +1,95 @@
+# The poll loop: what connections say and hear, below the interpreter.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from rabble._core.link cimport Link
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+
+cdef enum ChannelState:
+    OPEN = 0         # frames go both ways
+    LINGERING = 1    # BYE was said: what still comes is thrown away until the peer closes, too
+    CLOSED = 2       # the descriptor is closed
+
+cdef struct Lane:                  # a FIFO of bytes
+    unsigned char* data
+    size_t head                    # first byte that is held
+    size_t tail                    # behind the last one
+    size_t capacity
+
+# One connection. All of it is guarded by the poller's lock; what is volatile may be read without.
+cdef struct Channel:
+    int fd                         # owned; -1 once it is closed
+    volatile int state             # ChannelState
+    volatile int code              # why it is no longer open: a refusal code, or 0
+    volatile int error             # ... or an errno
+    Lane control                   # frames to be sent, lane by lane
+    Lane data
+    Lane bulk
+    Lane torn                      # the rest of a frame that was sent in part: goes before all else
+    Lane bye                       # the last frame: goes after all else
+    size_t data_run                # bytes of data sent since the last frame of the bulk lane
+    volatile size_t queued         # bytes in all of these lanes
+    volatile size_t* bulk_unsent   # where the link is told what the bulk lane holds
+    Lane heard                     # what came and was not taken yet
+    volatile size_t whole          # how much of it are whole frames that were looked at
+    Lane told                      # control frames for the cluster server
+    uint32_t interest              # what epoll watches for
+    volatile bint paused           # nothing is read until what was heard is taken
+    volatile int64_t heard_ns      # when the last byte came
+    int64_t said_ns                # when the last byte was sent
+    int64_t linger_until_ns        # when a lingering one is closed, whatever the peer does
+    int64_t partial_ns             # since when a frame has been incomplete; 0: none is
+    bint half_closed               # nothing is sent any more
+    volatile uint64_t bytes_heard
+    volatile uint64_t bytes_said
+    volatile uint64_t frames_heard
+    volatile uint64_t peer_progress
+    volatile int64_t peer_progress_ns    # when that was heard
+    volatile bint peer_idle
+    volatile int64_t round_trip_ns       # of the last PING; 0 before the first
+    Channel* next                  # of the same poller
+
+cdef class Connection:
+    cdef readonly Link link
+    cdef readonly Poller poller
+    cdef readonly bint initiated       # whether this node dialled
+    cdef Channel* channel
+    cdef bint is_dirty                 # has something to be flushed (executor's thread)
+    cdef uint32_t lost                 # envelopes refused since the peer was last told
+    cdef dict watches                  # remote pid -> the local pids that monitor it
+    cdef dict watched                  # local pid -> the remote pids that monitor it
+    cdef size_t mark                   # where in the run queue the last batch of it ended
+
+    cdef size_t unsent(self) noexcept
+    cdef bint is_open(self) noexcept
+
+cdef class Poller:
+    cdef int epfd                      # owned; the executor sleeps on it
+    cdef int stop_fd                   # eventfd, owned: wakes the poll thread
+    cdef int told_fd                   # eventfd, owned: there is something for the cluster server
+    cdef pthread_mutex_t lock          # of all channels; who holds it never waits for the GIL
+    cdef Channel* first                # all channels that are not closed
+    cdef size_t frame_bytes_max
+    cdef readonly size_t queue_bytes_max
+    cdef int64_t heartbeat_ns
+    cdef int64_t partial_ns_max
+    cdef volatile bint inbox_ready     # the executor's inbox was signalled
+    cdef readonly int64_t connections  # how many channels are not closed
+    cdef volatile bint sleeper         # the executor watches the sockets itself, asleep
+    cdef volatile bint idle            # the executor has nothing to do
+    cdef volatile uint64_t progress    # its deliveries
+    cdef volatile int64_t looked_ns    # when somebody last looked at the sockets
+    cdef volatile bint ready           # a channel may have whole frames, or was closed
+    cdef volatile bint stopping
+    cdef readonly bint running
+    cdef unsigned char* taken          # what the executor is decoding
+    cdef size_t taken_capacity
+
+    cdef void look(self) noexcept nogil
+    cdef bint fall_asleep(self) noexcept nogil
+    cdef void wake_up(self, bint stays_asleep) noexcept nogil
+    cdef int flush(self, Connection connection) except -1
+    cdef Py_ssize_t take(self, Connection connection, size_t most) except -1

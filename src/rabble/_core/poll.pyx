@@ -1,0 +1,886 @@
+"""The poll loop: what connections say and hear, below the interpreter.
+
+Each connection is a *channel*, a C struct that is only touched under the poller's lock, by functions
+that need no GIL and never block. Three threads call them:
+
+- the executor, which looks at the sockets in every turn, while it spins, and when it sleeps: it
+  sleeps on this very epoll set. What comes for an idle node thus costs one wake-up, not one of a
+  thread that reads and another of the one that is to act;
+- the poll thread, which does the same when the executor does not get to it, because a `receive` takes
+  long or another thread holds the GIL. It also says the heartbeats: so a node whose interpreter
+  stands still is seen to be alive, and not to make progress;
+- the cluster server, which adds and ends connections and says control frames.
+
+Nobody waits for the GIL while holding the lock. Who holds the GIL only tries to take it, and lets go
+of the GIL to wait for it.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_SetFromErrno
+from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memmove
+from posix.unistd cimport close, read, write
+
+from rabble._core.codec cimport Writer
+from rabble._core.frame cimport (
+    BYE,
+    CODE_LIMIT,
+    CODE_TIMEOUT,
+    FRAME_HEADER,
+    PING,
+    PONG,
+    Frame,
+    load_32,
+    load_64,
+    next_frame,
+    store_32,
+    store_64,
+)
+from rabble._core.inbox cimport monotonic_ns, wait_readable
+from rabble._core.link cimport Link
+
+__all__ = ["Connection", "Poller"]
+
+cdef enum:
+    EVENTS = 64                       # that one look takes from the kernel
+    HEARD_BYTES_MIN = 16 << 10        # room for what one recv brings; doubled while it fills up
+    HEARD_BYTES_MAX = 256 << 10
+    HEARD_HIGH = 1 << 20              # of whole frames that wait: nothing more is read ...
+    HEARD_LOW = 256 << 10             # ... until so few do
+    SAID_BYTES_MAX = 256 << 10        # that one send takes
+    PUSH_BYTES_MAX = 1 << 20          # that one look sends on one connection
+    LANE_BYTES_KEPT = 256 << 10       # what an emptied lane keeps
+    CONTROL_BYTES_MAX = 8 << 20       # of control frames that wait, either way
+    STUCK_NS = 2_000_000              # after which the poll thread looks in the executor's place
+    BUSY_TICK_NS = 50_000_000         # how often it looks whether it has to
+    LINGER_NS = 1_000_000_000
+
+cdef extern from "<pthread.h>" nogil:
+    int pthread_mutex_init(pthread_mutex_t* lock, const void* attributes)
+    int pthread_mutex_lock(pthread_mutex_t* lock)
+    int pthread_mutex_trylock(pthread_mutex_t* lock)
+    int pthread_mutex_unlock(pthread_mutex_t* lock)
+    int pthread_mutex_destroy(pthread_mutex_t* lock)
+
+cdef extern from "<sys/epoll.h>" nogil:
+    enum: EPOLLIN
+    enum: EPOLLOUT
+    enum: EPOLLERR
+    enum: EPOLLHUP
+    enum: EPOLL_CTL_ADD
+    enum: EPOLL_CTL_DEL
+    enum: EPOLL_CTL_MOD
+    enum: EPOLL_CLOEXEC
+    union epoll_data_t:
+        void* ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
+    int epoll_wait(int epfd, epoll_event* events, int most, int timeout_ms)
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    enum: EFD_CLOEXEC
+    enum: EFD_NONBLOCK
+    int eventfd(unsigned int initval, int flags)
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum: MSG_DONTWAIT
+    enum: MSG_NOSIGNAL
+    enum: SHUT_WR
+    Py_ssize_t recv(int fd, void* data, size_t size, int flags)
+    Py_ssize_t send(int fd, const void* data, size_t size, int flags)
+    int shutdown(int fd, int how)
+
+
+# Lanes.
+
+cdef inline size_t held(const Lane* lane) noexcept nogil:
+    return lane.tail - lane.head
+
+
+cdef int reserve(Lane* lane, size_t room) noexcept nogil:
+    """Make room for so many bytes behind the last one. -1 if there is no memory."""
+    cdef size_t capacity = lane.capacity
+    cdef unsigned char* data
+    if lane.capacity - lane.tail >= room:
+        return 0
+    if lane.head != 0:
+        memmove(lane.data, lane.data + lane.head, held(lane))
+        lane.tail -= lane.head
+        lane.head = 0
+        if lane.capacity - lane.tail >= room:
+            return 0
+    capacity = max(capacity, 1024)
+    while capacity - lane.tail < room:
+        capacity *= 2
+    data = <unsigned char*>realloc(lane.data, capacity)
+    if data is NULL:
+        return -1
+    lane.data = data
+    lane.capacity = capacity
+    return 0
+
+
+cdef int append(Lane* lane, const void* data, size_t size) noexcept nogil:
+    if reserve(lane, size) != 0:
+        return -1
+    memcpy(lane.data + lane.tail, data, size)
+    lane.tail += size
+    return 0
+
+
+cdef void consume(Lane* lane, size_t size) noexcept nogil:
+    lane.head += size
+    if lane.head == lane.tail:
+        lane.head = lane.tail = 0
+        if lane.capacity > LANE_BYTES_KEPT:
+            drop(lane)
+
+
+cdef void drop(Lane* lane) noexcept nogil:
+    free(lane.data)
+    lane.data = NULL
+    lane.head = lane.tail = lane.capacity = 0
+
+
+cdef int append_frame(
+    Lane* lane, int kind, int flags, const void* body, size_t size
+) noexcept nogil:
+    cdef unsigned char head[FRAME_HEADER]
+    store_32(head, <uint32_t>(size + 2))
+    head[4] = <uint8_t>kind
+    head[5] = <uint8_t>flags
+    if reserve(lane, FRAME_HEADER + size) != 0:
+        return -1
+    append(lane, head, FRAME_HEADER)
+    return append(lane, body, size)
+
+
+# Channels. Every function below needs the lock.
+
+cdef void watch_for(Poller p, Channel* c, uint32_t interest) noexcept nogil:
+    cdef epoll_event event
+    if c.interest != interest and c.fd >= 0:
+        event.events = interest
+        event.data.ptr = c
+        # Cannot fail: the descriptor is in the set.
+        epoll_ctl(p.epfd, EPOLL_CTL_MOD, c.fd, &event)
+        c.interest = interest
+
+
+cdef void signal(int fd) noexcept nogil:
+    cdef uint64_t one = 1
+    # It fails when the counter is full, which is as good.
+    write(fd, &one, 8)
+
+
+cdef void give_up(Poller p, Channel* c, int code, int error) noexcept nogil:
+    """Close the descriptor. The whole frames that were heard can still be taken."""
+    cdef epoll_event unused
+    if c.state == CLOSED:
+        return
+    # Out of the set before it is closed: another file may get its number.
+    epoll_ctl(p.epfd, EPOLL_CTL_DEL, c.fd, &unused)
+    close(c.fd)
+    c.fd = -1
+    if c.state == OPEN:
+        c.code = code
+        c.error = error
+    c.state = CLOSED
+    forget_unsent(c)
+    drop(&c.torn)
+    drop(&c.control)
+    drop(&c.bye)
+    recount(c)
+    p.connections -= 1
+    p.ready = True
+    signal(p.told_fd)
+
+
+cdef void forget_unsent(Channel* c) noexcept nogil:
+    drop(&c.data)
+    drop(&c.bulk)
+    c.bulk_unsent[0] = 0
+    recount(c)
+
+
+cdef void recount(Channel* c) noexcept nogil:
+    c.queued = held(&c.torn) + held(&c.control) + held(&c.data) + held(&c.bulk) + held(&c.bye)
+
+
+cdef void say_goodbye(Poller p, Channel* c, int code, const unsigned char* text, size_t size,
+                      bint after_all) noexcept nogil:
+    """Say BYE, at once or after all that was said, and wait a bounded time for the peer's close.
+
+    Closing at once, with bytes of the peer unread, would have the kernel answer them with a reset,
+    which overtakes the BYE.
+    """
+    cdef unsigned char body[2 + 255]
+    if c.state != OPEN:
+        return
+    size = min(size, 255)
+    body[0] = <uint8_t>code
+    body[1] = <uint8_t>size
+    if size:
+        memcpy(body + 2, text, size)
+    c.state = LINGERING
+    c.code = code
+    c.linger_until_ns = monotonic_ns() + LINGER_NS
+    if not after_all:
+        forget_unsent(c)
+        drop(&c.control)
+    if append_frame(&c.bye, BYE, 0, body, size + 2) != 0:
+        give_up(p, c, code, ENOMEM)
+        return
+    p.ready = True
+    signal(p.told_fd)
+    push(p, c)
+
+
+cdef size_t frame_size(const unsigned char* at) noexcept nogil:
+    return 4 + <size_t>load_32(at)
+
+
+cdef size_t whole_frames(const unsigned char* data, size_t size) noexcept nogil:
+    """Where the frame ends that byte `size - 1` is part of."""
+    cdef size_t at = 0
+    while at < size:
+        at += frame_size(data + at)
+    return at
+
+
+cdef void push(Poller p, Channel* c) noexcept nogil:
+    """Send what the lanes hold, until the kernel takes no more or it is the others' turn."""
+    cdef Lane* lane
+    cdef size_t size, end, most
+    cdef Py_ssize_t sent
+    cdef size_t total = 0
+    while c.state != CLOSED:
+        most = SAID_BYTES_MAX
+        if held(&c.torn):
+            lane = &c.torn
+        elif held(&c.control):
+            lane = &c.control
+        elif held(&c.data) and (held(&c.bulk) == 0 or c.data_run < SAID_BYTES_MAX):
+            lane = &c.data
+        elif held(&c.bulk):
+            lane = &c.bulk
+            most = frame_size(lane.data + lane.head)
+        elif held(&c.bye):
+            lane = &c.bye
+        else:
+            break
+        size = min(held(lane), most)
+        sent = send(c.fd, lane.data + lane.head, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if sent < 0:
+            if errno == EINTR:
+                continue
+            if errno != EAGAIN:
+                give_up(p, c, 0, errno)
+            break
+        c.said_ns = monotonic_ns()
+        c.bytes_said += sent
+        total += sent
+        if lane is &c.torn:
+            consume(lane, sent)
+        else:
+            end = whole_frames(lane.data + lane.head, sent)
+            if end > <size_t>sent:
+                if append(&c.torn, lane.data + lane.head + sent, end - sent) != 0:
+                    give_up(p, c, 0, ENOMEM)
+                    break
+            consume(lane, end)
+            c.data_run = c.data_run + end if lane is &c.data else 0
+            if lane is &c.bulk:
+                c.bulk_unsent[0] = held(lane)
+        if total >= PUSH_BYTES_MAX:
+            break
+    if c.state == CLOSED:
+        return
+    recount(c)
+    if c.queued:
+        watch_for(p, c, c.interest | EPOLLOUT)
+        return
+    watch_for(p, c, c.interest & ~<uint32_t>EPOLLOUT)
+    if c.state == LINGERING and not c.half_closed:
+        c.half_closed = True
+        shutdown(c.fd, SHUT_WR)
+
+
+cdef void pull(Poller p, Channel* c) noexcept nogil:
+    """Read once, and cut what came into frames."""
+    cdef size_t room
+    cdef Py_ssize_t got
+    room = HEARD_BYTES_MIN
+    while room < HEARD_BYTES_MAX and room <= c.heard.capacity // 2:
+        room *= 2
+    if c.state == LINGERING:
+        c.heard.tail = c.heard.head + c.whole
+    if reserve(&c.heard, room) != 0:
+        give_up(p, c, 0, ENOMEM)
+        return
+    room = min(c.heard.capacity - c.heard.tail, <size_t>HEARD_BYTES_MAX)
+    while True:
+        got = recv(c.fd, c.heard.data + c.heard.tail, room, MSG_DONTWAIT)
+        if got >= 0 or errno != EINTR:
+            break
+    if got < 0:
+        if errno != EAGAIN:
+            give_up(p, c, 0, errno)
+        return
+    if got == 0:
+        give_up(p, c, 0, 0)
+        return
+    c.heard_ns = monotonic_ns()
+    c.bytes_heard += got
+    if c.state == OPEN:
+        c.heard.tail += got
+        if <size_t>got == room and c.heard.capacity < HEARD_BYTES_MAX:
+            reserve(&c.heard, c.heard.capacity)
+        cut(p, c)
+
+
+cdef void cut(Poller p, Channel* c) noexcept nogil:
+    """Find the frames in what was heard; answer or hand on those of the control lane."""
+    cdef Frame frame
+    cdef size_t at
+    cdef Py_ssize_t size = 0
+    while c.state == OPEN:
+        at = c.heard.head + c.whole
+        size = next_frame(c.heard.data + at, c.heard.tail - at, p.frame_bytes_max, &frame)
+        if size <= 0:
+            break
+        c.frames_heard += 1
+        c.partial_ns = 0
+        if frame.kind >= PING:
+            control(p, c, &frame, c.heard.data + at, size)
+            if c.whole == 0 and c.state != CLOSED:
+                consume(&c.heard, size)
+                continue
+        c.whole += size
+    if size < 0:
+        say_goodbye(p, c, <int>-size, NULL, 0, False)
+    if c.whole:
+        p.ready = True
+    if c.state != OPEN:
+        # Nothing of what follows is read.
+        c.heard.tail = c.heard.head + c.whole
+    elif c.heard.tail > c.heard.head + c.whole and c.partial_ns == 0:
+        c.partial_ns = c.heard_ns
+    if c.state == OPEN and c.whole > HEARD_HIGH:
+        c.paused = True
+        watch_for(p, c, c.interest & ~<uint32_t>EPOLLIN)
+
+
+cdef void control(
+    Poller p, Channel* c, const Frame* frame, const unsigned char* whole, size_t size
+) noexcept nogil:
+    cdef unsigned char body[16]
+    if frame.kind == PING or frame.kind == PONG:
+        c.peer_idle = frame.flags & 1
+        if c.peer_progress != load_64(frame.body + 8) or c.peer_idle:
+            c.peer_progress = load_64(frame.body + 8)
+            c.peer_progress_ns = c.heard_ns
+        if frame.kind == PONG:
+            c.round_trip_ns = max(c.heard_ns - <int64_t>load_64(frame.body), 1)
+            return
+        if held(&c.control) > CONTROL_BYTES_MAX:
+            say_goodbye(p, c, CODE_LIMIT, NULL, 0, False)
+            return
+        memcpy(body, frame.body, 8)
+        store_64(body + 8, p.progress)
+        queue_control(p, c, PONG, p.idle, body, 16)
+        return
+    if held(&c.told) + size > CONTROL_BYTES_MAX or append(&c.told, whole, size) != 0:
+        say_goodbye(p, c, CODE_LIMIT, NULL, 0, False)
+        return
+    signal(p.told_fd)
+    if frame.kind == BYE:
+        give_up(p, c, frame.body[0], 0)
+
+
+cdef void queue_control(
+    Poller p, Channel* c, int kind, int flags, const void* body, size_t size
+) noexcept nogil:
+    if append_frame(&c.control, kind, flags, body, size) != 0:
+        give_up(p, c, 0, ENOMEM)
+        return
+    recount(c)
+    if not c.interest & EPOLLOUT:
+        push(p, c)
+
+
+cdef void step(Poller p) noexcept nogil:
+    """One look at all sockets. Never blocks."""
+    cdef epoll_event events[EVENTS]
+    cdef Channel* c
+    cdef int found, n
+    found = epoll_wait(p.epfd, events, EVENTS, 0)
+    for n in range(found):
+        c = <Channel*>events[n].data.ptr
+        if c is NULL:
+            p.inbox_ready = True
+            continue
+        # Closed by an earlier event of this look, perhaps.
+        if c.state != CLOSED and events[n].events & EPOLLOUT:
+            push(p, c)
+        if c.state != CLOSED and events[n].events & (EPOLLIN | EPOLLERR | EPOLLHUP):
+            if c.paused and not events[n].events & (EPOLLERR | EPOLLHUP):
+                continue
+            pull(p, c)
+
+
+cdef void keep_alive(Poller p, int64_t now) noexcept nogil:
+    """Say what is due by the clock, and end what has taken too long."""
+    cdef unsigned char body[16]
+    cdef Channel* c = p.first
+    while c is not NULL:
+        if c.state == OPEN:
+            if now - c.said_ns >= p.heartbeat_ns:
+                # Also while the kernel takes nothing, then once per interval.
+                c.said_ns = now
+                store_64(body, <uint64_t>now)
+                store_64(body + 8, p.progress)
+                queue_control(p, c, PING, p.idle, body, 16)
+            if c.partial_ns != 0 and not c.paused and now - c.partial_ns > p.partial_ns_max:
+                say_goodbye(p, c, CODE_TIMEOUT, b"an unfinished frame", 19, False)
+        elif c.state == LINGERING and now >= c.linger_until_ns:
+            give_up(p, c, c.code, 0)
+        c = c.next
+
+
+cdef void flush_locked(
+    Poller p, Channel* c, const Writer* data, const Writer* bulk
+) noexcept nogil:
+    cdef Py_ssize_t sent
+    cdef size_t end
+    cdef size_t begun = 0
+    cdef bint failed = False
+    if c.state != OPEN:
+        return
+    if bulk.size:
+        failed = append(&c.bulk, bulk.data, bulk.size) != 0
+        c.bulk_unsent[0] = held(&c.bulk)
+    if data.size:
+        if not (
+            c.interest & EPOLLOUT or held(&c.torn) or held(&c.control) or held(&c.data)
+            or held(&c.bulk)
+        ):
+            # Nothing waits, so it goes past the lanes.
+            sent = send(c.fd, data.data, data.size, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent > 0:
+                c.said_ns = monotonic_ns()
+                c.bytes_said += sent
+                begun = sent
+                if sent < data.size:
+                    end = whole_frames(data.data, sent)
+                    failed = append(&c.torn, data.data + sent, end - sent) != 0
+                    begun = end
+            elif errno != EAGAIN and errno != EINTR:
+                give_up(p, c, 0, errno)
+                return
+        failed = failed or append(&c.data, data.data + begun, data.size - begun) != 0
+    if failed:
+        give_up(p, c, 0, ENOMEM)
+        return
+    recount(c)
+    if c.queued and not c.interest & EPOLLOUT:
+        push(p, c)
+
+
+cdef size_t take_locked(Poller p, Channel* c, size_t most) noexcept nogil:
+    """Put whole frames of at most so many bytes, but one at least, into `taken`."""
+    cdef size_t size = 0
+    cdef size_t next_size
+    cdef unsigned char* taken
+    while size < c.whole:
+        next_size = frame_size(c.heard.data + c.heard.head + size)
+        if size and size + next_size > most:
+            break
+        size += next_size
+    if size > p.taken_capacity:
+        taken = <unsigned char*>realloc(p.taken, size)
+        if taken is NULL:
+            return 0
+        p.taken = taken
+        p.taken_capacity = size
+    memcpy(p.taken, c.heard.data + c.heard.head, size)
+    c.whole -= size
+    consume(&c.heard, size)
+    if c.paused and c.whole < HEARD_LOW:
+        c.paused = False
+        # The peer was not silent: we did not listen.
+        c.heard_ns = monotonic_ns()
+        if c.state == OPEN:
+            watch_for(p, c, c.interest | EPOLLIN)
+    return size
+
+
+@cython.final
+@cython.no_gc
+cdef class Connection:
+    """One established connection to another node. Made by `Poller.attach`.
+
+    Its methods are for the cluster server's thread.
+    """
+
+    def __init__(self):
+        raise TypeError("a Connection cannot be made by itself: Poller.attach makes them")
+
+    def __dealloc__(self):
+        if self.channel is not NULL:
+            with nogil:
+                release(self.poller, self.channel)
+
+    cdef size_t unsent(self) noexcept:
+        """Bytes that the peer's kernel has not taken yet, those not flushed included."""
+        return self.channel.queued + self.link.data.size + self.link.bulk.size
+
+    cdef bint is_open(self) noexcept:
+        return self.channel.state == OPEN
+
+    @property
+    def open(self):
+        """Whether frames go both ways."""
+        return self.channel.state == OPEN
+
+    @property
+    def closed(self):
+        """Whether its descriptor is closed."""
+        return self.channel.state == CLOSED
+
+    @property
+    def code(self):
+        """The refusal code with which it was ended, by whichever side; or 0."""
+        return self.channel.code
+
+    @property
+    def error(self):
+        """The errno that ended it, or 0: the peer closed it, or a code says why."""
+        return self.channel.error
+
+    @property
+    def silent_ns(self):
+        """For how long nothing was heard. A pause of this side's own does not count."""
+        if self.channel.paused:
+            return 0
+        return max(monotonic_ns() - self.channel.heard_ns, 0)
+
+    @property
+    def progress(self):
+        """What the peer's executor had delivered when it was last heard of, and whether it idled."""
+        return self.channel.peer_progress, bool(self.channel.peer_idle)
+
+    def status(self):
+        """Counters and gauges of the connection, by name."""
+        cdef Channel* c = self.channel
+        return {
+            "bytes_heard": c.bytes_heard,
+            "bytes_said": c.bytes_said,
+            "frames_heard": c.frames_heard,
+            "queued_bytes": c.queued,
+            "round_trip_ns": c.round_trip_ns,
+        }
+
+    def say(self, int kind, bytes body not None):
+        """Queue a control frame. Returns False if the connection is not open, or does not send.
+
+        :raises ValueError: if the frame would be longer than the peer takes.
+        """
+        cdef Channel* c = self.channel
+        cdef const char* data = PyBytes_AS_STRING(body)
+        cdef size_t size = PyBytes_GET_SIZE(body)
+        cdef bint said = False
+        if size + 2 > self.poller.frame_bytes_max:
+            raise ValueError(
+                f"a control frame of {size} bytes is longer than the "
+                f"{self.poller.frame_bytes_max} allowed"
+            )
+        with nogil:
+            pthread_mutex_lock(&self.poller.lock)
+            if c.state == OPEN and held(&c.control) + size <= CONTROL_BYTES_MAX:
+                queue_control(self.poller, c, kind, 0, data, size)
+                said = c.state == OPEN
+            pthread_mutex_unlock(&self.poller.lock)
+        return said
+
+    def take_told(self):
+        """The control frames that came for the cluster server, as (kind, body)."""
+        cdef Channel* c = self.channel
+        cdef Lane told
+        cdef list frames = []
+        cdef size_t at, size
+        with nogil:
+            pthread_mutex_lock(&self.poller.lock)
+            told = c.told
+            c.told.data = NULL
+            c.told.head = c.told.tail = c.told.capacity = 0
+            pthread_mutex_unlock(&self.poller.lock)
+        try:
+            at = told.head
+            while at < told.tail:
+                size = frame_size(told.data + at)
+                frames.append((
+                    told.data[at + 4],
+                    PyBytes_FromStringAndSize(
+                        <char*>told.data + at + FRAME_HEADER, size - FRAME_HEADER
+                    ),
+                ))
+                at += size
+        finally:
+            free(told.data)
+        return frames
+
+    def close(self, int code, str text="", *, bint after_all=False):
+        """End the connection with a BYE.
+
+        :param after_all: after what was said before, instead of at once.
+
+        For any thread.
+        """
+        cdef bytes encoded = text.encode("utf-8", "replace")[:255]
+        cdef const unsigned char* data = <const unsigned char*>PyBytes_AS_STRING(encoded)
+        cdef size_t size = PyBytes_GET_SIZE(encoded)
+        with nogil:
+            pthread_mutex_lock(&self.poller.lock)
+            say_goodbye(self.poller, self.channel, code, data, size, after_all)
+            pthread_mutex_unlock(&self.poller.lock)
+
+    def abort(self, int code):
+        """Close the descriptor at once: the peer is held to be dead."""
+        with nogil:
+            pthread_mutex_lock(&self.poller.lock)
+            give_up(self.poller, self.channel, code, 0)
+            pthread_mutex_unlock(&self.poller.lock)
+
+    def __repr__(self):
+        state = ("open", "lingering", "closed")[self.channel.state]
+        return f"<Connection to {self.link.peer} {state}>"
+
+
+cdef void release(Poller p, Channel* c) noexcept nogil:
+    """Close what is not closed and give the channel's memory back."""
+    cdef Channel** place
+    pthread_mutex_lock(&p.lock)
+    give_up(p, c, 0, 0)
+    place = &p.first
+    while place[0] is not c:
+        place = &place[0].next
+    place[0] = c.next
+    pthread_mutex_unlock(&p.lock)
+    drop(&c.heard)
+    drop(&c.told)
+    free(c)
+
+
+@cython.final
+@cython.no_gc
+cdef class Poller:
+    """The sockets of one node's connections.
+
+    :param heartbeat_ms: after so long a silence of this side it says PING.
+    :param frame_bytes_max: the longest frame that is taken, without its length field.
+    :param queue_bytes_max: unsent bytes of a connection at which its peer counts as busy.
+    :param partial_ms_max: how long a frame may take from its first byte to its last.
+    """
+
+    def __cinit__(self, *, heartbeat_ms, frame_bytes_max, queue_bytes_max, partial_ms_max):
+        self.epfd = self.stop_fd = self.told_fd = -1
+        pthread_mutex_init(&self.lock, NULL)
+        self.heartbeat_ns = heartbeat_ms * 1_000_000
+        self.frame_bytes_max = frame_bytes_max
+        self.queue_bytes_max = queue_bytes_max
+        self.partial_ns_max = partial_ms_max * 1_000_000
+        self.epfd = epoll_create1(EPOLL_CLOEXEC)
+        self.stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        self.told_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if self.epfd < 0 or self.stop_fd < 0 or self.told_fd < 0:
+            PyErr_SetFromErrno(OSError)
+
+    def __dealloc__(self):
+        cdef int fd
+        # No channel is left: each is kept by a Connection, which keeps its poller.
+        for fd in (self.epfd, self.stop_fd, self.told_fd):
+            if fd >= 0:
+                close(fd)
+        free(self.taken)
+        pthread_mutex_destroy(&self.lock)
+
+    def fileno(self):
+        """Readable when there is something for the cluster server, until `drain`."""
+        return self.told_fd
+
+    def drain(self):
+        """Make `fileno` unreadable again; to be done before looking for what there is."""
+        cdef uint64_t count
+        read(self.told_fd, &count, 8)
+
+    def nudge(self):
+        """Make `fileno` readable. For any thread; never blocks."""
+        signal(self.told_fd)
+
+    def watch(self, int fd):
+        """Have the executor woken, when it sleeps here, by this descriptor: its inbox's."""
+        cdef epoll_event event
+        event.events = EPOLLIN
+        event.data.ptr = NULL
+        if epoll_ctl(self.epfd, EPOLL_CTL_ADD, fd, &event) != 0:
+            PyErr_SetFromErrno(OSError)
+
+    def attach(self, int fd, Link link not None, bytes leftover=b"", *, bint initiated=False):
+        """Take over a connected socket after its handshake.
+
+        :param fd: from now on the poller's to close; it stays the caller's if this raises.
+        :param leftover: what came behind the handshake.
+        :raises OSError: if it cannot be polled.
+        """
+        cdef Connection connection
+        cdef epoll_event event
+        cdef Channel* c = <Channel*>calloc(1, sizeof(Channel))
+        cdef int failed
+        cdef size_t size = PyBytes_GET_SIZE(leftover)
+        if c is NULL:
+            raise MemoryError
+        if size and append(&c.heard, PyBytes_AS_STRING(leftover), size) != 0:
+            free(c)
+            raise MemoryError
+        c.fd = fd
+        c.interest = EPOLLIN
+        c.bulk_unsent = <volatile size_t*>&link.bulk_unsent
+        c.heard_ns = c.said_ns = c.peer_progress_ns = monotonic_ns()
+        event.events = EPOLLIN
+        event.data.ptr = c
+        with nogil:
+            pthread_mutex_lock(&self.lock)
+            failed = epoll_ctl(self.epfd, EPOLL_CTL_ADD, fd, &event)
+            if not failed:
+                c.next = self.first
+                self.first = c
+                self.connections += 1
+            else:
+                failed = errno
+            pthread_mutex_unlock(&self.lock)
+        if failed:
+            drop(&c.heard)
+            free(c)
+            raise OSError(failed, "epoll_ctl")
+        connection = Connection.__new__(Connection)
+        connection.link = link
+        connection.poller = self
+        connection.initiated = initiated
+        connection.channel = c
+        connection.watches = {}
+        connection.watched = {}
+        with nogil:
+            pthread_mutex_lock(&self.lock)
+            cut(self, c)
+            pthread_mutex_unlock(&self.lock)
+        return connection
+
+    def run(self):
+        """What the poll thread does until `stop`: heartbeats, and looks in the executor's place."""
+        self.running = True
+        with nogil:
+            poll_until_stopped(self)
+        self.running = False
+
+    def stop(self):
+        """End `run`. For any thread; never blocks."""
+        self.stopping = True
+        signal(self.stop_fd)
+
+    # For tests, which have no executor.
+
+    def poll(self):
+        """Look at the sockets once; returns whether something may be there to be taken."""
+        with nogil:
+            self.look()
+        return self.ready
+
+    def flush_link(self, Connection connection not None):
+        """Send what the connection's link has encoded."""
+        self.flush(connection)
+
+    def take_heard(self, Connection connection not None, size_t most=65536):
+        """The whole frames that came, of at most so many bytes, but one at least."""
+        cdef Py_ssize_t size = self.take(connection, most)
+        return PyBytes_FromStringAndSize(<char*>self.taken, size)
+
+    # For the executor.
+
+    cdef void look(self) noexcept nogil:
+        """Look at the sockets, unless the poll thread does just that."""
+        if pthread_mutex_trylock(&self.lock) == 0:
+            step(self)
+            self.looked_ns = monotonic_ns()
+            pthread_mutex_unlock(&self.lock)
+
+    cdef bint fall_asleep(self) noexcept nogil:
+        """Take over the sockets for the time of a sleep. False if there is something to do."""
+        cdef bint asleep
+        pthread_mutex_lock(&self.lock)
+        self.inbox_ready = False
+        asleep = not self.ready
+        self.sleeper = asleep
+        pthread_mutex_unlock(&self.lock)
+        return asleep
+
+    cdef void wake_up(self, bint stays_asleep) noexcept nogil:
+        """Look at the sockets after a sleep. Then `ready` and `inbox_ready` say what is there.
+
+        :param stays_asleep: go on sleeping if there is nothing.
+        """
+        pthread_mutex_lock(&self.lock)
+        step(self)
+        self.looked_ns = monotonic_ns()
+        self.sleeper = stays_asleep and not self.ready and not self.inbox_ready
+        pthread_mutex_unlock(&self.lock)
+
+    cdef int flush(self, Connection connection) except -1:
+        """Hand over what the connection's link has encoded, and send what the kernel takes."""
+        cdef Link link = connection.link
+        connection.is_dirty = False
+        if pthread_mutex_trylock(&self.lock) == 0:
+            flush_locked(self, connection.channel, &link.data, &link.bulk)
+            pthread_mutex_unlock(&self.lock)
+        else:
+            with nogil:
+                pthread_mutex_lock(&self.lock)
+                flush_locked(self, connection.channel, &link.data, &link.bulk)
+                pthread_mutex_unlock(&self.lock)
+        link.data.size = 0
+        link.bulk.size = 0
+        return 0
+
+    cdef Py_ssize_t take(self, Connection connection, size_t most) except -1:
+        """Put the whole frames that came into `taken`; returns how many bytes they are."""
+        cdef size_t size
+        if pthread_mutex_trylock(&self.lock) == 0:
+            size = take_locked(self, connection.channel, most)
+            pthread_mutex_unlock(&self.lock)
+        else:
+            with nogil:
+                pthread_mutex_lock(&self.lock)
+                size = take_locked(self, connection.channel, most)
+                pthread_mutex_unlock(&self.lock)
+        if size == 0 and connection.channel.whole:
+            raise MemoryError
+        return <Py_ssize_t>size
+
+
+cdef void poll_until_stopped(Poller p) noexcept nogil:
+    cdef int64_t now
+    cdef int64_t tick = min(p.heartbeat_ns // 4, 250_000_000)
+    while not p.stopping:
+        wait_readable(p.stop_fd, tick if p.sleeper or p.idle else min(tick, BUSY_TICK_NS))
+        pthread_mutex_lock(&p.lock)
+        now = monotonic_ns()
+        if not p.sleeper and now - p.looked_ns > STUCK_NS:
+            step(p)
+        keep_alive(p, now)
+        pthread_mutex_unlock(&p.lock)

@@ -1,0 +1,31 @@
+# Routes: which connection leads to another node.
+
+from libc.stdint cimport int64_t
+
+from rabble._core.envelope cimport Envelope
+from rabble._core.ids cimport NodeId
+from rabble._core.poll cimport Connection, Poller
+from rabble._core.queue cimport EnvelopeQueue
+
+cdef enum Said:
+    SAID = 0
+    NOT_CONNECTED = 1    # no connection leads there
+    PEER_BUSY = 2        # as much waits for that peer as may
+
+cdef class Routes:
+    cdef readonly Poller poller
+    cdef dict by_name                # the peer's name -> Connection
+    cdef list connections            # the same ones
+    cdef list dirty                  # those with something to be flushed
+    cdef readonly int64_t said       # envelopes handed to connections
+    cdef readonly int64_t heard      # batches of frames taken from them
+
+    cdef Connection find(self, NodeId node)
+    cdef int add(self, Connection connection) except -1
+    cdef bint remove(self, Connection connection) except -1
+    cdef int say(self, Envelope envelope) except -1
+    cdef int touch(self, Connection connection) except -1
+    cdef int flush(self) except -1
+    cdef list hear(self, EnvelopeQueue queue, size_t popped)
+    cdef int hear_all(self, Connection connection, EnvelopeQueue queue) except -1
+    cdef int hear_batch(self, Connection connection, EnvelopeQueue queue) except -1

@@ -1,0 +1,151 @@
+"""Routes: which connection leads to another node, and what goes over it.
+
+All of it belongs to the executor's thread. What is said within a turn is encoded at once and sent at
+the turn's end, or when it fills 64 KiB: one system call for all that goes to one peer. What was
+heard is decoded in batches of 64 KiB a connection. A connection's next batch is taken when the one
+before has been delivered, so that no peer fills the run queue faster than it is emptied.
+"""
+
+cimport cython
+from cpython.object cimport PyObject
+
+from rabble._core.envelope cimport Envelope
+from rabble._core.ids cimport NodeId, same_node
+from rabble._core.link cimport Link
+from rabble._core.poll cimport CLOSED, OPEN, Connection, Poller
+from rabble._core.queue cimport EnvelopeQueue
+
+from rabble._core.link import LinkError
+
+__all__ = ["Routes"]
+
+cdef enum:
+    BATCH_BYTES = 64 << 10
+
+cdef extern from "Python.h":
+    PyObject* PyDict_GetItem(object mapping, object key) noexcept
+
+
+@cython.final
+cdef class Routes:
+    """The connections of one node, by their peers.
+
+    :param poller: whose they are.
+    """
+
+    def __init__(self, Poller poller not None):
+        self.poller = poller
+        self.by_name = {}
+        self.connections = []
+        self.dirty = []
+
+    def __len__(self):
+        return len(self.connections)
+
+    def get(self, NodeId node not None):
+        """The connection that leads to that node, or `None`."""
+        return self.find(node)
+
+    cdef Connection find(self, NodeId node):
+        cdef PyObject* found = PyDict_GetItem(self.by_name, node.name)
+        cdef Connection connection
+        if found is NULL:
+            return None
+        connection = <Connection>found
+        return connection if same_node(connection.link.peer, node) else None
+
+    cdef int add(self, Connection connection) except -1:
+        self.by_name[connection.link.peer.name] = connection
+        self.connections = self.connections + [connection]
+        self.poller.ready = True
+        return 0
+
+    cdef bint remove(self, Connection connection) except -1:
+        """False if it was not there."""
+        cdef str name = connection.link.peer.name
+        if self.by_name.get(name) is not connection:
+            return False
+        del self.by_name[name]
+        self.connections = [each for each in self.connections if each is not connection]
+        return True
+
+    cdef int say(self, Envelope envelope) except -1:
+        """Encode an envelope for the peer it goes to; returns `Said`. Raises `EncodeError`."""
+        cdef Connection connection = self.find(envelope.to.node)
+        if connection is None or not connection.is_open():
+            return NOT_CONNECTED
+        # Asked before, so that one message may be longer than the whole queue.
+        if connection.unsent() >= self.poller.queue_bytes_max:
+            connection.lost += 1
+            # What waits in the lane may be what the peer's kernel has room for by now.
+            return PEER_BUSY
+        if connection.lost:
+            connection.link.say_lost(connection.lost)
+            connection.lost = 0
+        connection.link.say_envelope(envelope)
+        self.said += 1
+        self.touch(connection)
+        return SAID
+
+    cdef int touch(self, Connection connection) except -1:
+        """Something was said: see that it is sent."""
+        if connection.link.data.size + connection.link.bulk.size >= BATCH_BYTES:
+            self.poller.flush(connection)
+        elif not connection.is_dirty:
+            connection.is_dirty = True
+            self.dirty.append(connection)
+        return 0
+
+    cdef int flush(self) except -1:
+        """Send what was said since the last time."""
+        cdef Connection connection
+        cdef list dirty = self.dirty
+        self.dirty = []
+        for connection in dirty:
+            if connection.is_dirty:
+                self.poller.flush(connection)
+        return 0
+
+    cdef list hear(self, EnvelopeQueue queue, size_t popped):
+        """Decode a batch of each connection that has one; returns those that have come to an end.
+
+        :param queue: where it goes, behind what is there.
+        :param popped: how many were ever taken out of `queue`.
+        """
+        cdef Connection connection
+        cdef list over = None
+        # First of all: what comes from now on sets it again.
+        self.poller.ready = False
+        for connection in self.connections:
+            if connection.channel.whole:
+                if <Py_ssize_t>(connection.mark - popped) > 0:
+                    self.poller.ready = True
+                    continue
+                self.hear_batch(connection, queue)
+                connection.mark = popped + queue.count()
+                if connection.channel.whole:
+                    self.poller.ready = True
+            if not connection.is_open() and not connection.channel.whole:
+                if over is None:
+                    over = []
+                over.append(connection)
+        return over
+
+    cdef int hear_all(self, Connection connection, EnvelopeQueue queue) except -1:
+        """Decode all that a connection was told so far."""
+        while connection.channel.whole:
+            self.hear_batch(connection, queue)
+        return 0
+
+    cdef int hear_batch(self, Connection connection, EnvelopeQueue queue) except -1:
+        cdef Py_ssize_t size = self.poller.take(connection, BATCH_BYTES)
+        cdef Link link = connection.link
+        self.heard += 1
+        try:
+            link.hear(self.poller.taken, size, queue)
+        except LinkError as error:
+            connection.close(error.code, error.text)
+            # Nothing of it is read any more.
+            while connection.channel.whole:
+                self.poller.take(connection, BATCH_BYTES)
+        return 0

@@ -1,0 +1,122 @@
+"""How a node takes part in a mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import socket
+from collections.abc import Sequence
+
+from rabble.cluster.keys import read_key
+from rabble.cluster.tls import TlsConfig
+
+__all__ = ["Mesh", "is_loopback", "listen", "split_address"]
+
+BACKLOG = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """What a node needs to reach others and be reached.
+
+    Without `key` and `tls` anybody who can connect is a member, so then only loopback addresses are
+    listened on and dialled.
+
+    :param cluster: its name; nodes of another one are refused. At most 64 bytes of UTF-8.
+    :param key: the 32 bytes that all nodes share, or the path of the file that holds them
+        (`rabble keygen FILE`). It proves who is a member, and hides nothing that is said.
+    :param tls: certificates, for both: proof and secrecy.
+    :param bind: `host:port` to listen on, if it is not the node's own address.
+    :param seeds: addresses `host:port` of nodes to join. Of a host name with several addresses all
+        are joined, now and whenever they change.
+    :param seed_file: a file with one such address a line, which is read again when it changes.
+    """
+
+    cluster: str = ""
+    key: bytes | str | os.PathLike[str] | None = dataclasses.field(default=None, repr=False)
+    tls: TlsConfig | None = None
+    bind: str | None = None
+    seeds: Sequence[str] = ()
+    seed_file: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        for addr in (*self.seeds, *(() if self.bind is None else (self.bind,))):
+            split_address(addr)
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether nothing proves who is a member."""
+        return self.key is None and self.tls is None
+
+    def read_key(self) -> bytes | None:
+        """The 32 bytes, read from their file if need be.
+
+        :raises KeyFileError: if the file cannot be used.
+        """
+        if self.key is None or isinstance(self.key, bytes):
+            return self.key
+        return read_key(self.key)
+
+
+def split_address(addr: str) -> tuple[str, int]:
+    """Host and port of `host:port`; an IPv6 host is in brackets.
+
+    :raises ValueError: if it is not of that form.
+    """
+    host, colon, port = addr.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"address {addr!r} is not usable: write it as 'host:port'")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"address {addr!r} is not usable: write an IPv6 host as '[::1]:port'")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a numeric address is one of this machine's own loopback."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(mesh: Mesh, addr: str) -> list[socket.socket]:
+    """Listen on all addresses that `addr` means. Resolves names, so it may take a while.
+
+    :param addr: `host:port`; port 0 takes a free one, the same for all.
+    :raises ValueError: if that would be open to all of a network.
+    :raises OSError: if it cannot be done; says what and where.
+    """
+    host, port = split_address(addr)
+    found = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
+    )
+    listeners: list[socket.socket] = []
+    try:
+        for family, kind, proto, _, where in dict.fromkeys(found):
+            if mesh.open_to_all and not is_loopback(str(where[0])):
+                raise ValueError(
+                    f"listening on {addr} would take in anybody who can reach it: give the mesh a "
+                    f"key (`rabble keygen FILE`) or certificates, or listen on 127.0.0.1"
+                )
+            sock = socket.socket(family, kind, proto)
+            listeners.append(sock)
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                sock.bind((where[0], port, *where[2:]))
+                sock.listen(BACKLOG)
+            except OSError as error:
+                raise OSError(
+                    error.errno, f"cannot listen on {addr} ({where[0]}): {error.strerror}"
+                ) from error
+            port = sock.getsockname()[1]
+    except BaseException:
+        for sock in listeners:
+            sock.close()
+        raise
+    return listeners

@@ -1,0 +1,169 @@
+"""A socket whose handshake goes on: connecting, TLS, and the words of the handshake itself."""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+import ssl
+from collections.abc import Callable
+
+from rabble.cluster.codes import RefusalCode
+from rabble.cluster.handshake import Action, Failed, Handshake
+from rabble.cluster.tls import peer_names
+
+__all__ = ["Pending"]
+
+HEARD_BYTES_MAX = 4_096
+#: What the kernel says of a connect that goes on.
+UNDER_WAY = {0, errno.EINPROGRESS, errno.EINTR, errno.EALREADY}
+
+
+class Pending:
+    """One connection from its first moment to the end of its handshake. For one thread.
+
+    :param sock: non-blocking; owned until `release` or `close`.
+    :param link_id: what `Links` calls it.
+    :param context: for TLS, or `None`.
+    :param make_handshake: called with the names in the peer's certificate, once they are known.
+    :param remote: the address at the other side, for the log.
+    :param deadline: monotonic seconds by which all of it must be done.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        link_id: int,
+        *,
+        initiated: bool,
+        context: ssl.SSLContext | None,
+        make_handshake: Callable[[frozenset[str] | None], Handshake],
+        remote: str,
+        deadline: float,
+    ) -> None:
+        self.sock = sock
+        self.link_id = link_id
+        self.initiated = initiated
+        self.remote = remote
+        self.deadline = deadline
+        self.handshake: Handshake | None = None
+        #: Whether `Links.proving` agreed to say PROOF.
+        self.may_prove = False
+        self._make_handshake = make_handshake
+        self._context = context
+        self._connecting = initiated
+        self._securing = False
+        self._outgoing = b""
+        self._interest = 0
+
+    # Sockets and selectors.
+
+    @property
+    def interest(self) -> int:
+        """The events of `selectors` that it waits for."""
+        if self._connecting:
+            return selectors.EVENT_WRITE
+        if self._securing:
+            return self._interest
+        return selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
+
+    def connect(self, address: tuple[object, ...]) -> None:
+        """Begin to connect. Raises `OSError` if that fails at once."""
+        status = self.sock.connect_ex(address)  # type: ignore[arg-type]
+        if status not in UNDER_WAY:
+            raise OSError(status, os.strerror(status))
+
+    def begin(self) -> list[Action]:
+        """An accepted connection begins."""
+        return self._secure()
+
+    def ready(self, now: float) -> list[Action]:
+        """Go on after the socket became ready.
+
+        :raises OSError: if the connection failed (ssl's errors are such, too).
+        :raises EOFError: if the peer closed it.
+        """
+        if self._connecting:
+            error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                raise OSError(error, os.strerror(error))
+            self._connecting = False
+            return self._secure()
+        if self._securing:
+            return self._go_on_securing()
+        self._send()
+        return self._receive(now)
+
+    def _secure(self) -> list[Action]:
+        if self._context is None:
+            return self._start(None)
+        self.sock = self._context.wrap_socket(
+            self.sock, server_side=not self.initiated, do_handshake_on_connect=False
+        )
+        self._securing = True
+        return self._go_on_securing()
+
+    def _go_on_securing(self) -> list[Action]:
+        assert isinstance(self.sock, ssl.SSLSocket)
+        try:
+            self.sock.do_handshake()
+        except ssl.SSLWantReadError:
+            self._interest = selectors.EVENT_READ
+            return []
+        except ssl.SSLWantWriteError:
+            self._interest = selectors.EVENT_WRITE
+            return []
+        self._securing = False
+        return self._start(peer_names(self.sock))
+
+    def _start(self, certified: frozenset[str] | None) -> list[Action]:
+        self.handshake = self._make_handshake(certified)
+        return self.handshake.start()
+
+    def _receive(self, now: float) -> list[Action]:
+        assert self.handshake is not None
+        actions: list[Action] = []
+        # With TLS there may be more inside than the selector sees.
+        while not self.handshake.done:
+            try:
+                data = self.sock.recv(HEARD_BYTES_MAX)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                break
+            if not data:
+                raise EOFError("the peer closed the connection")
+            actions += self.handshake.receive(data, now)
+            if actions:
+                break
+        return actions
+
+    def say(self, data: bytes) -> None:
+        """Send, now or when the socket takes it."""
+        self._outgoing += data
+        self._send()
+
+    def _send(self) -> None:
+        while self._outgoing:
+            try:
+                sent = self.sock.send(self._outgoing)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            self._outgoing = self._outgoing[sent:]
+
+    def tick(self, now: float) -> list[Action]:
+        """Note the time."""
+        if self.handshake is not None and (late := self.handshake.tick(now)):
+            return late
+        if now < self.deadline:
+            return []
+        return [Failed(RefusalCode.TIMEOUT, "no connection in time", False, silent=True)]
+
+    @property
+    def spoken(self) -> bool:
+        """Whether all that was said is sent."""
+        return not self._outgoing
+
+    def close(self) -> None:
+        """Give it up."""
+        self.sock.close()
+

@@ -1,0 +1,167 @@
+"""FAULTS 120: a forked child can do nothing with its parent's node, nor harm it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.isolated.script import FORKS, run
+
+# What a child does with `watched`, `node`, `box` and `service`, which it was handed over.
+USES = {
+    "spawn": "node.spawn(Echo(), 'another')",
+    "send": "node.send(watched.echo, 1)",
+    "stop": "node.stop(watched.echo)",
+    "call": "node.call(watched.echo, 1)",
+    "call_async": "asyncio.run(node.call_async(watched.echo, 1))",
+    "mailbox": "node.mailbox()",
+    "register_service": "node.register_service(Upper(), 'another')",
+    "subscribe_dead_letters": "node.subscribe_dead_letters(box.pid)",
+    "executor_status": "node.executor_status()",
+    "metrics": "node.metrics()",
+    "processes": "node.processes()",
+    "request_shutdown": "node.request_shutdown()",
+    "shutdown": "node.shutdown()",
+    "Mailbox.send": "box.send(watched.echo, 1)",
+    "Mailbox.receive": "box.receive()",
+    "Mailbox.close": "box.close()",
+    "Service.send": "service.send(watched.echo, 1)",
+    "Service.stop": "service.stop()",
+}
+
+SETTING = """
+watched = Watched()
+node = watched.node
+box = node.mailbox()
+service = next(iter(node._services))
+
+def works():
+    box.send(watched.echo, "still there")
+    assert box.receive(PATIENCE_S).msg == "still there"
+    assert node.call(watched.upper, "service too", PATIENCE_S) == "SERVICE TOO"
+
+def wait(child):
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+def test_120_every_method_of_a_node_is_tried_below() -> None:
+    said = run("""
+        names = [name for name, value in vars(Node).items() if callable(value)]
+        print(*sorted({"send", "spawn", *(n for n in names if not n.startswith("_"))}))
+    """)
+    assert set(said.split()) == {name for name in USES if "." not in name} | {"pid"}
+
+
+def test_120_each_use_of_a_node_raises_in_a_forked_child() -> None:
+    tries = "".join(
+        f"""
+    try:
+        {use}
+    except ForkedNode as error:
+        assert "this is its forked child" in str(error)
+    else:
+        raise AssertionError({name!r})
+"""
+        for name, use in USES.items()
+    )
+    body = f"""{SETTING}
+def child():
+    assert (node.status, node.pid("echo")) == ("forked", watched.echo)
+    repr(node)
+{tries}
+pid = os.fork()
+if pid == 0:
+    child()
+    # By way of the interpreter's end and not os._exit: its hook has to leave the node alone.
+    sys.exit(0)
+wait(pid)
+works()
+node.shutdown()
+watched.has_ended_once()
+"""
+    run(body, *FORKS)
+
+
+@pytest.mark.parametrize("way", ["fork", "multiprocessing"])
+def test_120_a_child_leaves_the_blocks_of_its_parent_and_has_a_node_of_its_own(way: str) -> None:
+    run(
+        f"""{SETTING}
+def own():
+    child = Watched()
+    assert child.node.call(child.echo, 1, PATIENCE_S) == 1
+    # Left to the hook at the end, as the parent's is.
+
+if {way!r} == "multiprocessing":
+    import multiprocessing
+    with node, box:
+        child = multiprocessing.get_context("fork").Process(target=own)
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+        works()
+else:
+    with node, box:
+        pid = os.fork()
+        if pid == 0:
+            own()
+            sys.exit(0)
+        wait(pid)
+        works()
+""",
+        *FORKS,
+    )
+
+
+@pytest.mark.parametrize("end", ["return None", "sys.exit(1)", "raise LookupError('in the child')"])
+@pytest.mark.parametrize("where", ["receive", "service"])
+def test_120_a_fork_in_a_thread_of_the_node_continues_nothing_of_it(where: str, end: str) -> None:
+    # The thread that forked is the only one of the child, which ends with it.
+    said = run(
+        f"""{SETTING}
+def fork():
+    pid = os.fork()
+    if pid == 0:
+        {end}
+    wait(pid)
+    forked.set()
+
+forked = threading.Event()
+
+class Forks(ServiceHandler):
+    def handle_envelope(self, envelope, service):
+        return fork()
+
+if {where!r} == "receive":
+    forks = node.spawn(Does(lambda process, msg, sender: fork()), "forks")
+else:
+    forks = node.register_service(Forks(), "forks").pid
+node.send(forks, "go")
+forked.wait()
+# What the child left in an eventfd would keep its reader awake, until somebody wrote to it again.
+while select.select(eventfds(), [], [], 0)[0]:
+    pass
+works()
+node.shutdown()
+watched.has_ended_once()
+print("the end")
+""",
+        *FORKS,
+    )
+    assert said == "the end\n"
+
+
+def test_120_a_program_that_is_executed_inherits_no_descriptor() -> None:
+    run(f"""{SETTING}
+# Of the executor, the reporter, the node's end, the mailbox and the service, which has an epoll.
+assert len(eventfds()) == 5
+assert "anon_inode:[eventpoll]" in descriptors().values()
+seen = subprocess.run(
+    [sys.executable, "-c", "from tests.isolated.inside import *; print(descriptors())"],
+    close_fds=False,
+    check=True,
+    capture_output=True,
+    text=True,
+).stdout
+assert "anon_inode" not in seen, seen
+assert "/dev/null" in seen or "pipe:" in seen, seen
+""")

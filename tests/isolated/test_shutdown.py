@@ -1,0 +1,285 @@
+"""FAULTS 118: whoever ends a node, and however often, it ends once, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.isolated.script import Script, run
+
+
+@pytest.mark.parametrize("end", ["shutdown", "request_shutdown"])
+def test_118_a_receive_ends_its_node(end: str) -> None:
+    run(f"""
+        watched = Watched()
+        node = watched.node
+        asks = Does(lambda process, msg, sender: node.{end}())
+        with node.mailbox() as box:
+            node.send(node.spawn(asks, "asks"), "end")
+            try:
+                box.receive()
+            except NodeStopped:
+                pass
+        node.shutdown()
+        watched.has_ended_once()
+    """)
+
+
+@pytest.mark.parametrize("end", ["shutdown", "request_shutdown"])
+@pytest.mark.parametrize("where", ["init", "handle_envelope", "close"])
+def test_118_a_service_ends_its_node(end: str, where: str) -> None:
+    run(f"""
+        watched = Watched()
+        node = watched.node
+
+        class Ends(ServiceHandler):
+            def init(self, service):
+                self.say("init")
+
+            def handle_envelope(self, envelope, service):
+                self.say("handle_envelope")
+                service.stop()
+
+            def close(self, service):
+                self.say("close")
+
+            def say(self, here):
+                if here == {where!r}:
+                    node.{end}()
+
+        with node.mailbox() as box:
+            try:
+                node.send(node.register_service(Ends(), "ends").pid, "end")
+            except NodeStopped:
+                assert {where!r} == "init"
+            try:
+                box.receive()
+            except NodeStopped:
+                pass
+        node.shutdown()
+        watched.has_ended_once()
+    """)
+
+
+# In each of these somebody says `ready` when the main thread is there, or is about to be.
+WAITING = {
+    "call": """
+        try:
+            node.call(says_ready, "hello", PATIENCE_S)
+        except NodeStopped:
+            done = True
+    """,
+    "call_async": """
+        try:
+            asyncio.run(node.call_async(says_ready, "hello", PATIENCE_S))
+        except NodeStopped:
+            done = True
+    """,
+    "receive": """
+        box = node.mailbox()
+        print("ready")
+        try:
+            box.receive()
+        except NodeStopped:
+            done = True
+    """,
+    "plain Python": """
+        print("ready")
+        while not ended:
+            pass
+        done = True
+    """,
+    "join": """
+        worker = threading.Thread(target=gate.wait)
+        worker.start()
+        print("ready")
+        worker.join()
+        done = True
+    """,
+}
+
+
+@pytest.mark.parametrize("where", WAITING)
+def test_118_a_signal_handler_ends_the_node(where: str) -> None:
+    body = f"""
+        watched = Watched()
+        node = watched.node
+        ended = []
+        gate = threading.Event()
+        done = False
+
+        def end(number, frame):
+            node.shutdown()
+            watched.has_ended_once()
+            ended.append(number)
+            gate.set()
+
+        signal.signal(signal.SIGTERM, end)
+        says_ready = node.spawn(Does(lambda process, msg, sender: print("ready")), "says_ready")
+        {WAITING[where].strip()}
+        while not ended:
+            pass
+        assert done
+        node.shutdown()
+        watched.has_ended_once()
+    """
+    with Script(body) as script:
+        script.expect("ready")
+        script.signal(signal.SIGTERM)
+        script.end_well()
+
+
+def test_118_a_signal_handler_ends_the_node_while_it_is_being_ended() -> None:
+    body = """
+        watched = Watched()
+        node = watched.node
+        ended = []
+        gate = threading.Event()
+
+        def slow(process, msg, sender):
+            while node.status != "stopping":
+                pass
+            print("stopping")
+            gate.wait(PATIENCE_S)
+
+        def end(number, frame):
+            gate.set()
+            node.shutdown()
+            watched.has_ended_once()
+            ended.append(number)
+
+        signal.signal(signal.SIGTERM, end)
+        node.send(node.spawn(Does(slow), "slow"), "go")
+        node.shutdown(PATIENCE_S)
+        watched.has_ended_once()
+        assert ended == [signal.SIGTERM]
+    """
+    with Script(body) as script:
+        script.expect("stopping")
+        script.signal(signal.SIGTERM)
+        script.end_well()
+
+
+# What a thread may be doing when a signal comes. A handler runs between two bytecodes, so there
+# is a finite number of places: each gets its signal, one node per place.
+INTERRUPTED = {
+    "call": "node.call(watched.echo, 1)",
+    "call_async": "asyncio.run(node.call_async(watched.echo, 1))",
+    "receive": "box.send(watched.echo, 1), box.receive()",
+    "mailbox": "node.mailbox().close()",
+    "register_service": "node.register_service(Upper(), 'another')",
+    "shutdown": "node.shutdown()",
+}
+
+
+HANDLED = [(what, "node.shutdown(PATIENCE_S)") for what in INTERRUPTED]
+# threading itself is not made for an exception in each of its own places.
+HANDLED += [(what, "raise KeyboardInterrupt") for what in ("call", "receive", "mailbox")]
+
+
+@pytest.mark.parametrize(("what", "handler"), HANDLED)
+def test_118_a_signal_may_come_at_every_bytecode(what: str, handler: str) -> None:
+    run(f"""
+        followed = (os.path.dirname(rabble.__file__), threading.__file__)
+
+        def end(number, frame):
+            {handler}
+
+        def trace(frame, event, argument):
+            global left
+            if not frame.f_code.co_filename.startswith(followed):
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                left -= 1
+                if left == 0:
+                    signal.raise_signal(signal.SIGTERM)
+            return trace
+
+        signal.signal(signal.SIGTERM, end)
+        # CPython 3.12 looks whether any frame wants this when tracing begins, and not later.
+        sys._getframe().f_trace_opcodes = True
+        left = 0
+        for place in itertools.count(1):
+            watched = Watched()
+            node = watched.node
+            box = node.mailbox()
+            left = place
+            sys.settrace(trace)
+            try:
+                {INTERRUPTED[what]}
+            except (NodeStopped, KeyboardInterrupt):
+                pass
+            finally:
+                sys.settrace(None)
+            node.shutdown()
+            watched.has_ended_once()
+            if left > 0:
+                break
+        assert place > 20
+    """)
+
+
+def test_118_sigint_interrupts_a_call_and_the_node_is_shut_down() -> None:
+    body = """
+        watched = Watched()
+        says_ready = Does(lambda process, msg, sender: print("ready"))
+        try:
+            with watched.node as node:
+                node.call(node.spawn(says_ready, "says_ready"), "hello", PATIENCE_S)
+        except KeyboardInterrupt:
+            watched.has_ended_once()
+            raise
+    """
+    with Script(body) as script:
+        script.expect("ready")
+        script.signal(signal.SIGINT)
+        script.end(-signal.SIGINT)
+        assert script.errors().splitlines()[-1] == "KeyboardInterrupt"
+
+
+def test_descriptors_and_threads_are_given_back_by_the_end_of_a_node() -> None:
+    run("""
+        def live():
+            with Watched().node as node, node.mailbox() as box:
+                timer = StartTimer(CorrelationId(box.pid), 100_000)
+                box.send(node.pid("executor", "rabble"), timer)
+                box.send(node.pid("echo"), 1)
+                assert box.receive(PATIENCE_S).msg == 1
+                asyncio.run(node.call_async(node.pid("echo"), 1))
+
+        live()
+        gc.collect()
+        before = descriptors(), threading.active_count()
+        for _ in range(50):
+            live()
+        gc.collect()
+        assert (descriptors(), threading.active_count()) == before
+    """)
+
+
+def test_118_twice_and_from_eight_threads_at_once() -> None:
+    run("""
+        for _ in range(20):
+            watched = Watched()
+            together = threading.Barrier(9)
+            ended = []
+
+            def end():
+                together.wait()
+                watched.node.shutdown()
+                watched.has_ended_once()
+                ended.append(True)
+
+            threads = [threading.Thread(target=end) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            together.wait()
+            watched.node.shutdown()
+            watched.node.shutdown()
+            for thread in threads:
+                thread.join()
+            assert len(ended) == 8
+            watched.has_ended_once()
+    """)
