@@ -298,12 +298,17 @@ def test_a_removal_does_not_undo_a_later_join() -> None:
     assert dial(of, 2.0).join
 
 
-def test_a_bye_with_removed_is_believed() -> None:
-    of = links()
+def test_a_bye_with_removed_may_be_about_who_says_it() -> None:
+    """A removed node closes its connections: nobody who hears of that is removed by it."""
+    removed, of = links(B), links(A)
+    removed.wanted(A, 0.0)
+    connect(removed, A)
+    close, _ = removed.unwanted("a", 1.0)
+    assert isinstance(close, Close) and close.code is RefusalCode.REMOVED
     of.wanted(B, 0.0)
     link_id = connect(of, B)
-    assert of.lost(link_id, 1.0, RefusalCode.REMOVED) == [Down(link_id, B, 20), Removed("b:1", B)]
-    assert of.tick(10_000.0) == []
+    assert of.lost(link_id, 20.0, close.code) == [Down(link_id, B, 20)]
+    assert dial(of, 20.0).node == B
 
 
 def test_a_stale_incarnation_is_raised_and_the_dial_repeated() -> None:

@@ -251,7 +251,9 @@ def test_whatever_breaks_it_heals(
     for what, pause in script:
         world.run(world.now + pause)
         disturb(world, what)
+    # With seconds from side to side no handshake could be sure to end in time.
     world.blocked.clear()
+    world.delays = (0.001, 0.1, 0.5)
     world.meet()
     quiet = world.now
     while not world.full():

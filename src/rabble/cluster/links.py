@@ -308,7 +308,8 @@ class Links:
     def lost(self, link_id: int, now: float, code: RefusalCode | None = None) -> list[Action]:
         """A connection ended; one that was closed for an action is no longer known here.
 
-        :param code: that of the peer's BYE, or why this node closed it.
+        :param code: that of the peer's BYE, or why this node closed it. It is for people: even a
+            REMOVED may be about the other side. Who dials again gets an answer that is not.
         """
         member = self._up.get(link_id)
         if member is None:
@@ -316,9 +317,6 @@ class Links:
         actions: list[Action] = [self._down(member)]
         member.attempts = 0 if now - member.up_since >= self._settled_s else member.attempts + 1
         member.refusal = code
-        if code is RefusalCode.REMOVED and member.wanted:
-            self._bar(member)
-            actions.append(Removed(member.addr, member.node))
         self._plan(member, now)
         return actions
 

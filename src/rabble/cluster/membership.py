@@ -134,8 +134,11 @@ class Membership:
         # Made from the above: joins by whom they are of, and who is a member thereby.
         self._joins_of: dict[str, set[Dot]] = {}
         self._members: dict[str, NodeId] = {}
-        # How often this start was said; the highest logical time that was seen.
-        self._said = 0
+        # How many starts and joins this replica has said. Its entries may be forgotten like those
+        # of others, yet no dot may be made twice.
+        self._starts_said = 0
+        self._joins_said = 0
+        # The highest logical time that was seen.
         self._time = 0
         # Kept until the next change.
         self._state: dict[str, Any] | None = None
@@ -190,7 +193,7 @@ class Membership:
 
         Another node has its name, or its clock went back before it started.
         """
-        return self._starts[self.own.name].incarnation > self.incarnation
+        return self.incarnation_of(self.own.name) > self.incarnation
 
     def status(self) -> tuple[MemberStatus, ...]:
         """All members with their address and incarnation, in the order of their names."""
@@ -247,12 +250,11 @@ class Membership:
         before = self._members.get(node.name)
         self._check_room(node.name)
         replica = (self.own.name, self.incarnation)
-        seen = self._seen.get(replica, NOTHING_SEEN)
-        counter = checked_int(seen.counter + 1, 1, COUNTER_MAX, "the number of a join")
         dropped = self._drop_dots(node.name)
-        # Dropping may have changed the entry of this replica itself.
-        self._seen[replica] = self._seen.get(replica, seen)._replace(counter=counter)
-        self._put_join((*replica, counter), node)
+        self._joins_said += 1
+        seen = self._seen.get(replica, NOTHING_SEEN)
+        self._seen[replica] = seen._replace(counter=self._joins_said)
+        self._put_join((*replica, self._joins_said), node)
         self._settle((node.name,), (), dropped)
         return before != node
 
@@ -275,11 +277,12 @@ class Membership:
         :param incarnation: higher than this node's and than any that was seen of its name.
         :raises MembershipError: if it is not, or if as many members are there as may be.
         """
-        lowest = max(self.incarnation, self._starts[self.own.name].incarnation) + 1
+        lowest = max(self.incarnation, self.incarnation_of(self.own.name)) + 1
         checked_int(incarnation, lowest, INCARNATION_MAX, "the incarnation of a rejoin")
         self._check_room(self.own.name)
         self.incarnation = incarnation
-        self._said = 0
+        self._starts_said = 0
+        self._joins_said = self._seen.get((self.own.name, incarnation), NOTHING_SEEN).counter
         self._say_start()
 
     def merge(self, state: object) -> Changes:
@@ -339,6 +342,10 @@ class Membership:
         self._check_size(touched, new_starts, lost, gained)
         before = {name: self._members.get(name) for name in touched}
         before.setdefault(self.own.name, self._members.get(self.own.name))
+        # If what is new is forgotten at once, nothing has changed.
+        entries_max = self._retired_max - max(len(new_starts), len(new_seen))
+        is_crowded = max(len(self._starts), len(self._seen)) > entries_max
+        old = self._entries(copied=True) if is_crowded else None
 
         self._starts.update(new_starts)
         self._seen.update(new_seen)
@@ -358,7 +365,14 @@ class Membership:
         left = {name for name, node in before.items() if node is not None}
         self._settle(touched, left, dropped)
         self._correct_address()
+        if old is not None and self._entries() == old:
+            return UNCHANGED
         return changes_between(before, self._members)
+
+    def _entries(self, *, copied: bool = False) -> tuple[dict[Any, Any], ...]:
+        """All that the state consists of."""
+        parts = (self._starts, self._seen, self._joins)
+        return tuple(part.copy() for part in parts) if copied else parts
 
     def _check_size(
         self,
@@ -396,9 +410,9 @@ class Membership:
         name = self.own.name
         known = self._starts.get(name)
         dropped = self._drop_dots(name)
-        self._said += 1
+        self._starts_said += 1
         ended = known.ended if known is not None else 0
-        self._starts[name] = Start(name, self.incarnation, self._said, ended, self.own.addr)
+        self._starts[name] = Start(name, self.incarnation, self._starts_said, ended, self.own.addr)
         self._settle((name,), (), dropped)
 
     def _correct_address(self) -> None:
@@ -481,12 +495,7 @@ class Membership:
         return self._joins[max(dots)] if dots else None
 
     def _forget_starts(self, left: Collection[str]) -> None:
-        own = self.own.name
-        retired = [
-            start
-            for start in self._starts.values()
-            if start.name not in self._members and start.name != own
-        ]
+        retired = [start for start in self._starts.values() if start.name not in self._members]
         if len(retired) <= self._retired_max:
             return
         # A removal that is news here may be old elsewhere, or comes from where few names left. It
@@ -501,9 +510,7 @@ class Membership:
             del self._starts[start.name]
 
     def _forget_seen(self, dropped: Collection[Replica]) -> None:
-        in_force = {dot[:2] for dot in self._joins}
-        in_force.add((self.own.name, self.incarnation))
-        retired = self._seen.keys() - in_force
+        retired = self._seen.keys() - {dot[:2] for dot in self._joins}
         if len(retired) <= self._retired_max:
             return
         now = min(self._time + 1, COUNTER_MAX)
@@ -553,8 +560,7 @@ class Parsed:
             raise MembershipError("a state is a map with the keys 's', 'v' and 'm', and no others")
         members = membership._members_max
         joins = members * membership._dots_per_member_max
-        # One more: a node keeps what it has said itself.
-        retired = membership._retired_max + 1
+        retired = membership._retired_max
         starts_read = rows_of(state, "s", 5, 1, members + retired)
         seen_read = rows_of(state, "v", 4, 2, joins + retired)
         joins_read = rows_of(state, "m", 5, 3, joins)
@@ -590,7 +596,7 @@ class Parsed:
             if (
                 start.name == own
                 and start.incarnation == self._mine.incarnation
-                and start.counter > self._mine._said
+                and start.counter > self._mine._starts_said
             ):
                 raise MembershipError(f"{what}: this node never said it. Do two have its name?")
             starts.append(start)
@@ -609,7 +615,7 @@ class Parsed:
                 checked_int(incarnation, 1, INCARNATION_MAX, f"{what}: the incarnation")
                 checked_int(counter, 1, COUNTER_MAX, f"{what}: the counter")
                 checked_int(ended, 0, COUNTER_MAX, f"{what}: the end")
-                if replica == own and counter > mine.get(own, NOTHING_SEEN).counter:
+                if replica == own and counter > self._mine._joins_said:
                     raise MembershipError(
                         f"{what}: this node never made so many joins. Do two have its name?"
                     )

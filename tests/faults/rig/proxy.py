@@ -157,6 +157,11 @@ class Proxy:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             task.cancel()
         await asyncio.gather(*links, return_exceptions=True)
+        for task, pair in links.items():
+            # One that was cancelled before its first step could not do it.
+            if self._links.pop(task, None):
+                for sock in pair:
+                    sock.close()
         return len(links)
 
     async def _accept(self) -> None:
@@ -180,8 +185,8 @@ class Proxy:
             self.recordings.append(recording)
             self._stir()
             for source, sink, direction in ((client, target, UP), (target, client, DOWN)):
-                pump = self._pump(source, sink, direction, recording)
-                pumps.append(self._loop.create_task(pump))
+                work = self._pump(source, sink, direction, recording)
+                pumps.append(self._loop.create_task(work))
             # A direction that is closed leaves the other one open; an error ends both.
             await asyncio.wait(pumps, return_when=asyncio.FIRST_EXCEPTION)
         except OSError:  # nobody listens there

@@ -1,0 +1,141 @@
+"""The frame cutter: whatever comes in whichever pieces, the same frames or the same refusal."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rabble._core.frame import FrameError, cut
+from tests.reference import link as reference
+from tests.reference.link import frame
+
+KINDS = sorted(reference.SHAPES)
+NAME = frame(1, 0, b"\0\0n::n@h:1")
+#: One frame of every kind, and those whose flags make them longer.
+SAMPLES = [
+    NAME,
+    frame(2, 0, b"\0\0\7"),
+    frame(2, 0x0F, bytes(22) + b"\7"),
+    frame(2, 0x1F, 3 * b"\0\x08n::n@h:1" + bytes(16) + b"\7"),
+    frame(3, 1, b"\0\0\0\x0c\x10"),
+    frame(3, 0, b"x"),
+    frame(3, 2, bytes(100)),
+    frame(4, 0, bytes(4)),
+    frame(5, 0, bytes(4)),
+    frame(6, 0, bytes(5)),
+    frame(6, 16, 2 * b"\0\x08n::n@h:1" + b"\1why"),
+    frame(7, 0, bytes(3)),
+    frame(7, 14, bytes(21)),
+    frame(8, 0, bytes(4)),
+    frame(16, 1, bytes(16)),
+    frame(17, 0, bytes(16)),
+    frame(18, 0, b"\x14\0"),
+    frame(19, 0, b"\x80"),
+]
+
+
+def outcome(function, *args):
+    """What it returns, or the code of its refusal."""
+    try:
+        return function(*args)
+    except (FrameError, reference.Wrong) as error:
+        return error.code
+
+
+def frames_of(pieces):
+    """What a reader that gets these pieces cuts: frames, then what refuses the next one, if any."""
+    found, waiting = [], b""
+    for piece in pieces:
+        waiting += piece
+        while result := outcome(cut, waiting):
+            if type(result) is int:
+                return [*found, result]
+            found.append(result[:3])
+            waiting = waiting[result[3] :]
+    return [*found, len(waiting)] if waiting else found
+
+
+def test_the_samples_are_of_every_kind_and_whole():
+    assert {data[4] for data in SAMPLES} == set(KINDS)
+    for data in SAMPLES:
+        assert cut(data) == (data[4], data[5], data[6:], len(data))
+
+
+# FAULTS rows 1 and 2.
+@given(st.lists(st.sampled_from(SAMPLES), max_size=20), st.data())
+def test_any_pieces_give_the_same_frames(frames, draw):
+    data = b"".join(frames)
+    ends = draw.draw(st.lists(st.integers(0, len(data)), max_size=20).map(sorted))
+    pieces = [data[a:b] for a, b in zip([0, *ends], [*ends, len(data)], strict=True)]
+    expected = [(one[4], one[5], one[6:]) for one in frames]
+    assert frames_of(pieces) == expected
+    assert frames_of(data[i : i + 1] for i in range(len(data))) == expected
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_cut_as_in_the_reference(data):
+    assert outcome(cut, data) == outcome(reference.cut, data)
+
+
+@given(st.sampled_from([*KINDS, 0, 9, 15, 20, 255]), st.integers(0, 255), st.binary(max_size=70))
+def test_any_kind_and_flags_and_size_are_judged_as_in_the_reference(kind, flags, body):
+    data = frame(kind, flags, body)
+    for end in (4, 6, len(data) - 1, len(data)):
+        assert outcome(cut, data[:end]) == outcome(reference.cut, data[:end])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("flags", [0, 1, 2, 3, 14, 16, 31])
+def test_sizes_around_every_bound_are_judged_as_in_the_reference(kind, flags):
+    for size in (*range(32), 257, 258, 1005, 1006, 1027, 1028, 3055, 3056):
+        data = frame(kind, flags, bytes(size))
+        assert outcome(cut, data) == outcome(reference.cut, data)
+
+
+# FAULTS rows 3 and 4; the length alone is enough to refuse.
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"\0\0\0\0", 16),
+        (b"\0\0\0\1", 16),
+        (struct.pack(">I", (1 << 20) + 1), 13),
+        (b"\xff\xff\xff\xff", 13),
+        (b"GET / HTTP/1.1\r\n", 13),
+    ],
+)
+def test_an_impossible_length_is_refused_at_once(data, code):
+    for end in range(4):
+        assert cut(data[:end]) is None
+    assert outcome(cut, data[:4]) == outcome(cut, data) == code
+
+
+def test_the_longest_frame_is_a_matter_of_the_reader():
+    data = frame(19, 0, bytes(98))
+    assert cut(data, 100) is not None
+    assert outcome(cut, data, 99) == 13
+    assert cut(struct.pack(">I", 1 << 20), 1 << 20) is None
+
+
+# FAULTS row 10: kind and flags are refused before anything of the body is waited for.
+@pytest.mark.parametrize("header", ["0000ffff 0000", "0000ffff 0900", "0000ffff 0220", "0000ffff 0400"])
+def test_what_no_body_can_mend_is_refused_with_the_header(header):
+    data = bytes.fromhex(header)
+    assert cut(data[:5]) is None
+    assert outcome(cut, data) == 16
+
+
+# FAULTS rows 4 and 6.
+def test_what_is_claimed_allocates_nothing():
+    data = struct.pack(">IBB", 1 << 20, 19, 0)
+    tracemalloc.start()
+    try:
+        for _ in range(1000):
+            assert cut(data) is None
+            assert outcome(cut, b"\xff" * 8) == 13
+        assert tracemalloc.get_traced_memory()[1] < 20_000
+    finally:
+        tracemalloc.stop()
