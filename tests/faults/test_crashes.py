@@ -41,6 +41,7 @@ from rabble.reports import Reporter
 from tests.support import (
     BARE,
     PATIENCE_S,
+    SANITIZED,
     Does,
     Echo,
     HandClock,
