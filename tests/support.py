@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,10 @@ from rabble._core.executor import Executor
 
 #: Seconds after which a test gives up; long, because the machine may stall.
 PATIENCE_S = 30.0
+
+#: Whether AddressSanitizer is there, which keeps what is freed for a while: then the resident
+#: memory says nothing.
+SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 
 #: The node of executors that have no node around them.
 BARE = NodeId("bare", "h:1")

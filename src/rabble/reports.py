@@ -115,7 +115,7 @@ class Reporter:
         def words() -> str:
             frame = sys._current_frames().get(thread_id)
             stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
-            return f"{pid}: receive has not returned for {seconds:.1f} s\n{stack.rstrip()}"
+            return f"{pid}: receive has not returned for {seconds:.1f} s\n{stack}".rstrip()
 
         self.report(logging.WARNING, words)
 

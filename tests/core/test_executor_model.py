@@ -226,7 +226,7 @@ class Model:
         assert executor.queue_depth == executor.inbox_depth == 0
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(scripts, kick_offs, limits, with_init, st.booleans(), st.integers(0, 2_000_000))
 def test_every_delivery_and_every_loss_is_the_same(
     scripts: dict[str, list[Any]],

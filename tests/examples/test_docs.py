@@ -97,6 +97,18 @@ def test_named_tests_exist(page: Path) -> None:
         assert not function or function in defined, f"{name}::{function}"
 
 
+def test_every_promise_names_a_test() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    section = text.split("\n## What is promised\n", 1)[1].split("\n## ", 1)[0]
+    _, *promises = re.split(r"^\*\*", section, flags=re.M)
+    assert [found[1] for p in promises if (found := re.match(r"G(\d+) ", p))] == [
+        str(number) for number in range(1, 11)
+    ]
+    for promise in promises:
+        # To the function: that a file exists says nothing.
+        assert re.search(r"`tests/[\w/]+\.py::\w+`", promise), promise
+
+
 def table(page: Path, heading: str) -> list[list[str]]:
     """The rows of the first table below a heading, without the head."""
     text = page.read_text().split(f"\n## {heading}\n", 1)[1]

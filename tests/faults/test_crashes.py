@@ -41,6 +41,7 @@ from rabble.reports import Reporter
 from tests.support import (
     BARE,
     PATIENCE_S,
+    SANITIZED,
     Does,
     Echo,
     HandClock,
@@ -535,7 +536,7 @@ def test_a_hundred_thousand_crashes_leave_nothing_and_say_little(
         # What is written, ten a second, caplog keeps.
         logged = len(caplog.records) - logged
         assert sys.getallocatedblocks() - blocks < 1_000 + 25 * logged
-        assert me.memory_info().rss - memory < 5 * MIB
+        assert SANITIZED or me.memory_info().rss - memory < 5 * MIB
         crashes = node.executor_status().crashes
         assert crashes == everything + everything // 10
     written = [r.getMessage() for r in caplog.records if "crashed\n" in r.getMessage()]

@@ -32,6 +32,13 @@ def test_metadata() -> None:
     assert {"cert", "cli", "plot", "msgspec", "metrics", "protobuf"} <= extras
 
 
+def test_the_extras_that_are_named_exist() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md")]:
+        named = re.findall(r"rabble\[([\w,]+)\]", page.read_text())
+        assert {name for names in named for name in names.split(",")} <= set(extras), page
+
+
 def test_the_command() -> None:
     (command,) = (
         entry

@@ -13,7 +13,17 @@ import pytest
 
 import rabble.bench
 from rabble import cli
-from rabble.bench import WORKLOADS, Workload, codec, creation, erlang, messaging, peers, timing
+from rabble.bench import (
+    WORKLOADS,
+    Workload,
+    codec,
+    creation,
+    erlang,
+    footprint,
+    messaging,
+    peers,
+    timing,
+)
 from rabble.bench.model import Case, Limit, Miscount, Result, Sample, Target, expect, measure
 from rabble.bench.report import Progress, figure, print_plain, print_table, rows
 
@@ -70,6 +80,15 @@ def test_every_workload_is_tried_above() -> None:
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_the_quick_parameters_are_those_of_the_workload(name: str) -> None:
     assert WORKLOADS[name].cases(quick=True)
+
+
+@pytest.mark.parametrize("kind", ["rabble", "bare"])
+def test_the_footprint_is_printed_for_each_process(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    footprint.main(kind, 20_000)
+    # Memory that was free already may serve; in an interpreter of its own there is little.
+    assert -200 < float(capsys.readouterr().out) < 2_000
 
 
 def test_skynet_wants_a_power_of_ten() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,7 @@ from rabble import (
     ProcessCrashed,
     QueueFull,
     Shutdown,
+    ShutdownTimeout,
     Spawn,
     SpawnFailed,
     StartTimer,
@@ -41,6 +43,8 @@ from rabble import (
     Timeout,
     TimerCancelled,
 )
+from rabble.node import _end_all as end_all
+from rabble.observer import Observer
 from tests.support import PATIENCE_S, Does, Echo, Relay
 
 
@@ -720,6 +724,118 @@ def test_an_endless_exchange_ends_with_the_time_to_drain_and_is_counted() -> Non
     node.send(node.spawn(Does(lambda p, msg, sender: Envelope(p.pid, msg)), "busy"), "on")
     node.shutdown(1.0)
     assert node.executor_status().dead_letters == {"node_shutdown": 1}
+
+
+def test_a_receive_that_goes_on_makes_the_node_stalled() -> None:
+    returned = threading.Event()
+    with rabble.rouse(limits=Limits(stalled_after_ms=1)) as node:
+
+        def wait(process: Process, msg: Any, sender: Pid | None) -> None:
+            while node.status != "stalled":
+                time.sleep(0.001)
+            returned.set()
+
+        node.send(node.spawn(Does(wait), "waits"), "go")
+        assert returned.wait(PATIENCE_S)
+        node.call(node.spawn(Echo(), "echo"), 1, PATIENCE_S)
+        assert node.status == "running"
+
+
+def test_a_defect_of_the_executor_ends_its_node_and_is_reported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(observer: Observer) -> bool:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(Observer, "quiet", fail)
+    node = rabble.rouse()
+    box = node.mailbox()
+    node.shutdown()
+    assert (node.status, repr(node)) == ("failed", "<Node local@127.0.0.1:0 failed>")
+    with pytest.raises(NodeStopped):
+        box.receive(PATIENCE_S)
+    assert "ZeroDivisionError: a defect" in caplog.text
+    assert not any(t.name.startswith("rabble:") for t in threading.enumerate())
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_a_node_that_gets_no_thread_is_none(allowed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, left = threading.Thread.start, iter(range(allowed))
+
+    def start_few(thread: threading.Thread) -> None:
+        if next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_few)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        rabble.rouse("few@127.0.0.1:0")
+    for thread in threading.enumerate():
+        if thread.name.startswith("rabble:few:"):
+            thread.join(PATIENCE_S)
+
+
+def test_a_service_that_gets_no_thread_leaves_its_name(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with node.mailbox() as box:
+        box.send(node.pid("executor", "rabble"), Monitor(node.pid("service")))
+        assert box.receive(PATIENCE_S).msg.reason.kind == "no_process"
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                node.register_service(rabble.ServiceHandler(), "service")
+        # The name is given back in the turn of this thread's envelopes.
+        box.send(node.spawn(Echo(), "echo"), "wait")
+        box.receive(PATIENCE_S)
+        node.register_service(rabble.ServiceHandler(), "service")
+
+
+def test_a_call_that_cannot_be_sent_waits_for_nothing() -> None:
+    gate = threading.Event()
+    taken = threading.Event()
+
+    def wait(process: Process, msg: Any, sender: Pid | None) -> None:
+        taken.set()
+        gate.wait(PATIENCE_S)
+
+    with rabble.rouse(limits=Limits(inbox_envelopes_max=10)) as node:
+        waits = node.spawn(Does(wait), "waits")
+        node.send(waits, "go")
+        assert taken.wait(PATIENCE_S)
+        for _ in range(10):
+            node.send(waits, "fill the inbox")
+        with pytest.raises(QueueFull):
+            node.call(waits, "no room", PATIENCE_S)
+        assert node.metrics().gauges["calls_waiting"] == 0
+        gate.set()
+
+
+def test_the_end_of_the_interpreter_ends_what_runs_and_names_what_does_not() -> None:
+    gate = threading.Event()
+    taken = threading.Event()
+
+    def wait(process: Process, msg: Any, sender: Pid | None) -> None:
+        taken.set()
+        gate.wait(PATIENCE_S)
+
+    well, stuck = rabble.rouse(), rabble.rouse(limits=Limits(shutdown_ms=100))
+    stuck.send(stuck.spawn(Does(wait), "waits"), "go")
+    assert taken.wait(PATIENCE_S)
+    with pytest.raises(ShutdownTimeout, match="receive of waits::local@127.0.0.1:0 does not"):
+        end_all([well, stuck])
+    assert (well.status, stuck.status) == ("stopped", "stopping")
+    gate.set()
+    stuck.shutdown(PATIENCE_S)
+    end_all([well, stuck])
+
+
+def test_stop_takes_a_pid_only(node: Node) -> None:
+    with pytest.raises(TypeError, match="stop takes a Pid, not 'echo'"):
+        node.stop("echo")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bad", [{"spin_us": -1}, {"spin_us": 2_000_000}, {"spin_us": 1.5}])

@@ -1,0 +1,72 @@
+"""Every command that a page or a workflow names is one of the Makefile, and none is left unsaid."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
+NAMING = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", ".ci/run")),
+    *ROOT.glob("docs/**/*.md"),
+    *WORKFLOWS,
+]
+
+
+def targets() -> set[str]:
+    text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    (names,) = re.findall(r"^\.PHONY:(.*)$", text, flags=re.M)
+    return set(names.split())
+
+
+def named(text: str) -> set[str]:
+    """Targets in `make X` between backticks, and on lines that begin with it."""
+    return set(
+        re.findall(r"(?:`|^ *(?:- run: |timeout \d+ )?)make ([a-z][\w-]*)", text, flags=re.M)
+    )
+
+
+@pytest.mark.parametrize("page", NAMING, ids=lambda page: page.name)
+def test_what_is_named_exists(page: Path) -> None:
+    if not page.exists():
+        pytest.skip("not part of an sdist")
+    assert named(page.read_text()) <= targets()
+
+
+def test_the_guide_to_working_on_it_names_all() -> None:
+    assert named((ROOT / "CONTRIBUTING.md").read_text()) == targets() - {"help"}
+
+
+def test_help_names_all() -> None:
+    done = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        # Not the options of a make that runs this.
+        env={key: value for key, value in os.environ.items() if not key.startswith("MAKE")},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    found = set(re.findall(r"make ([a-z][\w-]*)", done.stdout))
+    assert found == targets() - {"help"}
+
+
+@pytest.mark.skipif(not WORKFLOWS, reason="an sdist has no workflows")
+def test_the_workflows_use_what_is_supported() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    supported = set(re.findall(r"Python :: (3\.\d+)\"", project))
+    matrix = re.search(r"python: \[(.*)\]", (ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert matrix is not None
+    assert set(re.findall(r"3\.\d+", matrix[1])) == supported
+    (built,) = re.findall(r"^build = \[(\"cp.*)\]$", project, flags=re.M)
+    assert set(re.findall(r"cp(\d+)", built)) == {name.replace(".", "") for name in supported}
+    (looked_for,) = re.findall(
+        r"for name in (python3\.\d+(?: python3\.\d+)*);", (ROOT / "tools/find_python").read_text()
+    )
+    assert {name.removeprefix("python") for name in looked_for.split()} == supported

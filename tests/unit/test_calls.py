@@ -1,0 +1,116 @@
+"""Each request ends exactly once, whoever ends it, and whether or not somebody still waits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from rabble import (
+    CorrelationId,
+    DeadLetter,
+    DeadLetterReason,
+    Envelope,
+    NodeStopped,
+    NoProcess,
+    Pid,
+    ProcessCrashed,
+    QueueFull,
+)
+from rabble.calls import AwaitedReply, Calls, Reply
+from tests.support import BARE, PATIENCE_S
+
+CALLS = Pid("calls", BARE, "rabble")
+ONE = Pid("one", BARE)
+EXECUTOR = Pid("executor", BARE, "rabble")
+
+
+def test_whoever_comes_first_ends_it_and_the_others_find_nothing() -> None:
+    calls, reply = Calls(CALLS, 2), Reply()
+    correlation_id = calls.begin(reply)
+    calls.deliver(Envelope(CALLS, "reply", ONE, correlation_id))
+    assert reply.wait(PATIENCE_S)
+    assert reply.take() == "reply"
+    assert not calls.give_up(correlation_id)
+    calls.deliver(Envelope(CALLS, "again", ONE, correlation_id))
+    calls.close()
+    assert (calls.late_replies, len(calls)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "correlation_id", [None, CorrelationId(CALLS), CorrelationId(CALLS, request=7)]
+)
+def test_what_belongs_to_no_request_is_counted(correlation_id: CorrelationId | None) -> None:
+    calls = Calls(CALLS, 1)
+    calls.deliver(Envelope(CALLS, "hello", ONE, correlation_id))
+    assert calls.late_replies == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "error", "said"),
+    [
+        (DeadLetterReason.PROCESS_CRASHED, ProcessCrashed, "crashed while it handled the call"),
+        (DeadLetterReason.NODE_SHUTDOWN, NodeStopped, "before the message was delivered"),
+        (DeadLetterReason.MAILBOX_FULL, QueueFull, "the mailbox of one::bare@h:1 is full"),
+        (DeadLetterReason.NO_PROCESS, NoProcess, "one::bare@h:1 could not be reached"),
+        (DeadLetterReason.UNENCODABLE, NoProcess, "could not be reached: unencodable"),
+    ],
+)
+def test_a_dead_letter_says_how_it_ended(
+    reason: DeadLetterReason, error: type[Exception], said: str
+) -> None:
+    calls, reply = Calls(CALLS, 1), Reply()
+    correlation_id = calls.begin(reply)
+    lost = Envelope(ONE, "hello", CALLS, correlation_id)
+    calls.deliver(Envelope(CALLS, DeadLetter(lost, reason), EXECUTOR, correlation_id))
+    with pytest.raises(error, match=said):
+        reply.take()
+
+
+def test_the_end_of_the_node_ends_those_that_wait_and_those_that_come_late() -> None:
+    calls, early, late = Calls(CALLS, 2), Reply(), Reply()
+    calls.begin(early)
+    calls.close()
+    calls.begin(late)
+    for reply in (early, late):
+        with pytest.raises(NodeStopped, match="before the reply came"):
+            reply.take()
+
+
+def test_several_may_end_them_at_once() -> None:
+    for _ in range(50):
+        calls = Calls(CALLS, 1_000)
+        replies = [Reply() for _ in range(1_000)]
+        for reply in replies:
+            calls.begin(reply)
+        threads = [threading.Thread(target=calls.close) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        # A second end of one would have raised: its lock is released once.
+        assert all(reply.wait(0) for reply in replies)
+        assert len(calls) == 0
+
+
+def test_an_event_loop_that_is_gone_is_not_told() -> None:
+    async def make() -> AwaitedReply:
+        return AwaitedReply()
+
+    reply = asyncio.run(make())
+    reply.set_result(1)
+    reply.set_exception(NodeStopped("nobody waits"))
+    assert not reply.future.done()
+
+
+def test_an_event_loop_is_told_once() -> None:
+    async def ask() -> str:
+        reply = AwaitedReply()
+        reply.set_result("first")
+        reply.set_exception(NodeStopped("too late"))
+        result = await reply.future
+        await asyncio.sleep(0)
+        return str(result)
+
+    assert asyncio.run(ask()) == "first"

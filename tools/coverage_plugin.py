@@ -1,0 +1,57 @@
+"""A plug-in for coverage: Cython's own, which lets go of the GIL nowhere.
+
+Cython's asks Python code for every call and every line of a .pyx file, and a thread that runs
+Python code may lose the GIL. But the GIL is the lock of the core: what that does between two calls
+into the interpreter no other thread may see half-done, and with Cython's plug-in one does, and
+crashes. So this one answers from C.
+"""
+
+from __future__ import annotations
+
+import gc
+import operator
+from pathlib import Path
+from typing import Any
+
+import Cython.Coverage
+from coverage.plugin import FileTracer
+
+CORE = Path(__file__).resolve().parent.parent / "src" / "rabble" / "_core"
+
+
+class Lines(FileTracer):
+    """Where the lines of one source file are counted."""
+
+    #: Asked with the frame, for every line: from which line to which it goes.
+    line_number_range = operator.attrgetter("f_lineno", "f_lineno")
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+
+    def source_filename(self) -> str:
+        return str(self._source)
+
+
+class Plugin(Cython.Coverage.Plugin):
+    """Knows the sources of the core, and reports on them as Cython's plug-in does."""
+
+    def file_tracer(self, filename: str) -> FileTracer | None:
+        path = Path(filename)
+        return Lines(path) if path.parent == CORE and path.suffix in (".pyx", ".pxd") else None
+
+    def file_reporter(self, filename: str) -> Any:
+        if filename.endswith(".pxd"):
+            # Its code is in the modules that cimport it.
+            for c_file in CORE.glob("*.c"):
+                self._read_source_lines(str(c_file), filename)
+        return super().file_reporter(filename)
+
+
+def coverage_init(registry: Any, options: Any) -> None:
+    """What coverage calls."""
+    plugin = Plugin()
+    registry.add_configurer(plugin)
+    registry.add_file_tracer(plugin)
+    # The frames that tracing makes are objects of the garbage collector, which before Python 3.12
+    # runs when one is made, and with it Python code of others. The tests collect by themselves.
+    gc.set_threshold(0)
