@@ -32,55 +32,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Collection, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from rabble._core.codec import Codec
 from rabble._core.ids import NodeId
+from rabble.cluster.membership_state import (
+    COUNTER_MAX,
+    INCARNATION_MAX,
+    Dot,
+    Join,
+    MembershipError,
+    News,
+    Replica,
+    Rows,
+    Seen,
+    Start,
+    checked_int,
+    read_state,
+)
 from rabble.limits import Limits
 from rabble.messages import MessageRegistry
 
 __all__ = ["Changes", "MemberStatus", "Membership", "MembershipError"]
 
-INCARNATION_MAX = 2**64 - 1
-#: Counters and logical times.
-COUNTER_MAX = 2**63 - 1
 #: Of a state to be encoded. Its size is bounded by the limits of membership.
 ELEMENTS_MAX = 2**31 - 1
-
-Replica = tuple[str, int]  # name, incarnation
-Dot = tuple[str, int, int]  # name, incarnation, counter
-
-
-class MembershipError(ValueError):
-    """A state that cannot be one, a bound that is reached, or a change that makes no sense.
-
-    Says what is wrong; nothing was changed.
-    """
-
-
-class Start(NamedTuple):
-    """The last start that was seen of a name, as it stands in a state under `s`."""
-
-    name: str
-    incarnation: int
-    #: How often the node has said so; it says it again if others have a wrong address of it.
-    counter: int
-    #: The logical time at which the name was last removed, 0 if it never was.
-    ended: int
-    #: Where the node is; `None` if the start is no longer in force.
-    addr: str | None
-
-
-class Seen(NamedTuple):
-    """What is known of one replica's joins."""
-
-    #: How many of them were seen.
-    counter: int
-    #: The logical time at which one was last dropped, 0 if none was.
-    ended: int
-
-
-NOTHING_SEEN = Seen(0, 0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -121,7 +97,7 @@ class Membership:
     """
 
     def __init__(self, own: NodeId, incarnation: int, limits: Limits | None = None) -> None:
-        limits = limits or Limits()
+        self._limits = limits = limits or Limits()
         self.own = own
         self.incarnation = checked_int(incarnation, 1, INCARNATION_MAX, "an incarnation")
         self._members_max = limits.membership_members_max
@@ -130,7 +106,7 @@ class Membership:
         self._codec = Codec(MessageRegistry(), elements_max=ELEMENTS_MAX)
         self._starts: dict[str, Start] = {}
         self._seen: dict[Replica, Seen] = {}
-        self._joins: dict[Dot, NodeId] = {}
+        self._joins: dict[Dot, Join] = {}
         # Made from the above: joins by whom they are of, and who is a member thereby.
         self._joins_of: dict[str, set[Dot]] = {}
         self._members: dict[str, NodeId] = {}
@@ -141,6 +117,7 @@ class Membership:
         # The highest logical time that was seen.
         self._time = 0
         # Kept until the next change.
+        self._rows: Rows | None = None
         self._state: dict[str, Any] | None = None
         self._encoded: bytes | None = None
         self._digest: bytes | None = None
@@ -211,9 +188,9 @@ class Membership:
         """
         if self._state is None:
             self._state = {
-                "s": [list(start) for _, start in sorted(self._starts.items())],
-                "v": [[*replica, *seen] for replica, seen in sorted(self._seen.items())],
-                "m": [[*dot, node.name, node.addr] for dot, node in sorted(self._joins.items())],
+                "s": [list(row) for _, row in sorted(self._starts.items())],
+                "v": [list(row) for _, row in sorted(self._seen.items())],
+                "m": [list(row) for _, row in sorted(self._joins.items())],
             }
         return self._state
 
@@ -252,9 +229,9 @@ class Membership:
         replica = (self.own.name, self.incarnation)
         dropped = self._drop_dots(node.name)
         self._joins_said += 1
-        seen = self._seen.get(replica, NOTHING_SEEN)
-        self._seen[replica] = seen._replace(counter=self._joins_said)
-        self._put_join((*replica, self._joins_said), node)
+        ended = self._seen[replica].ended if replica in self._seen else 0
+        self._seen[replica] = Seen(*replica, self._joins_said, ended)
+        self._put_join(Join(*replica, self._joins_said, node.name, node.addr))
         self._settle((node.name,), (), dropped)
         return before != node
 
@@ -282,7 +259,7 @@ class Membership:
         self._check_room(self.own.name)
         self.incarnation = incarnation
         self._starts_said = 0
-        self._joins_said = self._seen.get((self.own.name, incarnation), NOTHING_SEEN).counter
+        self._joins_said = self._counter((self.own.name, incarnation))
         self._say_start()
 
     def merge(self, state: object) -> Changes:
@@ -297,48 +274,62 @@ class Membership:
         """
         if self._state is not None and state == self._state:
             return UNCHANGED
-        theirs = Parsed(self, state)
-        return self._merge(theirs.starts, theirs.seen, theirs.joins)
+        if self._rows is None:
+            starts, seen = set(self._starts.values()), set(self._seen.values())
+            self._rows = Rows(starts, seen, set(self._joins.values()))
+        news = read_state(state, self._rows, self._limits)
+        self._check_own(news)
+        return self._merge(news)
 
     # How it does that.
 
-    def _merge(
-        self, starts: list[Start], seen: dict[Replica, Seen], joins: dict[Dot, NodeId]
-    ) -> Changes:
+    def _check_own(self, news: News) -> None:
+        """Refuse what this start of the node is said to have said, but has not."""
+        own = (self.own.name, self.incarnation)
+        said = max((start.counter for start in news.starts if start[:2] == own), default=0)
+        joins = news.seen[own].counter if own in news.seen else 0
+        if said > self._starts_said or joins > self._joins_said:
+            raise MembershipError(
+                f"the state has more said by {self.own} than it has said. Do two nodes have its "
+                f"name and incarnation?"
+            )
+
+    def _merge(self, news: News) -> Changes:
         """Compute the whole outcome first, so that a bound that is exceeded changes nothing."""
         new_starts = {}
-        for start in starts:
+        for start in news.starts:
             mine = self._starts.get(start.name)
-            joined = start if mine is None else last_start(mine, start)
-            if joined != mine:
-                new_starts[start.name] = joined
+            last = start if mine is None else last_start(mine, start)
+            if last != mine:
+                new_starts[start.name] = last
         new_seen = {}
-        for replica, entry in seen.items():
-            known = self._seen.get(replica, NOTHING_SEEN)
-            if entry != known:
-                most = Seen(max(entry.counter, known.counter), max(entry.ended, known.ended))
-                if most != known:
-                    new_seen[replica] = most
+        for replica, seen in news.seen.items():
+            known = self._seen.get(replica, seen)
+            most = Seen(*replica, max(seen.counter, known.counter), max(seen.ended, known.ended))
+            if most != self._seen.get(replica):
+                new_seen[replica] = most
         lost = [
             dot
-            for dot in self._joins
-            if dot not in joins and dot[2] <= seen.get(dot[:2], NOTHING_SEEN).counter
+            for dot, join in self._joins.items()
+            if join not in news.all.joins
+            and dot not in news.joins
+            and dot[2] <= self._counter_of(news, dot[:2])
         ]
-        gained = {}
-        for dot, node in joins.items():
+        gained = []
+        for dot, join in news.joins.items():
             mine_of_it = self._joins.get(dot)
             if mine_of_it is None:
-                if dot[2] > self._seen.get(dot[:2], NOTHING_SEEN).counter:
-                    gained[dot] = node
-            elif mine_of_it != node:
+                if dot[2] > self._counter(dot[:2]):
+                    gained.append(join)
+            else:
                 # No correct node makes a dot twice. Even so all have to agree.
                 lost.append(dot)
-                gained[dot] = max(node, mine_of_it)
+                gained.append(max(join, mine_of_it))
         if not (new_starts or new_seen or lost or gained):
             return UNCHANGED
 
-        touched = {*new_starts, *(self._joins[dot].name for dot in lost)}
-        touched.update(node.name for node in gained.values())
+        touched = {*new_starts, *(self._joins[dot].member for dot in lost)}
+        touched.update(join.member for join in gained)
         self._check_size(touched, new_starts, lost, gained)
         before = {name: self._members.get(name) for name in touched}
         before.setdefault(self.own.name, self._members.get(self.own.name))
@@ -351,12 +342,12 @@ class Membership:
         self._seen.update(new_seen)
         for dot in lost:
             self._take_join(dot)
-        for dot, node in gained.items():
-            self._put_join(dot, node)
+        for join in gained:
+            self._put_join(join)
         self._time = max(
             self._time,
             *(start.ended for start in new_starts.values()),
-            *(replica.ended for replica in new_seen.values()),
+            *(seen.ended for seen in new_seen.values()),
             0,
         )
         dropped = {dot[:2] for dot in lost}
@@ -379,14 +370,14 @@ class Membership:
         touched: Iterable[str],
         starts: dict[str, Start],
         lost: Iterable[Dot],
-        gained: dict[Dot, NodeId],
+        gained: Iterable[Join],
     ) -> None:
         """Refuse a merge after which there would be too many members."""
         joins = {name: len(self._joins_of.get(name, ())) for name in touched}
         for dot in lost:
-            joins[self._joins[dot].name] -= 1
-        for node in gained.values():
-            joins[node.name] += 1
+            joins[self._joins[dot].member] -= 1
+        for join in gained:
+            joins[join.member] += 1
         size = len(self._members)
         for name, count in joins.items():
             start = starts.get(name, self._starts.get(name))
@@ -454,16 +445,26 @@ class Membership:
             return set()
         return self._drop_joins(sorted(dots)[: -self._dots_per_member_max])
 
-    def _put_join(self, dot: Dot, node: NodeId) -> None:
-        self._joins[dot] = node
-        self._joins_of.setdefault(node.name, set()).add(dot)
+    def _put_join(self, join: Join) -> None:
+        self._joins[join.dot] = join
+        self._joins_of.setdefault(join.member, set()).add(join.dot)
 
     def _take_join(self, dot: Dot) -> None:
-        name = self._joins.pop(dot).name
-        dots = self._joins_of[name]
+        member = self._joins.pop(dot).member
+        dots = self._joins_of[member]
         dots.remove(dot)
         if not dots:
-            del self._joins_of[name]
+            del self._joins_of[member]
+
+    def _counter(self, replica: Replica) -> int:
+        """How many joins of a replica were seen here."""
+        seen = self._seen.get(replica)
+        return seen.counter if seen is not None else 0
+
+    def _counter_of(self, news: News, replica: Replica) -> int:
+        """How many joins of a replica were seen where a state comes from."""
+        seen = news.seen.get(replica) or self._seen.get(replica)
+        return seen.counter if seen is not None and seen in news.all.seen else 0
 
     def _settle(
         self, touched: Iterable[str], left: Collection[str], dropped: Collection[Replica]
@@ -484,7 +485,7 @@ class Membership:
             self._forget_starts(left)
         if len(self._seen) > self._retired_max:
             self._forget_seen(dropped)
-        self._state = self._encoded = self._digest = None
+        self._rows = self._state = self._encoded = self._digest = None
 
     def _winner(self, name: str) -> NodeId | None:
         """A name's member, which one of its dots says."""
@@ -492,7 +493,10 @@ class Membership:
         if start is not None and start.addr is not None:
             return NodeId(name, start.addr)
         dots = self._joins_of.get(name)
-        return self._joins[max(dots)] if dots else None
+        if not dots:
+            return None
+        join = self._joins[max(dots)]
+        return NodeId(name, join.addr)
 
     def _forget_starts(self, left: Collection[str]) -> None:
         retired = [start for start in self._starts.values() if start.name not in self._members]
@@ -545,139 +549,3 @@ def changes_between(before: dict[str, NodeId | None], members: dict[str, NodeId]
             if new is not None:
                 added.append(new)
     return Changes(tuple(added), tuple(removed), True)
-
-
-class Parsed:
-    """A state from the wire, checked: each field, the order, the bounds, and that it can be one.
-
-    What equals the own entry of that name was checked before; so states that differ in little are
-    checked quickly.
-    """
-
-    def __init__(self, membership: Membership, state: object) -> None:
-        self._mine = membership
-        if type(state) is not dict or state.keys() != {"s", "v", "m"}:
-            raise MembershipError("a state is a map with the keys 's', 'v' and 'm', and no others")
-        members = membership._members_max
-        joins = members * membership._dots_per_member_max
-        retired = membership._retired_max
-        starts_read = rows_of(state, "s", 5, 1, members + retired)
-        seen_read = rows_of(state, "v", 4, 2, joins + retired)
-        joins_read = rows_of(state, "m", 5, 3, joins)
-        names = {row[0] for row in starts_read if row[4] is not None}
-        #: Those that differ from the own ones.
-        self.starts = self._read_starts(starts_read)
-        #: All of them.
-        self.seen = self._read_seen(seen_read)
-        self.joins = self._read_joins(joins_read)
-        names.update(node.name for node in self.joins.values())
-        if len(names) > members:
-            raise MembershipError(
-                f"the state has {len(names)} members; "
-                f"Limits.membership_members_max is {members} here"
-            )
-
-    def _read_starts(self, rows: list[list[Any]]) -> list[Start]:
-        mine = self._mine._starts
-        own = self._mine.own.name
-        starts = []
-        for row in rows:
-            start = Start(*row)
-            if start == mine.get(start.name):
-                continue
-            what = f"the start of {shown(start.name)}"
-            checked_int(start.incarnation, 1, INCARNATION_MAX, f"{what}: its incarnation")
-            checked_int(start.counter, 1, COUNTER_MAX, f"{what}: its counter")
-            checked_int(start.ended, 0, COUNTER_MAX, f"{what}: its end")
-            if start.addr is None:
-                checked_name(start.name)
-            else:
-                checked_node(start.name, start.addr)
-            if (
-                start.name == own
-                and start.incarnation == self._mine.incarnation
-                and start.counter > self._mine._starts_said
-            ):
-                raise MembershipError(f"{what}: this node never said it. Do two have its name?")
-            starts.append(start)
-        return starts
-
-    def _read_seen(self, rows: list[list[Any]]) -> dict[Replica, Seen]:
-        mine = self._mine._seen
-        own = (self._mine.own.name, self._mine.incarnation)
-        result = {}
-        for name, incarnation, counter, ended in rows:
-            replica = (name, incarnation)
-            seen = Seen(counter, ended)
-            if seen != mine.get(replica):
-                what = f"what was seen of {shown(name)}"
-                checked_name(name)
-                checked_int(incarnation, 1, INCARNATION_MAX, f"{what}: the incarnation")
-                checked_int(counter, 1, COUNTER_MAX, f"{what}: the counter")
-                checked_int(ended, 0, COUNTER_MAX, f"{what}: the end")
-                if replica == own and counter > self._mine._joins_said:
-                    raise MembershipError(
-                        f"{what}: this node never made so many joins. Do two have its name?"
-                    )
-            result[replica] = seen
-        return result
-
-    def _read_joins(self, rows: list[list[Any]]) -> dict[Dot, NodeId]:
-        result = {}
-        for name, incarnation, counter, member, addr in rows:
-            what = f"a join by {shown(name)}"
-            checked_int(counter, 1, COUNTER_MAX, f"{what}: its counter")
-            if counter > self.seen.get((name, incarnation), NOTHING_SEEN).counter:
-                raise MembershipError(f"{what} is in force and was not seen")
-            if member == name:
-                raise MembershipError(f"{what} is of itself")
-            result[name, incarnation, counter] = checked_node(member, addr)
-        return result
-
-
-def rows_of(
-    state: dict[str, Any], key: str, width: int, key_width: int, rows_max: int
-) -> list[list[Any]]:
-    """One of a state's arrays: its shape, and that its keys rise."""
-    rows = state[key]
-    if type(rows) is not list:
-        raise MembershipError(f"{key!r} must be an array, not {shown(rows)}")
-    if len(rows) > rows_max:
-        raise MembershipError(f"{key!r} has {len(rows)} entries; at most {rows_max} are allowed")
-    last: list[Any] = []
-    for row in rows:
-        if type(row) is not list or len(row) != width:
-            raise MembershipError(f"an entry of {key!r} has {width} elements; this is {shown(row)}")
-        this = row[:key_width]
-        if type(this[0]) is not str or not all(type(number) is int for number in this[1:]):
-            raise MembershipError(
-                f"an entry of {key!r} begins with a name, and numbers; not {shown(this)}"
-            )
-        if this <= last:
-            raise MembershipError(f"{key!r} is not in order, or has {shown(this)} twice")
-        last = this
-    return rows
-
-
-def checked_int(value: object, lowest: int, highest: int, what: str) -> int:
-    if type(value) is not int or not lowest <= value <= highest:
-        raise MembershipError(f"{what} must be {lowest} to {highest}, not {shown(value)}")
-    return value
-
-
-def checked_node(name: str, addr: object) -> NodeId:
-    try:
-        return NodeId(name, addr)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise MembershipError(str(error)) from None
-
-
-def checked_name(name: str) -> None:
-    # An address that is right: it is the name that is looked at.
-    checked_node(name, "localhost:0")
-
-
-def shown(value: object) -> str:
-    """A value of somebody else's in a message of ours: ASCII, and short."""
-    text = ascii(value)
-    return text if len(text) <= 80 else text[:77] + "..."
