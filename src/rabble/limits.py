@@ -61,6 +61,8 @@ class Limits:
     peers_remembered_max: int = 1_024
     #: Milliseconds that `shutdown` has, if it is not told otherwise.
     shutdown_ms: int = 5_000
+    #: Milliseconds that one address of a peer has to take the connection.
+    connect_ms: int = 2_000
     #: Handshakes that peers began and that go on. Beyond it the oldest is dropped.
     handshakes_max: int = 1_024
     #: Milliseconds between two digests of the membership.

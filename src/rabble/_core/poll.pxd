@@ -39,7 +39,7 @@ cdef struct Channel:
     uint32_t interest              # what epoll watches for
     volatile bint paused           # nothing is read until what was heard is taken
     volatile int64_t heard_ns      # when the last byte came
-    int64_t said_ns                # when the last byte was sent
+    int64_t pinged_ns              # when the last PING was said
     int64_t linger_until_ns        # when a lingering one is closed, whatever the peer does
     int64_t partial_ns             # since when a frame has been incomplete; 0: none is
     bint half_closed               # nothing is sent any more
@@ -47,7 +47,7 @@ cdef struct Channel:
     volatile uint64_t bytes_said
     volatile uint64_t frames_heard
     volatile uint64_t peer_progress
-    volatile int64_t peer_progress_ns    # when that was heard
+    volatile int64_t told_ns       # when that was heard
     volatile bint peer_idle
     volatile int64_t round_trip_ns       # of the last PING; 0 before the first
     Channel* next                  # of the same poller

@@ -283,7 +283,6 @@ cdef void push(Poller p, Channel* c) noexcept nogil:
             if errno != EAGAIN:
                 give_up(p, c, 0, errno)
             break
-        c.said_ns = monotonic_ns()
         c.bytes_said += sent
         total += sent
         if lane is &c.torn:
@@ -383,9 +382,8 @@ cdef void control(
     cdef unsigned char body[16]
     if frame.kind == PING or frame.kind == PONG:
         c.peer_idle = frame.flags & 1
-        if c.peer_progress != load_64(frame.body + 8) or c.peer_idle:
-            c.peer_progress = load_64(frame.body + 8)
-            c.peer_progress_ns = c.heard_ns
+        c.peer_progress = load_64(frame.body + 8)
+        c.told_ns = c.heard_ns
         if frame.kind == PONG:
             c.round_trip_ns = max(c.heard_ns - <int64_t>load_64(frame.body), 1)
             return
@@ -441,9 +439,9 @@ cdef void keep_alive(Poller p, int64_t now) noexcept nogil:
     cdef Channel* c = p.first
     while c is not NULL:
         if c.state == OPEN:
-            if now - c.said_ns >= p.heartbeat_ns:
-                # Also while the kernel takes nothing, then once per interval.
-                c.said_ns = now
+            if now - c.pinged_ns >= p.heartbeat_ns:
+                # Also amid other frames, since only PING and PONG tell of progress.
+                c.pinged_ns = now
                 store_64(body, <uint64_t>now)
                 store_64(body + 8, p.progress)
                 queue_control(p, c, PING, p.idle, body, 16)
@@ -474,7 +472,6 @@ cdef void flush_locked(
             # Nothing waits, so it goes past the lanes.
             sent = send(c.fd, data.data, data.size, MSG_DONTWAIT | MSG_NOSIGNAL)
             if sent > 0:
-                c.said_ns = monotonic_ns()
                 c.bytes_said += sent
                 begun = sent
                 if sent < data.size:
@@ -573,8 +570,13 @@ cdef class Connection:
 
     @property
     def progress(self):
-        """What the peer's executor had delivered when it was last heard of, and whether it idled."""
-        return self.channel.peer_progress, bool(self.channel.peer_idle)
+        """What the peer's executor had delivered, whether it idled, and how many ns ago it said so.
+        """
+        return (
+            self.channel.peer_progress,
+            bool(self.channel.peer_idle),
+            max(monotonic_ns() - self.channel.told_ns, 0),
+        )
 
     def status(self):
         """Counters and gauges of the connection, by name."""
@@ -752,7 +754,7 @@ cdef class Poller:
         c.fd = fd
         c.interest = EPOLLIN
         c.bulk_unsent = <volatile size_t*>&link.bulk_unsent
-        c.heard_ns = c.said_ns = c.peer_progress_ns = monotonic_ns()
+        c.heard_ns = c.pinged_ns = c.told_ns = monotonic_ns()
         event.events = EPOLLIN
         event.data.ptr = c
         with nogil:

@@ -98,6 +98,7 @@ class Handshakes:
         self._loopback_only = loopback_only
         self._resolver = resolver
         self._handshake_s = limits.handshake_ms / 1000
+        self._connect_s = limits.connect_ms / 1000
         self._accepted_max = limits.handshakes_max
         self._clock = clock
         self._token_bytes = token_bytes
@@ -176,6 +177,7 @@ class Handshakes:
             make_handshake=make_handshake,
             remote=dial.addr,
             deadline=deadline,
+            connect_by=self._clock() + self._connect_s,
         )
         try:
             pending.connect(where)
@@ -353,8 +355,8 @@ class Handshakes:
     def tick(self, now: float) -> None:
         """End what takes too long; accept again after a rest."""
         for pending in list(self._pending.values()):
-            if pending.link_id in self._pending:
-                self._carry_out(pending, pending.tick(now))
+            if pending.link_id in self._pending and now >= pending.next_tick:
+                self._go_on(pending, functools.partial(pending.tick, now))
         if self._resume_at is not None and now >= self._resume_at:
             self._resume_at = None
             for listener in self._listeners:
@@ -362,7 +364,7 @@ class Handshakes:
 
     def next_tick(self) -> float | None:
         """When `tick` has something to do."""
-        times = [pending.deadline for pending in self._pending.values()]
+        times = [pending.next_tick for pending in self._pending.values()]
         if self._resume_at is not None:
             times.append(self._resume_at)
         return min(times, default=None)

@@ -29,6 +29,8 @@ class Pending:
     :param make_handshake: called with the names in the peer's certificate, once they are known.
     :param remote: the address at the other side, for the log.
     :param deadline: monotonic seconds by which all of it must be done.
+    :param connect_by: the same for the connect alone, which a network that swallows packets
+        would keep waiting; of no use to an accepted one.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class Pending:
         make_handshake: Callable[[frozenset[str] | None], Handshake],
         remote: str,
         deadline: float,
+        connect_by: float | None = None,
     ) -> None:
         self.sock = sock
         self.link_id = link_id
         self.initiated = initiated
         self.remote = remote
         self.deadline = deadline
+        self._connect_by = connect_by
         self.handshake: Handshake | None = None
         #: Whether `Links.proving` agreed to say PROOF.
         self.may_prove = False
@@ -150,8 +154,17 @@ class Pending:
                 return
             self._outgoing = self._outgoing[sent:]
 
+    @property
+    def next_tick(self) -> float:
+        """When `tick` has something to do."""
+        if self._connecting and self._connect_by is not None:
+            return min(self.deadline, self._connect_by)
+        return self.deadline
+
     def tick(self, now: float) -> list[Action]:
-        """Note the time."""
+        """Note the time. Raises `OSError` if the connect takes too long."""
+        if self._connecting and self._connect_by is not None and now >= self._connect_by:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
         if self.handshake is not None and (late := self.handshake.tick(now)):
             return late
         if now < self.deadline:

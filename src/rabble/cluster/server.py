@@ -145,7 +145,7 @@ class ClusterServer:
         self._commands: collections.deque[Callable[[], None]] = collections.deque()
         self._removed = False
         self._stop_at: float | None = None
-        self._next_beat = clock()
+        self._next_beat: float | None = None
         self._next_digest = clock()
         self._refusals: collections.Counter[str] = collections.Counter()
         self._snapshot: tuple[tuple[NodeId, ...], tuple[Linked, ...]] = ((own,), ())
@@ -265,8 +265,9 @@ class ClusterServer:
 
     def _patience(self) -> float:
         now = self._clock()
-        times = [self._next_beat, self._next_digest]
+        times = [self._next_digest]
         for time_ in (
+            self._next_beat,
             self._handshakes.next_tick(),
             self._links.next_tick(now),
             self._seeds.next_tick(),
@@ -287,9 +288,9 @@ class ClusterServer:
         if self._stop_at is not None:
             return
         self._seeds.tick(now)
-        if now >= self._next_beat:
-            self._next_beat = now + self._limits.heartbeat_ms / 4000
+        if self._next_beat is not None and now >= self._next_beat:
             self._look_at_peers(now)
+        self._next_beat = self._liveness.next_tick(now)
         if now >= self._next_digest:
             self._next_digest = now + self._limits.digest_ms / 1000
             digest = self._codec.encode_message({"d": self._membership.digest()})
@@ -521,9 +522,14 @@ class ClusterServer:
 
     def _look_at_peers(self, now: float) -> None:
         for linked in self._by_id.values():
-            progress, idle = linked.connection.progress
+            progress, idle, told_ns = linked.connection.progress
             self._liveness.observe(
-                linked.link_id, now, linked.connection.silent_ns / 1e9, progress, idle
+                linked.link_id,
+                now,
+                linked.connection.silent_ns / 1e9,
+                progress,
+                idle,
+                told_ago_s=told_ns / 1e9,
             )
         for action in self._liveness.tick(now):
             match action:
