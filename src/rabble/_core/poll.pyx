@@ -52,6 +52,9 @@ cdef enum:
     HEARD_LOW = 256 << 10             # ... until so few do
     SAID_BYTES_MAX = 256 << 10        # that one send takes
     PUSH_BYTES_MAX = 1 << 20          # that one look sends on one connection
+    # Of frames that are taken at once: so few that what they are decoded to is delivered and gone
+    # before the garbage collector comes to look at it, after 700 new objects (2,000 in 3.12).
+    TAKEN_FRAMES_MAX = 384
     LANE_BYTES_KEPT = 256 << 10       # what an emptied lane keeps
     CONTROL_BYTES_MAX = 8 << 20       # of control frames that wait, either way
     STUCK_NS = 2_000_000              # after which the poll thread looks in the executor's place
@@ -495,7 +498,10 @@ cdef size_t take_locked(Poller p, Channel* c, size_t most) noexcept nogil:
     cdef size_t size = 0
     cdef size_t next_size
     cdef unsigned char* taken
-    while size < c.whole:
+    cdef int _
+    for _ in range(TAKEN_FRAMES_MAX):
+        if size >= c.whole:
+            break
         next_size = frame_size(c.heard.data + c.heard.head + size)
         if size and size + next_size > most:
             break
