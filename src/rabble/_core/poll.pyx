@@ -273,7 +273,9 @@ cdef void push(Poller p, Channel* c) noexcept nogil:
             lane = &c.data
         elif held(&c.bulk):
             lane = &c.bulk
-            most = frame_size(lane.data + lane.head)
+            if held(&c.data):
+                # Its turn among the others' frames is one frame.
+                most = frame_size(lane.data + lane.head)
         elif held(&c.bye):
             lane = &c.bye
         else:

@@ -20,7 +20,8 @@ from rabble._core.link import LinkError
 __all__ = ["Routes"]
 
 cdef enum:
-    BATCH_BYTES = 64 << 10
+    SAID_BYTES = 64 << 10     # that are sent before the turn's end
+    BATCH_BYTES = 256 << 10   # that are decoded at once; of small frames it is fewer
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItem(object mapping, object key) noexcept
@@ -89,7 +90,7 @@ cdef class Routes:
 
     cdef int touch(self, Connection connection) except -1:
         """Something was said: see that it is sent."""
-        if connection.link.data.size + connection.link.bulk.size >= BATCH_BYTES:
+        if connection.link.data.size + connection.link.bulk.size >= SAID_BYTES:
             self.poller.flush(connection)
         elif not connection.is_dirty:
             connection.is_dirty = True

@@ -386,11 +386,12 @@ class ClusterServer:
         """See `Decider`."""
         self._refusals[failed.code.name] += 1
         whose = "dialling" if initiated else "a connection from"
-        if not initiated or failed.by_peer or not failed.silent:
-            self._node.report(
-                logging.WARNING,
-                lambda: f"{self.own.name}: {whose} {remote}: {failed.code.name}: {failed.text}",
-            )
+        # A peer that drops its own dial, because another connection stays, is nothing to warn of.
+        network = failed.silent and failed.code is RefusalCode.TIMEOUT
+        self._node.report(
+            logging.DEBUG if network else logging.WARNING,
+            lambda: f"{self.own.name}: {whose} {remote}: {failed.code.name}: {failed.text}",
+        )
         if initiated:
             self._carry_out(
                 self._links.dial_failed(
