@@ -852,6 +852,29 @@ def test_a_paused_process_is_killed() -> None:
     with OsProcess(["sleep", "1000"]) as process:
         process.pause()
     assert netns.started_at(process.pid) is None
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_a_process_outlives_the_thread_that_started_it() -> None:
+    script = "import signal; print('ready', flush=True); signal.sigwait([signal.SIGTERM])"
+    script = script.replace("print", "signal.pthread_sigmask(0, [signal.SIGTERM]); print")
+    started: list[OsProcess] = []
+
+    def start() -> None:
+        started.append(OsProcess([sys.executable, "-c", script], ready="ready"))
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    with started[0] as process:
+        process.terminate()
+        assert process.wait() == 0
+
+
+def test_a_program_that_is_not_there_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(FileNotFoundError):
+        OsProcess(["no-such-program"])
 
 
 def test_who_ends_without_being_ready_is_told_of() -> None:
@@ -1091,7 +1114,7 @@ def test_a_drawn_schedule_leaves_a_network_as_it_was(
         performer.join()
         assert not failures and whole > 10
         assert len(hands.done) == len(schedule.steps)
-        # The restarts were from a thread that has ended: those died with it, see OsProcess.
+        assert all(process.alive for process in hands.processes.values())
         everything = all_pairs(network.hosts)
         for family in FAMILIES:
             assert reached(network.hosts, family, everything, lambda: None) == everything
