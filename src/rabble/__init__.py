@@ -6,6 +6,7 @@ Subclass `Process`, give it a `receive`, `rouse()` a node and spawn it there.
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble.cluster.config import Mesh
+from rabble.cluster.spawner import spawn_request
 from rabble.cluster.tls import TlsConfig
 from rabble.errors import (
     CallTimeout,
@@ -22,6 +23,7 @@ from rabble.errors import (
     QueueFull,
     RabbleError,
     ShutdownTimeout,
+    SpawnRefused,
 )
 from rabble.limits import Limits
 from rabble.messages import (
@@ -110,6 +112,7 @@ __all__ = [
     "ShutdownTimeout",
     "Spawn",
     "SpawnFailed",
+    "SpawnRefused",
     "StartTimer",
     "Stop",
     "SubscribeNodes",
@@ -118,4 +121,5 @@ __all__ = [
     "TlsConfig",
     "message",
     "rouse",
+    "spawn_request",
 ]

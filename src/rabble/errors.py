@@ -19,6 +19,7 @@ __all__ = [
     "QueueFull",
     "RabbleError",
     "ShutdownTimeout",
+    "SpawnRefused",
 ]
 
 
@@ -56,6 +57,10 @@ class NotConnected(NoProcess):
 
 class ProcessCrashed(RabbleError):
     """The process raised while it handled the message."""
+
+
+class SpawnRefused(RabbleError):
+    """Another node did not spawn what it was asked for; says why."""
 
 
 class CallTimeout(RabbleError, TimeoutError):

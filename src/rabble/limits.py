@@ -26,6 +26,8 @@ class Limits:
     service_inbox_envelopes_max: int = 1_048_576
     #: Calls of `Node.call` and `Node.call_async` that wait for their reply. Beyond it: `QueueFull`.
     calls_max: int = 65_536
+    #: Names that a node exports, to be spawned by others. Beyond it `export` raises `ValueError`.
+    exports_max: int = 1_024
     #: Bytes of one encoded message.
     message_bytes_max: int = 64 * 1024 * 1024
     #: How deep containers may be nested in a message.

@@ -27,6 +27,7 @@ from rabble.calls import AwaitedReply, Calls, Ending, Reply
 from rabble.cluster.bridge import Bridge
 from rabble.cluster.config import Mesh, listen, split_address
 from rabble.cluster.server import ClusterServer
+from rabble.cluster.spawner import Exports, pid_of_answer, spawn_request
 from rabble.errors import (
     CallTimeout,
     ForkedNode,
@@ -224,6 +225,8 @@ class Node:
             watch=lambda reporter: self._watchdog.look(reporter),
             clock=self.monotonic,
         )
+        self._exports = Exports(self._executor, self._reporter, limits.exports_max)
+        self._executor.add_callback(self._exports.pid, self._exports.deliver)
         self._thread = threading.Thread(
             target=self._run, name=f"rabble:{node_id.name}:executor", daemon=False
         )
@@ -478,6 +481,44 @@ class Node:
         Of each node that is connected already a `NodeUp` comes at once.
         """
         self.send(self._executor.pid, messages.SubscribeNodes(wanted), sender=pid)
+
+    def export(self, name: str, factory: Callable[..., Process]) -> None:
+        """Let other nodes spawn a process here, by this name. There is no other way for them.
+
+        :param name: what they ask for. Exporting the same twice does nothing.
+        :param factory: a `Process` class, or a function that makes a process. It is called in the
+            executor's thread with the arguments that were sent, which are anybody's who is a member
+            of the mesh; what it raises refuses the spawn.
+        :raises ValueError: if the name cannot be one or is exported as something else, or if
+            `Limits.exports_max` names are exported already.
+        """
+        self._check_usable()
+        self._exports.export(name, factory)
+
+    def spawn_on(
+        self,
+        node_id: NodeId,
+        exported: str,
+        name: str,
+        *args: Any,
+        group: str | None = None,
+        timeout: float = 5.0,
+    ) -> Pid:
+        """Spawn a process on another node. Blocks: a process sends a `spawn_request` instead.
+
+        :param node_id: which node, as `NodeUp` or `cluster_status` has it.
+        :param exported: the name under which it exports what makes the process.
+        :param name: of the process, unique within its group on that node.
+        :param args: for what makes it; whatever may be sent.
+        :param group: the tenant it belongs to.
+        :param timeout: in seconds.
+        :returns: its pid.
+        :raises SpawnRefused: if it was not spawned; says why.
+        :raises NotConnected: if no connection leads there, or it ended before the answer came.
+        :raises CallTimeout: if no answer came in time: it may have been spawned.
+        """
+        request = spawn_request(node_id, exported, name, *args, group=group)
+        return pid_of_answer(self.call(request.to, request.msg, timeout))
 
     def _mesh_side(self) -> ClusterServer:
         if self._cluster is None:

@@ -121,7 +121,9 @@ def test_the_longest_frame_is_a_matter_of_the_reader():
 
 
 # FAULTS row 10: kind and flags are refused before anything of the body is waited for.
-@pytest.mark.parametrize("header", ["0000ffff 0000", "0000ffff 0900", "0000ffff 0220", "0000ffff 0400"])
+@pytest.mark.parametrize(
+    "header", ["0000ffff 0000", "0000ffff 0900", "0000ffff 0220", "0000ffff 0400"]
+)
 def test_what_no_body_can_mend_is_refused_with_the_header(header):
     data = bytes.fromhex(header)
     assert cut(data[:5]) is None

@@ -68,7 +68,8 @@ def cut(data: bytes, frame_bytes_max: int = 1 << 20) -> tuple[int, int, bytes, i
     if kind in (ENVELOPE, UNDELIVERED):
         need(flags & 2 or not flags & 12)
         pid = 2 + 8 if flags & 16 else 2
-        head = pid * (1 + (flags & 1) + (flags >> 1 & 1)) + 8 * ((flags >> 2 & 1) + (flags >> 3 & 1))
+        bits = [flags >> n & 1 for n in range(4)]
+        head = pid * (1 + bits[0] + bits[1]) + 8 * (bits[2] + bits[3])
         need(size > head if kind == ENVELOPE else size == head + 1)
     if kind == FRAGMENT and flags & 1:
         need(size > 4)
@@ -99,11 +100,9 @@ class Speaker:
         self.pairs: set[tuple[Pid | None, Pid]] = set()
 
     def index(self, pid: Pid) -> bytes:
-        for place, known in self.names.items():
-            if known == pid:
-                break
-        else:
-            place = self.places[self.used % len(self.places)]
+        known = [place for place, name in self.names.items() if name == pid]
+        place = known[0] if known else self.places[self.used % len(self.places)]
+        if not known:
             self.used += 1
             self.names[place] = pid
             self.data.append(frame(NAME, 0, struct.pack(">H", place) + str(pid).encode()))
@@ -275,9 +274,7 @@ class Listener:
             self.hear_envelope(self.whole[0], self.whole[1:])
             self.whole, self.claimed = b"", None
 
-    def head(
-        self, flags: int, body: bytes
-    ) -> tuple[Pid, Pid | None, CorrelationId | None, bytes]:
+    def head(self, flags: int, body: bytes) -> tuple[Pid, Pid | None, CorrelationId | None, bytes]:
         sender = cid = None
         to, body = self.pid(flags, body, self.own)
         if flags & 1:

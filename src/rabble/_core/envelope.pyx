@@ -21,29 +21,6 @@ cdef extern from *:
     #define RABBLE_SET_VECTORCALL(type, function) \
         (((PyTypeObject *)(type))->tp_vectorcall = (vectorcallfunc)(function))
 
-    /* The same fields as Envelope, as its .pxd has them: checked when the module is loaded. */
-    typedef struct {
-        PyObject_HEAD
-        PyObject *to, *msg, *sender, *correlation_id;
-    } rabble_fields;
-
-    /* Fill an envelope fresh from tp_new, which has put None everywhere. Field by field Cython
-       would count None down and compare it with 0, four times in a row on one memory cell. */
-    static inline void rabble_fill(PyObject *envelope, PyObject *to, PyObject *msg,
-                                   PyObject *sender, PyObject *correlation_id) {
-        rabble_fields *fields = (rabble_fields *)envelope;
-    #if PY_VERSION_HEX < 0x030C0000
-        Py_None->ob_refcnt -= 4;
-    #endif
-        Py_INCREF(to);
-        Py_INCREF(msg);
-        Py_INCREF(sender);
-        Py_INCREF(correlation_id);
-        fields->to = to;
-        fields->msg = msg;
-        fields->sender = sender;
-        fields->correlation_id = correlation_id;
-    }
     #define RABBLE_LAYOUT_AGREES(type) \
         (((PyTypeObject *)(type))->tp_basicsize == (Py_ssize_t)sizeof(rabble_fields))
     """
@@ -51,13 +28,6 @@ cdef extern from *:
         PyObject*, PyObject* const*, size_t, PyObject*
     ) except NULL
     void RABBLE_SET_VECTORCALL(object cls, constructor function) noexcept
-    void rabble_fill(
-        PyObject* envelope,
-        PyObject* to,
-        PyObject* msg,
-        PyObject* sender,
-        PyObject* correlation_id,
-    ) noexcept
     bint RABBLE_LAYOUT_AGREES(object cls) noexcept
     Py_ssize_t PyVectorcall_NARGS(size_t nargsf) noexcept
 

@@ -113,7 +113,7 @@ cdef inline void store_header(
     p[5] = flags
 
 cdef inline size_t least_head(uint8_t flags) noexcept nogil:
-    """The least bytes that the fields in front of an ENVELOPE's message can take; all if by index."""
+    """The least bytes in front of an ENVELOPE's message; with indexes, exactly so many."""
     cdef size_t pid = 2 + PID_TEXT_MIN if flags & FLAG_FULL else 2
     return (
         pid

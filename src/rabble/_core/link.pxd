@@ -148,4 +148,3 @@ cdef class Link:
         self, int flags, const unsigned char* body, size_t size, Head* head
     ) except -1
     cdef Pid read_text(self, const unsigned char** at, const unsigned char* end, int wanted)
-    cdef PyObject* name_at(self, const unsigned char* p, int wanted) except NULL

@@ -10,7 +10,7 @@ may be spoken to, or for: no string is compared for an envelope.
 
 What comes from the peer is checked as a stranger's is. What a peer can make a link hold is bounded:
 
-- 2 x 8,192 references to pids and what is known of them, 264 KiB. The pids that the peer named take
+- 2 x 8,192 references to pids and what is known of them, 204 KiB. The pids that the peer named take
   some 200 bytes each, 4.5 KiB at worst (three names and an address of 255 bytes, as wide
   characters): some 2 MiB, 36 MiB at worst;
 - of a message in fragments at most twice the bytes that came, and no more than `message_bytes_max`
@@ -25,7 +25,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_RawFree, PyMem_RawRealloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 import unicodedata
@@ -170,10 +170,10 @@ cdef class Link:
     def __dealloc__(self):
         cdef size_t i
         if self.said is not NULL:
-            for i in range(2 * (self.sets_mask + 1)):
+            for i in range(2 * self.sets_mask + 2):
                 Py_XDECREF(self.said[i].pid)
         if self.heard is not NULL:
-            for i in range(PLACES):
+            for i in range(<size_t>PLACES):
                 Py_XDECREF(self.heard[i])
         PyMem_Free(self.said)
         PyMem_Free(self.latest)
@@ -672,7 +672,6 @@ cdef class Link:
         self, Cursor* c, int flags, const unsigned char* body, size_t size, EnvelopeQueue out
     ) except -1:
         cdef Head head
-        cdef Pid sender = None
         cdef CorrelationId cid = None
         cdef Envelope envelope
         cdef Py_ssize_t at = self.read_head(flags, body, size, &head)
@@ -687,11 +686,12 @@ cdef class Link:
                 f"a message of {size - at} bytes is longer than {self.message_bytes_max}",
             )
         msg = self.codec.read_whole(body + at, size - at)
-        if flags & FLAG_SENDER:
-            sender = <Pid>head.sender
         if flags & FLAG_CID:
             cid = head_cid(&head)
-        envelope = new_envelope(<Pid>head.to, msg, sender, cid)
+        if flags & FLAG_SENDER:
+            envelope = new_envelope(<Pid>head.to, msg, <Pid>head.sender, cid)
+        else:
+            envelope = new_envelope(<Pid>head.to, msg, None, cid)
         out.put_owned(<PyObject*>envelope)
         Py_INCREF(envelope)
         return 0
@@ -809,8 +809,8 @@ cdef class Link:
         if frame.kind == LOST:
             heard.count = load_32(frame.body)
         else:
-            heard.about = <Pid>self.name_at(frame.body, IS_PEER)
-            heard.to = <Pid>self.name_at(frame.body + 2, IS_OWN)
+            heard.about = <Pid>name_at(self, frame.body, IS_PEER)
+            heard.to = <Pid>name_at(self, frame.body + 2, IS_OWN)
         return self.tell(heard, out)
 
     cdef int hear_down(self, Frame* frame, EnvelopeQueue out) except -1:
@@ -821,8 +821,8 @@ cdef class Link:
             heard.to = self.read_text(&p, end, IS_OWN)
             heard.about = self.read_text(&p, end, IS_PEER)
         else:
-            heard.to = <Pid>self.name_at(p, IS_OWN)
-            heard.about = <Pid>self.name_at(p + 2, IS_PEER)
+            heard.to = <Pid>name_at(self, p, IS_OWN)
+            heard.about = <Pid>name_at(self, p + 2, IS_PEER)
             p += 4
         if not 1 <= end - p <= 1 + DETAIL_MAX:
             raise LinkError(CODE_PROTOCOL, f"a DOWN has {end - p} bytes behind its pids")
@@ -856,14 +856,14 @@ cdef class Link:
         if flags & FLAG_FULL:
             return self.read_full_head(flags, body, size, head)
         # The frame is long enough: `next_frame` saw to it.
-        head.to = self.name_at(p, IS_OWN)
+        head.to = name_at(self, p, IS_OWN)
         head.about_to = self.heard_about[load_16(p)]
         p += 2
         if flags & FLAG_SENDER:
-            head.sender = self.name_at(p, IS_PEER)
+            head.sender = name_at(self, p, IS_PEER)
             p += 2
         if flags & FLAG_CID:
-            head.asker = self.name_at(p, IS_OWN | IS_PEER | IS_ELSEWHERE)
+            head.asker = name_at(self, p, IS_OWN | IS_PEER | IS_ELSEWHERE)
             p = read_numbers(p + 2, head)
         return p - body
 
@@ -910,14 +910,20 @@ cdef class Link:
             raise LinkError(CODE_SPOOF, spoof(pid, wanted))
         return pid
 
-    cdef inline PyObject* name_at(self, const unsigned char* p, int wanted) except NULL:
-        """The pid whose index stands there, borrowed from the table."""
-        cdef size_t index = load_16(p)
-        if index >= PLACES or self.heard[index] is NULL:
-            raise LinkError(CODE_PROTOCOL, f"place {index} of the table of names was not filled")
-        if not self.heard_about[index] & wanted:
-            raise LinkError(CODE_SPOOF, spoof(<Pid>self.heard[index], wanted))
-        return self.heard[index]
+
+cdef inline PyObject* name_at(Link link, const unsigned char* p, int wanted) except NULL:
+    """The pid whose index stands there, borrowed from the table."""
+    cdef size_t index = load_16(p)
+    # A place that was not filled is about nobody.
+    if index >= PLACES or not link.heard_about[index] & wanted:
+        raise no_name(link, index, wanted)
+    return link.heard[index]
+
+
+cdef object no_name(Link link, size_t index, int wanted):
+    if index >= PLACES or link.heard[index] is NULL:
+        return LinkError(CODE_PROTOCOL, f"place {index} of the table of names was not filled")
+    return LinkError(CODE_SPOOF, spoof(<Pid>link.heard[index], wanted))
 
 
 cdef object speaking():

@@ -1,4 +1,4 @@
-"""What it costs to make bytes of an envelope and an envelope of bytes; no network."""
+"""What it costs to make frames of envelopes and envelopes of frames; no network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import msgpack
 
 from rabble._core.codec import Codec
 from rabble._core.envelope import Envelope
-from rabble._core.ids import Pid
+from rabble._core.ids import NodeId, Pid
+from rabble._core.link import Link
 from rabble.bench.messaging import HERE
 from rabble.bench.model import Case, Limit, Sample, Target, expect
 from rabble.limits import Limits
@@ -30,14 +31,19 @@ class Order:
     price: float
 
 
+#: The node at the other end of the connection, which nobody dials.
+THERE = NodeId("there", "127.0.0.1:1")
+
+#: How many envelopes are said before they are taken as bytes, as a busy executor does it.
+BATCH = 64
+
 #: How many different messages take turns; and pairs of pids, where there is more than one.
 DIFFERENT = 256
 
 
 def codec(envelopes: int = 100_000) -> list[Case]:
-    """Encode and decode small, typed and 1 KiB envelopes between one pair of processes, as a
-    stream from one to the other has them; and small ones between many pairs, where what is kept
-    of the latest pids is of little use.
+    """Encode and decode small, typed and 1 KiB envelopes between one pair of processes, as they
+    cross a connection: frames with pids as indexes, in batches; and small ones between many pairs.
 
     The limit is msgpack's `packb` and `unpackb` of the payload alone: without pids, and for the
     typed one as a list of its fields.
@@ -69,29 +75,28 @@ def case(
     """Messages, held against their payloads alone."""
 
     def run() -> Sample:
-        limits = Limits()
-        coder = Codec(
-            registry,
-            message_bytes_max=limits.message_bytes_max,
-            depth_max=limits.message_depth_max,
-            elements_max=limits.message_elements_max,
+        speaker, listener = link(registry, HERE, THERE), link(registry, THERE, HERE)
+        pids = [(Pid(f"counter-{n}", THERE), Pid(f"producer-{n}", HERE)) for n in range(pairs)]
+        several = itertools.cycle(
+            [
+                Envelope(to, msg, sender)
+                for msg, (to, sender) in zip(messages, itertools.cycle(pids), strict=False)
+            ]
         )
-        pids = [(Pid(f"counter-{n}", HERE), Pid(f"producer-{n}", HERE)) for n in range(pairs)]
-        several = [
-            Envelope(to, msg, sender)
-            for msg, (to, sender) in zip(messages, itertools.cycle(pids), strict=False)
-        ]
-        encode, decode = coder.encode_envelope, coder.decode_envelope
+        sizes = [BATCH] * (envelopes // BATCH) + [envelopes % BATCH]
+        batches = [list(itertools.islice(several, size)) for size in sizes if size]
+        say_all, take, decode = speaker.say_all, speaker.take_data, listener.decode
         decoded = 0
         start = time.perf_counter()
-        for envelope in itertools.islice(itertools.cycle(several), envelopes):
-            result = decode(encode(envelope))
-            decoded += 1
+        for batch in batches:
+            say_all(batch)
+            results = decode(take())
+            decoded += len(results)
         seconds = time.perf_counter() - start
         expect(name, decoded, envelopes)
-        if (result.to, result.msg, result.sender) != (envelope.to, envelope.msg, envelope.sender):
-            raise ValueError(f"{name}: {envelope!r} came back as {result!r}")
-        return Sample(decoded, seconds, details={"bytes": len(encode(envelope))})
+        if results != batch:
+            raise ValueError(f"{name}: {batch[-1]!r} came back as {results[-1]!r}")
+        return Sample(decoded, seconds, details={"bytes": len(speaker.encode(batch[-1]))})
 
     def bare() -> Sample:
         pack, unpack = msgpack.packb, msgpack.unpackb
@@ -109,3 +114,15 @@ def case(
     params = {"envelopes": envelopes, "messages": len(messages), "pairs": pairs}
     limit = Limit("msgpack of the payload", bare)
     return Case(name, params, "envelopes/s", run, limit, target)
+
+
+def link(registry: MessageRegistry, own: NodeId, peer: NodeId) -> Link:
+    """One end of a connection."""
+    limits = Limits()
+    coder = Codec(
+        registry,
+        message_bytes_max=limits.message_bytes_max,
+        depth_max=limits.message_depth_max,
+        elements_max=limits.message_elements_max,
+    )
+    return Link(own, peer, 1, Pid("executor", own, "rabble"), codec=coder)

@@ -72,22 +72,20 @@ def parent(controller: str) -> tuple[Path | None, str]:
     if found is None:
         return None, f"no control group for {controller} is mounted"
     mounted_at, root = found
-    own = next(
-        path
-        for _, names, path in (
-            line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()
-        )
-        if (controller in names.split(",") if v1 else names == "")
-    )
+    own = None
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        if controller in names.split(",") if v1 else names == "":
+            own = path
     group = mounted_at
     if (handed := os.environ.get("RABBLE_CGROUP")) is not None:
         group /= handed.lstrip("/")
     elif own != root:
         return None, f"the {controller} group {own} is not ours; RABBLE_CGROUP may name one"
-    if not v1 and controller not in (group / "cgroup.subtree_control").read_text().split():
-        return None, f"{group} does not pass {controller} on"
     trial = group / own_name("trial")
     try:
+        if not v1 and controller not in (group / "cgroup.subtree_control").read_text().split():
+            return None, f"{group} does not pass {controller} on"
         trial.mkdir()
         trial.rmdir()
     except OSError as error:

@@ -76,7 +76,8 @@ def started_at(pid: int) -> int | None:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return int(stat.rpartition(")")[2].split()[19])
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def owner_is_gone(name: str, prefix: str = PREFIX) -> bool:
@@ -229,20 +230,22 @@ class Host:
 
         How many that were. The owner gets ECONNABORTED, the peer a reset.
         """
-        return len(self._sockets("-K", "connected", peer, expression))
+        alive = ("established", "syn-sent", "syn-recv", "close-wait")
+        return len(self._sockets("-K", alive, peer, expression))
 
     def connections(self, peer: Host | None = None, *expression: str) -> int:
         """How many established TCP connections there are."""
-        return len(self._sockets("-n", "established", peer, expression))
+        return len(self._sockets("-n", ("established",), peer, expression))
 
     def _sockets(
-        self, what: str, state: str, peer: Host | None, expression: Sequence[str]
+        self, what: str, states: Iterable[str], peer: Host | None, expression: Sequence[str]
     ) -> list[str]:
         words = list(expression)
         if peer is not None:
             ends = " or ".join(f"dst [{a}]" if ":" in a else f"dst {a}" for a in peer.addresses)
             words = ["(", *ends.split(), ")", *expression]
-        return self.run("ss", what, "-H", "-n", "-t", "state", state, *words).splitlines()
+        wanted = [word for state in states for word in ("state", state)]
+        return self.run("ss", what, "-H", "-n", "-t", *wanted, *words).splitlines()
 
     def apply(self, addresses_of: Callable[[str], Iterable[str]]) -> None:
         """Tell the kernel the rules, in one transaction."""

@@ -14,7 +14,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import os
+import queue
 import re
 import resource
 import select
@@ -24,7 +26,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.faults.rig.limits import Cgroup, Rlimits
@@ -67,7 +69,7 @@ def usage(pid: int) -> Usage:
 class OsProcess:
     """A process with its own session, killed with all that it started when this is left.
 
-    It also dies with the thread that started it, so start it from one that lives as long.
+    It dies with the test run too, even if that is killed.
     """
 
     def __init__(
@@ -100,24 +102,32 @@ class OsProcess:
         self._status: int | None = None
         self._closed = False
         self._stderr = tempfile.TemporaryFile()
-        try:
-            self._popen = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                start_new_session=True,
-                env=None if env is None else {**os.environ, **env},
-                cwd=cwd,
-            )
-        except BaseException:
+        start = functools.partial(
+            subprocess.Popen[bytes],
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            start_new_session=True,
+            env=None if env is None else {**os.environ, **env},
+            cwd=cwd,
+        )
+        started: queue.SimpleQueue[subprocess.Popen[bytes] | BaseException] = queue.SimpleQueue()
+        # The signal of a parent's death comes when the thread ends that started the process: so
+        # that has to be one which lives as long.
+        self._reader = threading.Thread(
+            target=self._run, args=(start, started), name=f"reads from {argv[0]}"
+        )
+        self._reader.start()
+        outcome = started.get()
+        if isinstance(outcome, BaseException):
+            self._reader.join()
             self._stderr.close()
-            raise
-        self.pid = self._popen.pid
+            raise outcome
+        self._popen = outcome
+        self.pid = outcome.pid
         # Not reaped before `close`, so the process id remains ours.
         self._pidfd = os.pidfd_open(self.pid)
-        self._reader = threading.Thread(target=self._read, name=f"stdout of {self.pid}")
-        self._reader.start()
         if ready is not None:
             try:
                 self.wait_line(ready)
@@ -125,9 +135,19 @@ class OsProcess:
                 self.close()
                 raise
 
-    def _read(self) -> None:
-        assert self._popen.stdout is not None
-        for line in self._popen.stdout:
+    def _run(
+        self,
+        start: Callable[[], subprocess.Popen[bytes]],
+        started: queue.SimpleQueue[subprocess.Popen[bytes] | BaseException],
+    ) -> None:
+        try:
+            process = start()
+        except BaseException as error:
+            started.put(error)
+            return
+        started.put(process)
+        assert process.stdout is not None
+        for line in process.stdout:
             with self._changed:
                 self._lines.append(line.decode(errors="replace").rstrip("\n"))
                 self._count += 1
@@ -135,6 +155,7 @@ class OsProcess:
         with self._changed:
             self._eof = True
             self._changed.notify_all()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
     def __repr__(self) -> str:
         return f"<process {self.pid}: {' '.join(self.argv)}>"
@@ -153,10 +174,11 @@ class OsProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._await_end(None)
-        self._popen.wait()
+        self.wait()  # kept for whoever asks later
         os.close(self._pidfd)
         # A grandchild in a session of its own may hold the pipe: it must not hold the test.
         self._reader.join(PATIENCE_S)
+        self._popen.wait()
         if not self._reader.is_alive():
             assert self._popen.stdout is not None
             self._popen.stdout.close()

@@ -1,0 +1,192 @@
+"""Spawning on other nodes: what a node exports by name, and the pid that is asked for it.
+
+A request is a list, `["spawn", exported, arguments, name, group]`, to the pid `spawner` of the
+node; the answer is `["spawned", pid]` or `["refused", text]`, with its correlation id. What may be
+made is what the node exported itself: nothing is imported or found by a name from the wire.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rabble._core.envelope import Envelope
+from rabble._core.executor import Executor, Interrupted
+from rabble._core.ids import CorrelationId, NodeId, Pid
+from rabble.errors import NameTaken, NodeStopped, SpawnRefused
+from rabble.messages import DeadLetterReason
+from rabble.reports import Reporter, described
+
+if TYPE_CHECKING:
+    from rabble.process import Process
+
+__all__ = ["Exports", "pid_of_answer", "spawn_request"]
+
+RESERVED_GROUP = "rabble"
+NAME = "spawner"
+TEXT_CHARS_MAX = 500
+
+
+class Exports:
+    """What a node lets others spawn here.
+
+    :param executor: which spawns it.
+    :param exports_max: how many names there may be.
+
+    `export` is for any thread; `deliver` is the executor's callback for the pid `spawner`.
+    """
+
+    def __init__(self, executor: Executor, reporter: Reporter, exports_max: int) -> None:
+        self.pid = Pid(NAME, executor.node, RESERVED_GROUP)
+        self._executor = executor
+        self._reporter = reporter
+        self._exports_max = exports_max
+        self._exports: dict[str, Export] = {}
+
+    def export(self, name: str, factory: Callable[..., Process]) -> None:
+        """See `Node.export`."""
+        # The same rules as for other names.
+        Pid(name, self.pid.node)
+        if not callable(factory):
+            raise TypeError(
+                f"export takes a Process class or a function that makes one, not {factory!r}"
+            )
+        known = self._exports.get(name)
+        if known is not None:
+            if known.factory is factory:
+                return
+            raise ValueError(f"{name!r} is exported already, as {known.factory!r}")
+        if len(self._exports) >= self._exports_max:
+            raise ValueError(
+                f"{len(self._exports)} names are exported already; "
+                f"Limits.exports_max is {self._exports_max}"
+            )
+        self._exports[name] = Export(factory)
+
+    def deliver(self, envelope: Envelope) -> None:
+        """A request came. Runs in the executor's thread."""
+        sender = envelope.sender
+        if sender is None or sender == self._executor.pid:
+            # Nobody to answer; or an answer of this pid that became a dead letter, as told by the
+            # executor, which has been counted.
+            if sender is None:
+                self._executor.undeliverable(envelope, DeadLetterReason.REFUSED)
+            return
+        answer: list[Any]
+        try:
+            answer = ["spawned", self._spawn(envelope.msg)]
+        except SpawnRefused as error:
+            answer = ["refused", str(error)]
+        # A node that ends is still heard by whoever asked.
+        reply = Envelope(sender, answer, self.pid, envelope.correlation_id)
+        if not self._executor.post(reply):
+            self._executor.undeliverable(reply, DeadLetterReason.NODE_SHUTDOWN)
+
+    def _spawn(self, msg: Any) -> Pid:
+        exported, arguments, name, group = checked(msg)
+        export = self._exports.get(exported)
+        if export is None:
+            raise SpawnRefused(cut(f"{self.pid.node} exports no {exported!r}"))
+        unfit = export.unfit(arguments)
+        if unfit is not None:
+            raise SpawnRefused(cut(f"wrong arguments for {exported!r}: {unfit}"))
+        try:
+            pid = Pid(name, self.pid.node, group)
+        except (TypeError, ValueError) as error:
+            raise SpawnRefused(cut(str(error))) from None
+        try:
+            process = export.factory(*arguments)
+        except Interrupted:
+            raise
+        except BaseException as error:
+            self._reporter.report_crash(pid, error)
+            # Its traceback, which holds what was made so far, must not outlive this call.
+            text = described(BaseException.with_traceback(error, None))
+            raise SpawnRefused(cut(f"making {exported!r} raised {text}")) from None
+        try:
+            return self._executor.spawn(process, name, group=group)
+        except NameTaken:
+            raise SpawnRefused(f"the name is taken: {pid}") from None
+        except NodeStopped:
+            raise SpawnRefused(f"{self.pid.node} shuts down") from None
+        except (TypeError, ValueError) as error:
+            raise SpawnRefused(cut(f"{exported!r} cannot be spawned: {error}")) from None
+
+
+class Export:
+    """One thing that may be spawned."""
+
+    def __init__(self, factory: Callable[..., Process]) -> None:
+        self.factory = factory
+        self._signature: inspect.Signature | None = None
+        try:
+            self._signature = inspect.signature(factory)
+        except (TypeError, ValueError):
+            # Not of Python's own making: then only calling it tells.
+            pass
+
+    def unfit(self, arguments: list[Any]) -> str | None:
+        """Why it cannot be called with these; `None` if it can."""
+        if self._signature is not None:
+            try:
+                self._signature.bind(*arguments)
+            except TypeError as error:
+                return str(error)
+        return None
+
+
+def checked(msg: Any) -> tuple[str, list[Any], str, str | None]:
+    """The parts of a request; `SpawnRefused` if it is none."""
+    match msg:
+        case ["spawn", str(exported), list(arguments), str(name), None | str() as group]:
+            return exported, arguments, name, group
+    raise SpawnRefused(
+        "a request is a list: 'spawn', what is exported, a list of arguments, a name, and a group "
+        "or None"
+    )
+
+
+def cut(text: str) -> str:
+    """No longer than an answer should be."""
+    return text if len(text) <= TEXT_CHARS_MAX else text[: TEXT_CHARS_MAX - 3] + "..."
+
+
+def spawn_request(
+    node_id: NodeId,
+    exported: str,
+    name: str,
+    *args: Any,
+    group: str | None = None,
+    correlation_id: CorrelationId | None = None,
+) -> Envelope:
+    """What a process returns to have a process spawned on another node, or on its own.
+
+    The answer is a message with the same correlation id: `["spawned", pid]`, or
+    `["refused", text]`, which says why.
+
+    :param node_id: which node.
+    :param exported: the name under which it exports what makes the process; see `Node.export`.
+    :param name: of the process, unique within its group on that node.
+    :param args: for what makes it; whatever may be sent.
+    :param group: the tenant it belongs to.
+    :param correlation_id: by which the answer is known.
+    :raises ValueError: if a name cannot be one.
+    """
+    for checked_name in (exported, name):
+        Pid(checked_name, node_id, group)
+    request = ["spawn", exported, list(args), name, group]
+    return Envelope(Pid(NAME, node_id, RESERVED_GROUP), request, correlation_id=correlation_id)
+
+
+def pid_of_answer(answer: Any) -> Pid:
+    """The pid in the answer to a request.
+
+    :raises SpawnRefused: says why there is none.
+    """
+    match answer:
+        case ["spawned", Pid() as pid]:
+            return pid
+        case ["refused", str(text)]:
+            raise SpawnRefused(text)
+    raise SpawnRefused(cut(f"the answer is none: {answer!r}"))
