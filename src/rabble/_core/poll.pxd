@@ -33,8 +33,10 @@ cdef struct Channel:
     size_t data_run                # bytes of data sent since the last frame of the bulk lane
     volatile size_t queued         # bytes in all of these lanes
     volatile size_t* bulk_unsent   # where the link is told what the bulk lane holds
-    Lane heard                     # what came and was not taken yet
-    volatile size_t whole          # how much of it are whole frames that were looked at
+    Lane heard                     # what came and was not cut into frames yet
+    Lane ready                     # whole frames of the data lane
+    Lane ready_bulk                # those of the bulk lane, which others overtake here, too
+    volatile size_t whole          # bytes of both
     Lane told                      # control frames for the cluster server
     uint32_t interest              # what epoll watches for
     volatile bint paused           # nothing is read until what was heard is taken
@@ -92,4 +94,4 @@ cdef class Poller:
     cdef bint fall_asleep(self) noexcept nogil
     cdef void wake_up(self, bint stays_asleep) noexcept nogil
     cdef int flush(self, Connection connection) except -1
-    cdef Py_ssize_t take(self, Connection connection, size_t most) except -1
+    cdef Py_ssize_t take(self, Connection connection, size_t most, bint bulk) except -1

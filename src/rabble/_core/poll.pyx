@@ -29,6 +29,10 @@ from rabble._core.frame cimport (
     BYE,
     CODE_LIMIT,
     CODE_TIMEOUT,
+    DOWN,
+    ENVELOPE,
+    FLAG_FULL,
+    FRAGMENT,
     FRAME_HEADER,
     PING,
     PONG,
@@ -50,6 +54,7 @@ cdef enum:
     HEARD_BYTES_MAX = 256 << 10
     HEARD_HIGH = 1 << 20              # of whole frames that wait: nothing more is read ...
     HEARD_LOW = 256 << 10             # ... until so few do
+    HEARD_BULK_HIGH = 8 << 20         # the same of the bulk lane, to keep the way free for others
     SAID_BYTES_MAX = 256 << 10        # that one send takes
     PUSH_BYTES_MAX = 1 << 20          # that one look sends on one connection
     # Of frames that are taken at once: so few that what they are decoded to is delivered and gone
@@ -323,8 +328,6 @@ cdef void pull(Poller p, Channel* c) noexcept nogil:
     room = HEARD_BYTES_MIN
     while room < HEARD_BYTES_MAX and room <= c.heard.capacity // 2:
         room *= 2
-    if c.state == LINGERING:
-        c.heard.tail = c.heard.head + c.whole
     if reserve(&c.heard, room) != 0:
         give_up(p, c, 0, ENOMEM)
         return
@@ -350,35 +353,51 @@ cdef void pull(Poller p, Channel* c) noexcept nogil:
 
 
 cdef void cut(Poller p, Channel* c) noexcept nogil:
-    """Find the frames in what was heard; answer or hand on those of the control lane."""
+    """Sort what was heard into whole frames by their lanes; answer those of the control lane."""
     cdef Frame frame
-    cdef size_t at
+    cdef size_t run = c.heard.head           # where the frames of the data lane begin
+    cdef size_t at = run                     # ... that end here
+    cdef bint failed = False
     cdef Py_ssize_t size = 0
-    while c.state == OPEN:
-        at = c.heard.head + c.whole
+    while c.state == OPEN and not failed:
         size = next_frame(c.heard.data + at, c.heard.tail - at, p.frame_bytes_max, &frame)
         if size <= 0:
             break
         c.frames_heard += 1
         c.partial_ns = 0
+        if frame.kind < PING and not is_bulk(&frame):
+            at += size
+            continue
+        failed = append(&c.ready, c.heard.data + run, at - run) != 0
         if frame.kind >= PING:
             control(p, c, &frame, c.heard.data + at, size)
-            if c.whole == 0 and c.state != CLOSED:
-                consume(&c.heard, size)
-                continue
-        c.whole += size
-    if size < 0:
+        elif append(&c.ready_bulk, c.heard.data + at, size) != 0:
+            failed = True
+        at += size
+        run = at
+    if failed or append(&c.ready, c.heard.data + run, at - run) != 0:
+        give_up(p, c, 0, ENOMEM)
+    elif size < 0:
         say_goodbye(p, c, <int>-size, NULL, 0, False)
+    consume(&c.heard, at - c.heard.head)
+    c.whole = held(&c.ready) + held(&c.ready_bulk)
     if c.whole:
         p.ready = True
     if c.state != OPEN:
         # Nothing of what follows is read.
-        c.heard.tail = c.heard.head + c.whole
-    elif c.heard.tail > c.heard.head + c.whole and c.partial_ns == 0:
+        drop(&c.heard)
+        return
+    if held(&c.heard) and c.partial_ns == 0:
         c.partial_ns = c.heard_ns
-    if c.state == OPEN and c.whole > HEARD_HIGH:
+    if held(&c.ready) > HEARD_HIGH or held(&c.ready_bulk) > HEARD_BULK_HIGH:
         c.paused = True
         watch_for(p, c, c.interest & ~<uint32_t>EPOLLIN)
+
+
+cdef inline bint is_bulk(const Frame* frame) noexcept nogil:
+    return frame.kind == FRAGMENT or (
+        frame.flags & FLAG_FULL and (frame.kind == ENVELOPE or frame.kind == DOWN)
+    )
 
 
 cdef void control(
@@ -495,29 +514,34 @@ cdef void flush_locked(
         push(p, c)
 
 
-cdef size_t take_locked(Poller p, Channel* c, size_t most) noexcept nogil:
-    """Put whole frames of at most so many bytes, but one at least, into `taken`."""
+cdef size_t take_locked(Poller p, Channel* c, size_t most, bint bulk) noexcept nogil:
+    """Put whole frames of one lane, of at most so many bytes but one at least, into `taken`."""
+    cdef Lane* lane = &c.ready_bulk if bulk else &c.ready
     cdef size_t size = 0
     cdef size_t next_size
     cdef unsigned char* taken
     cdef int _
     for _ in range(TAKEN_FRAMES_MAX):
-        if size >= c.whole:
+        if size >= held(lane):
             break
-        next_size = frame_size(c.heard.data + c.heard.head + size)
+        next_size = frame_size(lane.data + lane.head + size)
         if size and size + next_size > most:
             break
         size += next_size
     if size > p.taken_capacity:
         taken = <unsigned char*>realloc(p.taken, size)
         if taken is NULL:
+            give_up(p, c, 0, ENOMEM)
+            drop(&c.ready)
+            drop(&c.ready_bulk)
+            c.whole = 0
             return 0
         p.taken = taken
         p.taken_capacity = size
-    memcpy(p.taken, c.heard.data + c.heard.head, size)
-    c.whole -= size
-    consume(&c.heard, size)
-    if c.paused and c.whole < HEARD_LOW:
+    memcpy(p.taken, lane.data + lane.head, size)
+    consume(lane, size)
+    c.whole = held(&c.ready) + held(&c.ready_bulk)
+    if c.paused and held(&c.ready) < HEARD_LOW and held(&c.ready_bulk) < HEARD_BULK_HIGH // 2:
         c.paused = False
         # The peer was not silent: we did not listen.
         c.heard_ns = monotonic_ns()
@@ -684,6 +708,8 @@ cdef void release(Poller p, Channel* c) noexcept nogil:
     place[0] = c.next
     pthread_mutex_unlock(&p.lock)
     drop(&c.heard)
+    drop(&c.ready)
+    drop(&c.ready_bulk)
     drop(&c.told)
     free(c)
 
@@ -817,8 +843,13 @@ cdef class Poller:
         self.flush(connection)
 
     def take_heard(self, Connection connection not None, size_t most=65536):
-        """The whole frames that came, of at most so many bytes, but one at least."""
-        cdef Py_ssize_t size = self.take(connection, most)
+        """The whole frames that came, of at most so many bytes, but one at least.
+
+        Those of the data lane come before those of the bulk lane.
+        """
+        cdef Py_ssize_t size = self.take(connection, most, False)
+        if size == 0:
+            size = self.take(connection, most, True)
         return PyBytes_FromStringAndSize(<char*>self.taken, size)
 
     # For the executor.
@@ -867,19 +898,17 @@ cdef class Poller:
         link.bulk.size = 0
         return 0
 
-    cdef Py_ssize_t take(self, Connection connection, size_t most) except -1:
-        """Put the whole frames that came into `taken`; returns how many bytes they are."""
+    cdef Py_ssize_t take(self, Connection connection, size_t most, bint bulk) except -1:
+        """Put whole frames that came on one lane into `taken`; returns how many bytes they are."""
         cdef size_t size
         if pthread_mutex_trylock(&self.lock) == 0:
-            size = take_locked(self, connection.channel, most)
+            size = take_locked(self, connection.channel, most, bulk)
             pthread_mutex_unlock(&self.lock)
         else:
             with nogil:
                 pthread_mutex_lock(&self.lock)
-                size = take_locked(self, connection.channel, most)
+                size = take_locked(self, connection.channel, most, bulk)
                 pthread_mutex_unlock(&self.lock)
-        if size == 0 and connection.channel.whole:
-            raise MemoryError
         return <Py_ssize_t>size
 
 

@@ -21,7 +21,8 @@ __all__ = ["Routes"]
 
 cdef enum:
     SAID_BYTES = 64 << 10     # that are sent before the turn's end
-    BATCH_BYTES = 256 << 10   # that are decoded at once; of small frames it is fewer
+    DATA_BYTES = 256 << 10    # that are decoded at once; of small frames it is fewer
+    BULK_BYTES = 128 << 10
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItem(object mapping, object key) noexcept
@@ -139,14 +140,19 @@ cdef class Routes:
         return 0
 
     cdef int hear_batch(self, Connection connection, EnvelopeQueue queue) except -1:
-        cdef Py_ssize_t size = self.poller.take(connection, BATCH_BYTES)
-        cdef Link link = connection.link
+        """Decode some of the data lane, and then of the bulk lane less than what delays others."""
+        cdef bint bulk
+        cdef Py_ssize_t size
         self.heard += 1
         try:
-            link.hear(self.poller.taken, size, queue)
+            for bulk in (False, True):
+                size = self.poller.take(connection, BULK_BYTES if bulk else DATA_BYTES, bulk)
+                if size:
+                    connection.link.hear(self.poller.taken, size, queue)
         except LinkError as error:
             connection.close(error.code, error.text)
             # Nothing of it is read any more.
             while connection.channel.whole:
-                self.poller.take(connection, BATCH_BYTES)
+                self.poller.take(connection, DATA_BYTES, False)
+                self.poller.take(connection, DATA_BYTES, True)
         return 0
