@@ -52,7 +52,7 @@ cdef extern from "Python.h":
 cdef enum:
     FRAGMENT_BYTES_MIN = 16
     HEAD_ROOM = FRAME_HEADER + 3 * 2 + 16   # header and fields of an ENVELOPE, by index
-    KEPT_BYTES_MAX = 1 << 20                # a lane's buffer that grew above this is cut back
+    KEPT_BYTES_MAX = 8 << 20                # a lane's buffer that grew above this is cut back
     BULK_PAIRS_MIN = 256                    # so many are remembered before they are looked through
     NO_PLACE = -2
     ENVELOPE_FLAGS = FLAG_SENDER | FLAG_CID | FLAG_CONNECTION | FLAG_REQUEST | FLAG_FULL

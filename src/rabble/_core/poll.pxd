@@ -63,10 +63,13 @@ cdef class Connection:
     cdef uint32_t lost                 # envelopes refused since the peer was last told
     cdef dict watches                  # remote pid -> the local pids that monitor it
     cdef dict watched                  # local pid -> the remote pids that monitor it
+    cdef Lane taken                    # whole frames that the executor is decoding
+    cdef Lane taken_bulk
     cdef size_t mark                   # where in the run queue the last batch of it ended
 
     cdef size_t unsent(self) noexcept
     cdef bint is_open(self) noexcept
+    cdef bint has_heard(self) noexcept
 
 cdef class Poller:
     cdef int epfd                      # owned; the executor sleeps on it
@@ -87,11 +90,11 @@ cdef class Poller:
     cdef volatile bint ready           # a channel may have whole frames, or was closed
     cdef volatile bint stopping
     cdef readonly bint running
-    cdef unsigned char* taken          # what the executor is decoding
-    cdef size_t taken_capacity
 
     cdef void look(self) noexcept nogil
     cdef bint fall_asleep(self) noexcept nogil
     cdef void wake_up(self, bint stays_asleep) noexcept nogil
     cdef int flush(self, Connection connection) except -1
-    cdef Py_ssize_t take(self, Connection connection, size_t most, bint bulk) except -1
+    cdef size_t take(
+        self, Connection connection, size_t most, bint bulk, const unsigned char** frames
+    ) noexcept

@@ -18,9 +18,10 @@ of the GIL to wait for it.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_SetFromErrno
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memmove
 from posix.unistd cimport close, read, write
 
@@ -60,7 +61,8 @@ cdef enum:
     # Of frames that are taken at once: so few that what they are decoded to is delivered and gone
     # before the garbage collector comes to look at it, after 700 new objects (2,000 in 3.12).
     TAKEN_FRAMES_MAX = 384
-    LANE_BYTES_KEPT = 256 << 10       # what an emptied lane keeps
+    LANE_BYTES_KEPT = 1 << 20         # what an emptied lane keeps
+    BULK_BYTES_KEPT = 8 << 20         # ... of the bulk lane, where the next will be as large
     CONTROL_BYTES_MAX = 8 << 20       # of control frames that wait, either way
     STUCK_NS = 2_000_000              # after which the poll thread looks in the executor's place
     BUSY_TICK_NS = 50_000_000         # how often it looks whether it has to
@@ -126,7 +128,7 @@ cdef int reserve(Lane* lane, size_t room) noexcept nogil:
     capacity = max(capacity, 1024)
     while capacity - lane.tail < room:
         capacity *= 2
-    data = <unsigned char*>realloc(lane.data, capacity)
+    data = <unsigned char*>PyMem_RawRealloc(lane.data, capacity)
     if data is NULL:
         return -1
     lane.data = data
@@ -142,18 +144,41 @@ cdef int append(Lane* lane, const void* data, size_t size) noexcept nogil:
     return 0
 
 
-cdef void consume(Lane* lane, size_t size) noexcept nogil:
+cdef void consume(Lane* lane, size_t size, size_t kept=LANE_BYTES_KEPT) noexcept nogil:
     lane.head += size
     if lane.head == lane.tail:
         lane.head = lane.tail = 0
-        if lane.capacity > LANE_BYTES_KEPT:
+        if lane.capacity > kept:
             drop(lane)
 
 
 cdef void drop(Lane* lane) noexcept nogil:
-    free(lane.data)
+    PyMem_RawFree(lane.data)
     lane.data = NULL
     lane.head = lane.tail = lane.capacity = 0
+
+
+cdef int take_over(Lane* lane, Writer* writer) noexcept nogil:
+    """Append all that a writer holds; without a copy if the lane is empty: they trade buffers."""
+    cdef Lane old = lane[0]
+    if held(lane) != 0:
+        if append(lane, writer.data, writer.size) != 0:
+            return -1
+    else:
+        if old.data is NULL:
+            # A writer always has a buffer.
+            old.capacity = 4096
+            old.data = <unsigned char*>PyMem_RawMalloc(old.capacity)
+            if old.data is NULL:
+                return -1
+        lane.data = writer.data
+        lane.head = 0
+        lane.tail = writer.size
+        lane.capacity = writer.capacity
+        writer.data = old.data
+        writer.capacity = old.capacity
+    writer.size = 0
+    return 0
 
 
 cdef int append_frame(
@@ -303,7 +328,7 @@ cdef void push(Poller p, Channel* c) noexcept nogil:
                 if append(&c.torn, lane.data + lane.head + sent, end - sent) != 0:
                     give_up(p, c, 0, ENOMEM)
                     break
-            consume(lane, end)
+            consume(lane, end, BULK_BYTES_KEPT if lane is &c.bulk else LANE_BYTES_KEPT)
             c.data_run = c.data_run + end if lane is &c.data else 0
             if lane is &c.bulk:
                 c.bulk_unsent[0] = held(lane)
@@ -476,9 +501,7 @@ cdef void keep_alive(Poller p, int64_t now) noexcept nogil:
         c = c.next
 
 
-cdef void flush_locked(
-    Poller p, Channel* c, const Writer* data, const Writer* bulk
-) noexcept nogil:
+cdef void flush_locked(Poller p, Channel* c, Writer* data, Writer* bulk) noexcept nogil:
     cdef Py_ssize_t sent
     cdef size_t end
     cdef size_t begun = 0
@@ -486,7 +509,7 @@ cdef void flush_locked(
     if c.state != OPEN:
         return
     if bulk.size:
-        failed = append(&c.bulk, bulk.data, bulk.size) != 0
+        failed = take_over(&c.bulk, bulk) != 0
         c.bulk_unsent[0] = held(&c.bulk)
     if data.size:
         if not (
@@ -514,12 +537,10 @@ cdef void flush_locked(
         push(p, c)
 
 
-cdef size_t take_locked(Poller p, Channel* c, size_t most, bint bulk) noexcept nogil:
-    """Put whole frames of one lane, of at most so many bytes but one at least, into `taken`."""
-    cdef Lane* lane = &c.ready_bulk if bulk else &c.ready
+cdef size_t some_frames(const Lane* lane, size_t most) noexcept nogil:
+    """How many bytes whole frames of at most so many are; one frame at least."""
     cdef size_t size = 0
     cdef size_t next_size
-    cdef unsigned char* taken
     cdef int _
     for _ in range(TAKEN_FRAMES_MAX):
         if size >= held(lane):
@@ -528,18 +549,15 @@ cdef size_t take_locked(Poller p, Channel* c, size_t most, bint bulk) noexcept n
         if size and size + next_size > most:
             break
         size += next_size
-    if size > p.taken_capacity:
-        taken = <unsigned char*>realloc(p.taken, size)
-        if taken is NULL:
-            give_up(p, c, 0, ENOMEM)
-            drop(&c.ready)
-            drop(&c.ready_bulk)
-            c.whole = 0
-            return 0
-        p.taken = taken
-        p.taken_capacity = size
-    memcpy(p.taken, lane.data + lane.head, size)
-    consume(lane, size)
+    return size
+
+
+cdef void take_locked(Poller p, Channel* c, Lane* taken, bint bulk) noexcept nogil:
+    """Trade an empty lane for all the whole frames that came on one lane."""
+    cdef Lane* lane = &c.ready_bulk if bulk else &c.ready
+    cdef Lane old = taken[0]
+    taken[0] = lane[0]
+    lane[0] = old
     c.whole = held(&c.ready) + held(&c.ready_bulk)
     if c.paused and held(&c.ready) < HEARD_LOW and held(&c.ready_bulk) < HEARD_BULK_HIGH // 2:
         c.paused = False
@@ -547,7 +565,6 @@ cdef size_t take_locked(Poller p, Channel* c, size_t most, bint bulk) noexcept n
         c.heard_ns = monotonic_ns()
         if c.state == OPEN:
             watch_for(p, c, c.interest | EPOLLIN)
-    return size
 
 
 @cython.final
@@ -565,6 +582,8 @@ cdef class Connection:
         if self.channel is not NULL:
             with nogil:
                 release(self.poller, self.channel)
+        drop(&self.taken)
+        drop(&self.taken_bulk)
 
     cdef size_t unsent(self) noexcept:
         """Bytes that the peer's kernel has not taken yet, those not flushed included."""
@@ -572,6 +591,10 @@ cdef class Connection:
 
     cdef bint is_open(self) noexcept:
         return self.channel.state == OPEN
+
+    cdef bint has_heard(self) noexcept:
+        """Whether there are whole frames that were not decoded yet."""
+        return self.channel.whole != 0 or held(&self.taken) != 0 or held(&self.taken_bulk) != 0
 
     @property
     def open(self):
@@ -667,7 +690,7 @@ cdef class Connection:
                 ))
                 at += size
         finally:
-            free(told.data)
+            PyMem_RawFree(told.data)
         return frames
 
     def close(self, int code, str text="", *, bint after_all=False):
@@ -744,7 +767,6 @@ cdef class Poller:
         for fd in (self.epfd, self.stop_fd, self.told_fd):
             if fd >= 0:
                 close(fd)
-        free(self.taken)
         pthread_mutex_destroy(&self.lock)
 
     def fileno(self):
@@ -847,10 +869,11 @@ cdef class Poller:
 
         Those of the data lane come before those of the bulk lane.
         """
-        cdef Py_ssize_t size = self.take(connection, most, False)
+        cdef const unsigned char* frames
+        cdef size_t size = self.take(connection, most, False, &frames)
         if size == 0:
-            size = self.take(connection, most, True)
-        return PyBytes_FromStringAndSize(<char*>self.taken, size)
+            size = self.take(connection, most, True, &frames)
+        return PyBytes_FromStringAndSize(<const char*>frames, size)
 
     # For the executor.
 
@@ -898,18 +921,34 @@ cdef class Poller:
         link.bulk.size = 0
         return 0
 
-    cdef Py_ssize_t take(self, Connection connection, size_t most, bint bulk) except -1:
-        """Put whole frames that came on one lane into `taken`; returns how many bytes they are."""
+    cdef size_t take(
+        self, Connection connection, size_t most, bint bulk, const unsigned char** frames
+    ) noexcept:
+        """Whole frames that came on one lane: where they are until the next call, and their size.
+
+        What is taken over under the lock is all there is, without a copy; given out are at most
+        `most` bytes of it at a time, but one frame at least.
+        """
+        cdef Lane* taken = &connection.taken_bulk if bulk else &connection.taken
         cdef size_t size
-        if pthread_mutex_trylock(&self.lock) == 0:
-            size = take_locked(self, connection.channel, most, bulk)
-            pthread_mutex_unlock(&self.lock)
-        else:
-            with nogil:
-                pthread_mutex_lock(&self.lock)
-                size = take_locked(self, connection.channel, most, bulk)
+        cdef bint locked
+        if held(taken) == 0:
+            locked = pthread_mutex_trylock(&self.lock) == 0
+            if locked:
+                take_locked(self, connection.channel, taken, bulk)
                 pthread_mutex_unlock(&self.lock)
-        return <Py_ssize_t>size
+            else:
+                with nogil:
+                    pthread_mutex_lock(&self.lock)
+                    take_locked(self, connection.channel, taken, bulk)
+                    pthread_mutex_unlock(&self.lock)
+        size = some_frames(taken, most)
+        frames[0] = taken.data + taken.head
+        taken.head += size
+        if taken.head == taken.tail:
+            # Its buffer stays, for the next trade, and the bytes in it until then.
+            taken.head = taken.tail = 0
+        return size
 
 
 cdef void poll_until_stopped(Poller p) noexcept nogil:

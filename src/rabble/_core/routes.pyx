@@ -119,15 +119,15 @@ cdef class Routes:
         # First of all: what comes from now on sets it again.
         self.poller.ready = False
         for connection in self.connections:
-            if connection.channel.whole:
+            if connection.has_heard():
                 if <Py_ssize_t>(connection.mark - popped) > 0:
                     self.poller.ready = True
                     continue
                 self.hear_batch(connection, queue)
                 connection.mark = popped + queue.count()
-                if connection.channel.whole:
+                if connection.has_heard():
                     self.poller.ready = True
-            if not connection.is_open() and not connection.channel.whole:
+            if not connection.is_open() and not connection.has_heard():
                 if over is None:
                     over = []
                 over.append(connection)
@@ -135,24 +135,27 @@ cdef class Routes:
 
     cdef int hear_all(self, Connection connection, EnvelopeQueue queue) except -1:
         """Decode all that a connection was told so far."""
-        while connection.channel.whole:
+        while connection.has_heard():
             self.hear_batch(connection, queue)
         return 0
 
     cdef int hear_batch(self, Connection connection, EnvelopeQueue queue) except -1:
         """Decode some of the data lane, and then of the bulk lane less than what delays others."""
         cdef bint bulk
-        cdef Py_ssize_t size
+        cdef size_t size
+        cdef const unsigned char* frames
         self.heard += 1
         try:
             for bulk in (False, True):
-                size = self.poller.take(connection, BULK_BYTES if bulk else DATA_BYTES, bulk)
+                size = self.poller.take(
+                    connection, BULK_BYTES if bulk else DATA_BYTES, bulk, &frames
+                )
                 if size:
-                    connection.link.hear(self.poller.taken, size, queue)
+                    connection.link.hear(frames, size, queue)
         except LinkError as error:
             connection.close(error.code, error.text)
             # Nothing of it is read any more.
-            while connection.channel.whole:
-                self.poller.take(connection, DATA_BYTES, False)
-                self.poller.take(connection, DATA_BYTES, True)
+            while connection.has_heard():
+                self.poller.take(connection, DATA_BYTES, False, &frames)
+                self.poller.take(connection, DATA_BYTES, True, &frames)
         return 0
