@@ -231,6 +231,10 @@ cdef void say_goodbye(Poller p, Channel* c, int code, const unsigned char* text,
     c.state = LINGERING
     c.code = code
     c.linger_until_ns = monotonic_ns() + LINGER_NS
+    if c.paused:
+        # Nobody will take what was heard to have the reading go on, and the close be seen.
+        c.paused = False
+        watch_for(p, c, c.interest | EPOLLIN)
     if not after_all:
         forget_unsent(c)
         drop(&c.control)
@@ -503,6 +507,8 @@ cdef size_t take_locked(Poller p, Channel* c, size_t most) noexcept nogil:
         if size and size + next_size > most:
             break
         size += next_size
+    if size == 0:
+        return 0
     if size > p.taken_capacity:
         taken = <unsigned char*>realloc(p.taken, size)
         if taken is NULL:
@@ -514,8 +520,10 @@ cdef size_t take_locked(Poller p, Channel* c, size_t most) noexcept nogil:
     consume(&c.heard, size)
     if c.paused and c.whole < HEARD_LOW:
         c.paused = False
-        # The peer was not silent: we did not listen.
+        # The peer was not silent, nor slow with its frame: we did not listen.
         c.heard_ns = monotonic_ns()
+        if c.partial_ns != 0:
+            c.partial_ns = c.heard_ns
         if c.state == OPEN:
             watch_for(p, c, c.interest | EPOLLIN)
     return size
