@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import rabble
+from rabble import node_settings
 
 __all__ = ["main"]
 
@@ -25,8 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     :param arguments: those of the command line if left out.
-    :returns: the exit status: 0 if all was done, 1 if a benchmark failed, 2 if the arguments, or a
-        file that they name, cannot be used. A ratio that misses its target is no failure.
+    :returns: the exit status: 0 if all was done, 1 if a benchmark or node failed, 2 if the
+        arguments, or a file that they name, cannot be used. A ratio that misses its target is no
+        failure.
     """
     parser = make_parser()
     given = parser.parse_args(arguments)
@@ -37,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rabble {rabble.__version__} (Python {platform.python_version()})")
         return 0
     try:
+        if given.command == "node":
+            from rabble.run_node import run
+
+            return run(given)
         if given.command == "keygen":
             return keygen(given)
         if given.command == "cert":
@@ -68,6 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run the same workloads on what is installed of other systems, and on Erlang",
     )
+    node_settings.add_arguments(commands.add_parser("node", help="run a node of a mesh"))
     key = commands.add_parser(
         "keygen",
         help="make the key that the nodes of a cluster share",

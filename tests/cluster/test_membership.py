@@ -142,6 +142,7 @@ def test_a_node_contradicts_a_wrong_address_of_it() -> None:
     assert n1.merge(sent(n0)) == Changes((), (), True)
     settle(n0, n1, n2)
     assert n0.members()["n1"] == n2.members()["n1"] == node("n1")
+    assert n0.state()["m"] == []
     # A join that came with the wrong address is no removal that failed: this one works.
     n2.remove("n1")
     settle(n0, n1, n2)
@@ -179,8 +180,13 @@ def test_only_a_higher_incarnation_rejoins() -> None:
         with pytest.raises(MembershipError, match="must be 2 to 18446744073709551615"):
             n1.rejoin(wrong)
     assert n1.is_removed
+    n1.add(node("n9"))
     n1.rejoin(2)
     assert not n1.is_removed
+    # A replica of its own, that counts from 1.
+    n1.add(node("n8"))
+    assert n1.state()["s"][1] == ["n1", 2, 1, 1, "h:1"]
+    assert n1.state()["v"] == [["n1", 1, 1, 0], ["n1", 2, 1, 0]]
     n0.merge(sent(n1))
     assert n0.standing("n1", 2) == "member"
 
@@ -433,9 +439,9 @@ def moves_without_removals(script: list[tuple[str, int, int]]) -> list[tuple[str
 # What is forgotten, and what follows.
 
 
-def churn(membership: Membership, count: int) -> None:
+def churn(membership: Membership, count: int, first: int = 0) -> None:
     """So many other nodes come and go."""
-    for i in range(count):
+    for i in range(first, first + count):
         name = f"passing-{membership.own.name}-{i}"
         membership.merge(sent(Membership(node(name), 10**9 + i)))
         membership.remove(name)
@@ -495,21 +501,53 @@ def test_restarts_are_no_departures() -> None:
     assert n2.is_removed
 
 
+def test_what_left_first_is_forgotten_first_whatever_its_name() -> None:
+    n0 = Membership(node("n0"), 1, Limits(membership_retired_max=2))
+    for i, name in enumerate(["z", "a", "m"]):
+        n0.merge(sent(Membership(node(name), 5 - i)))
+        n0.remove(name)
+    assert [n0.standing(name, 1) for name in "zam"] == ["unknown", "removed", "removed"]
+
+
 def test_a_removal_where_few_leave_is_not_lost_on_one_where_many_do() -> None:
     """The minority's logical time lags behind: its removal is news, though it seems to be old."""
-    limits = Limits(membership_retired_max=8)
-    n0, n1, n2, n3 = mesh(4, limits)
+    n0, n1, n2, n3 = mesh(4, Limits(membership_retired_max=8))
     n0.remove("n3")
-    for i in range(100):
-        churn(n1, 1)
-        n1.add(node(f"z{i}"))
-        n1.remove(f"z{i}")
+    churn(n1, 100)
     settle(n1, n2)
     # n2 hears of it from n1 only.
     assert n1.merge(sent(n0)).removed == (node("n3"),)
     assert n2.merge(sent(n1)).removed == (node("n3"),)
     settle(n0, n1, n2, n3)
     assert n3.is_removed and names(n0) == NAMES[:3]
+
+
+def test_a_dropped_join_where_few_are_is_not_lost_on_one_where_many_are() -> None:
+    n0, n1, n2 = mesh(3, Limits(membership_retired_max=4))
+    guest = Membership(node("guest"), 1)
+    guest.add(node("n9"))
+    for m in (n0, n1, n2):
+        m.merge(sent(guest))
+    n0.remove("n9")
+    for i in range(50):
+        passing = Membership(node("passing"), 1 + i)
+        passing.add(node("n8"))
+        n1.merge(sent(passing))
+        n1.remove("n8")
+    settle(n1, n2)
+    assert "n9" in n1
+    assert n1.merge(sent(n0)).removed == (node("n9"),)
+    assert n2.merge(sent(n1)).removed == (node("n9"),)
+
+
+def test_what_is_forgotten_at_once_is_no_change() -> None:
+    n0 = Membership(node("n0"), 1, Limits(membership_retired_max=4))
+    churn(n0, 2)
+    old = sent(n0)
+    churn(n0, 10, 2)
+    before = n0.encoded()
+    assert n0.merge(old) == Changes((), (), False)
+    assert n0.encoded() == before
 
 
 @settings(max_examples=50)

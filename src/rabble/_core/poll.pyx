@@ -264,6 +264,10 @@ cdef void say_goodbye(Poller p, Channel* c, int code, const unsigned char* text,
     c.state = LINGERING
     c.code = code
     c.linger_until_ns = monotonic_ns() + LINGER_NS
+    if c.paused:
+        # Nobody will take what was heard to have the reading go on, and the close be seen.
+        c.paused = False
+        watch_for(p, c, c.interest | EPOLLIN)
     if not after_all:
         forget_unsent(c)
         drop(&c.control)
@@ -561,8 +565,10 @@ cdef void take_locked(Poller p, Channel* c, Lane* taken, bint bulk) noexcept nog
     c.whole = held(&c.ready) + held(&c.ready_bulk)
     if c.paused and held(&c.ready) < HEARD_LOW and held(&c.ready_bulk) < HEARD_BULK_HIGH // 2:
         c.paused = False
-        # The peer was not silent: we did not listen.
+        # The peer was not silent, nor slow with its frame: we did not listen.
         c.heard_ns = monotonic_ns()
+        if c.partial_ns != 0:
+            c.partial_ns = c.heard_ns
         if c.state == OPEN:
             watch_for(p, c, c.interest | EPOLLIN)
 

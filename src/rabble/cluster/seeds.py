@@ -69,6 +69,12 @@ class Seeds:
         self._forget(addr)
         self._watch(addr)
 
+    def watch_file(self, path: str | os.PathLike[str]) -> None:
+        """Have another file of seeds from now on."""
+        self._file = path
+        self._file_seen = None
+        self._look()
+
     def tick(self, now: float) -> None:
         """Look again if it is time to."""
         if self._next is not None and now >= self._next:

@@ -203,6 +203,10 @@ class ClusterServer:
         """Make the node of that name no member. Returns at once."""
         self.post(functools.partial(self._leave, name))
 
+    def watch_seed_file(self, path: str | os.PathLike[str]) -> None:
+        """Join who is listed in a file, which is read again when it changes. Returns at once."""
+        self.post(functools.partial(self._seeds.watch_file, path))
+
     def status(self) -> ClusterStatus:
         """The mesh as this node sees it. Never blocks."""
         members, linked = self._snapshot

@@ -1,0 +1,174 @@
+"""What `rabble node` is told: by the command line, and by a file in TOML."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rabble._core.ids import NodeId
+from rabble.cluster.config import Mesh, split_address
+from rabble.cluster.tls import TlsConfig
+from rabble.limits import Limits
+
+__all__ = ["Settings", "SettingsError", "add_arguments", "settings_of"]
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+#: Of the file's keys, those that name a file; a relative one is meant from the file's own folder.
+PATHS = ("seed-file", "key", "tls-cert", "tls-key", "tls-ca")
+KEYS = ("node", "app", "join", "cluster", "bind", "log-level", *PATHS)
+
+
+class SettingsError(ValueError):
+    """What was given cannot be used; says what, and what is allowed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a node is started with.
+
+    :param app: `module:function`, or `None`.
+    :param join: addresses of nodes to join.
+    :param seed_file: a file of more of them, which is watched.
+    """
+
+    node: NodeId
+    mesh: Mesh
+    limits: Limits
+    app: str | None = None
+    join: tuple[str, ...] = ()
+    seed_file: Path | None = None
+    log_level: str = "warning"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `rabble node` understands."""
+    parser.description = (
+        "Run a node until SIGTERM or SIGINT. What --config has too is taken from here, if given."
+    )
+    parser.add_argument("node", nargs="?", metavar="NAME@HOST:PORT", help="its name and address")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with these keys")
+    parser.add_argument(
+        "--app",
+        metavar="MODULE:FUNCTION",
+        help="is called with the node before it joins; what it returns is called at the end, or "
+        "entered and left. The current directory is searched for the module",
+    )
+    parser.add_argument(
+        "--join", nargs="+", action="extend", metavar="ADDR", help="nodes to join: HOST:PORT"
+    )
+    parser.add_argument("--seed-file", metavar="FILE", help="more of them, a line each; watched")
+    parser.add_argument("--key", metavar="FILE", help="the cluster's, of rabble keygen")
+    parser.add_argument("--tls-cert", metavar="FILE", help="the node's, of rabble cert")
+    parser.add_argument("--tls-key", metavar="FILE", help="the key of that certificate")
+    parser.add_argument("--tls-ca", metavar="FILE", help="the authority's certificate")
+    parser.add_argument("--cluster", metavar="ID", help="nodes of another one are refused")
+    parser.add_argument("--bind", metavar="HOST:PORT", help="listen here, not on its own address")
+    parser.add_argument(
+        "--log-level", choices=LOG_LEVELS, help="info logs nodes that come and go; else warning"
+    )
+
+
+def settings_of(given: argparse.Namespace) -> Settings:
+    """What the command line and the file it names say.
+
+    :raises SettingsError: if they, or the file, cannot be used.
+    """
+    values: dict[str, Any] = {}
+    limits: Mapping[str, Any] = {}
+    if given.config is not None:
+        values, limits = read_config(given.config)
+    for key in KEYS:
+        argument = getattr(given, key.replace("-", "_"))
+        if argument is not None:
+            values[key] = argument
+    if "node" not in values:
+        raise SettingsError("which node? Give NAME@HOST:PORT, here or as `node` in --config FILE")
+    seed_file = values.get("seed-file")
+    try:
+        for addr in values.get("join", ()):
+            NodeId.parse(addr) if "@" in addr else split_address(addr)
+        return Settings(
+            node=NodeId.parse(values["node"]),
+            mesh=Mesh(
+                cluster=values.get("cluster", ""),
+                key=values.get("key"),
+                tls=tls_of(values),
+                bind=values.get("bind"),
+            ),
+            limits=Limits(**limits),
+            app=values.get("app"),
+            join=tuple(values.get("join", ())),
+            seed_file=None if seed_file is None else Path(seed_file),
+            log_level=values.get("log-level", "warning"),
+        )
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def tls_of(values: Mapping[str, Any]) -> TlsConfig | None:
+    """The files for TLS; all three or none."""
+    files = {key: values[f"tls-{key}"] for key in ("cert", "key", "ca") if f"tls-{key}" in values}
+    if not files:
+        return None
+    if len(files) < 3:
+        raise SettingsError("TLS needs all three: tls-cert, tls-key and tls-ca")
+    return TlsConfig(**files)
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of a file, and its limits."""
+    toml = toml_module()
+    try:
+        with path.open("rb") as file:
+            found = toml.load(file)
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from error
+    limits = found.pop("limits", {})
+    if not isinstance(limits, dict):
+        raise SettingsError(f"{path}: limits must be a table, [limits]")
+    check_keys(path, found, (*KEYS, "limits"))
+    check_keys(path, limits, [field.name for field in dataclasses.fields(Limits)], "[limits] ")
+    for key, value in found.items():
+        if key == "join":
+            if not isinstance(value, list) or not all(isinstance(addr, str) for addr in value):
+                raise SettingsError(f"{path}: join must be an array of strings, not {value!r}")
+        elif not isinstance(value, str):
+            raise SettingsError(f"{path}: {key} must be a string, not {value!r}")
+        elif key in PATHS:
+            found[key] = str(path.parent / value)
+    if found.get("log-level", "info") not in LOG_LEVELS:
+        raise SettingsError(
+            f"{path}: log-level must be one of {', '.join(LOG_LEVELS)}, not {found['log-level']!r}"
+        )
+    return found, limits
+
+
+def check_keys(path: Path, found: Iterable[str], allowed: Iterable[str], where: str = "") -> None:
+    """A key that means nothing is a mistake of somebody's."""
+    known = list(allowed)
+    for key in found:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise SettingsError(
+                f"{path}: {where}{key} is unknown.{hint} There are: {', '.join(sorted(known))}."
+            )
+
+
+def toml_module() -> Any:
+    """`tomllib`, or what stands in for it on Python 3.10."""
+    for name in ("tomllib", "tomli"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue
+    raise SettingsError(
+        "--config needs tomli on a Python before 3.11; install rabble with its extra: rabble[toml]"
+    )

@@ -1,0 +1,1027 @@
+"""The poll loop over socket pairs: what a connection says, hears, keeps and gives up."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import os
+import random
+import re
+import select
+import socket
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rabble._core.codec import Codec
+from rabble._core.envelope import Envelope
+from rabble._core.frame import cut
+from rabble._core.ids import NodeId, Pid
+from rabble._core.link import Link
+from rabble._core.poll import Connection, Poller
+from rabble.messages import MessageRegistry
+from tests.reference.link import frame
+from tests.support import PATIENCE_S, SANITIZED
+
+A, B = NodeId("a", "h:1"), NodeId("b", "h:2")
+NAME, ENVELOPE, FRAGMENT, LOST = 1, 2, 3, 8
+PING, PONG, BYE, MEMBERSHIP = 16, 17, 18, 19
+FRAME_TOO_LARGE, PROTOCOL, TIMEOUT, LIMIT, SHUTDOWN = 13, 16, 18, 19, 20
+LINK_BYTES = 2 << 20
+#: Of whole frames that wait, where the reading stops; and of control frames, either way.
+HEARD_HIGH = 1 << 20
+CONTROL_MAX = 8 << 20
+NUMBERS = range(1 << 30)
+
+
+def descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    gc.collect()
+    before = len(descriptors()), threading.active_count()
+    yield
+    gc.collect()
+    assert (len(descriptors()), threading.active_count()) == before
+
+
+def poller(**more: int) -> Poller:
+    limits = {
+        "heartbeat_ms": 60_000,
+        "frame_bytes_max": 1 << 20,
+        "queue_bytes_max": 8 << 20,
+        "partial_ms_max": 60_000,
+    }
+    return Poller(**{**limits, **more})
+
+
+def link(own: NodeId = A, peer: NodeId = B, **more: int) -> Link:
+    codec = Codec(MessageRegistry(), elements_max=1 << 20)
+    return Link(own, peer, 7, Pid("executor", own, "rabble"), codec=codec, **more)
+
+
+def attach(
+    at: Poller, sock: socket.socket, own: NodeId = A, peer: NodeId = B, leftover: bytes = b""
+) -> Connection:
+    sock.setblocking(False)
+    connection = at.attach(sock.fileno(), link(own, peer), leftover)
+    sock.detach()
+    return connection
+
+
+def pair(buffer: int | None = None) -> tuple[socket.socket, socket.socket]:
+    left, right = socket.socketpair()
+    for sock in (left, right):
+        sock.settimeout(PATIENCE_S)
+        if buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+    return left, right
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        left = socket.create_connection(listener.getsockname(), PATIENCE_S)
+        right, _ = listener.accept()
+    right.settimeout(PATIENCE_S)
+    return left, right
+
+
+def until(holds: Callable[[], object], *pollers: Poller) -> None:
+    """Look at the sockets until something holds."""
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end, "it did not come to that"
+        for each in pollers:
+            each.poll()
+        time.sleep(0)
+
+
+def hear(connection: Connection, most: int = 65536) -> bytes:
+    """All whole frames that were heard so far."""
+    heard = b""
+    while data := connection.poller.take_heard(connection, most):
+        heard += data
+    return heard
+
+
+def frames(data: bytes) -> list[tuple[int, int, bytes]]:
+    """Kind, flags and body of each frame; nothing may be left over."""
+    found = []
+    while data:
+        kind, flags, body, size = cut(data) or pytest.fail(f"{len(data)} bytes are no frame")
+        found.append((kind, flags, body))
+        data = data[size:]
+    return found
+
+
+def kinds(data: bytes) -> list[int]:
+    return [kind for kind, _, _ in frames(data)]
+
+
+def bye(code: int, text: bytes = b"") -> bytes:
+    return frame(BYE, 0, bytes([code, len(text)]) + text)
+
+
+def ping(number: int, progress: int = 0, idle: bool = False) -> bytes:
+    return frame(PING, idle, struct.pack(">QQ", number, progress))
+
+
+def lost(count: int) -> bytes:
+    """The simplest frame of the data lane."""
+    return frame(LOST, 0, struct.pack(">I", count))
+
+
+def read_all(sock: socket.socket, at: Poller) -> bytes:
+    """What comes until the end, while the other side is looked after."""
+    said = b""
+    sock.setblocking(False)
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        at.poll()
+        try:
+            data = sock.recv(1 << 20)
+        except BlockingIOError:
+            continue
+        if not data:
+            return said
+        said += data
+    pytest.fail("it does not end")
+
+
+def read_until(
+    sock: socket.socket, at: Poller, enough: Callable[[bytes], object], said: bytes = b""
+) -> bytes:
+    sock.setblocking(False)
+    end = time.monotonic() + PATIENCE_S
+    while not enough(said):
+        assert time.monotonic() < end, f"{len(said)} bytes came"
+        at.poll()
+        with contextlib.suppress(BlockingIOError):
+            said += sock.recv(1 << 20)
+    return said
+
+
+def polled_descriptors(at: Poller) -> set[int]:
+    """The descriptors in the poller's epoll set, as the kernel has them."""
+    mine = at.fileno()
+    found = set()
+    for fd, what in descriptors().items():
+        # The set is made directly before the two eventfds, of which `fileno` is the second.
+        if what == "anon_inode:[eventpoll]" and fd < mine:
+            text = Path(f"/proc/self/fdinfo/{fd}").read_text()
+            found |= {int(number) for number in re.findall(r"^tfd:\s*(\d+)", text, re.M)}
+    return found
+
+
+@contextlib.contextmanager
+def running(at: Poller) -> Iterator[None]:
+    """With the poll thread."""
+    thread = threading.Thread(target=at.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        at.stop()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+
+
+# Hearing.
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_1_frames_are_whole_and_in_order_however_they_are_cut(seed: int) -> None:
+    rng = random.Random(seed)
+    # Of the data lane only: what is of the control lane may be left out of what is heard.
+    sizes = [rng.choice([0, 0, 0, 0, 1, 9, 70_000]) for _ in range(300)]
+    said = [frame(FRAGMENT, 0, rng.randbytes(n)) if n else lost(n) for n in sizes]
+    stream = b"".join(said)
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    heard = b""
+    far.setblocking(False)
+    with far:
+        while stream:
+            size = rng.choice([1, 2, 3, 5, 6, 7, 100, 5_000, 60_000])
+            with contextlib.suppress(BlockingIOError):
+                stream = stream[far.send(stream[:size]) :]
+            for _ in range(rng.randrange(3)):
+                at.poll()
+            if rng.random() < 0.3:
+                heard += at.take_heard(connection, rng.choice([1, 50, 65536]))
+        while len(heard) < len(b"".join(said)):
+            at.poll()
+            heard += hear(connection)
+    assert heard == b"".join(said)
+    assert connection.status()["bytes_heard"] == len(heard)
+
+
+def test_a_batch_has_one_frame_at_least_and_no_more_bytes_than_asked_for() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        far.sendall(lost(1) * 3 + frame(FRAGMENT, 0, bytes(500)) + lost(2))
+        at.poll()
+        sizes = [len(at.take_heard(connection, most)) for most in (1, 25, 25, 25, 25)]
+    assert sizes == [10, 20, 506, 10, 0]
+
+
+def test_what_followed_the_handshake_is_heard_first() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near, leftover=lost(1) + lost(2)[:5])
+    with far:
+        assert hear(connection) == lost(1)
+        far.sendall(lost(2)[5:])
+        at.poll()
+        assert hear(connection) == lost(2)
+
+
+def test_2_ten_thousand_tiny_frames_do_not_keep_others_waiting() -> None:
+    near, far = pair()
+    near_too, far_too = pair()
+    at = poller()
+    flooded, other = attach(at, near), attach(at, near_too)
+    with far, far_too:
+        far.setblocking(False)
+        stream = b"".join(lost(n) for n in range(10_000))
+        sent = far.send(stream)
+        far_too.sendall(lost(7))
+        at.poll()
+        assert hear(other) == lost(7)
+        heard = b""
+        while len(heard) < len(stream):
+            if sent < len(stream):
+                with contextlib.suppress(BlockingIOError):
+                    sent += far.send(stream[sent:])
+            at.poll()
+            heard += hear(flooded)
+        assert heard == stream
+
+
+def test_reading_pauses_while_too_much_waits_and_goes_on_when_it_is_taken() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    piece = frame(FRAGMENT, 0, bytes(30_000))
+    stream = piece * 200
+    with far:
+        far.setblocking(False)
+        sent = 0
+        for _ in range(2_000):
+            with contextlib.suppress(BlockingIOError):
+                sent += far.send(stream[sent:])
+            at.poll()
+        # It took one recv more than the mark, and the kernel's buffers are full.
+        before = connection.status()["bytes_heard"]
+        assert HEARD_HIGH < before < HEARD_HIGH + (512 << 10)
+        assert connection.silent_ns == 0
+        heard = b""
+        while len(heard) < len(stream):
+            if sent < len(stream):
+                with contextlib.suppress(BlockingIOError):
+                    sent += far.send(stream[sent:])
+            at.poll()
+            heard += at.take_heard(connection)
+        assert heard == stream
+        far.sendall(lost(1))
+        at.poll()
+        assert hear(connection) == lost(1)
+
+
+def test_a_frame_that_was_torn_by_a_pause_has_its_time_anew() -> None:
+    near, far = pair()
+    at = poller(partial_ms_max=1_500, heartbeat_ms=40)
+    connection = attach(at, near)
+    piece, big = frame(FRAGMENT, 0, bytes(60_000)), frame(FRAGMENT, 0, bytes(900_000))
+    with far, running(at):
+        far.sendall(piece * 17)
+        until(lambda: connection.status()["frames_heard"] == 17)
+        far.sendall(piece + big[:100])
+        until(lambda: connection.status()["bytes_heard"] == 18 * len(piece) + 100)
+        # Longer than a frame may take; but it was not the peer who took it.
+        time.sleep(1.8)
+        heard = hear(connection)
+        far.recv(1 << 20)
+        far.sendall(big[100:100_000])
+        # The poll thread has looked at the clock in between.
+        assert kinds(far.recv(22)) == [PING]
+        assert kinds(far.recv(22)) == [PING]
+        assert connection.open, connection.code
+        far.sendall(big[100_000:])
+        until(lambda: connection.status()["frames_heard"] == 19)
+        assert kinds(heard + hear(connection)) == [FRAGMENT] * 19
+
+
+# Saying.
+
+
+def test_what_the_kernel_does_not_take_is_kept_and_counted() -> None:
+    near, far = pair(4_096)
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        for number in range(2_000):
+            connection.link.say(Envelope(Pid("p", B), number, sender=Pid("q", A)))
+        at.flush_link(connection)
+        first = connection.status()
+        assert first["queued_bytes"] > 0
+        said = read_until(far, at, lambda _: connection.status()["queued_bytes"] == 0)
+        total = first["bytes_said"] + first["queued_bytes"]
+        assert connection.status()["bytes_said"] == total
+        said = read_until(far, at, lambda s: len(s) == total, said)
+    told = link(B, A).decode(said)
+    assert [e.msg for e in told] == list(range(2_000))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_pair_keeps_its_order_through_lanes_and_tiny_buffers(seed: int) -> None:
+    rng = random.Random(seed)
+    near, far = pair(rng.choice([1_024, 4_096, 30_000]))
+    left, right = poller(), poller()
+    one = left.attach(near.detach(), link(A, B, fragment_bytes=rng.choice([16, 1_000, 60_000])))
+    two = attach(right, far, B, A)
+    os.set_blocking(descriptor_of(left), False)
+    pids = [Pid(f"p{n}", A) for n in range(3)]
+    sent: dict[Pid, list[bytes]] = {pid: [] for pid in pids}
+    got: dict[Pid, list[bytes]] = {pid: [] for pid in pids}
+
+    def take() -> None:
+        right.poll()
+        for e in two.link.decode(hear(two, rng.choice([1, 65536]))):
+            got[e.sender].append(e.msg)
+
+    for _ in range(400):
+        sender = rng.choice(pids)
+        msg = rng.randbytes(
+            rng.choice([0, 1, 20, 20, 20, 3_000, 120_000 if rng.random() < 0.2 else 5])
+        )
+        sent[sender].append(msg)
+        one.link.say(Envelope(Pid("to", B), msg, sender=sender))
+        if rng.random() < 0.5:
+            left.flush_link(one)
+        for _ in range(rng.randrange(3)):
+            left.poll()
+        if rng.random() < 0.5:
+            take()
+    left.flush_link(one)
+    end = time.monotonic() + PATIENCE_S
+    while any(len(got[pid]) < len(sent[pid]) for pid in pids):
+        assert time.monotonic() < end
+        left.poll()
+        take()
+    assert got == sent
+    assert one.status()["queued_bytes"] == 0
+
+
+def descriptor_of(at: Poller) -> int:
+    (fd,) = polled_descriptors(at)
+    return fd
+
+
+def test_control_frames_overtake_what_waits_and_tear_nothing() -> None:
+    near, far = pair(4_096)
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        for number in range(20_000):
+            connection.link.say(Envelope(Pid("p", B), number))
+        at.flush_link(connection)
+        gone = connection.status()["bytes_said"]
+        assert connection.say(MEMBERSHIP, b"first")
+        assert connection.say(MEMBERSHIP, b"second")
+        total = gone + connection.status()["queued_bytes"]
+        said = read_until(far, at, lambda s: len(s) == total)
+    at_byte, found = 0, {}
+    for kind, _, body in frames(said):
+        if kind == MEMBERSHIP:
+            found[body] = at_byte
+        at_byte += 6 + len(body)
+    # Behind no more than the rest of a frame that was half sent.
+    assert list(found) == [b"first", b"second"]
+    assert gone <= found[b"first"] < gone + 60
+    assert found[b"second"] == found[b"first"] + 11
+    data = b"".join(frame(*each) for each in frames(said) if each[0] != MEMBERSHIP)
+    assert [e.msg for e in link(B, A).decode(data)] == list(range(20_000))
+
+
+def test_bulk_has_a_turn_among_much_data_and_data_a_turn_among_bulk() -> None:
+    near, far = pair(65_536)
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        connection.link.say(Envelope(Pid("p", B), bytes(600_000), sender=Pid("big", A)))
+        for number in range(60_000):
+            connection.link.say(Envelope(Pid("p", B), (number, "x" * 20), sender=Pid("small", A)))
+        at.flush_link(connection)
+        total = sum(connection.status()[n] for n in ("bytes_said", "queued_bytes"))
+        said = read_until(far, at, lambda s: len(s) == total)
+    since, data_left = 0, total - 600_000
+    runs = []
+    for kind, _, body in frames(said):
+        if kind == FRAGMENT:
+            runs.append((since, data_left))
+            since = 0
+        else:
+            since += 6 + len(body)
+            data_left -= 6 + len(body)
+    waiting = [run for run, left in runs if left > 65_536]
+    assert len(waiting) >= 3
+    # 256 KiB, and what of the send that exceeded it.
+    assert all(256 << 10 <= run < 600 << 10 for run in waiting)
+    told = link(B, A).decode(said)
+    assert [e.msg[0] for e in told if e.sender.name == "small"] == list(range(60_000))
+    assert [e.msg for e in told if e.sender.name == "big"] == [bytes(600_000)]
+
+
+def test_control_frames_are_refused_once_too_many_wait() -> None:
+    near, far = pair(4_096)
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        with pytest.raises(ValueError, match="is longer than the 1048576 allowed"):
+            connection.say(MEMBERSHIP, bytes(1 << 20))
+        body = bytes((1 << 20) - 2)
+        said = [connection.say(MEMBERSHIP, body) for _ in range(12)]
+        assert said == [True] * 8 + [False] * 4
+        assert connection.status()["queued_bytes"] < CONTROL_MAX + (1 << 20)
+        assert connection.open
+        connection.abort(TIMEOUT)
+        assert not connection.say(MEMBERSHIP, b"x")
+        assert connection.status()["queued_bytes"] == 0
+
+
+def test_what_is_said_on_a_connection_that_ended_goes_nowhere() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        connection.abort(TIMEOUT)
+        connection.link.say(Envelope(Pid("p", B), 1))
+        at.flush_link(connection)
+        assert connection.link.take_data() == b""
+        assert far.recv(10) == b""
+    assert (connection.code, connection.error, connection.closed) == (TIMEOUT, 0, True)
+
+
+# Heartbeats.
+
+
+def test_pings_are_answered_and_tell_how_the_peer_gets_on() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        assert connection.progress == (0, False)
+        far.sendall(ping(1 << 60, progress=5))
+        at.poll()
+        assert connection.progress == (5, False)
+        far.sendall(ping(2, progress=6, idle=True))
+        at.poll()
+        assert connection.progress == (6, True)
+        answers = frames(far.recv(1_000))
+        assert [(kind, body[:8]) for kind, _, body in answers] == [
+            (PONG, struct.pack(">Q", 1 << 60)),
+            (PONG, struct.pack(">Q", 2)),
+        ]
+        # They are nothing for the executor.
+        assert hear(connection) == b""
+
+
+def test_a_side_that_says_nothing_says_ping_and_measures_the_way() -> None:
+    near, far = pair()
+    at = poller(heartbeat_ms=40)
+    connection = attach(at, near)
+    with far, running(at):
+        ((kind, flags, body),) = frames(far.recv(22))
+        assert (kind, flags) == (PING, 0)
+        far.sendall(frame(PONG, 1, body[:8] + struct.pack(">Q", 9)))
+        until(lambda: connection.status()["round_trip_ns"] > 0, at)
+        assert connection.progress == (9, True)
+        # Again and again, whoever sleeps.
+        assert kinds(b"".join(far.recv(22) for _ in range(3))) == [PING] * 3
+
+
+def test_pings_do_not_pile_up_behind_a_peer_that_does_not_read() -> None:
+    near, far = pair(4_096)
+    at = poller(heartbeat_ms=4)
+    connection = attach(at, near)
+    connection.link.say(Envelope(Pid("p", B), bytes(60_000)))
+    with far, running(at):
+        at.flush_link(connection)
+        queued = connection.status()["queued_bytes"]
+        until(lambda: connection.status()["queued_bytes"] >= queued + 10 * 22)
+        assert connection.open
+
+
+def test_answers_to_a_peer_that_only_asks_are_bounded() -> None:
+    near, far = pair(4_096)
+    at = poller()
+    connection = attach(at, near)
+    stream = ping(1) * 20_000
+    with far:
+        far.setblocking(False)
+        at_byte = sent = 0
+        while connection.open and sent < 4 * CONTROL_MAX:
+            with contextlib.suppress(BlockingIOError):
+                n = far.send(stream[at_byte:])
+                at_byte, sent = (at_byte + n) % len(stream), sent + n
+            at.poll()
+        assert connection.code == LIMIT
+        assert connection.status()["queued_bytes"] < 1_000
+
+
+def test_the_poll_thread_looks_in_the_place_of_a_stuck_executor() -> None:
+    near, far = pair(4_096)
+    at = poller(heartbeat_ms=1_000)
+    connection = attach(at, near)
+    connection.link.say(Envelope(Pid("p", B), bytes(50_000)))
+    with far, running(at):
+        # Nobody calls `poll` here.
+        at.flush_link(connection)
+        far.sendall(lost(1) + ping(3) + lost(2))
+        said = b""
+        while len(said) < 50_000 or PONG not in kinds(said):
+            said += far.recv(1 << 20)
+        assert frames(hear(connection)) == frames(lost(1) + ping(3) + lost(2))
+        assert at.running
+    assert not at.running
+
+
+# The ends of a connection.
+
+
+def test_a_bye_ends_it_after_what_came_before_and_nothing_after_it_counts() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        far.sendall(lost(1) + bye(SHUTDOWN, b"enough") + lost(2))
+        at.poll()
+        assert (connection.open, connection.closed) == (False, True)
+        assert (connection.code, connection.error) == (SHUTDOWN, 0)
+        assert frames(hear(connection)) == frames(lost(1) + bye(SHUTDOWN, b"enough"))
+        assert connection.take_told() == [(BYE, bytes([SHUTDOWN, 6]) + b"enough")]
+        assert connection.take_told() == []
+        assert select.select([at], [], [], 0)[0]
+        at.drain()
+        assert not select.select([at], [], [], 0)[0]
+
+
+def test_a_close_says_bye_and_waits_for_the_peer_which_is_not_heard_any_more() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        far.sendall(lost(1))
+        at.poll()
+        connection.close(SHUTDOWN, "the end")
+        assert (connection.open, connection.closed, connection.code) == (False, False, SHUTDOWN)
+        connection.close(LIMIT, "a second one is none")
+        assert frames(far.recv(1_000)) == [(BYE, 0, bytes([SHUTDOWN, 7]) + b"the end")]
+        assert far.recv(1_000) == b""
+        # Whatever it still says is read, so that it is not answered by a reset, and thrown away.
+        far.setblocking(False)
+        sent = 0
+        while sent < 4 << 20:
+            with contextlib.suppress(BlockingIOError):
+                sent += far.send(bytes(100_000))
+            at.poll()
+        assert hear(connection) == lost(1)
+        far.close()
+        until(lambda: connection.closed, at)
+    assert (connection.code, connection.error) == (SHUTDOWN, 0)
+    assert at.connections == 0
+
+
+def test_a_close_while_reading_is_paused_still_drains_the_peer() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    piece = frame(FRAGMENT, 0, bytes(30_000))
+    with far:
+        far.setblocking(False)
+        for _ in range(2_000):
+            with contextlib.suppress(BlockingIOError):
+                # Cut anywhere: it is not heard to the end.
+                far.send(piece)
+            at.poll()
+        assert connection.status()["bytes_heard"] > HEARD_HIGH
+        connection.close(PROTOCOL)
+        sent = 0
+        end = time.monotonic() + PATIENCE_S
+        while sent < 2 << 20:
+            assert time.monotonic() < end
+            with contextlib.suppress(BlockingIOError):
+                sent += far.send(bytes(100_000))
+            at.poll()
+        far.close()
+        until(lambda: connection.closed, at)
+
+
+def test_a_peer_that_does_not_close_is_waited_for_a_bounded_time() -> None:
+    near, far = pair()
+    at = poller(heartbeat_ms=200)
+    connection = attach(at, near)
+    with far, running(at):
+        connection.close(SHUTDOWN)
+        assert not connection.closed
+        until(lambda: connection.closed)
+    assert connection.code == SHUTDOWN
+
+
+@pytest.mark.parametrize("after_all", [False, True])
+def test_a_close_ends_with_the_frame_that_was_begun_or_after_all(after_all: bool) -> None:
+    near, far = pair(4_096)
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        for number in range(3_000):
+            connection.link.say(Envelope(Pid("p", B), number))
+        at.flush_link(connection)
+        connection.close(SHUTDOWN, after_all=after_all)
+        assert connection.status()["queued_bytes"] > 0
+        said = read_all(far, at)
+    assert kinds(said)[-1] == BYE
+    told = [e.msg for e in link(B, A).decode(said[:-8])]
+    assert told == list(range(3_000 if after_all else len(told)))
+    assert (len(told) == 3_000) == after_all
+    assert connection.status()["queued_bytes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        pytest.param(bytes(4), PROTOCOL, id="3 length 0"),
+        pytest.param(b"\0\0\0\1", PROTOCOL, id="3 length 1"),
+        pytest.param(struct.pack(">I", (1 << 20) + 1), FRAME_TOO_LARGE, id="4 length max+1"),
+        pytest.param(b"\xff\xff\xff\xff", FRAME_TOO_LARGE, id="4 length 4 GiB"),
+        pytest.param(frame(99, 0, b"x"), PROTOCOL, id="10 unknown kind"),
+        pytest.param(frame(0, 0, b"x"), PROTOCOL, id="10 kind 0"),
+        pytest.param(frame(PING, 2, bytes(16)), PROTOCOL, id="10 reserved flag"),
+        pytest.param(frame(LOST, 1, bytes(4)), PROTOCOL, id="10 flag of a kind without"),
+        pytest.param(frame(PING, 0, bytes(15)), PROTOCOL, id="a short PING"),
+        pytest.param(frame(PONG, 0, bytes(17)), PROTOCOL, id="a long PONG"),
+        pytest.param(frame(BYE, 0, b"x"), PROTOCOL, id="a short BYE"),
+    ],
+)
+def test_10_a_wrong_frame_ends_its_own_connection_only(wrong: bytes, code: int) -> None:
+    near, far = pair()
+    near_too, far_too = pair()
+    at = poller()
+    connection, other = attach(at, near), attach(at, near_too)
+    with far, far_too:
+        # Byte by byte: it is seen at the first byte that shows it, at the latest when it is whole.
+        far.sendall(lost(1))
+        for n in range(len(wrong)):
+            if connection.open:
+                far.sendall(wrong[n : n + 1])
+                at.poll()
+        assert not connection.open
+        assert connection.code == code
+        far.sendall(lost(2))
+        assert hear(connection) == lost(1)
+        assert frames(read_all(far, at)) == [(BYE, 0, bytes([code, 0]))]
+        far_too.sendall(lost(3))
+        at.poll()
+        assert other.open
+        assert hear(other) == lost(3)
+
+
+def test_7_an_end_in_the_middle_of_a_frame_leaves_what_was_whole() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        far.sendall(lost(1) + lost(2)[:7])
+        at.poll()
+    at.poll()
+    assert (connection.closed, connection.code, connection.error) == (True, 0, 0)
+    assert hear(connection) == lost(1)
+    assert connection.status()["frames_heard"] == 1
+
+
+def test_a_reset_is_told_by_its_errno() -> None:
+    near, far = tcp_pair()
+    at = poller()
+    connection = attach(at, near)
+    far.sendall(lost(1))
+    until(lambda: connection.status()["frames_heard"] == 1, at)
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close()
+    until(lambda: connection.closed, at)
+    assert (connection.code, connection.error) == (0, errno.ECONNRESET)
+    assert hear(connection) == lost(1)
+
+
+def test_saying_to_a_peer_that_has_gone_ends_it() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    far.close()
+    connection.link.say(Envelope(Pid("p", B), 1))
+    at.flush_link(connection)
+    assert (connection.closed, connection.error) == (True, errno.EPIPE)
+
+
+@pytest.mark.parametrize("begun", [1, 4, 6, 9])
+def test_6_a_frame_that_does_not_end_ends_its_connection(begun: int) -> None:
+    near, far = pair()
+    near_too, far_too = pair()
+    at = poller(partial_ms_max=100, heartbeat_ms=60)
+    connection, silent = attach(at, near), attach(at, near_too)
+    with far, far_too, running(at):
+        # One byte at a time does not help: from the first to the last one is what counts.
+        far.sendall(lost(1) + lost(2)[:begun])
+        said = b""
+        while BYE not in kinds(said):
+            said += far.recv(1_000)
+        ((code, size, *_),) = [body for kind, _, body in frames(said) if kind == BYE]
+        assert (code, size) == (TIMEOUT, 19)
+        assert connection.code == TIMEOUT
+        assert hear(connection) == lost(1)
+        assert silent.open
+
+
+def test_too_much_for_the_cluster_server_ends_it() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    piece = frame(MEMBERSHIP, 0, bytes((1 << 20) - 2))
+    with far:
+        far.setblocking(False)
+        sent = 0
+        while connection.open and sent < 2 * CONTROL_MAX:
+            with contextlib.suppress(BlockingIOError):
+                sent += far.send(piece[sent % len(piece) :])
+            at.poll()
+        assert connection.code == LIMIT
+        told = connection.take_told()
+        assert len(told) == 7
+        assert all(each == (MEMBERSHIP, bytes((1 << 20) - 2)) for each in told)
+
+
+def test_control_frames_reach_the_cluster_server_whatever_the_executor_does() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        far.sendall(lost(1) + frame(MEMBERSHIP, 0, b"one") + lost(2) + frame(MEMBERSHIP, 0, b"two"))
+        at.poll()
+        assert select.select([at], [], [], 0)[0]
+        assert connection.take_told() == [(MEMBERSHIP, b"one"), (MEMBERSHIP, b"two")]
+
+
+# Descriptors and memory.
+
+
+def end_by_peer(connection: Connection, far: socket.socket) -> None:
+    far.close()
+
+
+def end_by_reset(connection: Connection, far: socket.socket) -> None:
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close()
+
+
+def end_by_bye(connection: Connection, far: socket.socket) -> None:
+    far.sendall(bye(SHUTDOWN))
+
+
+def end_by_error(connection: Connection, far: socket.socket) -> None:
+    far.sendall(bytes(4))
+    far.shutdown(socket.SHUT_WR)
+
+
+def end_by_abort(connection: Connection, far: socket.socket) -> None:
+    connection.abort(TIMEOUT)
+
+
+def end_by_close(connection: Connection, far: socket.socket) -> None:
+    connection.close(SHUTDOWN)
+    far.close()
+
+
+@pytest.mark.parametrize(
+    "end", [end_by_peer, end_by_reset, end_by_bye, end_by_error, end_by_abort, end_by_close]
+)
+def test_a_closed_descriptor_is_not_in_the_set(
+    end: Callable[[Connection, socket.socket], None],
+) -> None:
+    near, far = tcp_pair()
+    stays, other = pair()
+    at = poller()
+    fd = near.fileno()
+    connection, present = attach(at, near), attach(at, stays)
+    assert fd in polled_descriptors(at)
+    assert len(polled_descriptors(at)) == at.connections == 2
+    with far, other:
+        end(connection, far)
+        until(lambda: connection.closed, at)
+        # Of another now: it must not be reported for the old one.
+        taken, given = pair()
+        with taken, given:
+            assert fd not in polled_descriptors(at)
+            assert len(polled_descriptors(at)) == at.connections == 1
+            given.sendall(lost(1))
+            at.poll()
+        assert present.open
+
+
+def test_a_connection_that_is_forgotten_is_closed_with_all_that_it_held() -> None:
+    near, far = pair(4_096)
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        connection.link.say(Envelope(Pid("p", B), bytes(60_000)))
+        at.flush_link(connection)
+        far.sendall(lost(1) + frame(MEMBERSHIP, 0, b"x") + lost(2)[:5])
+        at.poll()
+        assert connection.status()["queued_bytes"] > 0
+        del connection
+        assert (at.connections, polled_descriptors(at)) == (0, set())
+        at.poll()
+        while far.recv(1 << 20):
+            pass
+
+
+@pytest.mark.parametrize("order", ["poller", "connection"])
+def test_a_poller_stays_as_long_as_a_connection_needs_it(order: str) -> None:
+    near, far = pair()
+    at: Poller | None = poller()
+    assert at is not None
+    connection: Connection | None = attach(at, near)
+    with far:
+        if order == "poller":
+            del at
+            assert connection is not None
+            connection.close(SHUTDOWN)
+            assert frames(far.recv(100)) == [(BYE, 0, bytes([SHUTDOWN, 0]))]
+            del connection
+        else:
+            del connection
+            del at
+
+
+def test_what_cannot_be_polled_stays_the_callers() -> None:
+    at = poller()
+    with tempfile.TemporaryFile() as file:
+        with pytest.raises(OSError) as caught:
+            at.attach(file.fileno(), link())
+        assert caught.value.errno == errno.EPERM
+        os.fstat(file.fileno())
+    near, far = pair()
+    with far:
+        connection = attach(at, near)
+        fd = descriptor_of(at)
+        with pytest.raises(OSError) as caught:
+            at.attach(fd, link(), lost(1))
+        assert caught.value.errno == errno.EEXIST
+        assert connection.open
+        assert at.connections == 1
+        far.sendall(lost(2))
+        at.poll()
+        assert hear(connection) == lost(2)
+    with pytest.raises(OSError) as caught:
+        at.attach(-1, link())
+    assert caught.value.errno == errno.EBADF
+    with pytest.raises(TypeError, match="Poller.attach makes them"):
+        Connection()
+
+
+@pytest.mark.skipif(SANITIZED, reason="what is freed stays resident")
+def test_memory_is_where_it_was_after_many_connections() -> None:
+    at = poller()
+    codec_link = link()
+
+    def once() -> None:
+        near, far = pair(4_096)
+        near.setblocking(False)
+        connection = at.attach(near.detach(), codec_link)
+        with far:
+            connection.link.say(Envelope(Pid("p", B), bytes(50_000)))
+            at.flush_link(connection)
+            far.sendall(lost(1) * 100 + frame(MEMBERSHIP, 0, bytes(5_000)) + b"\0")
+            at.poll()
+            connection.close(SHUTDOWN, "the end")
+
+    for _ in range(300):
+        once()
+    process = psutil.Process()
+    before = process.memory_info().rss
+    for _ in range(3_000):
+        once()
+    assert process.memory_info().rss - before < 4 << 20
+
+
+def test_6_memory_grows_with_what_came_and_not_with_what_is_claimed() -> None:
+    at = poller()
+    links = [link() for _ in range(200)]
+    process = psutil.Process()
+    peers = []
+    before = process.memory_info().rss
+    for each in links:
+        near, far = pair()
+        near.setblocking(False)
+        peers.append((at.attach(near.detach(), each), far))
+        far.sendall(struct.pack(">IBB", 1 << 20, FRAGMENT, 0) + b"x")
+    at.poll()
+    until(lambda: all(c.status()["bytes_heard"] == 7 for c, _ in peers), at)
+    if not SANITIZED:
+        assert process.memory_info().rss - before < 16 << 20
+    for _, far in peers:
+        far.close()
+
+
+# Threads.
+
+
+def stress(seed: int, envelopes: int) -> None:
+    """Two nodes, each with an executor's thread and a poll thread, and much to say."""
+    rng = random.Random(seed)
+    near, far = pair(rng.choice([2_048, 16_384, 200_000]))
+    near.setblocking(False)
+    far.setblocking(False)
+    sides = [poller(heartbeat_ms=5), poller(heartbeat_ms=5)]
+    fragment = rng.choice([200, 5_000, 65_536])
+    ends = [
+        sides[0].attach(near.detach(), link(A, B, fragment_bytes=fragment)),
+        sides[1].attach(far.detach(), link(B, A, fragment_bytes=fragment)),
+    ]
+    got: list[list[tuple[str, int]]] = [[], []]
+    failures: list[BaseException] = []
+    done = threading.Barrier(2, timeout=4 * PATIENCE_S)
+
+    def executor(which: int) -> None:
+        mine = random.Random(seed * 2 + which)
+        at, connection = sides[which], ends[which]
+        own, peer = connection.link.own, connection.link.peer
+        counts = {f"s{n}": 0 for n in range(3)}
+        left = envelopes
+        end = time.monotonic() + 2 * PATIENCE_S
+        try:
+            while left or len(got[which]) < envelopes:
+                assert time.monotonic() < end, (seed, left, len(got[which]))
+                for _ in range(min(left, mine.randrange(40))):
+                    name = mine.choice(list(counts))
+                    body = bytes(mine.choice([0, 10, 10, 10, 400, 30_000]))
+                    connection.link.say(
+                        Envelope(Pid("to", peer), (counts[name], body), sender=Pid(name, own))
+                    )
+                    counts[name] += 1
+                    left -= 1
+                at.flush_link(connection)
+                if mine.random() < 0.8:
+                    at.poll()
+                    for e in connection.link.decode(hear(connection)):
+                        got[which].append((e.sender.name, e.msg[0]))
+                if mine.random() < 0.02:
+                    # Stuck: the poll thread has to go on.
+                    time.sleep(0.004)
+                if mine.random() < 0.1:
+                    connection.say(MEMBERSHIP, b"state")
+                    connection.take_told()
+            done.wait()
+        except BaseException as error:
+            failures.append(error)
+            done.abort()
+
+    with running(sides[0]), running(sides[1]):
+        threads = [threading.Thread(target=executor, args=(which,)) for which in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failures, (seed, failures)
+    for heard in got:
+        by_sender: dict[str, list[int]] = {}
+        for name, number in heard:
+            by_sender.setdefault(name, []).append(number)
+        for numbers in by_sender.values():
+            assert numbers == list(range(len(numbers))), seed
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_threads_on_each_side_keep_all_in_order(seed: int) -> None:
+    stress(seed, 400)
+
+
+@pytest.mark.soak
+def test_two_threads_on_each_side_for_long() -> None:
+    for seed in range(100, 160):
+        stress(seed, 10_000)
