@@ -29,7 +29,7 @@ SHAPES = {
     DEMONITOR: (0, [4]),
     DOWN: (16, range(5, 2 * 1027 + 1 + 1000 + 1)),
     UNDELIVERED: (14, range(3, 2 + 2 + 8 + 8 + 1 + 1)),
-    LOST: (0, [4]),
+    LOST: (16, [4]),
     PING: (1, [16]),
     PONG: (1, [16]),
     BYE: (0, range(2, 2 + 255 + 1)),

@@ -17,6 +17,7 @@ cdef enum FrameKind:
     PONG = 17
     BYE = 18
     MEMBERSHIP = 19
+    TAKEN = 20          # how much of the bulk lane was decoded
 
 cdef enum:
     FRAME_HEADER = 6    # bytes: length (4), kind (1), flags (1)
@@ -26,7 +27,7 @@ cdef enum Flag:
     FLAG_CID = 2            # ENVELOPE, UNDELIVERED; so are the next two
     FLAG_CONNECTION = 4
     FLAG_REQUEST = 8
-    FLAG_FULL = 16          # ENVELOPE, DOWN: texts of pids instead of indexes
+    FLAG_FULL = 16          # ENVELOPE, DOWN: texts of pids instead of indexes; LOST: bulk lane
     FLAG_FIRST = 1          # FRAGMENT
     FLAG_LAST = 2
     FLAG_IDLE = 1           # PING, PONG

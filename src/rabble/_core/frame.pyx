@@ -58,6 +58,7 @@ cdef Py_ssize_t next_frame(
         allowed = FLAG_CID | FLAG_CONNECTION | FLAG_REQUEST
         least = most = least_head(flags) + 1
     elif kind == LOST:
+        allowed = FLAG_FULL
         least = most = 4
     elif kind == PING or kind == PONG:
         allowed = FLAG_IDLE
@@ -67,6 +68,8 @@ cdef Py_ssize_t next_frame(
         most = 2 + 255
     elif kind == MEMBERSHIP:
         least = 1
+    elif kind == TAKEN:
+        least = most = 8
     else:
         return -CODE_PROTOCOL
     if flags & ~allowed or length < least or length > most:

@@ -522,6 +522,14 @@ cdef class Link:
         store_header(w.data + w.size, FRAME_HEADER + 4, LOST, 0)
         store_32(w.data + w.size + FRAME_HEADER, count)
         w.size += FRAME_HEADER + 4
+        if self.bulk_pairs is not None:
+            # The hole is in both lanes, but is counted once.
+            w = &self.bulk
+            self.reserve(w, FRAME_HEADER + 4)
+            store_header(w.data + w.size, FRAME_HEADER + 4, LOST, FLAG_FULL)
+            store_32(w.data + w.size + FRAME_HEADER, 0)
+            w.size += FRAME_HEADER + 4
+            self.bulk_said += FRAME_HEADER + 4
         return 0
 
     cdef inline Py_ssize_t place_of(self, Pid pid, Py_ssize_t kept) except -1:

@@ -32,7 +32,10 @@ cdef struct Channel:
     Lane bye                       # the last frame: goes after all else
     size_t data_run                # bytes of data sent since the last frame of the bulk lane
     volatile size_t queued         # bytes in all of these lanes
-    volatile size_t* bulk_unsent   # where the link is told what the bulk lane holds
+    volatile bint notice           # the executor wants to know when that is below the limit
+    uint64_t bulk_given            # bytes ever put into the bulk lane
+    uint64_t bulk_taken            # ... of which the peer has said that it took them
+    volatile size_t* bulk_unsent   # where the link is told the difference
     Lane heard                     # what came and was not cut into frames yet
     Lane ready                     # whole frames of the data lane
     Lane ready_bulk                # those of the bulk lane, which others overtake here, too
@@ -65,6 +68,8 @@ cdef class Connection:
     cdef dict watched                  # local pid -> the remote pids that monitor it
     cdef Lane taken                    # whole frames that the executor is decoding
     cdef Lane taken_bulk
+    cdef uint64_t bulk_heard           # bytes of the bulk lane that were decoded
+    cdef bint owes_taken               # the peer has not been told yet
     cdef size_t mark                   # where in the run queue the last batch of it ended
 
     cdef size_t unsent(self) noexcept

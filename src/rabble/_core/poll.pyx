@@ -35,8 +35,10 @@ from rabble._core.frame cimport (
     FLAG_FULL,
     FRAGMENT,
     FRAME_HEADER,
+    LOST,
     PING,
     PONG,
+    TAKEN,
     Frame,
     load_32,
     load_64,
@@ -56,6 +58,7 @@ cdef enum:
     HEARD_HIGH = 1 << 20              # of whole frames that wait: nothing more is read ...
     HEARD_LOW = 256 << 10             # ... until so few do
     HEARD_BULK_HIGH = 8 << 20         # the same of the bulk lane, to keep the way free for others
+    BULK_WINDOW = 2 << 20             # of the bulk lane, that is sent ahead of the peer's TAKEN
     SAID_BYTES_MAX = 256 << 10        # that one send takes
     PUSH_BYTES_MAX = 1 << 20          # that one look sends on one connection
     # Of frames that are taken at once: so few that what they are decoded to is delivered and gone
@@ -238,7 +241,6 @@ cdef void give_up(Poller p, Channel* c, int code, int error) noexcept nogil:
 cdef void forget_unsent(Channel* c) noexcept nogil:
     drop(&c.data)
     drop(&c.bulk)
-    c.bulk_unsent[0] = 0
     recount(c)
 
 
@@ -291,6 +293,11 @@ cdef size_t whole_frames(const unsigned char* data, size_t size) noexcept nogil:
     return at
 
 
+cdef inline bint may_send_bulk(const Channel* c) noexcept nogil:
+    """Whether the bulk lane has something that the peer has room for."""
+    return held(&c.bulk) and c.bulk_given - held(&c.bulk) - c.bulk_taken < BULK_WINDOW
+
+
 cdef void push(Poller p, Channel* c) noexcept nogil:
     """Send what the lanes hold, until the kernel takes no more or it is the others' turn."""
     cdef Lane* lane
@@ -303,14 +310,14 @@ cdef void push(Poller p, Channel* c) noexcept nogil:
             lane = &c.torn
         elif held(&c.control):
             lane = &c.control
-        elif held(&c.data) and (held(&c.bulk) == 0 or c.data_run < SAID_BYTES_MAX):
+        elif held(&c.data) and (c.data_run < SAID_BYTES_MAX or not may_send_bulk(c)):
             lane = &c.data
-        elif held(&c.bulk):
+        elif may_send_bulk(c):
             lane = &c.bulk
             if held(&c.data):
                 # Its turn among the others' frames is one frame.
                 most = frame_size(lane.data + lane.head)
-        elif held(&c.bye):
+        elif held(&c.bye) and not held(&c.bulk):
             lane = &c.bye
         else:
             break
@@ -334,18 +341,19 @@ cdef void push(Poller p, Channel* c) noexcept nogil:
                     break
             consume(lane, end, BULK_BYTES_KEPT if lane is &c.bulk else LANE_BYTES_KEPT)
             c.data_run = c.data_run + end if lane is &c.data else 0
-            if lane is &c.bulk:
-                c.bulk_unsent[0] = held(lane)
         if total >= PUSH_BYTES_MAX:
             break
     if c.state == CLOSED:
         return
     recount(c)
-    if c.queued:
+    if c.notice and c.queued < p.queue_bytes_max // 4:
+        c.notice = False
+        p.ready = True
+    if c.queued - held(&c.bulk) or may_send_bulk(c):
         watch_for(p, c, c.interest | EPOLLOUT)
         return
     watch_for(p, c, c.interest & ~<uint32_t>EPOLLOUT)
-    if c.state == LINGERING and not c.half_closed:
+    if c.state == LINGERING and not c.queued and not c.half_closed:
         c.half_closed = True
         shutdown(c.fd, SHUT_WR)
 
@@ -425,7 +433,8 @@ cdef void cut(Poller p, Channel* c) noexcept nogil:
 
 cdef inline bint is_bulk(const Frame* frame) noexcept nogil:
     return frame.kind == FRAGMENT or (
-        frame.flags & FLAG_FULL and (frame.kind == ENVELOPE or frame.kind == DOWN)
+        frame.flags & FLAG_FULL
+        and (frame.kind == ENVELOPE or frame.kind == DOWN or frame.kind == LOST)
     )
 
 
@@ -433,6 +442,13 @@ cdef void control(
     Poller p, Channel* c, const Frame* frame, const unsigned char* whole, size_t size
 ) noexcept nogil:
     cdef unsigned char body[16]
+    if frame.kind == TAKEN:
+        # More than was given is a lie that only delays the liar's own messages less.
+        c.bulk_taken = min(load_64(frame.body), c.bulk_given - held(&c.bulk))
+        c.bulk_unsent[0] = c.bulk_given - c.bulk_taken
+        if not c.interest & EPOLLOUT:
+            push(p, c)
+        return
     if frame.kind == PING or frame.kind == PONG:
         c.peer_idle = frame.flags & 1
         c.peer_progress = load_64(frame.body + 8)
@@ -505,7 +521,10 @@ cdef void keep_alive(Poller p, int64_t now) noexcept nogil:
         c = c.next
 
 
-cdef void flush_locked(Poller p, Channel* c, Writer* data, Writer* bulk) noexcept nogil:
+cdef void flush_locked(
+    Poller p, Channel* c, Writer* data, Writer* bulk, uint64_t taken
+) noexcept nogil:
+    cdef unsigned char body[8]
     cdef Py_ssize_t sent
     cdef size_t end
     cdef size_t begun = 0
@@ -513,8 +532,12 @@ cdef void flush_locked(Poller p, Channel* c, Writer* data, Writer* bulk) noexcep
     if c.state != OPEN:
         return
     if bulk.size:
+        c.bulk_given += bulk.size
         failed = take_over(&c.bulk, bulk) != 0
-        c.bulk_unsent[0] = held(&c.bulk)
+        c.bulk_unsent[0] = c.bulk_given - c.bulk_taken
+    if taken != 0:
+        store_64(body, taken)
+        failed = failed or append_frame(&c.control, TAKEN, 0, body, 8) != 0
     if data.size:
         if not (
             c.interest & EPOLLOUT or held(&c.torn) or held(&c.control) or held(&c.data)
@@ -879,7 +902,10 @@ cdef class Poller:
         cdef size_t size = self.take(connection, most, False, &frames)
         if size == 0:
             size = self.take(connection, most, True, &frames)
-        return PyBytes_FromStringAndSize(<const char*>frames, size)
+        heard = PyBytes_FromStringAndSize(<const char*>frames, size)
+        if connection.owes_taken:
+            self.flush(connection)
+        return heard
 
     # For the executor.
 
@@ -914,14 +940,16 @@ cdef class Poller:
     cdef int flush(self, Connection connection) except -1:
         """Hand over what the connection's link has encoded, and send what the kernel takes."""
         cdef Link link = connection.link
+        cdef uint64_t taken = connection.bulk_heard if connection.owes_taken else 0
         connection.is_dirty = False
+        connection.owes_taken = False
         if pthread_mutex_trylock(&self.lock) == 0:
-            flush_locked(self, connection.channel, &link.data, &link.bulk)
+            flush_locked(self, connection.channel, &link.data, &link.bulk, taken)
             pthread_mutex_unlock(&self.lock)
         else:
             with nogil:
                 pthread_mutex_lock(&self.lock)
-                flush_locked(self, connection.channel, &link.data, &link.bulk)
+                flush_locked(self, connection.channel, &link.data, &link.bulk, taken)
                 pthread_mutex_unlock(&self.lock)
         link.data.size = 0
         link.bulk.size = 0
@@ -949,6 +977,9 @@ cdef class Poller:
                     take_locked(self, connection.channel, taken, bulk)
                     pthread_mutex_unlock(&self.lock)
         size = some_frames(taken, most)
+        if bulk and size:
+            connection.bulk_heard += size
+            connection.owes_taken = True
         frames[0] = taken.data + taken.head
         taken.head += size
         if taken.head == taken.tail:

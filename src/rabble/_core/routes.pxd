@@ -24,6 +24,7 @@ cdef class Routes:
     cdef int add(self, Connection connection) except -1
     cdef bint remove(self, Connection connection) except -1
     cdef int say(self, Envelope envelope) except -1
+    cdef int say_lost(self, Connection connection) except -1
     cdef int touch(self, Connection connection) except -1
     cdef int flush(self) except -1
     cdef list hear(self, EnvelopeQueue queue, size_t popped)

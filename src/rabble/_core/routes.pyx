@@ -77,17 +77,25 @@ cdef class Routes:
         if connection is None or not connection.is_open():
             return NOT_CONNECTED
         # Asked before, so that one message may be longer than the whole queue.
-        if connection.unsent() >= self.poller.queue_bytes_max:
-            connection.lost += 1
-            # What waits in the lane may be what the peer's kernel has room for by now.
-            return PEER_BUSY
         if connection.lost:
-            connection.link.say_lost(connection.lost)
-            connection.lost = 0
+            # Full once, it stays so until there is room again for more than one envelope.
+            if connection.unsent() >= self.poller.queue_bytes_max // 4:
+                connection.lost += 1
+                return PEER_BUSY
+            self.say_lost(connection)
+        elif connection.unsent() >= self.poller.queue_bytes_max:
+            connection.lost = 1
+            connection.channel.notice = True
+            return PEER_BUSY
         connection.link.say_envelope(envelope)
         self.said += 1
         self.touch(connection)
         return SAID
+
+    cdef int say_lost(self, Connection connection) except -1:
+        connection.link.say_lost(connection.lost)
+        connection.lost = 0
+        return self.touch(connection)
 
     cdef int touch(self, Connection connection) except -1:
         """Something was said: see that it is sent."""
@@ -127,6 +135,12 @@ cdef class Routes:
                 connection.mark = popped + queue.count()
                 if connection.has_heard():
                     self.poller.ready = True
+            if connection.lost and connection.is_open():
+                # The peer learns of the hole though nothing may follow it.
+                if connection.unsent() < self.poller.queue_bytes_max // 4:
+                    self.say_lost(connection)
+                else:
+                    connection.channel.notice = True
             if not connection.is_open() and not connection.has_heard():
                 if over is None:
                     over = []
@@ -152,6 +166,8 @@ cdef class Routes:
                 )
                 if size:
                     connection.link.hear(frames, size, queue)
+                    if bulk:
+                        self.touch(connection)
         except LinkError as error:
             connection.close(error.code, error.text)
             # Nothing of it is read any more.

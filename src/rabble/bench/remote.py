@@ -251,7 +251,20 @@ class Pusher(Process):
 
 
 def push(size: int, count: int) -> Sample:
-    """Bytes per second, and how long small messages take meanwhile and before."""
+    """Bytes per second of payloads alone."""
+    with two_nodes() as (node, main, other):
+        pusher = Pusher(Pid("sink", other), bytes(size), count, main.pid)
+        pid = node.spawn(pusher, "pusher")
+        start = time.perf_counter()
+        node.send(pid, "go")
+        _, taken = main.receive(PATIENCE_S).msg
+        seconds = time.perf_counter() - start
+    expect("remote-large", taken, size * count)
+    return Sample(taken, seconds)
+
+
+def push_beside(size: int, count: int) -> Sample:
+    """How long the round trips of small messages take before payloads are sent, and meanwhile."""
     payload = bytes(size)
     rounds = 300
     with two_nodes() as (node, main, other):
@@ -272,7 +285,7 @@ def push(size: int, count: int) -> Sample:
         _, taken = main.receive(PATIENCE_S).msg
         seconds = time.perf_counter() - start
         beside_ns = list(beside.rounds_ns)
-    expect("remote-large", taken, size * count)
+    expect("remote-large beside", taken, size * count)
     return Sample(
         taken,
         seconds,
@@ -325,12 +338,12 @@ def remote_large(megabytes: int = 512) -> list[Case]:
     beside: list[Sample] = []
 
     def small_beside() -> Sample:
-        sample = push(64 << 10, max(megabytes * 4, 2))
+        sample = push_beside(64 << 10, max(megabytes * 4, 2))
         beside.append(sample)
         return Sample(1, sample.seconds, sample.details["small_beside_p99_us"])
 
     def small_alone() -> Sample:
-        sample = beside.pop() if beside else push(64 << 10, 2)
+        sample = beside.pop() if beside else push_beside(64 << 10, 2)
         return Sample(1, sample.seconds, sample.details["small_alone_p99_us"])
 
     cases.append(
