@@ -79,6 +79,7 @@ cdef class Connection:
 cdef class Poller:
     cdef int epfd                      # owned; the executor sleeps on it
     cdef int stop_fd                   # eventfd, owned: wakes the poll thread
+    cdef int wake_fd                   # eventfd, owned: wakes the executor that sleeps on `epfd`
     cdef int told_fd                   # eventfd, owned: there is something for the cluster server
     cdef pthread_mutex_t lock          # of all channels; who holds it never waits for the GIL
     cdef Channel* first                # all channels that are not closed

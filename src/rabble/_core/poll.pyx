@@ -215,6 +215,13 @@ cdef void signal(int fd) noexcept nogil:
     write(fd, &one, 8)
 
 
+cdef void make_ready(Poller p) noexcept nogil:
+    """There is something for the executor, which may be asleep and not see it by itself."""
+    p.ready = True
+    if p.sleeper:
+        signal(p.wake_fd)
+
+
 cdef void give_up(Poller p, Channel* c, int code, int error) noexcept nogil:
     """Close the descriptor. The whole frames that were heard can still be taken."""
     cdef epoll_event unused
@@ -234,7 +241,7 @@ cdef void give_up(Poller p, Channel* c, int code, int error) noexcept nogil:
     drop(&c.bye)
     recount(c)
     p.connections -= 1
-    p.ready = True
+    make_ready(p)
     signal(p.told_fd)
 
 
@@ -276,7 +283,7 @@ cdef void say_goodbye(Poller p, Channel* c, int code, const unsigned char* text,
     if append_frame(&c.bye, BYE, 0, body, size + 2) != 0:
         give_up(p, c, code, ENOMEM)
         return
-    p.ready = True
+    make_ready(p)
     signal(p.told_fd)
     push(p, c)
 
@@ -348,7 +355,7 @@ cdef void push(Poller p, Channel* c) noexcept nogil:
     recount(c)
     if c.notice and c.queued < p.queue_bytes_max // 4:
         c.notice = False
-        p.ready = True
+        make_ready(p)
     if c.queued - held(&c.bulk) or may_send_bulk(c):
         watch_for(p, c, c.interest | EPOLLOUT)
         return
@@ -419,7 +426,7 @@ cdef void cut(Poller p, Channel* c) noexcept nogil:
     consume(&c.heard, at - c.heard.head)
     c.whole = held(&c.ready) + held(&c.ready_bulk)
     if c.whole:
-        p.ready = True
+        make_ready(p)
     if c.state != OPEN:
         # Nothing of what follows is read.
         drop(&c.heard)
@@ -485,6 +492,7 @@ cdef void queue_control(
 cdef void step(Poller p) noexcept nogil:
     """One look at all sockets. Never blocks."""
     cdef epoll_event events[EVENTS]
+    cdef uint64_t count
     cdef Channel* c
     cdef int found, n
     found = epoll_wait(p.epfd, events, EVENTS, 0)
@@ -492,6 +500,9 @@ cdef void step(Poller p) noexcept nogil:
         c = <Channel*>events[n].data.ptr
         if c is NULL:
             p.inbox_ready = True
+            continue
+        if <void*>c is <void*>p:
+            read(p.wake_fd, &count, 8)
             continue
         # Closed by an earlier event of this look, perhaps.
         if c.state != CLOSED and events[n].events & EPOLLOUT:
@@ -778,7 +789,8 @@ cdef class Poller:
     """
 
     def __cinit__(self, *, heartbeat_ms, frame_bytes_max, queue_bytes_max, partial_ms_max):
-        self.epfd = self.stop_fd = self.told_fd = -1
+        cdef epoll_event event
+        self.epfd = self.stop_fd = self.told_fd = self.wake_fd = -1
         pthread_mutex_init(&self.lock, NULL)
         self.heartbeat_ns = heartbeat_ms * 1_000_000
         self.frame_bytes_max = frame_bytes_max
@@ -787,13 +799,22 @@ cdef class Poller:
         self.epfd = epoll_create1(EPOLL_CLOEXEC)
         self.stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         self.told_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        if self.epfd < 0 or self.stop_fd < 0 or self.told_fd < 0:
+        self.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        event.events = EPOLLIN
+        event.data.ptr = <void*>self
+        if (
+            self.epfd < 0
+            or self.stop_fd < 0
+            or self.told_fd < 0
+            or self.wake_fd < 0
+            or epoll_ctl(self.epfd, EPOLL_CTL_ADD, self.wake_fd, &event) != 0
+        ):
             PyErr_SetFromErrno(OSError)
 
     def __dealloc__(self):
         cdef int fd
         # No channel is left: each is kept by a Connection, which keeps its poller.
-        for fd in (self.epfd, self.stop_fd, self.told_fd):
+        for fd in (self.epfd, self.stop_fd, self.told_fd, self.wake_fd):
             if fd >= 0:
                 close(fd)
         pthread_mutex_destroy(&self.lock)
@@ -932,6 +953,7 @@ cdef class Poller:
         :param stays_asleep: go on sleeping if there is nothing.
         """
         pthread_mutex_lock(&self.lock)
+        self.sleeper = False
         step(self)
         self.looked_ns = monotonic_ns()
         self.sleeper = stays_asleep and not self.ready and not self.inbox_ready
