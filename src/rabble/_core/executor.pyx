@@ -562,7 +562,7 @@ cdef class Executor:
         cdef PyObject* taken
         self.batch_ns = start
         self.poll(start)
-        if self.routes is not None and not self.is_stopping:
+        if self.routes is not None:
             self.hear()
         until_look = self.stride
         for _ in range(min(most, TURN_DELIVERIES_MAX)):
@@ -768,6 +768,10 @@ cdef class Executor:
         cdef Connection connection
         cdef size_t tail
         poller.progress = <unsigned long long>self.delivered
+        if self.is_stopping:
+            # What peers say from now on lies behind the end of the connection.
+            poller.ready = False
+            return 0
         if poller.connections == 0 and not poller.ready:
             return 0
         poller.look()

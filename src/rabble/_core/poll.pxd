@@ -77,6 +77,7 @@ cdef class Connection:
     cdef bint has_heard(self) noexcept
 
 cdef class Poller:
+    cdef int owner                     # the process that made it
     cdef int epfd                      # owned; the executor sleeps on it
     cdef int stop_fd                   # eventfd, owned: wakes the poll thread
     cdef int wake_fd                   # eventfd, owned: wakes the executor that sleeps on `epfd`

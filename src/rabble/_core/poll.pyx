@@ -23,7 +23,7 @@ from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memmove
-from posix.unistd cimport close, read, write
+from posix.unistd cimport close, getpid, read, write
 
 from rabble._core.codec cimport Writer
 from rabble._core.frame cimport (
@@ -763,6 +763,10 @@ cdef class Connection:
 cdef void release(Poller p, Channel* c) noexcept nogil:
     """Close what is not closed and give the channel's memory back."""
     cdef Channel** place
+    if getpid() != p.owner:
+        # A forked child: the lock may be held by a thread that is not here, and the epoll set is
+        # the parent's, too.
+        return
     pthread_mutex_lock(&p.lock)
     give_up(p, c, 0, 0)
     place = &p.first
@@ -792,6 +796,7 @@ cdef class Poller:
         cdef epoll_event event
         self.epfd = self.stop_fd = self.told_fd = self.wake_fd = -1
         pthread_mutex_init(&self.lock, NULL)
+        self.owner = getpid()
         self.heartbeat_ns = heartbeat_ms * 1_000_000
         self.frame_bytes_max = frame_bytes_max
         self.queue_bytes_max = queue_bytes_max
