@@ -316,6 +316,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith(f"rabble {rabble.__version__} (Python 3.")
 
 
+def test_the_help_names_every_workload() -> None:
+    assert cli.WORKLOAD_NAMES == ", ".join(WORKLOADS)
+
+
 def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
     assert "bench" in capsys.readouterr().err
