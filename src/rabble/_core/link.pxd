@@ -77,8 +77,7 @@ cdef class Link:
     # GIL in the executor's thread, and never while a `say_` runs, which may call Python code.
     cdef Writer data                            # the data lane
     cdef Writer bulk                            # the bulk lane
-    cdef volatile size_t bulk_unsent            # ... its bytes that the peer has not taken yet; the
-                                                # poller writes this
+    cdef volatile size_t bulk_unsent            # its bytes not taken by the peer; the poller's word
     cdef dict bulk_pairs                        # (sender, to) to where its last frame ends there
     cdef Py_ssize_t bulk_pairs_max              # how many are kept before they are looked through
     cdef uint64_t bulk_said                     # bytes ever put there

@@ -241,7 +241,8 @@ class Pusher(Process):
             self.under_way -= 1
             self.taken += msg
         out = [
-            Envelope(self.to, self.payload) for _ in range(min(self.ahead - self.under_way, self.left))
+            Envelope(self.to, self.payload)
+            for _ in range(min(self.ahead - self.under_way, self.left))
         ]
         self.under_way += len(out)
         self.left -= len(out)
@@ -401,12 +402,10 @@ def summary(times: list[int], percent: float) -> Sample:
 
 
 def rtt(rounds: int = 20_000) -> list[Case]:
-    """A ball to and fro between two nodes, against 64 bytes on plain sockets, both sides spinning or
-    both blocking."""
+    """A ball to and fro between two nodes, against 64 bytes on plain sockets, whose sides both spin
+    or both block."""
 
-    def case(
-        name: str, spin_us: int, percent: float, spins: bool, target: float
-    ) -> Case:
+    def case(name: str, spin_us: int, percent: float, spins: bool, target: float) -> Case:
         limit: Callable[[], Sample] = lambda: summary(  # noqa: E731
             raw_round_trips(rounds, spins=spins), percent
         )

@@ -60,7 +60,9 @@ ELEMENTS_MAX = 2**31 - 1
 SHUTDOWN_LOOK_S = 0.05
 
 
-def new_incarnation(clock: Callable[[], float] = time.time, rng: random.Random | None = None) -> int:
+def new_incarnation(
+    clock: Callable[[], float] = time.time, rng: random.Random | None = None
+) -> int:
     """The incarnation of a start at this moment: milliseconds since 1970, and 20 random bits."""
     bits = (rng or random.SystemRandom()).getrandbits(20)
     return (int(clock() * 1000) << 20) | bits
@@ -378,9 +380,7 @@ class ClusterServer:
         """See `Decider`."""
         self._fresh[link_id] = (sock, leftover, initiated)
         self._carry_out(
-            self._links.established(
-                link_id, peer.node, peer.incarnation, initiated, self._clock()
-            )
+            self._links.established(link_id, peer.node, peer.incarnation, initiated, self._clock())
         )
         unused = self._fresh.pop(link_id, None)
         if unused is not None:
@@ -460,9 +460,7 @@ class ClusterServer:
         heartbeat_s = max(self._limits.heartbeat_ms // 1000, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, heartbeat_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, heartbeat_s)
-        sock.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._limits.down_after_ms
-        )
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._limits.down_after_ms)
         # So that a heartbeat does not queue behind megabytes in the kernel.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 256 << 10)
         if isinstance(sock, ssl.SSLSocket):
