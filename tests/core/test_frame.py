@@ -34,7 +34,9 @@ SAMPLES = [
     frame(16, 1, bytes(16)),
     frame(17, 0, bytes(16)),
     frame(18, 0, b"\x14\0"),
+    frame(8, 16, bytes(4)),
     frame(19, 0, b"\x80"),
+    frame(20, 0, bytes(8)),
 ]
 
 
@@ -81,7 +83,7 @@ def test_any_bytes_are_cut_as_in_the_reference(data):
     assert outcome(cut, data) == outcome(reference.cut, data)
 
 
-@given(st.sampled_from([*KINDS, 0, 9, 15, 20, 255]), st.integers(0, 255), st.binary(max_size=70))
+@given(st.sampled_from([*KINDS, 0, 9, 15, 21, 255]), st.integers(0, 255), st.binary(max_size=70))
 def test_any_kind_and_flags_and_size_are_judged_as_in_the_reference(kind, flags, body):
     data = frame(kind, flags, body)
     for end in (4, 6, len(data) - 1, len(data)):

@@ -257,6 +257,8 @@ def pair_of(what):
 def by_pair(sequence):
     found = {}
     for what in sequence:
+        if what == ("lost", 0):
+            continue  # the mark that a hole leaves in the bulk lane
         found.setdefault(pair_of(what), []).append(what)
     return found
 
@@ -348,13 +350,17 @@ def test_more_pids_than_places_take_turns():
         assert to.decode(speaker.take_data()) == envelopes
 
 
-def test_three_pids_that_fight_for_two_places_go_in_full():
+def test_three_pids_that_fight_for_two_places_go_by_the_bulk_lane():
     speaker, to = link(places=2), listener()
     cid = CorrelationId(Pid("x", C), 1, 2)
     said = [Envelope(RECEIVER, n, SENDER, cid) for n in range(3)]
     speaker.say_all(said)
-    data = speaker.take_data()
-    assert {(one[4], one[5]) for one in frames_in(data)} >= {(2, 0x1F)}
+    # What follows it is not to overtake it, though there are places for its pids.
+    said.append(Envelope(RECEIVER, 3, SENDER))
+    speaker.say(said[-1])
+    assert {one[4] for one in frames_in(speaker.take_data())} == {1}
+    data = speaker.take_bulk()
+    assert [(one[4], one[5]) for one in frames_in(data)] == [(2, 0x1F)] * 3 + [(2, 0x11)]
     assert to.decode(data) == said
 
 
@@ -851,7 +857,7 @@ def mutate(rng: random.Random, frames: list[bytes]) -> bytes:
         elif kind == 3:
             one[5] = rng.randrange(32)
         elif kind == 4:
-            one[4] = rng.choice([1, 2, 3, 4, 5, 6, 7, 8, 16, 19])
+            one[4] = rng.choice([1, 2, 3, 4, 5, 6, 7, 8, 16, 19, 20])
         elif kind == 5:
             frames.insert(rng.randrange(len(frames) + 1), bytes(one))
             continue

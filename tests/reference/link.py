@@ -18,7 +18,7 @@ from tests.reference import codec
 
 FRAME_TOO_LARGE, DECODE, DECODE_LIMIT, PROTOCOL, SPOOF = 13, 14, 15, 16, 17
 NAME, ENVELOPE, FRAGMENT, MONITOR, DEMONITOR, DOWN, UNDELIVERED, LOST = range(1, 9)
-PING, PONG, BYE, MEMBERSHIP = range(16, 20)
+PING, PONG, BYE, MEMBERSHIP, TAKEN = range(16, 21)
 
 # Of each kind: the flags that it has, and the bytes its body may take.
 SHAPES = {
@@ -34,6 +34,7 @@ SHAPES = {
     PONG: (1, [16]),
     BYE: (0, range(2, 2 + 255 + 1)),
     MEMBERSHIP: (0, range(1, 1 << 32)),
+    TAKEN: (0, [8]),
 }
 
 
@@ -142,6 +143,8 @@ class Speaker:
             self.data.append(frame(UNDELIVERED, flags, body))
         elif kind == "lost":
             self.data.append(frame(LOST, 0, struct.pack(">I", what[1])))
+            if self.pairs:
+                self.bulk.append(frame(LOST, 16, bytes(4)))
         else:
             raise ValueError(kind)
 

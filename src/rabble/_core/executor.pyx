@@ -1075,7 +1075,8 @@ cdef class Executor:
         reason = self.protocol.DeadLetterReason.LOST
         self.dead_letters[reason] = self.dead_letters.get(reason, 0) + count
         for pid in self.subscribers:
-            self.tell(<Pid>pid, self.protocol.Lost(peer, count))
+            # At once: what stands in the queue came after the gap, and must not be seen before.
+            self.deliver(new_envelope(<Pid>pid, self.protocol.Lost(peer, count), self.pid, None))
         return 0
 
     cdef int tell(self, Pid to, object msg, CorrelationId correlation_id=None) except -1:

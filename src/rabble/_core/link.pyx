@@ -257,9 +257,7 @@ cdef class Link:
         if self.is_speaking:
             raise speaking()
         if self.bulk_pairs is not None and self.is_in_bulk(envelope.sender, envelope.to):
-            start = w.size
-            self.say_message(envelope.msg, start)
-            return self.move_to_bulk(envelope, start, start)
+            return self.say_in_full(envelope)
         # The names first, so that their frames come first. They stay said if the message cannot be
         # encoded: the peer's table then is as this one.
         to = self.place_of(envelope.to, -1)
@@ -274,6 +272,7 @@ cdef class Link:
             flags |= FLAG_CID
             asker = self.place_of(cid.pid, to)
             if asker == NO_PLACE:
+                # Three pids fight for two places.
                 return self.say_in_full(envelope)
         start = w.size
         if w.capacity - start < HEAD_ROOM:
@@ -319,18 +318,10 @@ cdef class Link:
         return w.size - message
 
     cdef int say_in_full(self, Envelope envelope) except -1:
-        """For three pids that fight for two places: the data lane, but no indexes."""
-        cdef Writer* w = &self.data
-        cdef Py_ssize_t start = w.size
-        cdef Py_ssize_t message
-        self.reserve(w, FRAME_HEADER + HEAD_MAX)
-        # `write_head` begins with the flags, which a frame has last in its header.
-        message = start + FRAME_HEADER - 1 + self.write_head(w.data + start + 5, envelope)
-        w.size = message
-        if self.say_message(envelope.msg, start) > self.fragment_bytes:
-            return self.move_to_bulk(envelope, start, message)
-        store_header(w.data + start, w.size - start, ENVELOPE, w.data[start + 5])
-        return 0
+        """Say it without indexes, by the bulk lane, which has what is in full."""
+        cdef Py_ssize_t start = self.data.size
+        self.say_message(envelope.msg, start)
+        return self.move_to_bulk(envelope, start, start)
 
     cdef int move_to_bulk(
         self, Envelope envelope, Py_ssize_t start, Py_ssize_t message

@@ -1,0 +1,96 @@
+"""What overtakes what on its way between two nodes of one process."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rabble import Limits, Mesh, Pid, Process, rouse
+from rabble.messages import Lost
+from tests.support import PATIENCE_S, Does
+
+KEY = bytes(range(32))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_a_small_message_does_not_overtake_a_large_one_where_they_arrive() -> None:
+    """G1, for a receiver that is busy while both come in."""
+    got: queue.SimpleQueue[int] = queue.SimpleQueue()
+    blocked, go_on = threading.Event(), threading.Event()
+
+    def block(*_: object) -> None:
+        blocked.set()
+        go_on.wait(PATIENCE_S)
+
+    mesh = Mesh(key=KEY)
+    with rouse("a@127.0.0.1:0", mesh=mesh) as a, rouse("b@127.0.0.1:0", mesh=mesh) as b:
+        to = b.spawn(Does(lambda process, msg, sender: got.put(len(msg))), "to")
+        blocker = b.spawn(Does(block), "blocker")
+        a.join(b.node_id)
+        wait_until(lambda: len(a.cluster_status().links) == len(b.cluster_status().links) == 1)
+
+        def heard() -> int:
+            return b.cluster_status().links[0].bytes_heard
+
+        b.send(blocker, None)
+        assert blocked.wait(PATIENCE_S)
+        sender = Pid("anybody", a.node_id)
+        for size in (200_000, 10):
+            before = heard()
+            a.send(to, bytes(size), sender=sender)
+            wait_until(lambda: heard() >= before + size)  # noqa: B023
+        go_on.set()
+        assert [got.get(timeout=PATIENCE_S) for _ in range(2)] == [200_000, 10]
+
+
+def test_a_gap_is_told_between_what_is_around_it() -> None:
+    """G5, for a receiver that takes in what came before the gap and behind it at once."""
+    seen: list[int | Lost] = []
+    over = threading.Event()
+    last = 20_000
+
+    def take(process: Process, msg: Any, sender: Pid | None) -> None:
+        if isinstance(msg, Lost):
+            seen.append(msg)
+        elif isinstance(msg, list):
+            seen.append(msg[0])
+            time.sleep(0.0002)
+            if msg[0] == last:
+                over.set()
+
+    mesh = Mesh(key=KEY)
+    small = Limits(peer_queue_bytes_max=64 << 10)
+    with (
+        rouse("a@127.0.0.1:0", mesh=mesh, limits=small) as a,
+        rouse("b@127.0.0.1:0", mesh=mesh) as b,
+    ):
+        to = b.spawn(Does(take), "to")
+        b.subscribe_dead_letters(to)
+        a.join(b.node_id)
+        wait_until(lambda: len(a.cluster_status().links) == len(b.cluster_status().links) == 1)
+        sender = Pid("anybody", a.node_id)
+        for number in range(last):
+            a.send(to, [number, bytes(1_000)], sender=sender)
+            if number % 1_000 == 999:
+                time.sleep(0.01)
+        while not over.wait(0.05):
+            a.send(to, [last, b""], sender=sender)
+    told, expected, gaps = 0, 0, 0
+    for each in seen:
+        if isinstance(each, Lost):
+            told += each.count
+        else:
+            if each < last:
+                assert told >= each - expected
+            gaps += each > expected
+            told, expected = 0, each + 1
+    assert gaps
