@@ -1,3 +1,5 @@
+# The C structs here are never None, and a check would need the GIL.
+# cython: nonecheck=False
 """The poll loop: what connections say and hear, below the interpreter.
 
 Each connection is a *channel*, a C struct that is only touched under the poller's lock, by
