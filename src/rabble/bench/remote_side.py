@@ -227,11 +227,6 @@ ROLES: dict[str, Callable[..., None]] = {
     "raw": raw_side,
     "zmq": zmq_side,
 }
-    "node": node_side,
-    "mesh": mesh_side,
-    "raw": raw_side,
-    "zmq": zmq_side,
-}
 
 
 def main(role: str, *arguments: str) -> None:
