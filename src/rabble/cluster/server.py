@@ -451,7 +451,7 @@ class ClusterServer:
         self._by_id[link_id] = Linked(link_id, connection, peer, incarnation)
         self._liveness.add(link_id, peer.name, now)
         self._node.link_up(connection)
-        connection.say(KIND_MEMBERSHIP, self._membership.encoded())
+        self._say_state(self._by_id[link_id])
 
     def _hand_over(self, sock: socket.socket) -> int:
         """The descriptor that the poller gets, tuned for what it does."""
@@ -559,11 +559,24 @@ class ClusterServer:
 
     # Membership.
 
+    def _say_state(self, linked: Linked) -> None:
+        state = self._membership.encoded()
+        if len(state) + 2 <= self._limits.frame_bytes_max:
+            linked.connection.say(KIND_MEMBERSHIP, state)
+            return
+        text = (
+            f"{self.own.name}: the state of {len(self._membership)} members takes {len(state)} bytes, "
+            f"more than Limits.frame_bytes_max: {linked.peer} is not told"
+        )
+        self._node.report(logging.ERROR, lambda: text)
+
     def _hear_membership(self, linked: Linked, body: bytes) -> None:
+        if body == self._membership.encoded():
+            return
         state = self._codec.decode_message(body)
         if isinstance(state, dict) and state.keys() == {"d"}:
             if state["d"] != self._membership.digest():
-                linked.connection.say(KIND_MEMBERSHIP, self._membership.encoded())
+                self._say_state(linked)
             return
         changes = self._membership.merge(state)
         if changes.state_changed:
@@ -572,7 +585,7 @@ class ClusterServer:
     def _membership_changed(self, changes: membership.Changes | None = None) -> None:
         """Tell all peers, then keep the connections that the members ask for."""
         for linked in list(self._by_id.values()):
-            linked.connection.say(KIND_MEMBERSHIP, self._membership.encoded())
+            self._say_state(linked)
         if self._membership.is_removed and not self._removed:
             self._be_removed(None)
             return
