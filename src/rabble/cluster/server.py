@@ -565,7 +565,7 @@ class ClusterServer:
             linked.connection.say(KIND_MEMBERSHIP, state)
             return
         text = (
-            f"{self.own.name}: the state of {len(self._membership)} members takes {len(state)} bytes, "
+            f"{self.own.name}: the state of {len(self._membership)} members is {len(state)} bytes, "
             f"more than Limits.frame_bytes_max: {linked.peer} is not told"
         )
         self._node.report(logging.ERROR, lambda: text)
