@@ -142,6 +142,9 @@ cdef int reserve(Lane* lane, size_t room) noexcept nogil:
 
 
 cdef int append(Lane* lane, const void* data, size_t size) noexcept nogil:
+    if size == 0:
+        # Without a buffer there is nothing to copy to.
+        return 0
     if reserve(lane, size) != 0:
         return -1
     memcpy(lane.data + lane.tail, data, size)
@@ -303,8 +306,13 @@ cdef size_t whole_frames(const unsigned char* data, size_t size) noexcept nogil:
 
 
 cdef inline bint may_send_bulk(const Channel* c) noexcept nogil:
-    """Whether the bulk lane has something that the peer has room for."""
-    return held(&c.bulk) and c.bulk_given - held(&c.bulk) - c.bulk_taken < BULK_WINDOW
+    """Whether the bulk lane has something that the peer has room for.
+
+    The last of it, before a BYE, goes in any case: what the peer took is not heard any more.
+    """
+    return held(&c.bulk) and (
+        c.state != OPEN or c.bulk_given - held(&c.bulk) - c.bulk_taken < BULK_WINDOW
+    )
 
 
 cdef void push(Poller p, Channel* c) noexcept nogil:

@@ -141,6 +141,10 @@ cdef class Routes:
                 else:
                     connection.channel.notice = True
             if not connection.is_open() and not connection.has_heard():
+                if <Py_ssize_t>(connection.mark - popped) > 0:
+                    # What it said last, a Down say, has not had its turn yet.
+                    self.poller.ready = True
+                    continue
                 if over is None:
                     over = []
                 over.append(connection)

@@ -450,6 +450,8 @@ class ClusterServer:
         now = self._clock()
         self._by_id[link_id] = Linked(link_id, connection, peer, incarnation)
         self._liveness.add(link_id, peer.name, now)
+        # Who is told of it finds it in the status.
+        self._publish()
         self._node.link_up(connection)
         self._say_state(self._by_id[link_id])
 
