@@ -19,7 +19,10 @@ from rabble import node_settings
 __all__ = ["main"]
 
 #: What `rabble bench --help` names; a test holds it together with what there is.
-WORKLOAD_NAMES = "pingpong, ring, count, inject, big, skynet, spawn, timers, wake, codec"
+WORKLOAD_NAMES = (
+    "pingpong, ring, count, inject, big, skynet, spawn, timers, wake, codec, "
+    "remote, remote-typed, remote-large, rtt, mesh"
+)
 
 USAGE_ERROR = 2
 INTERRUPTED = 130

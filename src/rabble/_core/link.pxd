@@ -115,6 +115,15 @@ cdef class Link:
 
     cdef Py_ssize_t say_message(self, object msg, Py_ssize_t start) except -1
     cdef int say_in_full(self, Envelope envelope) except -1
+    cdef int say_bytes(self, Envelope envelope, bytes msg) except -1
+    cdef int put_in_bulk(
+        self,
+        Envelope envelope,
+        const unsigned char* begin,
+        Py_ssize_t begin_size,
+        const unsigned char* source,
+        Py_ssize_t source_size,
+    ) except -1
     cdef int move_to_bulk(
         self, Envelope envelope, Py_ssize_t start, Py_ssize_t message
     ) except -1
