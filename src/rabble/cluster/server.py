@@ -502,7 +502,6 @@ class ClusterServer:
             except (DecodeError, MembershipError) as error:
                 text = f"{self.own.name}: {linked.peer} says no membership: {error}"
                 self._node.report(logging.ERROR, functools.partial(str, text))
-                self._refusals[RefusalCode.DECODE.name] += 1
                 linked.connection.close(RefusalCode.DECODE, "membership")
 
     def _lost(self, linked: Linked) -> None:
