@@ -374,7 +374,7 @@ cdef class Link:
         const unsigned char* source,
         Py_ssize_t source_size,
     ) except -1:
-        """Put an encoded message, which is in two pieces, into the bulk lane, in frames as it takes.
+        """Put an encoded message, which is in two pieces, into the bulk lane, cut into frames.
 
         The first piece is at most 5 bytes.
         """
