@@ -104,15 +104,27 @@ def test_a_node_gets_five_percent_of_a_processor(tmp_path: Path, lasting_s: floa
     figures("126 five percent", throttled=throttled)
 
 
+LEFT_OPEN = pytest.mark.xfail(
+    reason="a node whose first threads do not start leaves its poller's, server's and executor's "
+    "descriptors open",
+    strict=True,
+)
 NO_THREADS = """
-import rabble, sys, threading
+import gc, os, rabble, sys, threading
+def held():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+before = held()
 print("ready", flush=True)
 sys.stdin.readline()
 try:
     rabble.rouse("a@127.0.0.1:0", mesh=rabble.Mesh())
 except RuntimeError as error:
     print("refused:", error, flush=True)
-print("threads", threading.active_count(), flush=True)
+for thread in threading.enumerate():
+    if thread is not threading.current_thread():
+        thread.join(20)
+print("threads", threading.active_count(), "more descriptors", held() - before, flush=True)
 """
 
 
@@ -132,7 +144,15 @@ def test_no_thread_can_be_started(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(limits.lacking("pids") is not None, reason=f"{limits.lacking('pids')}")
-@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "threads",
+    [
+        pytest.param(1, marks=LEFT_OPEN),
+        pytest.param(2, marks=LEFT_OPEN),
+        3,
+        4,
+    ],
+)
 def test_a_node_without_threads_does_not_begin(threads: int) -> None:
     """127: it has none of five, or some."""
     with (
@@ -144,7 +164,7 @@ def test_a_node_without_threads_does_not_begin(threads: int) -> None:
         group.change("pids", threads)
         process.say("go")
         assert process.wait_line("refused: can't start new thread")
-        assert process.wait_line("threads") == "threads 1"
+        assert process.wait_line("threads") == "threads 1 more descriptors 0"
         assert process.wait() == 0 and process.stderr() == ""
 
 

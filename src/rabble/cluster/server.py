@@ -146,6 +146,8 @@ class ClusterServer:
         self._fresh: dict[int, tuple[socket.socket, bytes, bool]] = {}
         self._commands: collections.deque[Callable[[], None]] = collections.deque()
         self._removed = False
+        #: Peers that are to leave, and have not said yet that they are members.
+        self._early_leaves: set[str] = set()
         self._stop_at: float | None = None
         self._next_beat: float | None = None
         self._next_digest = clock()
@@ -506,6 +508,7 @@ class ClusterServer:
 
     def _lost(self, linked: Linked) -> None:
         connection = linked.connection
+        self._early_leaves.discard(linked.peer.name)
         del self._by_id[linked.link_id]
         self._liveness.remove(linked.link_id)
         if not connection.closed:
@@ -582,6 +585,8 @@ class ClusterServer:
         changes = self._membership.merge(state)
         if changes.state_changed:
             self._membership_changed(changes)
+        if linked.peer.name in self._early_leaves:
+            self._leave(linked.peer.name)
 
     def _membership_changed(self, changes: membership.Changes | None = None) -> None:
         """Tell all peers, then keep the connections that the members ask for."""
@@ -638,6 +643,7 @@ class ClusterServer:
             return
         if target.name == self.own.name:
             return
+        self._early_leaves.discard(target.name)
         try:
             self._membership.add(target)
         except MembershipError as error:
@@ -648,8 +654,14 @@ class ClusterServer:
         self._membership_changed()
 
     def _leave(self, name: str) -> None:
+        early = name in self._early_leaves
+        self._early_leaves.discard(name)
         if self._membership.remove(name):
             self._membership_changed()
+        elif not early and any(linked.peer.name == name for linked in self._by_id.values()):
+            # What makes it a member is on its way, and would do so again after it was removed.
+            self._early_leaves.add(name)
+            return
         if name != self.own.name:
             self._carry_out(self._links.unwanted(name, self._clock()))
 
