@@ -32,11 +32,13 @@ from tests.support import PATIENCE_S, SANITIZED
 
 A, B = NodeId("a", "h:1"), NodeId("b", "h:2")
 NAME, ENVELOPE, FRAGMENT, LOST = 1, 2, 3, 8
-PING, PONG, BYE, MEMBERSHIP = 16, 17, 18, 19
+PING, PONG, BYE, MEMBERSHIP, TAKEN = 16, 17, 18, 19, 20
 FRAME_TOO_LARGE, PROTOCOL, TIMEOUT, LIMIT, SHUTDOWN = 13, 16, 18, 19, 20
 LINK_BYTES = 2 << 20
 #: Of whole frames that wait, where the reading stops; and of control frames, either way.
-HEARD_HIGH = 1 << 20
+HEARD_HIGH, HEARD_BULK_HIGH = 1 << 20, 8 << 20
+#: Of the bulk lane, that is sent ahead of what the peer says it took.
+BULK_WINDOW = 2 << 20
 CONTROL_MAX = 8 << 20
 NUMBERS = range(1 << 30)
 
@@ -55,7 +57,9 @@ def _nothing_is_left() -> Iterator[None]:
     before = len(descriptors()), threading.active_count()
     yield
     gc.collect()
-    assert (len(descriptors()), threading.active_count()) == before
+    after = len(descriptors()), threading.active_count()
+    # Fewer are well: what a failed test held goes with its report.
+    assert after[0] <= before[0] and after[1] <= before[1], (before, after)
 
 
 def poller(**more: int) -> Poller:
@@ -120,10 +124,12 @@ def hear(connection: Connection, most: int = 65536) -> bytes:
 def frames(data: bytes) -> list[tuple[int, int, bytes]]:
     """Kind, flags and body of each frame; nothing may be left over."""
     found = []
-    while data:
-        kind, flags, body, size = cut(data) or pytest.fail(f"{len(data)} bytes are no frame")
+    at = 0
+    while at < len(data):
+        end = at + 4 + int.from_bytes(data[at : at + 4], "big")
+        kind, flags, body, _ = cut(data[at:end]) or pytest.fail(f"no frame: {data[at:end]!r}")
         found.append((kind, flags, body))
-        data = data[size:]
+        at = end
     return found
 
 
@@ -178,12 +184,14 @@ def polled_descriptors(at: Poller) -> set[int]:
     """The descriptors in the poller's epoll set, as the kernel has them."""
     mine = at.fileno()
     found = set()
-    for fd, what in descriptors().items():
+    known = descriptors()
+    for fd, what in known.items():
         # The set is made directly before the two eventfds, of which `fileno` is the second.
         if what == "anon_inode:[eventpoll]" and fd < mine:
             text = Path(f"/proc/self/fdinfo/{fd}").read_text()
             found |= {int(number) for number in re.findall(r"^tfd:\s*(\d+)", text, re.M)}
-    return found
+    # Besides the sockets there is an eventfd of the poller's own.
+    return {fd for fd in found if known[fd].startswith("socket:")}
 
 
 @contextlib.contextmanager
@@ -226,7 +234,11 @@ def test_1_frames_are_whole_and_in_order_however_they_are_cut(seed: int) -> None
         while len(heard) < len(b"".join(said)):
             at.poll()
             heard += hear(connection)
-    assert heard == b"".join(said)
+    # The data lane overtakes the other one; within a lane there is order.
+    for kind in (LOST, FRAGMENT):
+        assert [f for f in frames(heard) if f[0] == kind] == [
+            f for f in frames(b"".join(said)) if f[0] == kind
+        ]
     assert connection.status()["bytes_heard"] == len(heard)
 
 
@@ -238,7 +250,8 @@ def test_a_batch_has_one_frame_at_least_and_no_more_bytes_than_asked_for() -> No
         far.sendall(lost(1) * 3 + frame(FRAGMENT, 0, bytes(500)) + lost(2))
         at.poll()
         sizes = [len(at.take_heard(connection, most)) for most in (1, 25, 25, 25, 25)]
-    assert sizes == [10, 20, 506, 10, 0]
+    # Of the data lane first.
+    assert sizes == [10, 20, 10, 506, 0]
 
 
 def test_what_followed_the_handshake_is_heard_first() -> None:
@@ -274,41 +287,47 @@ def test_2_ten_thousand_tiny_frames_do_not_keep_others_waiting() -> None:
         assert heard == stream
 
 
-def test_reading_pauses_while_too_much_waits_and_goes_on_when_it_is_taken() -> None:
+@pytest.mark.parametrize(("kind", "high"), [(ENVELOPE, HEARD_HIGH), (FRAGMENT, HEARD_BULK_HIGH)])
+def test_reading_pauses_while_too_much_waits_and_goes_on_when_it_is_taken(
+    kind: int, high: int
+) -> None:
     near, far = pair()
     at = poller()
     connection = attach(at, near)
-    piece = frame(FRAGMENT, 0, bytes(30_000))
-    stream = piece * 200
+    piece = frame(kind, 0, bytes(60_000))
+    stream = piece * (2 * high // len(piece))
     with far:
         far.setblocking(False)
         sent = 0
-        for _ in range(2_000):
+        looks = 0
+        while looks < 100:
+            looks += 1
             with contextlib.suppress(BlockingIOError):
-                sent += far.send(stream[sent:])
+                sent += far.send(stream[sent : sent + 500_000])
+                looks = 0
             at.poll()
         # It took one recv more than the mark, and the kernel's buffers are full.
         before = connection.status()["bytes_heard"]
-        assert HEARD_HIGH < before < HEARD_HIGH + (512 << 10)
+        assert high < before < high + (512 << 10)
         assert connection.silent_ns == 0
-        heard = b""
-        while len(heard) < len(stream):
+        heard = 0
+        while heard < len(stream):
             if sent < len(stream):
                 with contextlib.suppress(BlockingIOError):
-                    sent += far.send(stream[sent:])
+                    sent += far.send(stream[sent : sent + 500_000])
             at.poll()
-            heard += at.take_heard(connection)
-        assert heard == stream
-        far.sendall(lost(1))
-        at.poll()
-        assert hear(connection) == lost(1)
+            data = at.take_heard(connection)
+            assert data == piece * (len(data) // len(piece))
+            heard += len(data)
+        assert connection.open
+        assert connection.status()["frames_heard"] == 2 * high // len(piece)
 
 
 def test_a_frame_that_was_torn_by_a_pause_has_its_time_anew() -> None:
     near, far = pair()
     at = poller(partial_ms_max=1_500, heartbeat_ms=40)
     connection = attach(at, near)
-    piece, big = frame(FRAGMENT, 0, bytes(60_000)), frame(FRAGMENT, 0, bytes(900_000))
+    piece, big = frame(ENVELOPE, 0, bytes(60_000)), frame(ENVELOPE, 0, bytes(900_000))
     with far, running(at):
         far.sendall(piece * 17)
         until(lambda: connection.status()["frames_heard"] == 17)
@@ -325,7 +344,7 @@ def test_a_frame_that_was_torn_by_a_pause_has_its_time_anew() -> None:
         assert connection.open, connection.code
         far.sendall(big[100_000:])
         until(lambda: connection.status()["frames_heard"] == 19)
-        assert kinds(heard + hear(connection)) == [FRAGMENT] * 19
+        assert kinds(heard + hear(connection)) == [ENVELOPE] * 19
 
 
 # Saying.
@@ -487,13 +506,13 @@ def test_pings_are_answered_and_tell_how_the_peer_gets_on() -> None:
     at = poller()
     connection = attach(at, near)
     with far:
-        assert connection.progress == (0, False)
+        assert connection.progress[:2] == (0, False)
         far.sendall(ping(1 << 60, progress=5))
         at.poll()
-        assert connection.progress == (5, False)
+        assert connection.progress[:2] == (5, False)
         far.sendall(ping(2, progress=6, idle=True))
         at.poll()
-        assert connection.progress == (6, True)
+        assert connection.progress[:2] == (6, True)
         answers = frames(far.recv(1_000))
         assert [(kind, body[:8]) for kind, _, body in answers] == [
             (PONG, struct.pack(">Q", 1 << 60)),
@@ -512,7 +531,7 @@ def test_a_side_that_says_nothing_says_ping_and_measures_the_way() -> None:
         assert (kind, flags) == (PING, 0)
         far.sendall(frame(PONG, 1, body[:8] + struct.pack(">Q", 9)))
         until(lambda: connection.status()["round_trip_ns"] > 0, at)
-        assert connection.progress == (9, True)
+        assert connection.progress[:2] == (9, True)
         # Again and again, whoever sleeps.
         assert kinds(b"".join(far.recv(22) for _ in range(3))) == [PING] * 3
 
@@ -569,7 +588,7 @@ def test_the_poll_thread_looks_in_the_place_of_a_stuck_executor() -> None:
         said = b""
         while len(said) < 50_000 or PONG not in kinds(said):
             said += far.recv(1 << 20)
-        assert frames(hear(connection)) == frames(lost(1) + ping(3) + lost(2))
+        assert hear(connection) == lost(1) + lost(2)
         assert at.running
     assert not at.running
 
@@ -586,7 +605,7 @@ def test_a_bye_ends_it_after_what_came_before_and_nothing_after_it_counts() -> N
         at.poll()
         assert (connection.open, connection.closed) == (False, True)
         assert (connection.code, connection.error) == (SHUTDOWN, 0)
-        assert frames(hear(connection)) == frames(lost(1) + bye(SHUTDOWN, b"enough"))
+        assert hear(connection) == lost(1)
         assert connection.take_told() == [(BYE, bytes([SHUTDOWN, 6]) + b"enough")]
         assert connection.take_told() == []
         assert select.select([at], [], [], 0)[0]
@@ -624,7 +643,7 @@ def test_a_close_while_reading_is_paused_still_drains_the_peer() -> None:
     near, far = pair()
     at = poller()
     connection = attach(at, near)
-    piece = frame(FRAGMENT, 0, bytes(30_000))
+    piece = frame(ENVELOPE, 0, bytes(30_000))
     with far:
         far.setblocking(False)
         for _ in range(2_000):
@@ -673,6 +692,43 @@ def test_a_close_ends_with_the_frame_that_was_begun_or_after_all(after_all: bool
     assert told == list(range(3_000 if after_all else len(told)))
     assert (len(told) == 3_000) == after_all
     assert connection.status()["queued_bytes"] == 0
+
+
+def test_a_close_after_all_waits_for_no_word_of_the_peer() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    body = bytes(3 * BULK_WINDOW)
+    with far:
+        connection.link.say(Envelope(Pid("p", B), body))
+        at.flush_link(connection)
+        connection.close(SHUTDOWN, after_all=True)
+        said = read_all(far, at)
+    assert kinds(said)[-1] == BYE
+    assert [e.msg for e in link(B, A).decode(said[:-8])] == [body]
+
+
+def test_bulk_is_sent_only_so_far_ahead_of_what_the_peer_took() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        for n in range(6):
+            connection.link.say(Envelope(Pid("p", B), bytes(1 << 20), sender=Pid(f"s{n}", A)))
+        at.flush_link(connection)
+        said = read_until(far, at, lambda s: len(s) >= BULK_WINDOW)
+        connection.link.say(Envelope(Pid("p", B), "small"))
+        at.flush_link(connection)
+        # Nothing but what is not of that lane comes now, and what was begun.
+        said = read_until(far, at, lambda s: b"small" in s, said)
+        assert len(said) < BULK_WINDOW + 300_000
+        # Who says that it took more than it got gets the next of it and no more.
+        while connection.status()["queued_bytes"]:
+            before = len(said)
+            far.setblocking(True)
+            far.sendall(frame(TAKEN, 0, struct.pack(">Q", 1 << 62)))
+            said = read_until(far, at, lambda s, before=before: len(s) > before, said)
+            assert len(said) <= before + BULK_WINDOW + 300_000
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,20 @@
+# The C structs here are never None, and a check would need the GIL.
+# cython: nonecheck=False
 """The poll loop: what connections say and hear, below the interpreter.
 
-Each connection is a *channel*, a C struct that is only touched under the poller's lock, by functions
-that need no GIL and never block. Three threads call them:
+Each connection is a *channel*, a C struct that is only touched under the poller's lock, by
+functions that need no GIL and never block. Three threads call them:
 
 - the executor, which looks at the sockets in every turn, while it spins, and when it sleeps: it
   sleeps on this very epoll set. What comes for an idle node thus costs one wake-up, not one of a
   thread that reads and another of the one that is to act;
-- the poll thread, which does the same when the executor does not get to it, because a `receive` takes
-  long or another thread holds the GIL. It also says the heartbeats: so a node whose interpreter
-  stands still is seen to be alive, and not to make progress;
+- the poll thread, which does the same when the executor does not get to it, because a `receive`
+  takes long or another thread holds the GIL. It also says the heartbeats: so a node whose
+  interpreter stands still is seen to be alive, and not to make progress;
 - the cluster server, which adds and ends connections and says control frames.
 
-Nobody waits for the GIL while holding the lock. Who holds the GIL only tries to take it, and lets go
-of the GIL to wait for it.
+Nobody waits for the GIL while holding the lock. Who holds the GIL only tries to take it, and lets
+go of the GIL to wait for it.
 """
 
 cimport cython
@@ -21,7 +23,7 @@ from cpython.exc cimport PyErr_SetFromErrno
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove
 from posix.unistd cimport close, getpid, read, write
 
@@ -58,7 +60,7 @@ cdef enum:
     HEARD_HIGH = 1 << 20              # of whole frames that wait: nothing more is read ...
     HEARD_LOW = 256 << 10             # ... until so few do
     HEARD_BULK_HIGH = 8 << 20         # the same of the bulk lane, to keep the way free for others
-    BULK_WINDOW = 2 << 20             # of the bulk lane, that is sent ahead of the peer's TAKEN
+    BULK_WINDOW = 16 << 20             # of the bulk lane, that is sent ahead of the peer's TAKEN
     SAID_BYTES_MAX = 256 << 10        # that one send takes
     PUSH_BYTES_MAX = 1 << 20          # that one look sends on one connection
     # Of frames that are taken at once: so few that what they are decoded to is delivered and gone
@@ -140,6 +142,9 @@ cdef int reserve(Lane* lane, size_t room) noexcept nogil:
 
 
 cdef int append(Lane* lane, const void* data, size_t size) noexcept nogil:
+    if size == 0:
+        # Without a buffer there is nothing to copy to.
+        return 0
     if reserve(lane, size) != 0:
         return -1
     memcpy(lane.data + lane.tail, data, size)
@@ -301,8 +306,13 @@ cdef size_t whole_frames(const unsigned char* data, size_t size) noexcept nogil:
 
 
 cdef inline bint may_send_bulk(const Channel* c) noexcept nogil:
-    """Whether the bulk lane has something that the peer has room for."""
-    return held(&c.bulk) and c.bulk_given - held(&c.bulk) - c.bulk_taken < BULK_WINDOW
+    """Whether the bulk lane has something that the peer has room for.
+
+    The last of it, before a BYE, goes in any case: what the peer took is not heard any more.
+    """
+    return held(&c.bulk) and (
+        c.state != OPEN or c.bulk_given - held(&c.bulk) - c.bulk_taken < BULK_WINDOW
+    )
 
 
 cdef void push(Poller p, Channel* c) noexcept nogil:
