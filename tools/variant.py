@@ -1,9 +1,10 @@
 """Builds and tests a variant of the core (debug, asan, coverage) in a copy of the tree.
 
     python tools/variant.py NAME [PYTEST ARGUMENT...]
+    python tools/variant.py fuzz TARGET [ARGUMENT OF tests.fuzz...]
 
-The copy is build/NAME. It is kept and brought up to date, so that only what changed is compiled
-again, and the release build beside the sources stays what it is.
+The copy is build/NAME; fuzz runs on that of asan. It is kept and brought up to date, so that only
+what changed is compiled again, and the release build beside the sources stays what it is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ SWITCHES = {
     "debug": {"RABBLE_DEBUG": "1"},
     "asan": {"RABBLE_SANITIZE": "address,undefined"},
     "coverage": {"RABBLE_LINETRACE": "1"},
+    "fuzz": {"RABBLE_SANITIZE": "address,undefined"},
 }
 
 
@@ -80,13 +82,13 @@ def sanitizer_environment() -> dict[str, str]:
 
 
 def main(name: str, arguments: list[str]) -> int:
-    tree = ROOT / "build" / name
+    tree = ROOT / "build" / ("asan" if name == "fuzz" else name)
     sync(ROOT, tree)
     base = {key: value for key, value in os.environ.items() if not key.startswith("RABBLE_")}
     environment = {**base, "PYTHONPATH": str(tree / "src")}
 
     def run(*command: str, **more: str) -> int:
-        print("+", " ".join(command), f"(in build/{name})", flush=True)
+        print("+", " ".join(command), f"(in build/{tree.name})", flush=True)
         argv = [sys.executable, *command]
         return subprocess.run(argv, cwd=tree, env={**environment, **more}).returncode
 
@@ -99,6 +101,8 @@ def main(name: str, arguments: list[str]) -> int:
         # A report ends the process: were its file descriptor captured, nobody would see it.
         shown = ("--capture=sys", "--timeout=600")
         return run("-m", "pytest", *shown, *arguments, **sanitizer_environment())
+    if name == "fuzz":
+        return run("-m", "tests.fuzz", *arguments, **sanitizer_environment())
     run("-m", "coverage", "erase")
     failed = run("-m", "coverage", "run", "-m", "pytest", "--timeout=600", *arguments)
     run("-m", "coverage", "combine", "--quiet")
@@ -107,5 +111,5 @@ def main(name: str, arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in SWITCHES:
-        sys.exit(f"usage: {sys.argv[0]} {'|'.join(SWITCHES)} [PYTEST ARGUMENT...]")
+        sys.exit(f"usage: {sys.argv[0]} {'|'.join(SWITCHES)} [ARGUMENT...]")
     sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -536,6 +536,17 @@ def test_a_side_that_says_nothing_says_ping_and_measures_the_way() -> None:
         assert kinds(b"".join(far.recv(22) for _ in range(3))) == [PING] * 3
 
 
+@pytest.mark.parametrize("number", [2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1])
+def test_a_pong_to_a_ping_that_was_never_said_measures_nothing(number: int) -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        far.sendall(frame(PONG, 0, struct.pack(">QQ", number, 3)))
+        until(lambda: connection.progress[0] == 3, at)
+        assert connection.status()["round_trip_ns"] == 1
+
+
 def test_pings_do_not_pile_up_behind_a_peer_that_does_not_read() -> None:
     near, far = pair(4_096)
     at = poller(heartbeat_ms=4)

@@ -455,6 +455,11 @@ cdef inline bint is_bulk(const Frame* frame) noexcept nogil:
     )
 
 
+cdef inline int64_t round_trip(int64_t heard_ns, uint64_t said_ns) noexcept nogil:
+    """How long ago that was; the least there is for a time that this side cannot have said."""
+    return heard_ns - <int64_t>said_ns if said_ns < <uint64_t>heard_ns else 1
+
+
 cdef void control(
     Poller p, Channel* c, const Frame* frame, const unsigned char* whole, size_t size
 ) noexcept nogil:
@@ -471,7 +476,7 @@ cdef void control(
         c.peer_progress = load_64(frame.body + 8)
         c.told_ns = c.heard_ns
         if frame.kind == PONG:
-            c.round_trip_ns = max(c.heard_ns - <int64_t>load_64(frame.body), 1)
+            c.round_trip_ns = round_trip(c.heard_ns, load_64(frame.body))
             return
         if held(&c.control) > CONTROL_BYTES_MAX:
             say_goodbye(p, c, CODE_LIMIT, NULL, 0, False)

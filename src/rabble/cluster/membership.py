@@ -321,10 +321,11 @@ class Membership:
             if mine_of_it is None:
                 if dot[2] > self._counter(dot[:2]):
                     gained.append(join)
-            else:
-                # No correct node makes a dot twice. Even so all have to agree.
+            elif join > mine_of_it:
+                # No correct node makes a dot twice. Even so all have to agree; and the lower of the
+                # two is no news, or its speaker could have this state told again and again.
                 lost.append(dot)
-                gained.append(max(join, mine_of_it))
+                gained.append(join)
         if not (new_starts or new_seen or lost or gained):
             return UNCHANGED
 
