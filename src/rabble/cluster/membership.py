@@ -229,7 +229,9 @@ class Membership:
         self._joins_said += 1
         ended = self._seen[replica].ended if replica in self._seen else 0
         self._seen[replica] = Seen(*replica, self._joins_said, ended)
-        self._put_join(Join(*replica, self._joins_said, node.name, node.addr))
+        join = Join(*replica, self._joins_said, node.name, node.addr)
+        self._joins[join.dot] = join
+        self._joins_of[node.name] = {join.dot}
         self._settle((node.name,), (), dropped)
         return before != node
 
@@ -286,9 +288,13 @@ class Membership:
 
     def _check_own(self, news: News) -> None:
         """Refuse what this start of the node is said to have said, but has not."""
-        own = (self.own.name, self.incarnation)
-        said, joins = news.starts_said.get(own, 0), news.joins_said.get(own, 0)
-        if said > self._starts_said or joins > self._joins_said:
+        start = news.starts_told.get(self.own.name)
+        seen = news.seen_told.get((self.own.name, self.incarnation))
+        if start is not None and start.incarnation != self.incarnation:
+            start = None
+        if (start is not None and start.counter > self._starts_said) or (
+            seen is not None and seen.counter > self._joins_said
+        ):
             raise MembershipError(
                 f"the state has more said by {self.own} than it has said. Do two nodes have its "
                 f"name and incarnation?"
@@ -314,15 +320,15 @@ class Membership:
         self._seen.update(news.seen)
         for join in lost:
             self._take_join(join.dot)
-        for join in gained:
-            self._put_join(join)
+        self._joins.update(gained)
+        for dot, join in gained.items():
+            self._joins_of.setdefault(join.member, set()).add(dot)
         self._time = max(self._time, news.time)
         dropped = {join[:2] for join in lost}
         is_all = news.is_all
-        for name in touched:
-            surplus = self._drop_surplus(name)
-            if surplus:
-                dropped |= surplus
+        for join in gained.values():
+            if len(self._joins_of[join.member]) > self._dots_per_member_max:
+                dropped |= self._drop_surplus(join.member)
                 is_all = False
         left = {name for name, node in before.items() if node is not None}
         self._settle(touched, left, dropped)
@@ -344,7 +350,7 @@ class Membership:
         joins = {name: len(self._joins_of.get(name, ())) for name in news.touched}
         for join in news.lost:
             joins[join.member] -= 1
-        for join in news.gained:
+        for join in news.gained.values():
             joins[join.member] += 1
         size = len(self._members)
         for name, count in joins.items():
@@ -412,14 +418,7 @@ class Membership:
 
     def _drop_surplus(self, name: str) -> set[Replica]:
         """Keep a name's highest joins only, so that a thousand nodes may join one at a time."""
-        dots = self._joins_of.get(name, ())
-        if len(dots) <= self._dots_per_member_max:
-            return set()
-        return self._drop_joins(sorted(dots)[: -self._dots_per_member_max])
-
-    def _put_join(self, join: Join) -> None:
-        self._joins[join.dot] = join
-        self._joins_of.setdefault(join.member, set()).add(join.dot)
+        return self._drop_joins(sorted(self._joins_of[name])[: -self._dots_per_member_max])
 
     def _take_join(self, dot: Dot) -> None:
         member = self._joins.pop(dot).member

@@ -99,14 +99,14 @@ class News(NamedTuple):
     seen: dict[Replica, Seen]
     #: Joins that are not in force any more, and that are in force now.
     lost: list[Join]
-    gained: list[Join]
+    gained: dict[Dot, Join]
     #: Names whose starts or joins changed.
     touched: set[str]
     #: The highest logical time in it.
     time: int
-    #: How many starts and joins each replica is now said to have said.
-    starts_said: dict[Replica, int]
-    joins_said: dict[Replica, int]
+    #: The rows of the one that are other than those of the other.
+    starts_told: dict[str, Start]
+    seen_told: dict[Replica, Seen]
     #: Whether the two together are the one that was told, as no row of the known one adds to it.
     is_all: bool
 
@@ -155,59 +155,44 @@ class State:
 
     def news_for(self, known: State) -> News:
         """What this one has to say to who knows another one. Looks at what differs only."""
-        starts = self.rows.starts - known.rows.starts
-        seen = self.rows.seen - known.rows.seen
-        joins = {join[:3]: join for join in self.rows.joins - known.rows.joins}
+        starts = {row[0]: row for row in self.rows.starts - known.rows.starts}
+        seen = {row[:2]: row for row in self.rows.seen - known.rows.seen}
+        joins = {row[:3]: row for row in self.rows.joins - known.rows.joins}
         # What is known otherwise, or is not said at all.
-        known_starts = {start.name: start for start in known.rows.starts - self.rows.starts}
+        known_starts = {row[0]: row for row in known.rows.starts - self.rows.starts}
         known_seen = {row[:2]: row for row in known.rows.seen - self.rows.seen}
-        known_joins = {join[:3]: join for join in known.rows.joins - self.rows.joins}
+        known_joins = {row[:3]: row for row in known.rows.joins - self.rows.joins}
 
-        new_starts = {}
-        for start in starts:
-            mine = known_starts.get(start.name)
-            last = start if mine is None else last_start(mine, start)
-            if last != mine:
-                new_starts[start.name] = last
-        new_seen = {}
-        for row in seen:
-            before = known_seen.get(row[:2])
-            most = row if before is None else most_seen(before, row)
-            if most != before:
-                new_seen[row[:2]] = most
-        lost, gained = [], []
-        if known_joins:
-            counters = {row[:2]: row.counter for row in self.rows.seen}
-            for dot, join in known_joins.items():
-                if dot not in joins and dot[2] <= counters.get(dot[:2], 0):
-                    lost.append(join)
+        new_starts = starts.copy()
+        for name in known_starts.keys() & starts.keys():
+            new_starts[name] = last_start(known_starts[name], starts[name])
+            if new_starts[name] == known_starts[name]:
+                del new_starts[name]
+        new_seen = seen.copy()
+        for replica in known_seen.keys() & seen.keys():
+            new_seen[replica] = most_seen(known_seen[replica], seen[replica])
+            if new_seen[replica] == known_seen[replica]:
+                del new_seen[replica]
+        gained = joins.copy()
         if joins:
-            counters = {row[:2]: row.counter for row in known.rows.seen}
-            for dot, join in joins.items():
-                mine_of_it = known_joins.get(dot)
-                if mine_of_it is not None:
+            counters = {row[:2]: row[2] for row in known.rows.seen}
+            for dot in joins:
+                if dot[2] <= counters.get(dot[:2], 0):
+                    del gained[dot]
+        lost = []
+        if known_joins:
+            counters = {row[:2]: row[2] for row in self.rows.seen}
+            for dot, join in known_joins.items():
+                if dot in joins:
                     # No correct node makes a dot twice. Even so all have to agree.
-                    lost.append(mine_of_it)
-                    gained.append(max(join, mine_of_it))
-                elif dot[2] > counters.get(dot[:2], 0):
-                    gained.append(join)
+                    lost.append(join)
+                    gained[dot] = max(join, joins[dot])
+                elif dot[2] <= counters.get(dot[:2], 0):
+                    lost.append(join)
 
-        touched = set(new_starts)
-        touched.update(join.member for join in lost)
-        touched.update(join.member for join in gained)
-        ends = [start.ended for start in new_starts.values()]
-        ends += [row.ended for row in new_seen.values()]
-        is_all = (
-            starts.issuperset(new_starts.values())
-            and len(new_starts) == len(starts)
-            and seen.issuperset(new_seen.values())
-            and len(new_seen) == len(seen)
-            and self.rows.joins.issuperset(gained)
-            and len(gained) == len(joins)
-            and len(lost) == len(known_joins)
-            and known_starts.keys() <= new_starts.keys()
-            and known_seen.keys() <= new_seen.keys()
-        )
+        touched = {*new_starts, *(row[3] for row in lost), *(row[3] for row in gained.values())}
+        ends = [row[3] for row in new_starts.values()]
+        ends += [row[3] for row in new_seen.values()]
         return News(
             new_starts,
             new_seen,
@@ -215,9 +200,12 @@ class State:
             gained,
             touched,
             max(ends, default=0),
-            {start[:2]: start.counter for start in starts},
-            {row[:2]: row.counter for row in seen},
-            is_all,
+            starts,
+            seen,
+            (new_starts, new_seen, gained) == (starts, seen, joins)
+            and known_starts.keys() <= starts.keys()
+            and known_seen.keys() <= seen.keys()
+            and len(lost) == len(known_joins),
         )
 
 
