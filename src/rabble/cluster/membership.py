@@ -30,7 +30,6 @@ These three bounds belong to the protocol: nodes of one mesh should have the sam
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -47,6 +46,7 @@ from rabble.cluster.membership_state import (
     Rows,
     Seen,
     Start,
+    State,
     checked_int,
     read_state,
 )
@@ -116,11 +116,8 @@ class Membership:
         self._joins_said = 0
         # The highest logical time that was seen.
         self._time = 0
-        # Kept until the next change.
-        self._rows: Rows | None = None
-        self._state: dict[str, Any] | None = None
-        self._encoded: bytes | None = None
-        self._digest: bytes | None = None
+        # All of it as a value, kept until the next change.
+        self._known: State | None = None
         self._say_start()
 
     # What it knows.
@@ -186,25 +183,26 @@ class Membership:
 
         It is the same object until the next change: do not alter it.
         """
-        if self._state is None:
-            self._state = {
-                "s": [list(row) for _, row in sorted(self._starts.items())],
-                "v": [list(row) for _, row in sorted(self._seen.items())],
-                "m": [list(row) for _, row in sorted(self._joins.items())],
-            }
-        return self._state
+        return self.known().plain()
 
     def encoded(self) -> bytes:
         """The state as msgpack. Equal states are equal bytes: keys and arrays have an order."""
-        if self._encoded is None:
-            self._encoded = self._codec.encode_message(self.state())
-        return self._encoded
+        return self.known().encoded()
 
     def digest(self) -> bytes:
         """The SHA-256 of `encoded()`, 32 bytes."""
-        if self._digest is None:
-            self._digest = hashlib.sha256(self.encoded()).digest()
-        return self._digest
+        return self.known().digest()
+
+    def known(self) -> State:
+        """The state as a value, which does not change with this membership."""
+        if self._known is None:
+            rows = Rows(
+                frozenset(self._starts.values()),
+                frozenset(self._seen.values()),
+                frozenset(self._joins.values()),
+            )
+            self._known = State(rows, self._codec)
+        return self._known
 
     # What changes it.
 
@@ -231,7 +229,9 @@ class Membership:
         self._joins_said += 1
         ended = self._seen[replica].ended if replica in self._seen else 0
         self._seen[replica] = Seen(*replica, self._joins_said, ended)
-        self._put_join(Join(*replica, self._joins_said, node.name, node.addr))
+        join = Join(*replica, self._joins_said, node.name, node.addr)
+        self._joins[join.dot] = join
+        self._joins_of[node.name] = {join.dot}
         self._settle((node.name,), (), dropped)
         return before != node
 
@@ -265,98 +265,77 @@ class Membership:
     def merge(self, state: object) -> Changes:
         """Take in what a peer knows.
 
-        :param state: what the peer's `state()` returned, decoded; trusted in nothing.
+        :param state: what the peer's `state()` returned, decoded; trusted in nothing. Or a `State`,
+            which was checked before.
         :raises MembershipError: if it is no state, if it claims dots of this start which it never
             made, or if the members would be too many. Nothing of it was taken in then.
 
         If others have another address of this node than its own, it says its start again. It never
         does so if it finds itself removed.
         """
-        if self._state is not None and state == self._state:
+        known = self.known()
+        if not isinstance(state, State):
+            if known.equals(state):
+                return UNCHANGED
+            state = read_state(state, known, self._limits)
+        if state is known:
             return UNCHANGED
-        if self._rows is None:
-            starts, seen = set(self._starts.values()), set(self._seen.values())
-            self._rows = Rows(starts, seen, set(self._joins.values()))
-        news = read_state(state, self._rows, self._limits)
+        news = state.news_for(known)
         self._check_own(news)
-        return self._merge(news)
+        return self._merge(state, news)
 
     # How it does that.
 
     def _check_own(self, news: News) -> None:
         """Refuse what this start of the node is said to have said, but has not."""
-        own = (self.own.name, self.incarnation)
-        said = max((start.counter for start in news.starts if start[:2] == own), default=0)
-        joins = news.seen[own].counter if own in news.seen else 0
-        if said > self._starts_said or joins > self._joins_said:
+        start = news.starts_told.get(self.own.name)
+        seen = news.seen_told.get((self.own.name, self.incarnation))
+        if start is not None and start.incarnation != self.incarnation:
+            start = None
+        if (start is not None and start.counter > self._starts_said) or (
+            seen is not None and seen.counter > self._joins_said
+        ):
             raise MembershipError(
                 f"the state has more said by {self.own} than it has said. Do two nodes have its "
                 f"name and incarnation?"
             )
 
-    def _merge(self, news: News) -> Changes:
-        """Compute the whole outcome first, so that a bound that is exceeded changes nothing."""
-        new_starts = {}
-        for start in news.starts:
-            mine = self._starts.get(start.name)
-            last = start if mine is None else last_start(mine, start)
-            if last != mine:
-                new_starts[start.name] = last
-        new_seen = {}
-        for replica, seen in news.seen.items():
-            known = self._seen.get(replica, seen)
-            most = Seen(*replica, max(seen.counter, known.counter), max(seen.ended, known.ended))
-            if most != self._seen.get(replica):
-                new_seen[replica] = most
-        lost = [
-            dot
-            for dot, join in self._joins.items()
-            if join not in news.all.joins
-            and dot not in news.joins
-            and dot[2] <= self._counter_of(news, dot[:2])
-        ]
-        gained = []
-        for dot, join in news.joins.items():
-            mine_of_it = self._joins.get(dot)
-            if mine_of_it is None:
-                if dot[2] > self._counter(dot[:2]):
-                    gained.append(join)
-            elif join > mine_of_it:
-                # No correct node makes a dot twice. Even so all have to agree; and the lower of the
-                # two is no news, or its speaker could have this state told again and again.
-                lost.append(dot)
-                gained.append(join)
-        if not (new_starts or new_seen or lost or gained):
+    def _merge(self, state: State, news: News) -> Changes:
+        """Check the whole outcome first, so that a bound that is exceeded changes nothing."""
+        _, _, lost, gained, touched, *_ = news
+        if not (news.starts or news.seen or lost or gained):
+            if news.is_all:
+                self._known = state
             return UNCHANGED
-
-        touched = {*new_starts, *(self._joins[dot].member for dot in lost)}
-        touched.update(join.member for join in gained)
-        self._check_size(touched, new_starts, lost, gained)
+        if len(self._members) + len(touched) > self._members_max:
+            self._check_size(news)
         before = {name: self._members.get(name) for name in touched}
         before.setdefault(self.own.name, self._members.get(self.own.name))
         # If what is new is forgotten at once, nothing has changed.
-        entries_max = self._retired_max - max(len(new_starts), len(new_seen))
+        entries_max = self._retired_max - max(len(news.starts), len(news.seen))
         is_crowded = max(len(self._starts), len(self._seen)) > entries_max
         old = self._entries(copied=True) if is_crowded else None
 
-        self._starts.update(new_starts)
-        self._seen.update(new_seen)
-        for dot in lost:
-            self._take_join(dot)
-        for join in gained:
-            self._put_join(join)
-        self._time = max(
-            self._time,
-            *(start.ended for start in new_starts.values()),
-            *(seen.ended for seen in new_seen.values()),
-            0,
-        )
-        dropped = {dot[:2] for dot in lost}
-        for name in touched:
-            dropped |= self._drop_surplus(name)
+        self._starts.update(news.starts)
+        self._seen.update(news.seen)
+        for join in lost:
+            self._take_join(join.dot)
+        self._joins.update(gained)
+        for dot, join in gained.items():
+            self._joins_of.setdefault(join.member, set()).add(dot)
+        self._time = max(self._time, news.time)
+        dropped = {join[:2] for join in lost}
+        is_all = news.is_all
+        for join in gained.values():
+            if len(self._joins_of[join.member]) > self._dots_per_member_max:
+                dropped |= self._drop_surplus(join.member)
+                is_all = False
         left = {name for name, node in before.items() if node is not None}
         self._settle(touched, left, dropped)
-        self._correct_address()
+        # To forget makes it less, if it does anything.
+        is_all = is_all and tuple(map(len, self._entries())) == tuple(map(len, state.rows))
+        if not self._correct_address() and is_all:
+            self._known = state
         if old is not None and self._entries() == old:
             return UNCHANGED
         return changes_between(before, self._members)
@@ -366,22 +345,16 @@ class Membership:
         parts = (self._starts, self._seen, self._joins)
         return tuple(part.copy() for part in parts) if copied else parts
 
-    def _check_size(
-        self,
-        touched: Iterable[str],
-        starts: dict[str, Start],
-        lost: Iterable[Dot],
-        gained: Iterable[Join],
-    ) -> None:
+    def _check_size(self, news: News) -> None:
         """Refuse a merge after which there would be too many members."""
-        joins = {name: len(self._joins_of.get(name, ())) for name in touched}
-        for dot in lost:
-            joins[self._joins[dot].member] -= 1
-        for join in gained:
+        joins = {name: len(self._joins_of.get(name, ())) for name in news.touched}
+        for join in news.lost:
+            joins[join.member] -= 1
+        for join in news.gained.values():
             joins[join.member] += 1
         size = len(self._members)
         for name, count in joins.items():
-            start = starts.get(name, self._starts.get(name))
+            start = news.starts.get(name, self._starts.get(name))
             is_member = count > 0 or (start is not None and start.addr is not None)
             size += is_member - (name in self._members)
         if size > self._members_max:
@@ -407,15 +380,19 @@ class Membership:
         self._starts[name] = Start(name, self.incarnation, self._starts_said, ended, self.own.addr)
         self._settle((name,), (), dropped)
 
-    def _correct_address(self) -> None:
+    def _correct_address(self) -> bool:
         """Contradict a join that has this node at another address than it is at.
+
+        :returns: whether that was needed.
 
         The last start of a name is believed before any join, so this is done once a wrong join. An
         earlier start has no say: its word would be worth nothing.
         """
         known = self._members.get(self.own.name)
-        if known is not None and known != self.own and not self.is_superseded:
-            self._say_start()
+        if known is None or known == self.own or self.is_superseded:
+            return False
+        self._say_start()
+        return True
 
     def _tick(self) -> int:
         """The next logical time. It stands still at its maximum, which only malice reaches."""
@@ -441,14 +418,7 @@ class Membership:
 
     def _drop_surplus(self, name: str) -> set[Replica]:
         """Keep a name's highest joins only, so that a thousand nodes may join one at a time."""
-        dots = self._joins_of.get(name, ())
-        if len(dots) <= self._dots_per_member_max:
-            return set()
-        return self._drop_joins(sorted(dots)[: -self._dots_per_member_max])
-
-    def _put_join(self, join: Join) -> None:
-        self._joins[join.dot] = join
-        self._joins_of.setdefault(join.member, set()).add(join.dot)
+        return self._drop_joins(sorted(self._joins_of[name])[: -self._dots_per_member_max])
 
     def _take_join(self, dot: Dot) -> None:
         member = self._joins.pop(dot).member
@@ -461,11 +431,6 @@ class Membership:
         """How many joins of a replica were seen here."""
         seen = self._seen.get(replica)
         return seen.counter if seen is not None else 0
-
-    def _counter_of(self, news: News, replica: Replica) -> int:
-        """How many joins of a replica were seen where a state comes from."""
-        seen = news.seen.get(replica) or self._seen.get(replica)
-        return seen.counter if seen is not None and seen in news.all.seen else 0
 
     def _settle(
         self, touched: Iterable[str], left: Collection[str], dropped: Collection[Replica]
@@ -486,7 +451,7 @@ class Membership:
             self._forget_starts(left)
         if len(self._seen) > self._retired_max:
             self._forget_seen(dropped)
-        self._rows = self._state = self._encoded = self._digest = None
+        self._known = None
 
     def _winner(self, name: str) -> NodeId | None:
         """A name's member, which one of its dots says."""
@@ -527,26 +492,13 @@ class Membership:
             del self._seen[replica]
 
 
-def last_start(a: Start, b: Start) -> Start:
-    """The later of two starts of a name; of equal ones the dropped one, as who has it knows more.
-
-    Two addresses of one dot, which no correct node makes, are decided by their order.
-    """
-    ended = max(a.ended, b.ended)
-    if a[1:3] == b[1:3]:
-        addr = None if a.addr is None or b.addr is None else max(a.addr, b.addr)
-        return a._replace(ended=ended, addr=addr)
-    return max(a, b, key=lambda start: start[1:3])._replace(ended=ended)
-
-
 def changes_between(before: dict[str, NodeId | None], members: dict[str, NodeId]) -> Changes:
     """What became of some names."""
     added, removed = [], []
-    for name, old in sorted(before.items()):
-        new = members.get(name)
-        if new != old:
-            if old is not None:
-                removed.append(old)
-            if new is not None:
-                added.append(new)
+    for name in sorted(name for name, old in before.items() if members.get(name) != old):
+        old, new = before[name], members.get(name)
+        if old is not None:
+            removed.append(old)
+        if new is not None:
+            added.append(new)
     return Changes(tuple(added), tuple(removed), True)

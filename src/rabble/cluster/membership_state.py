@@ -6,11 +6,12 @@ tuple, so what two states have in common is found by sets, and only the rest is 
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import operator
-from collections.abc import Callable, Set
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
+from rabble._core.codec import Codec
 from rabble._core.ids import NodeId
 from rabble.limits import Limits
 
@@ -20,11 +21,11 @@ __all__ = [
     "Dot",
     "Join",
     "MembershipError",
-    "News",
     "Replica",
     "Rows",
     "Seen",
     "Start",
+    "State",
     "checked_int",
     "read_state",
 ]
@@ -85,25 +86,136 @@ class Join(NamedTuple):
 class Rows(NamedTuple):
     """All rows of a state."""
 
-    starts: Set[Start]
-    seen: Set[Seen]
-    joins: Set[Join]
+    starts: frozenset[Start]
+    seen: frozenset[Seen]
+    joins: frozenset[Join]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class News:
-    """A checked state: all its rows, and of those the ones that differ from the known ones."""
+class News(NamedTuple):
+    """What one state has to say to another: it depends on nothing but these two."""
 
-    all: Rows
-    starts: list[Start]
+    #: The rows of both together, where they are other than the known ones.
+    starts: dict[str, Start]
     seen: dict[Replica, Seen]
-    joins: dict[Dot, Join]
+    #: Joins that are not in force any more, and that are in force now.
+    lost: list[Join]
+    gained: dict[Dot, Join]
+    #: Names whose starts or joins changed.
+    touched: set[str]
+    #: The highest logical time in it.
+    time: int
+    #: The rows of the one that are other than those of the other.
+    starts_told: dict[str, Start]
+    seen_told: dict[Replica, Seen]
+    #: Whether the two together are the one that was told, as no row of the known one adds to it.
+    is_all: bool
 
 
-def read_state(state: object, known: Rows, limits: Limits) -> News:
+class State:
+    """All that a node knows at a time: a value, which several memberships may share.
+
+    :param rows: checked.
+    :param codec: with which it is encoded.
+
+    What others are told of it is made once, when it is first asked for.
+    """
+
+    __slots__ = ("_digest", "_encoded", "_plain", "codec", "rows")
+
+    def __init__(self, rows: Rows, codec: Codec) -> None:
+        self.rows = rows
+        self.codec = codec
+        self._plain: dict[str, list[list[Any]]] | None = None
+        self._encoded: bytes | None = None
+        self._digest: bytes | None = None
+
+    def plain(self) -> dict[str, list[list[Any]]]:
+        """The map that is encoded. It is the same object every time: do not alter it."""
+        if self._plain is None:
+            # No two rows of an array have the same key, and the key comes first in a row.
+            arrays = (list(map(list, sorted(rows))) for rows in self.rows)
+            self._plain = dict(zip("svm", arrays, strict=True))
+        return self._plain
+
+    def encoded(self) -> bytes:
+        """As msgpack. Equal states are equal bytes: keys and arrays have an order."""
+        if self._encoded is None:
+            self._encoded = self.codec.encode_message(self.plain())
+        return self._encoded
+
+    def digest(self) -> bytes:
+        """The SHA-256 of `encoded()`, 32 bytes."""
+        if self._digest is None:
+            self._digest = hashlib.sha256(self.encoded()).digest()
+        return self._digest
+
+    def equals(self, plain: object) -> bool:
+        """Whether this is what a peer said; False if that would take some work to say."""
+        return self._plain is not None and self._plain == plain
+
+    def news_for(self, known: State) -> News:
+        """What this one has to say to who knows another one. Looks at what differs only."""
+        starts = {row[0]: row for row in self.rows.starts - known.rows.starts}
+        seen = {row[:2]: row for row in self.rows.seen - known.rows.seen}
+        joins = {row[:3]: row for row in self.rows.joins - known.rows.joins}
+        # What is known otherwise, or is not said at all.
+        known_starts = {row[0]: row for row in known.rows.starts - self.rows.starts}
+        known_seen = {row[:2]: row for row in known.rows.seen - self.rows.seen}
+        known_joins = {row[:3]: row for row in known.rows.joins - self.rows.joins}
+
+        new_starts = starts.copy()
+        for name in known_starts.keys() & starts.keys():
+            new_starts[name] = last_start(known_starts[name], starts[name])
+            if new_starts[name] == known_starts[name]:
+                del new_starts[name]
+        new_seen = seen.copy()
+        for replica in known_seen.keys() & seen.keys():
+            new_seen[replica] = most_seen(known_seen[replica], seen[replica])
+            if new_seen[replica] == known_seen[replica]:
+                del new_seen[replica]
+        gained = joins.copy()
+        if joins:
+            counters = {row[:2]: row[2] for row in known.rows.seen}
+            for dot in joins:
+                if dot[2] <= counters.get(dot[:2], 0):
+                    del gained[dot]
+        lost = []
+        if known_joins:
+            counters = {row[:2]: row[2] for row in self.rows.seen}
+            for dot, join in known_joins.items():
+                if dot in joins:
+                    # No correct node makes a dot twice. Even so all have to agree; and the lower of
+                    # the two is no news, or its speaker could have this state told again and again.
+                    if joins[dot] > join:
+                        lost.append(join)
+                        gained[dot] = joins[dot]
+                elif dot[2] <= counters.get(dot[:2], 0):
+                    lost.append(join)
+
+        touched = {*new_starts, *(row[3] for row in lost), *(row[3] for row in gained.values())}
+        ends = [row[3] for row in new_starts.values()]
+        ends += [row[3] for row in new_seen.values()]
+        return News(
+            new_starts,
+            new_seen,
+            lost,
+            gained,
+            touched,
+            max(ends, default=0),
+            starts,
+            seen,
+            (new_starts, new_seen, gained) == (starts, seen, joins)
+            and known_starts.keys() <= starts.keys()
+            and known_seen.keys() <= seen.keys()
+            and len(lost) == len(known_joins),
+        )
+
+
+def read_state(state: object, known: State, limits: Limits) -> State:
     """Check a state: its shape, order and bounds, each field, and that it can be one.
 
-    :param known: rows that were checked before.
+    :param state: decoded.
+    :param known: whose rows were checked before: they are not checked again, but shared.
     :raises MembershipError: says what is wrong.
     """
     if type(state) is not dict or state.keys() != {"s", "v", "m"}:
@@ -111,18 +223,23 @@ def read_state(state: object, known: Rows, limits: Limits) -> News:
     members_max = limits.membership_members_max
     joins_max = members_max * limits.membership_dots_per_member_max
     retired_max = limits.membership_retired_max
-    starts = rows_of(state, "s", BY_NAME, members_max + retired_max)
-    seen = rows_of(state, "v", BY_REPLICA, joins_max + retired_max)
-    joins = rows_of(state, "m", BY_DOT, joins_max)
-    news = News(
-        Rows(starts, seen, joins),
-        [checked_start(row) for row in starts - known.starts],
-        {row[:2]: checked_seen(row) for row in seen - known.seen},
-        {row[:3]: checked_join(row) for row in joins - known.joins},
+    rows = Rows(
+        checked(
+            rows_of(state, "s", BY_NAME, members_max + retired_max),
+            known.rows.starts,
+            checked_start,
+        ),
+        checked(
+            rows_of(state, "v", BY_REPLICA, joins_max + retired_max),
+            known.rows.seen,
+            checked_seen,
+        ),
+        checked(rows_of(state, "m", BY_DOT, joins_max), known.rows.joins, checked_join),
     )
+    starts, seen, joins = rows
     if len(starts) + len(joins) > members_max:
-        names = {start.name for start in map(Start._make, starts) if start.addr is not None}
-        names.update(join.member for join in map(Join._make, joins))
+        names = {start.name for start in starts if start.addr is not None}
+        names.update(join.member for join in joins)
         if len(names) > members_max:
             raise MembershipError(
                 f"the state has {len(names)} members; "
@@ -130,10 +247,20 @@ def read_state(state: object, known: Rows, limits: Limits) -> News:
             )
     if joins:
         counters = {row[:2]: row[2] for row in seen}
-        for join in map(Join._make, joins):
+        for join in joins:
             if join.counter > counters.get(join[:2], 0):
                 raise MembershipError(f"a join by {shown(join.name)} is in force and was not seen")
-    return news
+    return State(rows, known.codec)
+
+
+Row = TypeVar("Row", Start, Seen, Join)
+
+
+def checked(
+    rows: set[tuple[Any, ...]], known: frozenset[Row], check: Callable[[tuple[Any, ...]], Row]
+) -> frozenset[Row]:
+    """The same rows, each of `known` or checked."""
+    return (known - (known - rows)).union(map(check, rows - known))
 
 
 BY_NAME = operator.itemgetter(0)
@@ -143,7 +270,7 @@ BY_DOT = operator.itemgetter(0, 1, 2)
 
 def rows_of(
     state: dict[str, Any], key: str, by: Callable[[Any], object], rows_max: int
-) -> Set[Any]:
+) -> set[tuple[Any, ...]]:
     """The rows of one array, of which no two have the same key, and which are in order."""
     rows = state[key]
     if type(rows) is not list:
@@ -224,3 +351,20 @@ def shown(value: object) -> str:
     """A value of somebody else's in a message of ours: ASCII, and short."""
     text = ascii(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def last_start(a: Start, b: Start) -> Start:
+    """The later of two starts of a name; of equal ones the dropped one, as who has it knows more.
+
+    Two addresses of one dot, which no correct node makes, are decided by their order.
+    """
+    ended = max(a.ended, b.ended)
+    if a[1:3] == b[1:3]:
+        addr = None if a.addr is None or b.addr is None else max(a.addr, b.addr)
+        return a._replace(ended=ended, addr=addr)
+    return max(a, b, key=lambda start: start[1:3])._replace(ended=ended)
+
+
+def most_seen(a: Seen, b: Seen) -> Seen:
+    """What two know of one replica, together."""
+    return a._replace(counter=max(a.counter, b.counter), ended=max(a.ended, b.ended))
