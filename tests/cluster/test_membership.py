@@ -30,7 +30,9 @@ def node(name: str, port: int = 1) -> NodeId:
 
 
 def sent(membership: Membership) -> Any:
-    """A state as it comes out of a peer's decoder."""
+    """A state as it comes out of a peer's decoder; it is not what it was once, but what is there."""
+    rows = (membership._starts, membership._seen, membership._joins)
+    assert membership.known().rows == tuple(frozenset(part.values()) for part in rows)
     return CODEC.decode_message(membership.encoded())
 
 
