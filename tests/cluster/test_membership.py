@@ -30,7 +30,7 @@ def node(name: str, port: int = 1) -> NodeId:
 
 
 def sent(membership: Membership) -> Any:
-    """A state as it comes out of a peer's decoder; it is not what it was once, but what is there."""
+    """What a membership knows is what is there, not what it was once."""
     rows = (membership._starts, membership._seen, membership._joins)
     assert membership.known().rows == tuple(frozenset(part.values()) for part in rows)
     return CODEC.decode_message(membership.encoded())
