@@ -190,6 +190,7 @@ def one_way_case(name: str, messages: Sequence[Any], count: int) -> Case:
         lambda: one_way(messages, count),
         Limit("codec, slower side", lambda: slower_side(messages, count)),
         Target(0.5),
+        warm_ups=0,
     )
 
 
@@ -209,6 +210,7 @@ def remote(messages: int = 2_000_000) -> list[Case]:
                 lambda: one_way(small, messages),
                 Limit("pyzmq, raw frames", lambda: zmq_one_way(messages // 2)),
                 Target(2.0),
+                warm_ups=0,
             )
         )
     return cases
@@ -266,7 +268,7 @@ def push(size: int, count: int) -> Sample:
 def push_beside(size: int, count: int) -> Sample:
     """How long the round trips of small messages take before payloads are sent, and meanwhile."""
     payload = bytes(size)
-    rounds = 300
+    rounds = 2_000
     with two_nodes() as (node, main, other):
 
         def ping(name: str, rounds: int) -> Pinger:
@@ -333,7 +335,15 @@ def remote_large(megabytes: int = 512) -> list[Case]:
             return raw_push(size, count)
 
         cases.append(
-            Case(f"remote-{name}", params, "bytes/s", run, Limit("raw TCP", limit), Target(0.6))
+            Case(
+                f"remote-{name}",
+                params,
+                "bytes/s",
+                run,
+                Limit("raw TCP", limit),
+                Target(0.6),
+                warm_ups=0,
+            )
         )
     beside: list[Sample] = []
 
@@ -354,6 +364,7 @@ def remote_large(megabytes: int = 512) -> list[Case]:
             small_beside,
             Limit("unloaded", small_alone),
             Target(3.0, "<="),
+            warm_ups=0,
         )
     )
     return cases
@@ -415,6 +426,7 @@ def rtt(rounds: int = 20_000) -> list[Case]:
             lambda: summary(round_trips(rounds, spin_us), percent),
             Limit("raw, spinning" if spins else "raw, blocking", limit),
             Target(target, "<="),
+            warm_ups=0,
         )
 
     return [
@@ -455,5 +467,6 @@ def mesh(messages: int = 50_000) -> list[Case]:
             lambda: exchange(5, messages),
             Limit("two nodes", lambda: exchange(2, 10 * messages)),
             Target(0.8),
+            warm_ups=0,
         )
     ]
