@@ -621,7 +621,7 @@ class Node:
         own = {self._thread, self._reporter.thread}
         if current in own or any(s.thread is current for s in list(self._services)):
             return
-        half = self.monotonic() + (end - self.monotonic()) / 2
+        half = self.monotonic() + (end - self.monotonic()) * 0.6
         while not self._ended.closed:
             now = self.monotonic()
             if now >= end:

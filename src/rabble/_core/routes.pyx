@@ -23,6 +23,12 @@ cdef enum:
     DATA_BYTES = 256 << 10    # that are decoded at once; of small frames it is fewer
     BULK_BYTES = 128 << 10
 
+cdef extern from *:
+    """
+    #define RABBLE_FENCE() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    """
+    void RABBLE_FENCE() noexcept nogil
+
 cdef extern from "Python.h":
     PyObject* PyDict_GetItem(object mapping, object key) noexcept
 
@@ -125,6 +131,7 @@ cdef class Routes:
         cdef list over = None
         # First of all: what comes from now on sets it again.
         self.poller.ready = False
+        RABBLE_FENCE()
         for connection in self.connections:
             if connection.has_heard():
                 if <Py_ssize_t>(connection.mark - popped) > 0:
