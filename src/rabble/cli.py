@@ -18,6 +18,12 @@ from rabble import node_settings
 
 __all__ = ["main"]
 
+#: What `rabble bench --help` names; a test holds it together with what there is.
+WORKLOAD_NAMES = (
+    "pingpong, ring, count, inject, big, skynet, spawn, timers, wake, codec, "
+    "remote, remote-typed, remote-large, rtt, mesh"
+)
+
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
@@ -63,7 +69,9 @@ def make_parser() -> argparse.ArgumentParser:
         description="Measure what rabble does on this machine, each figure next to its limit, "
         "which is taken in turn with it.",
     )
-    measure.add_argument("names", nargs="*", metavar="NAME", help="a workload; all if left out")
+    measure.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {WORKLOAD_NAMES}; all if left out"
+    )
     measure.add_argument("--quick", action="store_true", help="smaller workloads, under 30 s")
     measure.add_argument("--json", type=Path, metavar="FILE", help="write the results here, too")
     measure.add_argument(

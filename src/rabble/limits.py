@@ -8,6 +8,11 @@ import os
 __all__ = ["Limits"]
 
 
+FRAGMENT_BYTES_MIN = 16
+#: What a frame may have besides a fragment: three pids in full, and more.
+FRAGMENT_HEAD_BYTES_MAX = 4_096
+
+
 def fragment_bytes_default() -> int:
     """64 KiB; a test run may set another, to see every message cut."""
     return int(os.environ.get("RABBLE_FRAGMENT_BYTES", 64 * 1024))
@@ -17,7 +22,7 @@ def fragment_bytes_default() -> int:
 class Limits:
     """The bounds of one node; each has a default and a defined answer when it is reached.
 
-    :raises ValueError: if a bound is not a positive int.
+    :raises ValueError: if a bound is not a positive int, or a fragment does not fit into a frame.
     """
 
     #: Envelopes of other threads that wait for the executor. Beyond it `send` raises `QueueFull`.
@@ -96,3 +101,9 @@ class Limits:
             value = getattr(self, field.name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"Limits: {field.name} must be a positive int, not {value!r}")
+        most = self.frame_bytes_max - FRAGMENT_HEAD_BYTES_MAX
+        if not FRAGMENT_BYTES_MIN <= self.fragment_bytes_max <= most:
+            raise ValueError(
+                f"Limits: fragment_bytes_max must be {FRAGMENT_BYTES_MIN} to {most}, which "
+                f"frame_bytes_max has room for, not {self.fragment_bytes_max}"
+            )

@@ -261,6 +261,7 @@ class Node:
         # Readable once the node has ended: a wait on it can be nested in a signal handler, which
         # one on a lock cannot.
         self._ended = Inbox(1)
+        self._run_once = threading.Lock()
         _at_exit(self)
         try:
             if getattr(threading, "_SHUTTING_DOWN", False):
@@ -270,10 +271,10 @@ class Node:
             if self._cluster is not None:
                 self._cluster.start()
         except BaseException:
+            # It has to run to let go of what hangs on it. A thread that did start, in spite of what
+            # was raised here, is either there first or finds it done.
             self._executor.request_stop(0.0)
-            self._reporter.end()
-            _forget(self)
-            self._ended.close()
+            self._run()
             raise
 
     # Names.
@@ -658,6 +659,8 @@ class Node:
     # Inside.
 
     def _run(self) -> None:
+        if not self._run_once.acquire(blocking=False):
+            return
         try:
             self._executor.run()
         except BaseException as error:

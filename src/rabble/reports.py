@@ -79,7 +79,11 @@ class Reporter:
         self.thread = threading.Thread(target=self._run, name=name, daemon=False)
 
     def report(self, level: int, words: Callable[[], str]) -> None:
-        """Write one report, or count it as suppressed."""
+        """Write one report, or count it as suppressed; nothing of either if nobody wants it."""
+        # Not isEnabledFor, which takes a lock: a signal handler that waits for the node's end may
+        # have interrupted its holder.
+        if level < self._log.getEffectiveLevel():
+            return
         second = int(self._clock())
         if second != self._second:
             self._second = second

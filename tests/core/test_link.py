@@ -567,7 +567,8 @@ def test_a_large_message_leaves_no_large_buffer():
         assert len(data) < 100
         with pytest.raises(EncodeError):
             speaker.say(Envelope(RECEIVER, [big.msg, object()], SENDER))
-        assert tracemalloc.get_traced_memory()[0] - before < 2 << 20
+        # What a lane keeps for the next large message, and some.
+        assert tracemalloc.get_traced_memory()[0] - before < 10 << 20
     finally:
         tracemalloc.stop()
 

@@ -896,6 +896,16 @@ def test_lines_are_awaited_one_after_another() -> None:
         assert process.wait() == 1
 
 
+def test_a_process_can_be_talked_to() -> None:
+    script = "while True: print(input()[::-1], flush=True)"
+    with OsProcess([sys.executable, "-c", script], talk=True) as process:
+        for word in ("abc", "def"):
+            process.say(word)
+            assert process.wait_line(word[::-1])
+        process.kill()
+        process.say("nobody listens")
+
+
 def test_what_a_process_holds_is_counted() -> None:
     before = usage(os.getpid())
     with open(os.devnull), open(os.devnull):

@@ -42,8 +42,8 @@ TINY: list[tuple[Callable[..., list[Case]], dict[str, Any], list[int]]] = [
     (timing.timers, {"outstanding": 100, "chains": 2, "per_chain": 3}, [150, 6]),
     (timing.wake, {"messages": 5, "idle_messages": 2, "idle_s": 0.01}, [5, 2, 0]),
     (codec.codec, {"envelopes": 10}, [10, 10, 10, 10]),
-    (remote.remote, {"messages": 1_000}, [1_000] * (1 + HAS_ZMQ)),
-    (remote.remote_typed, {"messages": 1_000}, [1_000]),
+    (remote.remote, {"messages": 1_000}, [8_192] * (1 + HAS_ZMQ)),
+    (remote.remote_typed, {"messages": 1_000}, [8_192]),
     (remote.remote_large, {"megabytes": 1}, [1 << 20, 8 << 20, 1]),
     (remote.rtt, {"rounds": 20}, [20, 20, 20]),
     (remote.mesh, {"messages": 100}, [2_000]),
@@ -314,6 +314,10 @@ def test_an_interrupt_ends_with_130(
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["version"]) == 0
     assert capsys.readouterr().out.startswith(f"rabble {rabble.__version__} (Python 3.")
+
+
+def test_the_help_names_every_workload() -> None:
+    assert cli.WORKLOAD_NAMES == ", ".join(WORKLOADS)
 
 
 def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:

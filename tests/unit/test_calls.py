@@ -8,12 +8,16 @@ import threading
 import pytest
 
 from rabble import (
+    Bounced,
     CorrelationId,
     DeadLetter,
     DeadLetterReason,
+    EncodeError,
     Envelope,
+    NodeId,
     NodeStopped,
     NoProcess,
+    NotConnected,
     Pid,
     ProcessCrashed,
     QueueFull,
@@ -28,7 +32,7 @@ EXECUTOR = Pid("executor", BARE, "rabble")
 
 def test_whoever_comes_first_ends_it_and_the_others_find_nothing() -> None:
     calls, reply = Calls(CALLS, 2), Reply()
-    correlation_id = calls.begin(reply)
+    correlation_id = calls.begin(reply, ONE)
     calls.deliver(Envelope(CALLS, "reply", ONE, correlation_id))
     assert reply.wait(PATIENCE_S)
     assert reply.take() == "reply"
@@ -54,25 +58,47 @@ def test_what_belongs_to_no_request_is_counted(correlation_id: CorrelationId | N
         (DeadLetterReason.NODE_SHUTDOWN, NodeStopped, "before the message was delivered"),
         (DeadLetterReason.MAILBOX_FULL, QueueFull, "the mailbox of one::bare@h:1 is full"),
         (DeadLetterReason.NO_PROCESS, NoProcess, "one::bare@h:1 could not be reached"),
-        (DeadLetterReason.UNENCODABLE, NoProcess, "could not be reached: unencodable"),
+        (DeadLetterReason.REFUSED, NoProcess, "could not be reached: refused"),
+        (DeadLetterReason.NOT_CONNECTED, NotConnected, "no connection leads to the node of one::"),
+        (DeadLetterReason.PEER_BUSY, QueueFull, "too much waits already for the node of one::"),
+        (DeadLetterReason.UNENCODABLE, EncodeError, "the message for one::bare@h:1 cannot go over"),
+        (DeadLetterReason.UNDECODABLE, EncodeError, "the message for one::bare@h:1 cannot go over"),
     ],
 )
 def test_a_dead_letter_says_how_it_ended(
     reason: DeadLetterReason, error: type[Exception], said: str
 ) -> None:
     calls, reply = Calls(CALLS, 1), Reply()
-    correlation_id = calls.begin(reply)
+    correlation_id = calls.begin(reply, ONE)
     lost = Envelope(ONE, "hello", CALLS, correlation_id)
     calls.deliver(Envelope(CALLS, DeadLetter(lost, reason), EXECUTOR, correlation_id))
     with pytest.raises(error, match=said):
         reply.take()
+    elsewhere = Reply()
+    correlation_id = calls.begin(elsewhere, ONE)
+    bounced = Bounced(BARE, CALLS, reason, correlation_id)
+    calls.deliver(Envelope(CALLS, bounced, EXECUTOR, correlation_id))
+    with pytest.raises(error, match=said):
+        elsewhere.take()
+
+
+def test_what_was_asked_of_a_node_ends_with_its_connection() -> None:
+    calls, there, here = Calls(CALLS, 2), Reply(), Reply()
+    far = NodeId("far", "h:2")
+    calls.begin(there, Pid("one", far))
+    calls.begin(here, ONE)
+    calls.disconnected(far)
+    with pytest.raises(NotConnected, match="the connection to far@h:2 ended before one::far@h:2"):
+        there.take()
+    assert not here.wait(0)
+    calls.close()
 
 
 def test_the_end_of_the_node_ends_those_that_wait_and_those_that_come_late() -> None:
     calls, early, late = Calls(CALLS, 2), Reply(), Reply()
-    calls.begin(early)
+    calls.begin(early, ONE)
     calls.close()
-    calls.begin(late)
+    calls.begin(late, ONE)
     for reply in (early, late):
         with pytest.raises(NodeStopped, match="before the reply came"):
             reply.take()
@@ -83,7 +109,7 @@ def test_several_may_end_them_at_once() -> None:
         calls = Calls(CALLS, 1_000)
         replies = [Reply() for _ in range(1_000)]
         for reply in replies:
-            calls.begin(reply)
+            calls.begin(reply, ONE)
         threads = [threading.Thread(target=calls.close) for _ in range(4)]
         for thread in threads:
             thread.start()

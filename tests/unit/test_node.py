@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -759,7 +761,9 @@ def test_a_defect_of_the_executor_ends_its_node_and_is_reported(
 
 
 @pytest.mark.parametrize("allowed", [0, 1])
-def test_a_node_that_gets_no_thread_is_none(allowed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_gets_no_thread_leaves_nothing_behind(
+    allowed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start, left = threading.Thread.start, iter(range(allowed))
 
     def start_few(thread: threading.Thread) -> None:
@@ -767,12 +771,17 @@ def test_a_node_that_gets_no_thread_is_none(allowed: int, monkeypatch: pytest.Mo
             raise RuntimeError("can't start new thread")
         start(thread)
 
+    gc.collect()
+    before = os.listdir("/proc/self/fd")
     monkeypatch.setattr(threading.Thread, "start", start_few)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         rabble.rouse("few@127.0.0.1:0")
     for thread in threading.enumerate():
         if thread.name.startswith("rabble:few:"):
             thread.join(PATIENCE_S)
+    del thread
+    gc.collect()
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_service_that_gets_no_thread_leaves_its_name(

@@ -127,3 +127,19 @@ def test_a_failing_handler_is_complained_of_and_does_not_end_the_reports(
     write(log)
     assert len(tried) == 2
     assert capsys.readouterr().err.count("SystemExit: the handler's own") == 2 * stderr
+
+
+def test_what_the_log_does_not_want_takes_nobodys_place(caplog: pytest.LogCaptureFixture) -> None:
+    """And is not counted as suppressed: nobody misses it."""
+    log = reporter(HandClock())
+
+    def unwanted() -> str:
+        raise AssertionError("put into words, and nobody wants it")
+
+    with caplog.at_level(logging.WARNING, "rabble"):
+        for _ in range(100):
+            log.report(logging.INFO, unwanted)
+        log.report(logging.WARNING, lambda: "wanted")
+        write(log)
+    assert [record.getMessage() for record in caplog.records] == ["wanted"]
+    assert log.suppressed_total == 0

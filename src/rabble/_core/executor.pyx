@@ -757,9 +757,8 @@ cdef class Executor:
             if not watchers:
                 del connection.watched[envelope.msg.pid]
         reason = envelope.msg.reason
-        connection.link.say_down(
-            envelope.to, envelope.msg.pid, self.protocol.DOWN_CODES.get(reason.kind, 1), reason.detail
-        )
+        why = self.protocol.DOWN_CODES.get(reason.kind, 1)
+        connection.link.say_down(envelope.to, envelope.msg.pid, why, reason.detail)
         return self.routes.touch(connection)
 
     cdef int hear(self) except -1:

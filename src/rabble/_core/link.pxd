@@ -77,8 +77,7 @@ cdef class Link:
     # GIL in the executor's thread, and never while a `say_` runs, which may call Python code.
     cdef Writer data                            # the data lane
     cdef Writer bulk                            # the bulk lane
-    cdef volatile size_t bulk_unsent            # ... its bytes that the peer has not taken yet; the
-                                                # poller writes this
+    cdef volatile size_t bulk_unsent            # its bytes not taken by the peer; the poller's word
     cdef dict bulk_pairs                        # (sender, to) to where its last frame ends there
     cdef Py_ssize_t bulk_pairs_max              # how many are kept before they are looked through
     cdef uint64_t bulk_said                     # bytes ever put there
@@ -116,6 +115,15 @@ cdef class Link:
 
     cdef Py_ssize_t say_message(self, object msg, Py_ssize_t start) except -1
     cdef int say_in_full(self, Envelope envelope) except -1
+    cdef int say_bytes(self, Envelope envelope, bytes msg) except -1
+    cdef int put_in_bulk(
+        self,
+        Envelope envelope,
+        const unsigned char* begin,
+        Py_ssize_t begin_size,
+        const unsigned char* source,
+        Py_ssize_t source_size,
+    ) except -1
     cdef int move_to_bulk(
         self, Envelope envelope, Py_ssize_t start, Py_ssize_t message
     ) except -1

@@ -96,6 +96,13 @@ cdef class Heard:
         return f"<Heard {self.kind} from {self.link.peer}: {fields}>"
 
 
+cdef object too_long(Link link, Py_ssize_t size):
+    return EncodeError(
+        f"the message takes {size} bytes, more than the {link.message_bytes_max} allowed; "
+        f"send it in parts"
+    )
+
+
 cdef Heard new_heard(Link link, int kind, Pid to, Pid about):
     cdef Heard heard = Heard.__new__(Heard)
     heard.link = link
@@ -274,6 +281,8 @@ cdef class Link:
             if asker == NO_PLACE:
                 # Three pids fight for two places.
                 return self.say_in_full(envelope)
+        if type(envelope.msg) is bytes and PyBytes_GET_SIZE(envelope.msg) > self.fragment_bytes:
+            return self.say_bytes(envelope, <bytes>envelope.msg)
         start = w.size
         if w.capacity - start < HEAD_ROOM:
             self.reserve(w, HEAD_ROOM)
@@ -306,10 +315,7 @@ cdef class Link:
         try:
             self.codec.write(w, msg)
             if w.size - message > self.message_bytes_max:
-                raise EncodeError(
-                    f"the message takes {w.size - message} bytes, more than the "
-                    f"{self.message_bytes_max} allowed; send it in parts"
-                )
+                raise too_long(self, w.size - message)
         except BaseException:
             self.cut_back(start)
             raise
@@ -323,6 +329,29 @@ cdef class Link:
         self.say_message(envelope.msg, start)
         return self.move_to_bulk(envelope, start, start)
 
+    cdef int say_bytes(self, Envelope envelope, bytes msg) except -1:
+        """Say a message that is nothing but many bytes: from where they are into the bulk lane."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(msg)
+        cdef unsigned char head[5]
+        cdef Py_ssize_t head_size
+        if size < 1 << 8:
+            head[0] = 0xc4
+            head[1] = <unsigned char>size
+            head_size = 2
+        elif size < 1 << 16:
+            head[0] = 0xc5
+            store_16(head + 1, <uint32_t>size)
+            head_size = 3
+        else:
+            head[0] = 0xc6
+            store_32(head + 1, <uint32_t>size)
+            head_size = 5
+        if head_size + size > self.message_bytes_max:
+            raise too_long(self, head_size + size)
+        return self.put_in_bulk(
+            envelope, head, head_size, <const unsigned char*>PyBytes_AS_STRING(msg), size
+        )
+
     cdef int move_to_bulk(
         self, Envelope envelope, Py_ssize_t start, Py_ssize_t message
     ) except -1:
@@ -330,36 +359,51 @@ cdef class Link:
 
         So a message is encoded once, wherever it goes.
         """
-        cdef unsigned char head[HEAD_MAX + 1]
-        cdef const unsigned char* source
+        try:
+            return self.put_in_bulk(
+                envelope, NULL, 0, self.data.data + message, self.data.size - message
+            )
+        finally:
+            self.cut_back(start)
+
+    cdef int put_in_bulk(
+        self,
+        Envelope envelope,
+        const unsigned char* begin,
+        Py_ssize_t begin_size,
+        const unsigned char* source,
+        Py_ssize_t source_size,
+    ) except -1:
+        """Put an encoded message, which is in two pieces, into the bulk lane, cut into frames.
+
+        The first piece is at most 5 bytes.
+        """
+        cdef unsigned char head[HEAD_MAX + 1 + 5]
         cdef const unsigned char* end
         cdef unsigned char* p
         cdef Py_ssize_t head_size, size, whole, part, n
         cdef int flags = FLAG_FIRST
-        try:
-            head_size = self.write_head(head, envelope)
-            size = self.data.size - message
-            whole = head_size + size
-            if size <= self.fragment_bytes:
-                n = FRAME_HEADER - 1 + whole
-            else:
-                n = whole + 4 + (whole - 1) // self.fragment_bytes * FRAME_HEADER + FRAME_HEADER
-            self.reserve(&self.bulk, n)
-            self.goes_to_bulk(envelope.sender, envelope.to, n)
-        except BaseException:
-            self.cut_back(start)
-            raise
+        head_size = self.write_head(head, envelope)
+        if begin_size:
+            memcpy(head + head_size, begin, begin_size)
+            head_size += begin_size
+        size = begin_size + source_size
+        whole = head_size + source_size
+        if size <= self.fragment_bytes:
+            n = FRAME_HEADER - 1 + whole
+        else:
+            n = whole + 4 + (whole - 1) // self.fragment_bytes * FRAME_HEADER + FRAME_HEADER
+        self.reserve(&self.bulk, n)
+        self.goes_to_bulk(envelope.sender, envelope.to, n)
         p = self.bulk.data + self.bulk.size
         self.bulk.size += n
-        source = self.data.data + message
         if size <= self.fragment_bytes:
             memcpy(p + FRAME_HEADER - 1, head, head_size)
-            memcpy(p + FRAME_HEADER - 1 + head_size, source, size)
+            memcpy(p + FRAME_HEADER - 1 + head_size, source, source_size)
             store_header(p, n, ENVELOPE, head[0])
-            self.cut_back(start)
             return 0
         # The first part has the head in it, or of it what has room.
-        end = source + size
+        end = source + source_size
         n = 0       # how much of the head is gone
         while True:
             part = min(self.fragment_bytes, head_size - n + (end - source))
@@ -381,7 +425,6 @@ cdef class Link:
             if flags & FLAG_LAST:
                 break
             flags = 0
-        self.cut_back(start)
         return 0
 
     cdef bint is_in_bulk(self, Pid sender, Pid to) except -1:

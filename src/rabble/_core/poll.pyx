@@ -1,18 +1,20 @@
+# The C structs here are never None, and a check would need the GIL.
+# cython: nonecheck=False
 """The poll loop: what connections say and hear, below the interpreter.
 
-Each connection is a *channel*, a C struct that is only touched under the poller's lock, by functions
-that need no GIL and never block. Three threads call them:
+Each connection is a *channel*, a C struct that is only touched under the poller's lock, by
+functions that need no GIL and never block. Three threads call them:
 
 - the executor, which looks at the sockets in every turn, while it spins, and when it sleeps: it
   sleeps on this very epoll set. What comes for an idle node thus costs one wake-up, not one of a
   thread that reads and another of the one that is to act;
-- the poll thread, which does the same when the executor does not get to it, because a `receive` takes
-  long or another thread holds the GIL. It also says the heartbeats: so a node whose interpreter
-  stands still is seen to be alive, and not to make progress;
+- the poll thread, which does the same when the executor does not get to it, because a `receive`
+  takes long or another thread holds the GIL. It also says the heartbeats: so a node whose
+  interpreter stands still is seen to be alive, and not to make progress;
 - the cluster server, which adds and ends connections and says control frames.
 
-Nobody waits for the GIL while holding the lock. Who holds the GIL only tries to take it, and lets go
-of the GIL to wait for it.
+Nobody waits for the GIL while holding the lock. Who holds the GIL only tries to take it, and lets
+go of the GIL to wait for it.
 """
 
 cimport cython
@@ -21,7 +23,7 @@ from cpython.exc cimport PyErr_SetFromErrno
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove
 from posix.unistd cimport close, getpid, read, write
 

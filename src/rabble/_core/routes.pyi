@@ -1,7 +1,11 @@
+"""Routes: which connection leads to another node."""
+
 from typing import final
 
 from rabble._core.ids import NodeId
 from rabble._core.poll import Connection, Poller
+
+__all__ = ["Routes"]
 
 @final
 class Routes:

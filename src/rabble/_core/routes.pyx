@@ -1,7 +1,7 @@
 """Routes: which connection leads to another node, and what goes over it.
 
-All of it belongs to the executor's thread. What is said within a turn is encoded at once and sent at
-the turn's end, or when it fills 64 KiB: one system call for all that goes to one peer. What was
+All of it belongs to the executor's thread. What is said within a turn is encoded at once and sent
+at the turn's end, or when it fills 64 KiB: one system call for all that goes to one peer. What was
 heard is decoded in batches of 64 KiB a connection. A connection's next batch is taken when the one
 before has been delivered, so that no peer fills the run queue faster than it is emptied.
 """
@@ -11,8 +11,7 @@ from cpython.object cimport PyObject
 
 from rabble._core.envelope cimport Envelope
 from rabble._core.ids cimport NodeId, same_node
-from rabble._core.link cimport Link
-from rabble._core.poll cimport CLOSED, OPEN, Connection, Poller
+from rabble._core.poll cimport Connection, Poller
 from rabble._core.queue cimport EnvelopeQueue
 
 from rabble._core.link import LinkError
@@ -142,6 +141,10 @@ cdef class Routes:
                 else:
                     connection.channel.notice = True
             if not connection.is_open() and not connection.has_heard():
+                if <Py_ssize_t>(connection.mark - popped) > 0:
+                    # What it said last, a Down say, has not had its turn yet.
+                    self.poller.ready = True
+                    continue
                 if over is None:
                     over = []
                 over.append(connection)

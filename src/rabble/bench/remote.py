@@ -103,18 +103,18 @@ class Producer(Process):
     def __init__(self, to: Pid, messages: Sequence[Any], count: int, main: Pid) -> None:
         self.to = to
         self.messages = messages
-        self.left = count
+        self.count = self.left = count
         self.main = main
         self.allowed = WINDOW
 
     def receive(self, msg: Any, sender: Any, correlation_id: CorrelationId | None) -> Output:
-        if msg == "ack":
-            starved = self.allowed == 0
-            self.allowed += ACK_EVERY
-            return self.more() if starved else None
         if msg == "more":
             return self.more()
-        return Envelope(self.main, msg[1])
+        starved = self.allowed == 0
+        self.allowed += ACK_EVERY
+        if msg == self.count:
+            return [Envelope(self.main, msg)]
+        return self.more() if starved else None
 
     def more(self) -> list[Envelope]:
         """The next batch, and a word to itself to go on."""
@@ -123,15 +123,14 @@ class Producer(Process):
         out = [Envelope(to, msg) for msg in self.messages[:size]]
         self.left -= size
         self.allowed -= size
-        if not self.left:
-            out.append(Envelope(to, "total"))
-        elif self.allowed:
+        if self.left and self.allowed:
             out.append(Envelope(self.pid, "more"))
         return out
 
 
 def one_way(messages: Sequence[Any], count: int) -> Sample:
     """From the first send to the word that all were counted."""
+    count = -(-count // ACK_EVERY) * ACK_EVERY
     with two_nodes() as (node, main, other):
         producer = Producer(Pid("counter", other), messages, count, main.pid)
         pid = node.spawn(producer, "producer")
@@ -241,7 +240,8 @@ class Pusher(Process):
             self.under_way -= 1
             self.taken += msg
         out = [
-            Envelope(self.to, self.payload) for _ in range(min(self.ahead - self.under_way, self.left))
+            Envelope(self.to, self.payload)
+            for _ in range(min(self.ahead - self.under_way, self.left))
         ]
         self.under_way += len(out)
         self.left -= len(out)
@@ -401,12 +401,10 @@ def summary(times: list[int], percent: float) -> Sample:
 
 
 def rtt(rounds: int = 20_000) -> list[Case]:
-    """A ball to and fro between two nodes, against 64 bytes on plain sockets, both sides spinning or
-    both blocking."""
+    """A ball to and fro between two nodes, against 64 bytes on plain sockets, whose sides both spin
+    or both block."""
 
-    def case(
-        name: str, spin_us: int, percent: float, spins: bool, target: float
-    ) -> Case:
+    def case(name: str, spin_us: int, percent: float, spins: bool, target: float) -> Case:
         limit: Callable[[], Sample] = lambda: summary(  # noqa: E731
             raw_round_trips(rounds, spins=spins), percent
         )

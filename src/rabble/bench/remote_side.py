@@ -1,7 +1,7 @@
 """The other operating-system process of the remote benchmarks.
 
-`main(ROLE, ARGUMENT...)` prints one line when it is ready, its address, does what its role says until
-its standard input ends, and returns.
+`main(ROLE, ARGUMENT...)` prints one line when it is ready, its address, does what its role says
+until its standard input ends, and returns.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rabble._core.envelope import Envelope
@@ -39,7 +40,7 @@ def registry() -> MessageRegistry:
 
 
 class Counter(Process):
-    """Counts what it is sent, and says every now and then that it got so far."""
+    """Counts what it is sent, and says every now and then how far it got."""
 
     def __init__(self) -> None:
         self.counted = 0
@@ -47,12 +48,10 @@ class Counter(Process):
     def receive(
         self, msg: Any, sender: Any, correlation_id: CorrelationId | None
     ) -> Envelope | None:
-        if msg == "total":
-            return Envelope(sender, ("total", self.counted))
         self.counted += 1
-        if self.counted % ACK_EVERY == 0:
-            return Envelope(sender, "ack")
-        return None
+        if self.counted % ACK_EVERY:
+            return None
+        return Envelope(sender, self.counted)
 
 
 class Pinger(Process):
@@ -90,7 +89,7 @@ class Sink(Process):
 
 
 class Exchanger(Process):
-    """Sends to its like on another node, counts what comes from there, and tells when both are done.
+    """Sends to its like on another node, counts what comes from there, and tells when it is done.
 
     Of what it sends only so much is under way as it has counted itself, and a window.
     """
@@ -131,9 +130,7 @@ def ready(line: object) -> None:
 
 def node_side(spin_us: str) -> None:
     """A node with something of each kind."""
-    with rouse(
-        "side@127.0.0.1:0", mesh=Mesh(), spin_us=int(spin_us), registry=registry()
-    ) as node:
+    with rouse("side@127.0.0.1:0", mesh=Mesh(), spin_us=int(spin_us), registry=registry()) as node:
         node.spawn(Counter(), "counter")
         node.spawn(Echo(), "echo")
         node.spawn(Sink(), "sink")
@@ -222,10 +219,14 @@ def zmq_side(frames: str) -> None:
         sys.stdin.readline()
 
 
-ROLES = {"node": node_side, "mesh": mesh_side, "raw": raw_side, "zmq": zmq_side}
+ROLES: dict[str, Callable[..., None]] = {
+    "node": node_side,
+    "mesh": mesh_side,
+    "raw": raw_side,
+    "zmq": zmq_side,
+}
 
 
 def main(role: str, *arguments: str) -> None:
     """Play a role."""
     ROLES[role](*arguments)
-

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Sequence
 
+from rabble.cluster.handshake import check_cluster, check_key
 from rabble.cluster.keys import read_key
 from rabble.cluster.tls import TlsConfig
 
@@ -31,6 +32,7 @@ class Mesh:
     :param seeds: addresses `host:port` of nodes to join. Of a host name with several addresses all
         are joined, now and whenever they change.
     :param seed_file: a file with one such address a line, which is read again when it changes.
+    :raises ValueError: says what cannot be used. It never shows the key.
     """
 
     cluster: str = ""
@@ -43,6 +45,9 @@ class Mesh:
     def __post_init__(self) -> None:
         for addr in (*self.seeds, *(() if self.bind is None else (self.bind,))):
             split_address(addr)
+        check_cluster(self.cluster)
+        if isinstance(self.key, bytes):
+            check_key(self.key)
 
     @property
     def open_to_all(self) -> bool:

@@ -27,6 +27,8 @@ __all__ = [
     "Peer",
     "Role",
     "Send",
+    "check_cluster",
+    "check_key",
 ]
 
 CLUSTER_BYTES_MAX = 64
@@ -37,6 +39,25 @@ class Role(enum.Enum):
 
     INITIATOR = "initiator"
     RESPONDER = "responder"
+
+
+def check_cluster(cluster: str) -> None:
+    """Raise `ValueError` if that cannot be a cluster's id."""
+    if len(cluster.encode()) > CLUSTER_BYTES_MAX:
+        raise ValueError(
+            f"cluster id {printable(cluster)} is not usable: "
+            f"at most {CLUSTER_BYTES_MAX} bytes of UTF-8"
+        )
+    if not unicodedata.is_normalized("NFC", cluster):
+        raise ValueError(
+            f"cluster id {printable(cluster)} is not usable: it is not in Unicode normal form C"
+        )
+
+
+def check_key(key: bytes) -> None:
+    """Raise `ValueError` if that cannot be a key; it is not shown."""
+    if len(key) != wire.KEY_BYTES:
+        raise ValueError(f"the key must be {wire.KEY_BYTES} bytes, not {len(key)}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,18 +86,9 @@ class HandshakeConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.incarnation < 1 << 64:
             raise ValueError(f"incarnation must be 0 to 2**64 - 1, not {self.incarnation}")
-        if len(self.cluster.encode()) > CLUSTER_BYTES_MAX:
-            raise ValueError(
-                f"cluster id {printable(self.cluster)} is not usable: "
-                f"at most {CLUSTER_BYTES_MAX} bytes of UTF-8"
-            )
-        if not unicodedata.is_normalized("NFC", self.cluster):
-            raise ValueError(
-                f"cluster id {printable(self.cluster)} is not usable: "
-                "it is not in Unicode normal form C"
-            )
-        if self.key is not None and len(self.key) != wire.KEY_BYTES:
-            raise ValueError(f"the key must be {wire.KEY_BYTES} bytes, not {len(self.key)}")
+        check_cluster(self.cluster)
+        if self.key is not None:
+            check_key(self.key)
         if self.key is None and not self.secured:
             raise ValueError("without a key the stream must be TLS, or both sides on loopback")
         lowest, highest = self.versions

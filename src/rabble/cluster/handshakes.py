@@ -10,7 +10,6 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from rabble._core.ids import NodeId
 from rabble.cluster.codes import Refusal, RefusalCode
 from rabble.cluster.config import is_loopback
 from rabble.cluster.handshake import (

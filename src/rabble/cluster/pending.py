@@ -74,7 +74,7 @@ class Pending:
 
     def connect(self, address: tuple[object, ...]) -> None:
         """Begin to connect. Raises `OSError` if that fails at once."""
-        status = self.sock.connect_ex(address)  # type: ignore[arg-type]
+        status = self.sock.connect_ex(address)
         if status not in UNDER_WAY:
             raise OSError(status, os.strerror(status))
 
@@ -179,4 +179,3 @@ class Pending:
     def close(self) -> None:
         """Give it up."""
         self.sock.close()
-

@@ -60,7 +60,9 @@ ELEMENTS_MAX = 2**31 - 1
 SHUTDOWN_LOOK_S = 0.05
 
 
-def new_incarnation(clock: Callable[[], float] = time.time, rng: random.Random | None = None) -> int:
+def new_incarnation(
+    clock: Callable[[], float] = time.time, rng: random.Random | None = None
+) -> int:
     """The incarnation of a start at this moment: milliseconds since 1970, and 20 random bits."""
     bits = (rng or random.SystemRandom()).getrandbits(20)
     return (int(clock() * 1000) << 20) | bits
@@ -144,6 +146,8 @@ class ClusterServer:
         self._fresh: dict[int, tuple[socket.socket, bytes, bool]] = {}
         self._commands: collections.deque[Callable[[], None]] = collections.deque()
         self._removed = False
+        #: Peers that are to leave, and have not said yet that they are members.
+        self._early_leaves: set[str] = set()
         self._stop_at: float | None = None
         self._next_beat: float | None = None
         self._next_digest = clock()
@@ -378,9 +382,7 @@ class ClusterServer:
         """See `Decider`."""
         self._fresh[link_id] = (sock, leftover, initiated)
         self._carry_out(
-            self._links.established(
-                link_id, peer.node, peer.incarnation, initiated, self._clock()
-            )
+            self._links.established(link_id, peer.node, peer.incarnation, initiated, self._clock())
         )
         unused = self._fresh.pop(link_id, None)
         if unused is not None:
@@ -450,8 +452,10 @@ class ClusterServer:
         now = self._clock()
         self._by_id[link_id] = Linked(link_id, connection, peer, incarnation)
         self._liveness.add(link_id, peer.name, now)
+        # Who is told of it finds it in the status.
+        self._publish()
         self._node.link_up(connection)
-        connection.say(KIND_MEMBERSHIP, self._membership.encoded())
+        self._say_state(self._by_id[link_id])
 
     def _hand_over(self, sock: socket.socket) -> int:
         """The descriptor that the poller gets, tuned for what it does."""
@@ -460,9 +464,7 @@ class ClusterServer:
         heartbeat_s = max(self._limits.heartbeat_ms // 1000, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, heartbeat_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, heartbeat_s)
-        sock.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._limits.down_after_ms
-        )
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._limits.down_after_ms)
         # So that a heartbeat does not queue behind megabytes in the kernel.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 256 << 10)
         if isinstance(sock, ssl.SSLSocket):
@@ -502,11 +504,11 @@ class ClusterServer:
             except (DecodeError, MembershipError) as error:
                 text = f"{self.own.name}: {linked.peer} says no membership: {error}"
                 self._node.report(logging.ERROR, functools.partial(str, text))
-                self._refusals[RefusalCode.DECODE.name] += 1
                 linked.connection.close(RefusalCode.DECODE, "membership")
 
     def _lost(self, linked: Linked) -> None:
         connection = linked.connection
+        self._early_leaves.discard(linked.peer.name)
         del self._by_id[linked.link_id]
         self._liveness.remove(linked.link_id)
         if not connection.closed:
@@ -561,20 +563,35 @@ class ClusterServer:
 
     # Membership.
 
+    def _say_state(self, linked: Linked) -> None:
+        state = self._membership.encoded()
+        if len(state) + 2 <= self._limits.frame_bytes_max:
+            linked.connection.say(KIND_MEMBERSHIP, state)
+            return
+        text = (
+            f"{self.own.name}: the state of {len(self._membership)} members is {len(state)} bytes, "
+            f"more than Limits.frame_bytes_max: {linked.peer} is not told"
+        )
+        self._node.report(logging.ERROR, lambda: text)
+
     def _hear_membership(self, linked: Linked, body: bytes) -> None:
+        if body == self._membership.encoded():
+            return
         state = self._codec.decode_message(body)
         if isinstance(state, dict) and state.keys() == {"d"}:
             if state["d"] != self._membership.digest():
-                linked.connection.say(KIND_MEMBERSHIP, self._membership.encoded())
+                self._say_state(linked)
             return
         changes = self._membership.merge(state)
         if changes.state_changed:
             self._membership_changed(changes)
+        if linked.peer.name in self._early_leaves:
+            self._leave(linked.peer.name)
 
     def _membership_changed(self, changes: membership.Changes | None = None) -> None:
         """Tell all peers, then keep the connections that the members ask for."""
         for linked in list(self._by_id.values()):
-            linked.connection.say(KIND_MEMBERSHIP, self._membership.encoded())
+            self._say_state(linked)
         if self._membership.is_removed and not self._removed:
             self._be_removed(None)
             return
@@ -626,6 +643,7 @@ class ClusterServer:
             return
         if target.name == self.own.name:
             return
+        self._early_leaves.discard(target.name)
         try:
             self._membership.add(target)
         except MembershipError as error:
@@ -636,8 +654,14 @@ class ClusterServer:
         self._membership_changed()
 
     def _leave(self, name: str) -> None:
+        early = name in self._early_leaves
+        self._early_leaves.discard(name)
         if self._membership.remove(name):
             self._membership_changed()
+        elif not early and any(linked.peer.name == name for linked in self._by_id.values()):
+            # What makes it a member is on its way, and would do so again after it was removed.
+            self._early_leaves.add(name)
+            return
         if name != self.own.name:
             self._carry_out(self._links.unwanted(name, self._clock()))
 

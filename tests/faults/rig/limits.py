@@ -134,6 +134,10 @@ class Cgroup:
             raise
         return self
 
+    def change(self, controller: str, value: float) -> None:
+        """Set another bound for what runs."""
+        self._set(self.folders[controller], controller, value)
+
     def _set(self, folder: Path, controller: str, value: float) -> None:
         if controller == "pids":
             (folder / "pids.max").write_text(f"{int(value)}")

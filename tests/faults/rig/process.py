@@ -82,8 +82,12 @@ class OsProcess:
         cgroup: Cgroup | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
+        talk: bool = False,
     ) -> None:
-        """`ready`: a regular expression; waits for a line of standard output that has it."""
+        """`ready`: a regular expression; waits for a line of standard output that has it.
+
+        `talk`: it has a standard input, for `say`; without, that is at its end.
+        """
         # Each of these replaces itself by the next, so the process id stays.
         command = list(argv)
         if rlimits is not None:
@@ -105,7 +109,7 @@ class OsProcess:
         start = functools.partial(
             subprocess.Popen[bytes],
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if talk else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             start_new_session=True,
@@ -182,6 +186,9 @@ class OsProcess:
         if not self._reader.is_alive():
             assert self._popen.stdout is not None
             self._popen.stdout.close()
+        if self._popen.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._popen.stdin.close()
         self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - STDERR_SHOWN_BYTES))
         self._last_words = self._stderr.read().decode(errors="replace")
         self._stderr.close()
@@ -190,6 +197,13 @@ class OsProcess:
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
+
+    def say(self, line: str) -> None:
+        """Write a line to its standard input; nothing happens if it has ended."""
+        assert self._popen.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._popen.stdin.write(line.encode() + b"\n")
+            self._popen.stdin.flush()
 
     @property
     def alive(self) -> bool:

@@ -1,0 +1,122 @@
+"""The README's three terminals, word for word but for the ports, which others may have."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import PATIENCE_S
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PORTS = ("4001", "4002", "4003")
+
+
+class Terminal:
+    """A command, and the lines that it prints."""
+
+    def __init__(self, command: str) -> None:
+        words = shlex.split(command)
+        assert words[0] == "rabble"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rabble.cli", *words[1:]],
+            cwd=ROOT / "examples",
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._seen: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line)
+
+    def expect(self, pattern: str) -> re.Match[str]:
+        """Wait for a line that has this, behind those that were waited for before."""
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                line = self._lines.get(timeout=max(end - time.monotonic(), 0.01))
+            except queue.Empty:
+                raise AssertionError(f"no {pattern!r} in {''.join(self._seen)}") from None
+            self._seen.append(line)
+            found = re.search(pattern, line)
+            if found is not None:
+                return found
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def free_ports(count: int) -> list[str]:
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [str(listener.getsockname()[1]) for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports
+
+
+@pytest.fixture
+def terminals() -> Iterator[list[Terminal]]:
+    opened: list[Terminal] = []
+    yield opened
+    for terminal in opened:
+        terminal.close()
+
+
+def test_three_terminals_of_the_readme(terminals: list[Terminal]) -> None:
+    text = (ROOT / "README.md").read_text()
+    commands = re.findall(r"^ {4}(rabble node .*)$", text, flags=re.M)
+    assert len(commands) == 3
+    assert [command.count("--join") for command in commands] == [0, 0, 1]
+    ports = free_ports(3)
+    for old, new in zip(PORTS, ports, strict=True):
+        commands = [command.replace(old, new) for command in commands]
+    for command in commands:
+        terminals.append(Terminal(command))
+    a, b, c = terminals
+    first = c.expect(r"ready c@127\.0\.0\.1:\d+ incarnation (\d+)")[1]
+    for one, others in ((a, "bc"), (b, "ac"), (c, "ab")):
+        # In either order.
+        seen = {one.expect(rf"up ([{others}])@127\.0\.0\.1:\d+ incarnation \d+")[1]}
+        seen |= {one.expect(rf"up ([{others}])@127\.0\.0\.1:\d+ incarnation \d+")[1]}
+        assert seen == set(others)
+    before = int(c.expect(r"c: the total is (\d+)")[1])
+
+    c.process.send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    for one in (a, b):
+        one.expect(rf"down c@127\.0\.0\.1:{ports[2]} incarnation {first}")
+    assert time.monotonic() - killed < 8
+
+    again = Terminal(commands[2])
+    terminals.append(again)
+    later = again.expect(r"ready c@127\.0\.0\.1:\d+ incarnation (\d+)")[1]
+    assert int(later) > int(first)
+    for one in (a, b):
+        one.expect(rf"up c@127\.0\.0\.1:{ports[2]} incarnation {later}")
+    assert int(again.expect(r"c: the total is (\d+)")[1]) > before
+
+    for one in (a, b, again):
+        one.process.send_signal(signal.SIGTERM)
+        assert one.process.wait(PATIENCE_S) == 0

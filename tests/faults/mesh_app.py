@@ -1,0 +1,477 @@
+"""The application that every node of a fault test runs.
+
+    python -m tests.faults.mesh_app '{"name": "n1", "addr": "h:1", "nodes": [...], ...}'
+
+Its processes send random traffic to those of all nodes, and what the node sees goes into a log of
+`tests.faults.history`. It is told what to do by lines of standard input and answers each with one
+line that begins with `= `; what happens by itself are lines that begin with `! ` and end with the
+monotonic time, which is the same for all processes of a machine.
+
+A node sends to a peer only when that has said that its processes are there: between `rouse` and its
+first `spawn` a node that was started again is reached already, and nobody would see what it drops.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import faulthandler
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Any
+
+import rabble
+from rabble import Envelope, Node, NodeId, Output, Pid, Process, messages
+from tests.faults.history import Log
+
+SENDERS = ("s1", "s2", "s3")
+RECEIVERS = ("r1", "r2")
+#: Nobody has this name: what is sent there becomes a dead letter at the receiver.
+NOBODY = "nobody"
+#: Beyond the fragment size.
+LARGE_BYTES = 70_000
+CHUNK = 64
+
+
+@rabble.message(name="faults.parcel")
+class Parcel:
+    """A typed message, as most are."""
+
+    stamp: Any
+    body: bytes
+
+
+@rabble.message(name="faults.hello")
+class Hello:
+    """The sender's processes are there."""
+
+    incarnation: int
+
+
+@rabble.message(name="faults.flush")
+class Flush:
+    """Asks for `Flushed`, behind all that was sent in the lane that it goes by."""
+
+    number: int
+    large: bool
+    filling: bytes
+
+
+@rabble.message(name="faults.flushed")
+class Flushed:
+    number: int
+    large: bool
+
+
+@rabble.message(name="faults.command")
+class Command:
+    """A line of standard input."""
+
+    words: list[str]
+
+
+@rabble.message(name="faults.go")
+class Go:
+    on: bool
+
+
+@rabble.message(name="faults.flood")
+class Flood:
+    to: Pid
+    left: int
+    size: int
+
+
+class World:
+    """What the processes of this node share; all of them run in one thread."""
+
+    def __init__(self, log: Log, own: NodeId, nodes: Iterable[NodeId]) -> None:
+        self.log = log
+        self.own = own
+        self.nodes = list(nodes)
+        self.up: dict[str, int] = {}
+        #: Peers whose processes are there, in which incarnation.
+        self.ready: dict[str, int] = {}
+        self.alone = False
+        self.busy = True
+
+    def known(self, name: str) -> int | None:
+        return self.log.incarnation if name == self.own.name else self.up.get(name)
+
+    def parcel(self, sender: Pid, to: Pid, body: bytes, shape: int = 0) -> Envelope:
+        stamp = self.log.sent(str(sender), str(to), body, self.known(to.node.name))
+        msg: Any = Parcel(stamp, body)
+        if shape == 1:
+            msg = {"stamp": list(stamp), "body": body, "more": [1, 2.5, None, "é", {"a": True}]}
+        elif shape == 2:
+            msg = [list(stamp), body]
+        return Envelope(to, msg)
+
+
+def opened(msg: Any) -> tuple[Any, bytes] | None:
+    """Stamp and body of what `World.parcel` made."""
+    if isinstance(msg, Parcel):
+        return msg.stamp, msg.body
+    if isinstance(msg, dict):
+        return msg["stamp"], msg["body"]
+    if isinstance(msg, list):
+        return msg[0], msg[1]
+    return None
+
+
+class Receiver(Process):
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: Any) -> Output:
+        found = opened(msg)
+        assert found is not None
+        self.world.log.received(found[0], str(self.pid), found[1])
+        return None
+
+
+class Sender(Process):
+    """A few messages every few milliseconds, to anybody."""
+
+    def __init__(self, world: World, every_ms: float, large: float) -> None:
+        self.world = world
+        self.every_ms = every_ms
+        self.large = large
+        self.on = False
+
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: Any) -> Output:
+        world = self.world
+        out: list[Envelope] = []
+        if isinstance(msg, Go):
+            started = msg.on and not self.on
+            self.on = msg.on
+            if not started:
+                return out
+        elif isinstance(msg, Flood):
+            for _ in range(min(msg.left, CHUNK)):
+                out.append(world.parcel(self.pid, msg.to, self.random.randbytes(msg.size)))
+            if msg.left > CHUNK:
+                out.append(Envelope(self.pid, Flood(msg.to, msg.left - CHUNK, msg.size)))
+            else:
+                out.append(Envelope(Pid("watch", world.own), Flood(msg.to, 0, 0)))
+            return out
+        if not self.on:
+            return out
+        for _ in range(self.random.randint(1, 4)):
+            node = self.random.choice(world.nodes)
+            name = node.name
+            if name != world.own.name:
+                if world.alone:
+                    continue
+                if name in world.up:
+                    if world.ready.get(name) != world.up[name]:
+                        continue
+                elif self.random.random() > 0.1:
+                    continue
+            lot = self.random.random()
+            size = self.random.randint(0, 300)
+            name = NOBODY if self.random.random() < 0.02 else self.random.choice(RECEIVERS)
+            if lot < self.large:
+                size = self.random.randint(LARGE_BYTES, 3 * LARGE_BYTES)
+            elif lot < 0.1:
+                size = self.random.randint(300, 20_000)
+            body = self.random.randbytes(size)
+            out.append(world.parcel(self.pid, Pid(name, node), body, self.random.randrange(3)))
+        wait_ms = self.random.uniform(0.5, 1.5) * self.every_ms
+        timer = rabble.CorrelationId(self.pid)
+        out.append(Envelope(self.executor, messages.StartTimer(timer, wait_ms)))
+        return out
+
+
+class Canary(Process):
+    """Measures by how much timers are late."""
+
+    EVERY_MS = 10
+
+    def __init__(self) -> None:
+        self.late_ms: list[float] = []
+        self.due = 0.0
+
+    def init(self) -> Output:
+        return self.arm()
+
+    def arm(self) -> Envelope:
+        self.due = time.monotonic() + self.EVERY_MS / 1000
+        timer = rabble.CorrelationId(self.pid)
+        return Envelope(self.executor, messages.StartTimer(timer, self.EVERY_MS))
+
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: Any) -> Output:
+        self.late_ms.append((time.monotonic() - self.due) * 1000)
+        return self.arm()
+
+
+class Watch(Process):
+    """Follows commands, and logs what the node tells."""
+
+    LOOK_MS = 20
+    FLUSH_AGAIN_LOOKS = 25
+
+    def __init__(self, world: World, node: Node, canary: Canary, seeds: list[str]) -> None:
+        self.world = world
+        self.node = node
+        self.canary = canary
+        self.seeds = seeds
+        #: What is to become true, and what is said then.
+        self.awaited: list[tuple[Callable[[], bool], str]] = []
+        self.flushes = 0
+        self.unflushed: set[tuple[str, bool]] = set()
+        self.asked: list[Envelope] = []
+        self.looks = 0
+        self.removed = False
+        self.rejoining = False
+        self.dead: collections.Counter[str] = collections.Counter()
+        self.down: dict[str, float] = {}
+
+    def init(self) -> Output:
+        return [
+            Envelope(self.executor, messages.SubscribeNodes()),
+            Envelope(self.executor, messages.StartTimer(self.timer(), self.LOOK_MS)),
+        ]
+
+    def timer(self) -> rabble.CorrelationId:
+        return rabble.CorrelationId(self.pid)
+
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: Any) -> Output:
+        log, world = self.world.log, self.world
+        out: list[Envelope] = []
+        match msg:
+            case messages.NodeUp(node, incarnation):
+                self.look_at_self()
+                log.node_up(node.name, incarnation)
+                world.up[node.name] = incarnation
+                event(f"up {node.name} {incarnation}")
+                out.append(Envelope(Pid("watch", node), Hello(log.incarnation)))
+            case messages.NodeDown(node, incarnation):
+                log.node_down(node.name)
+                world.up.pop(node.name, None)
+                world.ready.pop(node.name, None)
+                event(f"down {node.name} {incarnation}")
+            case messages.NodeStalled(node, stalled):
+                event(f"{'stalled' if stalled else 'recovered'} {node.name}")
+            case messages.Removed():
+                self.removed = True
+                event("removed")
+            case messages.DeadLetter(envelope, reason):
+                self.dead[reason.value] += 1
+                if (found := opened(envelope.msg)) is not None:
+                    log.dead_letter(found[0], reason.value)
+            case messages.Lost(node, count):
+                self.dead["lost"] += count
+                log.lost(count, node.name)
+            case Hello(incarnation):
+                assert sender is not None
+                if world.up.get(sender.node.name) == incarnation:
+                    world.ready[sender.node.name] = incarnation
+            case Flush(number, large, _):
+                assert sender is not None
+                out.append(Envelope(Pid("watch", sender.node), Flushed(number, large)))
+            case Flushed(number, large):
+                assert sender is not None
+                if number == self.flushes:
+                    self.unflushed.discard((sender.node.name, large))
+            case Flood():
+                answer("flood")
+            case Command(words):
+                out += self.follow(words)
+            case messages.Timeout():
+                out += self.look()
+        self.say_what_is_true()
+        return out
+
+    def look(self) -> list[Envelope]:
+        self.looks += 1
+        self.look_at_self()
+        out = [Envelope(self.executor, messages.StartTimer(self.timer(), self.LOOK_MS))]
+        if self.removed and not self.world.up:
+            self.removed, self.rejoining = False, True
+            self.node.join(self.seeds[0])
+        if self.unflushed and self.looks % self.FLUSH_AGAIN_LOOKS == 0:
+            out += self.flush(any(large for _, large in self.unflushed))
+        return out
+
+    def look_at_self(self) -> None:
+        """A node that had to raise its incarnation begins a new life."""
+        incarnation = self.node.cluster_status().incarnation
+        if incarnation != self.world.log.incarnation:
+            self.rejoining = False
+            self.world.log.start(incarnation)
+            event(f"incarnation {incarnation}")
+
+    def say_what_is_true(self) -> None:
+        for pair in list(self.awaited):
+            if pair[0]():
+                self.awaited.remove(pair)
+                answer(pair[1])
+
+    def is_whole(self, names: set[str]) -> bool:
+        status = self.node.cluster_status()
+        others = names - {self.world.own.name}
+        return (
+            set(self.member_names()) == names
+            and self.world.up.keys() == others
+            and {link.node.name for link in status.links} == others
+            and self.world.ready == self.world.up
+        )
+
+    def member_names(self) -> list[str]:
+        return [member.name for member in self.node.cluster_status().members]
+
+    def flush(self, large: bool = True) -> list[Envelope]:
+        """Ask each peer for an answer behind all that was sent, in both lanes or the data lane."""
+        self.flushes += 1
+        lanes = (True, False) if large else (False,)
+        self.unflushed = {(name, lane) for name in self.world.up for lane in lanes}
+        # By senders of their own, as what one sends to one receiver keeps to a lane.
+        return [
+            Envelope(
+                Pid("watch", node),
+                Flush(self.flushes, lane, bytes(LARGE_BYTES if lane else 0)),
+                sender=Pid("large" if lane else "watch", self.world.own),
+            )
+            for node in self.world.nodes
+            if node.name in self.world.up
+            for lane in lanes
+        ]
+
+    def follow(self, words: list[str]) -> list[Envelope]:
+        world = self.world
+        senders = [Pid(name, world.own) for name in SENDERS]
+        match words:
+            case ["go" | "pause" as what]:
+                answer(what)
+                return [Envelope(pid, Go(what == "go")) for pid in senders]
+            case ["alone", on]:
+                # Only for itself does it send then.
+                world.alone = on == "1"
+                answer("alone")
+            case ["whole", names]:
+                wanted = set(names.split(","))
+                self.awaited.append((lambda: self.is_whole(wanted), "whole"))
+            case ["drain" | "last" as what]:
+                flushes = self.flush(large=what == "drain")
+                self.awaited.append((lambda: not self.unflushed, what))
+                return flushes
+            case ["rest"]:
+                world.log.members(self.member_names(), final=True)
+                answer("rest")
+            case ["flood", name, count, size]:
+                node = next(node for node in world.nodes if node.name == name)
+                to = Pid(RECEIVERS[0], node)
+                return [Envelope(senders[0], Flood(to, int(count), int(size)))]
+            case ["canary"]:
+                late = sorted(self.canary.late_ms) or [0.0]
+                self.canary.late_ms.clear()
+                p99 = late[min(len(late) - 1, len(late) * 99 // 100)]
+                answer(f"canary {len(late)} {p99:.3f} {late[-1]:.3f}")
+            case ["dead"]:
+                answer(f"dead {json.dumps(self.dead)}")
+            case ["links"]:
+                links = self.node.cluster_status().links
+                answer(f"links {json.dumps({n.node.name: n.queued_bytes for n in links})}")
+            case ["members"]:
+                answer(f"members {','.join(self.member_names())}")
+            case ["join", target]:
+                self.node.join(target)
+                answer("join")
+            case ["knows", name]:
+                self.awaited.append((lambda: name in self.member_names(), f"knows {name}"))
+            case ["block", seconds]:
+                answer("block")
+                time.sleep(float(seconds))
+            case ["refusals"]:
+                answer(f"refusals {json.dumps(dict(self.node.cluster_status().refusals))}")
+            case ["hold", seconds]:
+                answer("hold")
+                threading.Thread(target=hold_gil, args=[float(seconds)]).start()
+            case ["service", name]:
+                try:
+                    self.node.register_service(rabble.ServiceHandler(), name)
+                    answer("service runs")
+                except RuntimeError as error:
+                    answer(f"service {type(error).__name__}: {error}")
+            case _:
+                answer(f"what? {words}")
+        return []
+
+
+def hold_gil(seconds: float) -> None:
+    """As a C function that forgets to release it. (PyDLL keeps it.)"""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    event("released")
+
+
+def answer(text: str) -> None:
+    say(f"= {text}")
+
+
+def event(text: str) -> None:
+    say(f"! {text} {time.monotonic():.4f}")
+
+
+def say(line: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(1, f"{line}\n".encode())
+
+
+class Signals:
+    """The first one begins the node's end, the second one ends the process."""
+
+    def __init__(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.handle)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        event(f"signal {number}")
+        raise SystemExit(0)
+
+
+def main(spec: dict[str, Any]) -> None:
+    faulthandler.enable()
+    logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(levelname)s %(message)s")
+    own = NodeId(spec["name"], spec["addr"])
+    nodes = [NodeId.parse(text) for text in spec["nodes"]]
+    mesh = rabble.Mesh(key=spec["key"], seeds=spec["seeds"])
+    limits = rabble.Limits(**spec["limits"])
+    with Log(spec["log"], own.name) as log:
+        Signals()
+        with rabble.rouse(own, limits=limits, mesh=mesh, spin_us=0, seed=spec["seed"]) as node:
+            log.start(node.cluster_status().incarnation)
+            world = World(log, own, nodes)
+            canary = Canary()
+            watch = Watch(world, node, canary, spec["seeds"])
+            # Who says hello to peers comes last: all that they send has its receiver, and is seen.
+            pid = node.pid("watch")
+            node.subscribe_dead_letters(pid)
+            for name in RECEIVERS:
+                node.spawn(Receiver(world), name)
+            for name in SENDERS:
+                node.spawn(Sender(world, spec["every_ms"], spec["large"]), name)
+            node.spawn(canary, "canary")
+            node.spawn(watch, "watch")
+            event(f"ready {world.log.incarnation}")
+            for line in sys.stdin:
+                words = line.split()
+                if words == ["stop"]:
+                    break
+                node.send(pid, Command(words))
+        log.stop()
+    answer("stop")
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,167 @@
+"""A peer made of a plain socket, which does the handshake and then says whatever it is told to."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from rabble import Node, NodeId, Pid
+from rabble._core.codec import Codec
+from rabble._core.frame import cut
+from rabble._core.link import Link
+from rabble.cluster.handshake import (
+    Established,
+    Failed,
+    Handshake,
+    HandshakeConfig,
+    Role,
+    Send,
+)
+from rabble.messages import MessageRegistry
+from tests.support import PATIENCE_S
+
+KEY = bytes(range(32))
+CLUSTER = "test"
+
+NAME, ENVELOPE, FRAGMENT, MONITOR, DEMONITOR, DOWN, UNDELIVERED, LOST = range(1, 9)
+PING, PONG, BYE, MEMBERSHIP = range(16, 20)
+
+
+def frame(kind: int, flags: int, body: bytes) -> bytes:
+    """A whole frame."""
+    return struct.pack(">IBB", 2 + len(body), kind, flags) + body
+
+
+def dial(node: Node) -> socket.socket:
+    """A connection to a node, with nothing said yet."""
+    host, _, port = node.node_id.addr.rpartition(":")
+    return socket.create_connection((host, int(port)), PATIENCE_S)
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    """All that still comes. A reset is an end, too."""
+    said = b""
+    try:
+        while data := sock.recv(65536):
+            said += data
+    except ConnectionResetError:
+        pass
+    return said
+
+
+class RawPeer:
+    """Dials a node and does the handshake; what it came to is in `ended`.
+
+    :param to: whom to dial.
+    :param proof: changes what is said as PROOF.
+    """
+
+    def __init__(
+        self,
+        to: Node,
+        name: str = "raw",
+        *,
+        addr: str = "127.0.0.1:1",
+        key: bytes | None = KEY,
+        cluster: str = CLUSTER,
+        incarnation: int | None = None,
+        join: bool = False,
+        versions: tuple[int, int] = (1, 1),
+        receive_buffer: int | None = None,
+        proof: Callable[[bytes], bytes] = bytes,
+    ) -> None:
+        self.node = NodeId(name, addr)
+        self.incarnation = time.time_ns() if incarnation is None else incarnation
+        config = HandshakeConfig(
+            self.node, self.incarnation, cluster, key, secured=key is None, versions=versions
+        )
+        nonce = os.urandom(32)
+        handshake = Handshake(Role.INITIATOR, config, nonce, time.monotonic(), join)
+        self.sock = dial(to)
+        if receive_buffer is not None:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self._heard = b""
+        self.link: Link | None = None
+        self.said: list[bytes] = []
+        self.ended = self._carry(handshake, proof)
+
+    def _carry(
+        self, handshake: Handshake, proof: Callable[[bytes], bytes]
+    ) -> Established | Failed | None:
+        actions = handshake.start()
+        while True:
+            for action in actions:
+                match action:
+                    case Send(data):
+                        data = data if not self.said else proof(data)
+                        self.said.append(data)
+                        self.sock.sendall(data)
+                    case Established(peer, leftover):
+                        self._heard = leftover
+                        codec = Codec(MessageRegistry())
+                        executor = Pid("executor", self.node, "rabble")
+                        self.link = Link(
+                            self.node, peer.node, peer.incarnation, executor, codec=codec
+                        )
+                        return action
+                    case Failed():
+                        return action
+            try:
+                data = self.sock.recv(4096)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                return None
+            actions = handshake.receive(data, time.monotonic())
+
+    def say(self, data: bytes) -> None:
+        """Send bytes, whatever they are."""
+        self.sock.sendall(data)
+
+    def frame(self) -> tuple[int, int, bytes] | None:
+        """The next frame: kind, flags and body. None at the end of the stream."""
+        while (found := cut(self._heard)) is None:
+            try:
+                data = self.sock.recv(65536)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                return None
+            self._heard += data
+        kind, flags, body, size = found
+        self._heard = self._heard[size:]
+        return kind, flags, body
+
+    @staticmethod
+    def whole(found: tuple[int, int, bytes]) -> bytes:
+        """The bytes of a frame again."""
+        return frame(*found)
+
+    @staticmethod
+    def lost(count: int) -> bytes:
+        """The frame that says that so many envelopes were lost."""
+        return frame(LOST, 0, struct.pack(">I", count))
+
+    def wait_for(self, wanted: int) -> bytes | None:
+        """The body of the next frame of that kind; others are passed over."""
+        while (found := self.frame()) is not None:
+            if found[0] == wanted:
+                return found[2]
+        return None
+
+    def goodbye(self) -> int | None:
+        """The code of the BYE that it is told, up to the end of the stream."""
+        body = self.wait_for(BYE)
+        return None if body is None else body[0]
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def __enter__(self) -> RawPeer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -1,0 +1,163 @@
+"""Nodes that die, stand still or end, seen by their peers: rows 104 to 122 of the faults."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.meshes import ROOT, SLACK_S, T_DOWN_S, Members, figures
+from tests.faults.rig.process import OsProcess
+
+#: Of `Limits.shutdown_ms`.
+SHUTDOWN_S = 5.0
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[Members]:
+    with Members(tmp_path, 3) as mesh:
+        mesh.begin()
+        yield mesh
+        mesh.settle()
+
+
+def downs(mesh: Members, name: str, since: float) -> float:
+    """All others say that this node is down: the last one when."""
+    return max(member.awaits(f"down {name} ", since)[0] for member in mesh.others(name)) - since
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_node_dies(mesh: Members, number: signal.Signals) -> None:
+    """104: its peers know at once; a later start of it is a member again."""
+    n1 = mesh["n1"]
+    begin = time.monotonic()
+    n1.process.signal(number)
+    assert n1.process.wait() == -number
+    # Of a second that the row allows, what is no silence is told by the words.
+    down_s = downs(mesh, "n1", begin)
+    assert down_s < 1 + SLACK_S
+    said = n1.process.stderr()
+    if number == signal.SIGSEGV:
+        assert "Fatal Python error: Segmentation fault" in said and "most recent call" in said
+    for member in mesh.others("n1"):
+        assert "nothing was heard of n1" not in member.process.stderr()
+    n1.restart()
+    figures("104", signal=number.name, down_s=down_s, whole_again_s=mesh.whole())
+    n1.ask("go")
+
+
+def test_a_node_that_was_paused_accuses_nobody(tmp_path: Path) -> None:
+    """109: what it did not hear meanwhile lies in its kernel, and is nobody else's fault."""
+    patient = {name: {"down_after_ms": 60_000} for name in ("n2", "n3")}
+    with Members(tmp_path, 3, limits_of=patient) as mesh:
+        mesh.begin()
+        begin = time.monotonic()
+        for lasting_s in (1.5 * T_DOWN_S, 0.9 * T_DOWN_S):
+            mesh["n1"].process.pause()
+            time.sleep(lasting_s)
+            mesh["n1"].process.resume()
+            mesh["n1"].ask("canary")
+        mesh.settle()
+        assert not [line for member in mesh for line in member.events("down", begin)]
+
+
+def test_told_to_end_under_load(mesh: Members) -> None:
+    """115: what was said is sent, and the peers are told."""
+    n1 = mesh["n1"]
+    begin = time.monotonic()
+    n1.process.terminate()
+    assert n1.process.wait() == 0
+    took_s = time.monotonic() - begin
+    down_s = downs(mesh, "n1", begin)
+    assert took_s < SHUTDOWN_S + SLACK_S and down_s < 1 + SLACK_S
+    for member in mesh.others("n1"):
+        member.logs(r"the connection to n1@.* ended: SHUTDOWN")
+    n1.restart()
+    figures("115 SIGTERM", ended_s=took_s, down_s=down_s)
+    mesh.whole()
+
+
+def test_told_to_end_a_second_time(mesh: Members) -> None:
+    """116: whatever still runs, it ends at once, and not well."""
+    n1 = mesh["n1"]
+    n1.ask("block 60")
+    n1.process.terminate()
+    n1.awaits("signal")
+    assert n1.process.alive
+    begin = time.monotonic()
+    n1.process.signal(signal.SIGINT)
+    assert n1.process.wait() == -signal.SIGINT
+    assert time.monotonic() - begin < 1 + SLACK_S
+    downs(mesh, "n1", begin)
+    n1.restart()
+
+
+SCRIPT = """
+import threading, rabble
+class Blocks(rabble.Process):
+    def receive(self, msg, sender, correlation_id):
+        print("blocked", flush=True)
+        threading.Event().wait()
+limits = rabble.Limits(shutdown_ms=1_000)
+with rabble.rouse("a@127.0.0.1:0", mesh=rabble.Mesh(), limits=limits) as node:
+    node.send(node.spawn(Blocks(), "blocks"), None)
+    try:
+        threading.Event().wait()
+    finally:
+        print("ends", flush=True)
+"""
+
+
+def test_a_script_without_handlers_is_interrupted_twice() -> None:
+    """116, with what Python does by itself: it ends, though a `receive` never returns.
+
+    It waits twice, at the end of the `with` block and of the interpreter.
+    """
+    with OsProcess([sys.executable, "-c", SCRIPT], cwd=ROOT) as process:
+        process.wait_line("blocked")
+        begin = time.monotonic()
+        process.signal(signal.SIGINT)
+        process.wait_line("ends")
+        process.signal(signal.SIGINT)
+        assert process.wait() != 0
+        took_s = time.monotonic() - begin
+        assert took_s < 2 + SLACK_S
+    figures("116 Ctrl-C twice", ended_s=took_s)
+
+
+def test_told_to_end_while_a_peer_takes_nothing(mesh: Members) -> None:
+    """117: the deadline is kept, though what was said cannot be sent."""
+    n1, n2 = mesh["n1"], mesh["n2"]
+    n2.process.pause()
+    n1.ask("flood n2 1500 16384")
+    begin = time.monotonic()
+    n1.process.terminate()
+    assert n1.process.wait() == 0
+    took_s = time.monotonic() - begin
+    n2.process.resume()
+    assert took_s < SHUTDOWN_S + SLACK_S
+    downs(mesh, "n1", begin)
+    n1.restart()
+    figures("117 SIGTERM, stopped peer", ended_s=took_s)
+    mesh.whole()
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.soak)])
+def test_all_are_restarted_one_after_another(tmp_path: Path, rounds: int) -> None:
+    """122."""
+    with Members(tmp_path, 5) as mesh:
+        mesh.begin()
+        begin = time.monotonic()
+        for member in list(mesh) * rounds:
+            member.process.terminate()
+            assert member.process.wait() == 0
+            member.restart()
+            mesh.whole()
+            member.ask("go")
+        took_s = (time.monotonic() - begin) / rounds
+        mesh.settle()
+    figures("122 rolling restart", of_five_s=took_s)

@@ -1,0 +1,104 @@
+"""Everything at once: five nodes under random traffic and a seeded list of faults.
+
+A failure prints the seed and the schedule; with RABBLE_SEED=7 in the environment that of seed 7 is
+replayed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.meshes import PORT, RSS_MORE_BYTES, SLACK_S, Members, figures
+from tests.faults.rig.line import CLEAR
+from tests.faults.rig.marks import requires_root_network
+from tests.faults.rig.netns import Network
+from tests.faults.rig.process import OsProcess
+from tests.faults.rig.schedule import KINDS, Hands, Schedule
+from tests.faults.rig.switch import Switch
+
+pytestmark = requires_root_network
+
+SEEDS = [int(os.environ["RABBLE_SEED"])] if "RABBLE_SEED" in os.environ else range(1, 11)
+#: After the faults: what was cut is dialled again, and what waited is said.
+CONVERGED_S = 5.0 + 2 * SLACK_S
+#: Buffers of connections, and what a Python process does not give back.
+RSS_SPREAD_BYTES = RSS_MORE_BYTES + (16 << 20)
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    with Network(5) as network:
+        yield network
+
+
+@pytest.fixture(scope="module")
+def switch(network: Network) -> Iterator[Switch]:
+    with Switch(network, seed=1) as switch:
+        yield switch
+
+
+def perform(
+    seed: int, lasting_s: float, network: Network, switch: Switch, folder: Path, every_s: float
+) -> None:
+    schedule = Schedule.drawn(seed, [h.name for h in network.hosts], lasting_s, KINDS, every_s)
+    print(schedule)
+    addresses = {host.name: f"{switch.ipv4(host)}:{PORT}" for host in network.hosts}
+    with Members(folder, 5, network, addresses=addresses, seed=seed) as mesh:
+        mesh.begin()
+        usual = mesh.usage()
+
+        def restart(name: str) -> OsProcess:
+            mesh[name].restart()
+            mesh[name].ask("go")
+            return mesh[name].process
+
+        hands = Hands(network, switch, {m.name: m.process for m in mesh}, restart)
+        failures: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                schedule.perform(hands)
+            except BaseException as error:
+                failures.append(error)
+
+        # In a thread of its own, so that the time limit of the test can end it.
+        performer = threading.Thread(target=run, daemon=True)
+        performer.start()
+        performer.join()
+        network.heal()
+        switch.set(CLEAR)
+        assert not failures, failures
+        for member in mesh:
+            assert member.process.alive, f"{member.name} ended: {member.process.stderr()}"
+        begin = time.monotonic()
+        mesh.whole()
+        converged_s = time.monotonic() - begin
+        mesh.rest()
+        mesh.check()
+        assert converged_s <= CONVERGED_S
+        for name, now in mesh.usage().items():
+            assert now.threads == usual[name].threads, name
+            assert now.fds <= usual[name].fds + 2, name
+            assert now.rss_bytes - usual[name].rss_bytes < RSS_SPREAD_BYTES, name
+    events = sum(len(log.read_bytes().splitlines()) for log in folder.glob("*.jsonl"))
+    figures(f"seed {seed}", steps=len(schedule.steps), events=events, converged_s=converged_s)
+    shutil.rmtree(folder)
+
+
+def test_a_short_schedule(network: Network, switch: Switch, tmp_path: Path) -> None:
+    """G1 to G6, G8 and G11, under faults that come one upon the other."""
+    seed = int(os.environ.get("RABBLE_SEED", 2))
+    perform(seed, 6.0, network, switch, tmp_path, every_s=0.5)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_long_schedule(network: Network, switch: Switch, tmp_path: Path, seed: int) -> None:
+    perform(seed, 30.0, network, switch, tmp_path, every_s=0.7)

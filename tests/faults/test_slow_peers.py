@@ -1,0 +1,170 @@
+"""Peers that take nothing, or little: rows 87 to 90 of the list of faults, and 94."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.meshes import HEARTBEAT_S, PORT, SLACK_S, T_DOWN_S, Members, figures
+from tests.faults.rig.line import CLEAR, Weather
+from tests.faults.rig.marks import requires_root_network
+from tests.faults.rig.netns import Network
+from tests.faults.rig.switch import Switch
+
+PEER_QUEUE_BYTES = 8 << 20
+FLOOD = (2_000, 16_384)
+FLOOD_BYTES = FLOOD[0] * FLOOD[1]
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[Members]:
+    with Members(tmp_path, 3) as mesh:
+        mesh.whole()
+        yield mesh
+        mesh.settle()
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[Members]:
+    """Nodes that take a paused one for down only after a minute."""
+    with Members(tmp_path, 3, limits={"down_after_ms": 60_000}) as mesh:
+        mesh.whole()
+        yield mesh
+        mesh.settle()
+
+
+def dead(mesh: Members, name: str) -> dict[str, int]:
+    letters: dict[str, int] = json.loads(mesh[name].ask("dead"))
+    return letters
+
+
+def p99_ms(mesh: Members, name: str) -> float:
+    return float(mesh[name].ask("canary").split()[1])
+
+
+def test_a_flood_to_a_stopped_peer(patient: Members) -> None:
+    """87: it stops at the queue's limit, and nobody else is slower for it."""
+    mesh, n1 = patient, patient["n1"]
+    n1.ask("flood n3 {} {}".format(*FLOOD))
+    mesh.all_ask("drain")
+    n1.ask("canary")
+    n1.ask("flood n3 {} {}".format(*FLOOD))
+    usual_ms = p99_ms(mesh, "n1")
+    mesh.all_ask("drain")
+    before = n1.process.usage()
+    mesh["n2"].process.pause()
+    n1.ask("flood n2 {} {}".format(*FLOOD))
+    flooded_ms = p99_ms(mesh, "n1")
+    waiting = mesh.links("n1")["n2"]
+    more = n1.process.usage().rss_bytes - before.rss_bytes
+    busy = dead(mesh, "n1")["peer_busy"]
+    # One message may be longer than what is left.
+    assert PEER_QUEUE_BYTES / 2 < waiting < PEER_QUEUE_BYTES + 2 * FLOOD[1]
+    assert busy > FLOOD[0] / 4
+    assert more < PEER_QUEUE_BYTES * 2
+    n1.ask("canary")
+    time.sleep(0.5)
+    blocked_ms = p99_ms(mesh, "n1")
+    assert max(flooded_ms, blocked_ms) < 5 * usual_ms + 100
+    assert mesh["n3"].process.alive and mesh.links("n1").keys() == {"n2", "n3"}
+    mesh["n2"].process.resume()
+    figures(
+        "87 flood to a stopped peer",
+        refused=busy,
+        queued=waiting,
+        rss_more=more,
+        p99_ms_before=usual_ms,
+        p99_ms_during=flooded_ms,
+        p99_ms_after=blocked_ms,
+    )
+
+
+def test_a_peer_goes_on_before_it_is_down(patient: Members) -> None:
+    """88: what waited arrives in order and once; the gap is told between what is around it."""
+    mesh, n1, n2 = patient, patient["n1"], patient["n2"]
+    n1.tell("flood n2 4000 16384")
+    for _ in range(4):
+        n2.process.pause()
+        time.sleep(0.1)
+        n2.process.resume()
+        time.sleep(0.05)
+    n1.answer("flood")
+    n2.process.pause()
+    n1.ask("flood n2 {} {}".format(*FLOOD))
+    n2.process.resume()
+    mesh.rest()
+    busy, lost = dead(mesh, "n1")["peer_busy"], dead(mesh, "n2")["lost"]
+    assert lost >= busy > 0
+    assert not [line for member in mesh for line in member.events("down")]
+    figures("88 goes on", refused=busy, lost_told=lost)
+
+
+def test_a_peer_goes_on_after_it_was_down(mesh: Members) -> None:
+    """89: the connection that there was is not used again."""
+    n2 = mesh["n2"]
+    mesh.all_ask("go")
+    begin = time.monotonic()
+    n2.process.pause()
+    mesh["n1"].tell("flood n2 1000 1000")
+    down_s = max(mesh[name].awaits("down n2 ", begin)[0] - begin for name in ("n1", "n3"))
+    assert T_DOWN_S - 3 * HEARTBEAT_S < down_s < 1.25 * T_DOWN_S + SLACK_S
+    mesh["n1"].answer("flood")
+    resumed = time.monotonic()
+    n2.process.resume()
+    for name in ("n1", "n3"):
+        n2.awaits(f"down {name} ", resumed)
+        n2.awaits(f"up {name} ", resumed)
+        mesh[name].awaits("up n2 ", resumed)
+    figures("89 was down", down_s=down_s, whole_again_s=mesh.whole())
+
+
+def test_a_node_whose_interpreter_is_held(mesh: Members) -> None:
+    """94: it is stalled, which is not down; and accuses nobody when it has it back."""
+    hold_s = 2.5 * T_DOWN_S
+    mesh.all_ask("go")
+    begin = time.monotonic()
+    n1, others = mesh["n1"], mesh.others("n1")
+    n1.ask(f"hold {hold_s}")
+    stalled_s = max(member.awaits("stalled n1 ", begin)[0] - begin for member in others)
+    released, _ = n1.awaits("released", begin)
+    recovered_s = max(member.awaits("recovered n1 ", begin)[0] for member in others) - released
+    assert stalled_s < hold_s and released - begin >= hold_s * 0.99
+    mesh.rest()
+    assert not [line for member in mesh for line in member.events("down")]
+    figures("94 GIL held", held_s=hold_s, stalled_s=stalled_s, recovered_s=recovered_s)
+
+
+@requires_root_network
+@pytest.mark.parametrize("kib", [16, pytest.param(400, marks=pytest.mark.soak)])
+def test_a_line_of_64_kbit(tmp_path: Path, kib: int) -> None:
+    """90: who is there is still told in time, and who is a member before what waits in the node.
+
+    It waits behind what the kernel has taken already, which may be 256 KiB.
+    """
+    limits = {"heartbeat_ms": 1_000, "down_after_ms": 8_000}
+    with Network(2) as network, Switch(network, seed=1) as switch:
+        addresses = {host.name: f"{switch.ipv4(host)}:{PORT}" for host in network.hosts}
+        with Members(tmp_path, 2, network, addresses=addresses, limits=limits) as mesh:
+            mesh.whole()
+            switch.set(Weather(rate_bit_s=64e3, queue_bytes=4 << 10))
+            begin = time.monotonic()
+            patience_s = 60 + kib / 2
+            n1, n2 = mesh["n1"], mesh["n2"]
+            n1.ask(f"flood n2 {kib} 1024")
+            n1.ask("join n9@192.0.2.9:7000")
+            n2.ask("knows n9", patience_s)
+            told_s = time.monotonic() - begin
+            n1.ask("last", patience_s)
+            drained_s = time.monotonic() - begin
+            assert told_s < (kib / 8 + SLACK_S if kib < 100 else drained_s / 2)
+            downs = [line for member in mesh for line in member.events("down", begin)]
+            assert not downs
+            switch.set(CLEAR)
+            mesh.all_ask("drain")
+            mesh.all_ask("rest")
+            mesh.check()
+    figures("90 slow line", kib=kib, membership_told_s=told_s, drained_s=drained_s)
