@@ -307,7 +307,8 @@ class Simulation:
         self.after((0.5, 5.0), self.restart, host)
 
     def leave(self) -> None:
-        by = self.rng.choice(self.live())
+        # Not by a seed that has just started and knows nobody else yet.
+        by = self.rng.choice([h for h in self.all if h.membership and len(h.membership) > SEEDS])
         assert by.membership is not None
         names = by.membership.members().keys() - {seed.name for seed in self.seeds}
         name = self.rng.choice(sorted(names))

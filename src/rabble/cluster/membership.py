@@ -325,16 +325,14 @@ class Membership:
             self._joins_of.setdefault(join.member, set()).add(dot)
         self._time = max(self._time, news.time)
         dropped = {join[:2] for join in lost}
-        is_all = news.is_all
         for join in gained.values():
             if len(self._joins_of[join.member]) > self._dots_per_member_max:
                 dropped |= self._drop_surplus(join.member)
-                is_all = False
         left = {name for name, node in before.items() if node is not None}
         self._settle(touched, left, dropped)
-        # To forget makes it less, if it does anything.
-        is_all = is_all and tuple(map(len, self._entries())) == tuple(map(len, state.rows))
-        if not self._correct_address() and is_all:
+        # Whatever is dropped or forgotten beyond what was told makes it less.
+        is_less = tuple(map(len, self._entries())) != tuple(map(len, state.rows))
+        if not self._correct_address() and news.is_all and not is_less:
             self._known = state
         if old is not None and self._entries() == old:
             return UNCHANGED
