@@ -60,7 +60,7 @@ cdef enum:
     HEARD_HIGH = 1 << 20              # of whole frames that wait: nothing more is read ...
     HEARD_LOW = 256 << 10             # ... until so few do
     HEARD_BULK_HIGH = 8 << 20         # the same of the bulk lane, to keep the way free for others
-    BULK_WINDOW = 16 << 20             # of the bulk lane, that is sent ahead of the peer's TAKEN
+    BULK_WINDOW = 2 << 20             # of the bulk lane, that is sent ahead of the peer's TAKEN
     SAID_BYTES_MAX = 256 << 10        # that one send takes
     PUSH_BYTES_MAX = 1 << 20          # that one look sends on one connection
     # Of frames that are taken at once: so few that what they are decoded to is delivered and gone

@@ -466,7 +466,7 @@ class ClusterServer:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, heartbeat_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._limits.down_after_ms)
         # So that a heartbeat does not queue behind megabytes in the kernel.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1 << 20)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 256 << 10)
         if isinstance(sock, ssl.SSLSocket):
             assert self._relay is not None
             return self._relay.adopt(sock)
