@@ -2,7 +2,7 @@
 
     python -m tests.fuzz TARGET [--runs N] [--seconds S] [--seed N] [--random] [FILE...]
 
-It begins with tests/fuzz/corpus/TARGET. With atheris (the extra `fuzz`), branches of the Python code
+It begins with tests/fuzz/corpus/TARGET. With atheris (the extra `fuzz`), branches of Python code
 guide it, and inputs that reach something new are kept under build/fuzz/TARGET. Without it, with
 --random, which is faster, or under a sanitizer, which is what `make fuzz` does, inputs of both
 folders are changed at random. The input of a finding is in build/fuzz, too: TARGET-finding, or as
