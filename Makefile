@@ -89,7 +89,7 @@ format: $(VENV)/.has-build-test-lint
 debug asan: $(VENV)/.has-build-test
 	$(RUN) tools/variant.py $@ $(ARGS)
 
-fuzz: $(VENV)/.has-build-test-fuzz
+fuzz: $(VENV)/.has-build-test
 	$(RUN) tools/variant.py $@ $(if $(ARGS),$(ARGS),link)
 
 coverage: $(VENV)/.has-build-test-coverage

@@ -2,10 +2,11 @@
 
     python -m tests.fuzz TARGET [--runs N] [--seconds S] [--seed N] [--random] [FILE...]
 
-It begins with tests/fuzz/corpus/TARGET. With atheris, inputs that reach something new are kept
-under build/fuzz/TARGET. Without it, or with --random, which is faster, inputs of both folders are
-changed at random. The input of a finding is in build/fuzz, too: TARGET-finding, or as libFuzzer
-names it. Where `make fuzz` runs this, build/fuzz is in build/asan.
+It begins with tests/fuzz/corpus/TARGET. With atheris (the extra `fuzz`), branches of Python code
+guide it, and inputs that reach something new are kept under build/fuzz/TARGET. Without it, with
+--random, which is faster, or under a sanitizer, which is what `make fuzz` does, inputs of both
+folders are changed at random. The input of a finding is in build/fuzz, too: TARGET-finding, or as
+libFuzzer names it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ import traceback
 from collections import deque
 from pathlib import Path
 
+from tests.support import SANITIZED
+
 try:
     import atheris
 except ImportError:
     atheris = None
 
-GUIDED = atheris is not None and "--random" not in sys.argv
+# The runtime of gcc's sanitizers takes the place of what atheris counts branches with.
+GUIDED = atheris is not None and not SANITIZED and "--random" not in sys.argv
 #: Whose branches guide the fuzzer.
 GUIDES = ["tests.reference", "rabble.cluster"]
 with atheris.instrument_imports(include=GUIDES) if GUIDED else contextlib.nullcontext():

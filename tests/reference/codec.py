@@ -169,7 +169,7 @@ def read_extension(registry: messages.MessageRegistry, code: int, body: bytes) -
     cls = registry.class_of(name)
     if code == 1 and not issubclass(cls, enum.Enum):
         fields = registry.fields_of(cls)
-        if len(fields) != len(content):
+        if type(content) is not list or len(fields) != len(content):
             raise Malformed("fields")
         return cls(**dict(zip(fields, content, strict=True)))
     if code == 2 and issubclass(cls, enum.Enum):
