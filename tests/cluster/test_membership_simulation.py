@@ -238,16 +238,21 @@ class Simulation:
     def hear_digest(
         self, sender: Host, incarnation: int, state: Told, receivers: list[Host]
     ) -> None:
-        """Another digest than the own one is answered with the own state."""
+        """Another digest than the own one is answered with the own state, from either side.
+
+        A connection carries the digests of both, also where one is no member for the other yet.
+        """
         side = sender.side
-        answers = [
-            host.state
+        others = [
+            host
             for host in receivers
             if host.state is not state and host.spot == side and host.state is not None
         ]
+        answers = [host.state for host in others if host.state is not None]
         if answers:
-            self.states_sent += len(answers)
+            self.states_sent += 2 * len(answers)
             self.after(LATENCY_S, self.hear_answers, sender, answers)
+            self.after(LATENCY_S, self.hear, sender, incarnation, state, others)
 
     def hear_answers(self, host: Host, states: list[Told]) -> None:
         if host.membership is not None:
