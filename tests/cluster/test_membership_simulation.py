@@ -415,11 +415,12 @@ def outcome(seed: int) -> str:
 
 
 # 63, 67, 62, 59 together, and G11.
-@pytest.mark.timeout(400)
-def test_a_hundred_nodes_agree_a_thousand_times() -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seeds", [300, pytest.param(1_000, marks=pytest.mark.soak)])
+def test_a_hundred_nodes_agree_under_every_seed(seeds: int) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), context, gc.disable) as pool:
-        failures = "".join(pool.map(outcome, range(1_000), chunksize=10))
+        failures = "".join(pool.map(outcome, range(seeds), chunksize=10))
     assert not failures, failures
 
 
