@@ -324,12 +324,12 @@ class Simulation:
             self.after((0.5, 3.0), self.find_removed, by, by.membership)
 
     def join(self) -> None:
-        by, of = self.rng.choice(self.live()), self.rng.choice(self.all)
+        by = self.rng.choice(self.live())
+        of = self.rng.choice([host for host in self.all if host is not by])
         assert by.membership is not None
-        if by is not of:
-            by.membership.add(of.node)
-            self.happened["join"] += 1
-            self.work_soon(by)
+        by.membership.add(of.node)
+        self.happened["join"] += 1
+        self.work_soon(by)
 
     def split(self) -> None:
         sides = self.rng.randint(2, 3)
