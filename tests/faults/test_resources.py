@@ -104,11 +104,6 @@ def test_a_node_gets_five_percent_of_a_processor(tmp_path: Path, lasting_s: floa
     figures("126 five percent", throttled=throttled)
 
 
-LEFT_OPEN = pytest.mark.xfail(
-    reason="a node whose first threads do not start leaves its poller's, server's and executor's "
-    "descriptors open",
-    strict=True,
-)
 NO_THREADS = """
 import gc, os, rabble, sys, threading
 def held():
@@ -144,15 +139,7 @@ def test_no_thread_can_be_started(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(limits.lacking("pids") is not None, reason=f"{limits.lacking('pids')}")
-@pytest.mark.parametrize(
-    "threads",
-    [
-        pytest.param(1, marks=LEFT_OPEN),
-        pytest.param(2, marks=LEFT_OPEN),
-        3,
-        4,
-    ],
-)
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_a_node_without_threads_does_not_begin(threads: int) -> None:
     """127: it has none of five, or some."""
     with (
