@@ -227,32 +227,27 @@ class Simulation:
             if host.state is not state and host.spot == side and host.membership is not None:
                 host.known[index] = state
                 if state not in host.got:
+                    # Of one that was removed, too: it may know of a join that undoes this.
+                    host.got[state] = None
+                    self.work_soon(host)
                     standing = host.membership.standing(sender.name, incarnation)
-                    if standing != "removed":
-                        host.got[state] = None
-                        self.work_soon(host)
-                    elif host.state is not None:
+                    if standing == "removed" and host.state is not None:
                         # So that the sender learns it.
                         self.after(LATENCY_S, self.hear_answers, sender, [host.state])
 
     def hear_digest(
         self, sender: Host, incarnation: int, state: Told, receivers: list[Host]
     ) -> None:
-        """Another digest than the own one is answered with the own state, from either side.
-
-        A connection carries the digests of both, also where one is no member for the other yet.
-        """
+        """Another digest than the own one is answered with the own state."""
         side = sender.side
-        others = [
-            host
+        answers = [
+            host.state
             for host in receivers
             if host.state is not state and host.spot == side and host.state is not None
         ]
-        answers = [host.state for host in others if host.state is not None]
         if answers:
-            self.states_sent += 2 * len(answers)
+            self.states_sent += len(answers)
             self.after(LATENCY_S, self.hear_answers, sender, answers)
-            self.after(LATENCY_S, self.hear, sender, incarnation, state, others)
 
     def hear_answers(self, host: Host, states: list[Told]) -> None:
         if host.membership is not None:
@@ -312,8 +307,11 @@ class Simulation:
         self.after((0.5, 5.0), self.restart, host)
 
     def leave(self) -> None:
-        # Not by a seed that has just started and knows nobody else yet.
-        by = self.rng.choice([h for h in self.all if h.membership and len(h.membership) > SEEDS])
+        # Not by one that has just started and knows nobody but seeds yet.
+        able = [host for host in self.all if host.membership and len(host.membership) > SEEDS]
+        if not able:
+            return self.after((0.5, 1.0), self.leave)
+        by = self.rng.choice(able)
         assert by.membership is not None
         names = by.membership.members().keys() - {seed.name for seed in self.seeds}
         name = self.rng.choice(sorted(names))
@@ -324,8 +322,9 @@ class Simulation:
             self.after((0.5, 3.0), self.find_removed, by, by.membership)
 
     def join(self) -> None:
-        by = self.rng.choice(self.live())
-        of = self.rng.choice([host for host in self.all if host is not by])
+        by, of = self.rng.choice(self.live()), self.rng.choice(self.all)
+        if by is of:
+            of = self.all[by.index - 1]
         assert by.membership is not None
         by.membership.add(of.node)
         self.happened["join"] += 1
