@@ -62,11 +62,6 @@ def test_a_small_message_does_not_overtake_a_large_one_where_they_arrive() -> No
     assert sizes_that_arrive_while_busy([200_000, 10]) == [200_000, 10]
 
 
-@pytest.mark.xfail(
-    reason="of what waits where it arrives one batch of the data lane is decoded, and then one of "
-    "the bulk lane, though more waits in the data lane that came before it",
-    strict=True,
-)
 def test_a_large_message_does_not_overtake_small_ones_where_they_arrive() -> None:
     """G1, for a receiver that was busy for longer than one batch of small messages makes up for."""
     sizes = [*(size % 50 for size in range(5_000)), 200_000]
