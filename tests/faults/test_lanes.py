@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from rabble import Limits, Mesh, Pid, Process, rouse
 from rabble.messages import Lost
 from tests.support import PATIENCE_S, Does
@@ -22,8 +24,8 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def test_a_small_message_does_not_overtake_a_large_one_where_they_arrive() -> None:
-    """G1, for a receiver that is busy while both come in."""
+def sizes_that_arrive_while_busy(sizes: list[int]) -> list[int]:
+    """Send messages of one pair to a node whose executor takes none until all of them are there."""
     got: queue.SimpleQueue[int] = queue.SimpleQueue()
     blocked, go_on = threading.Event(), threading.Event()
 
@@ -44,12 +46,26 @@ def test_a_small_message_does_not_overtake_a_large_one_where_they_arrive() -> No
         b.send(blocker, None)
         assert blocked.wait(PATIENCE_S)
         sender = Pid("anybody", a.node_id)
-        for size in (200_000, 10):
-            before = heard()
+        before, total = heard(), 0
+        for size in sizes:
             a.send(to, bytes(size), sender=sender)
-            wait_until(lambda: heard() >= before + size)  # noqa: B023
+            total += size
+            if size > 65_536:
+                wait_until(lambda: heard() >= before + total)  # noqa: B023
+        wait_until(lambda: heard() >= before + total)
         go_on.set()
-        assert [got.get(timeout=PATIENCE_S) for _ in range(2)] == [200_000, 10]
+        return [got.get(timeout=PATIENCE_S) for _ in sizes]
+
+
+def test_a_small_message_does_not_overtake_a_large_one_where_they_arrive() -> None:
+    """G1, for a receiver that is busy while both come in."""
+    assert sizes_that_arrive_while_busy([200_000, 10]) == [200_000, 10]
+
+
+def test_a_large_message_does_not_overtake_small_ones_where_they_arrive() -> None:
+    """G1, for a receiver that was busy for longer than one batch of small messages makes up for."""
+    sizes = [*(size % 50 for size in range(5_000)), 200_000]
+    assert sizes_that_arrive_while_busy(sizes) == sizes
 
 
 def test_a_gap_is_told_between_what_is_around_it() -> None:

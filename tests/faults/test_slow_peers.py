@@ -65,7 +65,8 @@ def test_a_flood_to_a_stopped_peer(patient: Members) -> None:
     # One message may be longer than what is left.
     assert PEER_QUEUE_BYTES / 2 < waiting < PEER_QUEUE_BYTES + 2 * FLOOD[1]
     assert busy > FLOOD[0] / 4
-    assert more < PEER_QUEUE_BYTES * 2
+    # A buffer that grows is twice what is in it.
+    assert more < PEER_QUEUE_BYTES * 3
     n1.ask("canary")
     time.sleep(0.5)
     blocked_ms = p99_ms(mesh, "n1")

@@ -68,6 +68,7 @@ cdef class Connection:
     cdef dict watched                  # local pid -> the remote pids that monitor it
     cdef Lane taken                    # whole frames that the executor is decoding
     cdef Lane taken_bulk
+    cdef bint bulk_waits               # ... for what came before it on the data lane
     cdef uint64_t bulk_heard           # bytes of the bulk lane that were decoded
     cdef bint owes_taken               # the peer has not been told yet
     cdef size_t mark                   # where in the run queue the last batch of it ended

@@ -605,12 +605,23 @@ cdef size_t some_frames(const Lane* lane, size_t most) noexcept nogil:
     return size
 
 
-cdef void take_locked(Poller p, Channel* c, Lane* taken, bint bulk) noexcept nogil:
-    """Trade an empty lane for all the whole frames that came on one lane."""
-    cdef Lane* lane = &c.ready_bulk if bulk else &c.ready
-    cdef Lane old = taken[0]
-    taken[0] = lane[0]
-    lane[0] = old
+cdef void trade(Lane* one, Lane* other) noexcept nogil:
+    cdef Lane old = one[0]
+    one[0] = other[0]
+    other[0] = old
+
+
+cdef void take_locked(Poller p, Connection connection) noexcept nogil:
+    """Trade empty lanes for all the whole frames that came.
+
+    Those of the bulk lane must not be decoded before what came before them on the data lane, as
+    that may be of the same pair. The other way round they may be overtaken.
+    """
+    cdef Channel* c = connection.channel
+    trade(&connection.taken, &c.ready)
+    if held(&connection.taken_bulk) == 0:
+        trade(&connection.taken_bulk, &c.ready_bulk)
+        connection.bulk_waits = held(&connection.taken) != 0
     c.whole = held(&c.ready) + held(&c.ready_bulk)
     if c.paused and held(&c.ready) < HEARD_LOW and held(&c.ready_bulk) < HEARD_BULK_HIGH // 2:
         c.paused = False
@@ -1008,16 +1019,18 @@ cdef class Poller:
         cdef Lane* taken = &connection.taken_bulk if bulk else &connection.taken
         cdef size_t size
         cdef bint locked
-        if held(taken) == 0:
+        if held(&connection.taken) == 0:
             locked = pthread_mutex_trylock(&self.lock) == 0
             if locked:
-                take_locked(self, connection.channel, taken, bulk)
+                take_locked(self, connection)
                 pthread_mutex_unlock(&self.lock)
             else:
                 with nogil:
                     pthread_mutex_lock(&self.lock)
-                    take_locked(self, connection.channel, taken, bulk)
+                    take_locked(self, connection)
                     pthread_mutex_unlock(&self.lock)
+        if bulk and connection.bulk_waits:
+            return 0
         size = some_frames(taken, most)
         if bulk and size:
             connection.bulk_heard += size
@@ -1027,6 +1040,8 @@ cdef class Poller:
         if taken.head == taken.tail:
             # Its buffer stays, for the next trade, and the bytes in it until then.
             taken.head = taken.tail = 0
+            if not bulk:
+                connection.bulk_waits = False
         return size
 
 

@@ -464,7 +464,8 @@ class ClusterServer:
         heartbeat_s = max(self._limits.heartbeat_ms // 1000, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, heartbeat_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, heartbeat_s)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._limits.down_after_ms)
+        # No TCP_USER_TIMEOUT: on a lossy line it counts from the first segment that was sent again,
+        # and goes on as long as more is lost, though the peer is heard. Silence ends a connection.
         # So that a heartbeat does not queue behind megabytes in the kernel.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 256 << 10)
         if isinstance(sock, ssl.SSLSocket):
