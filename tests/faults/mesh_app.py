@@ -51,9 +51,13 @@ class Parcel:
 
 @rabble.message(name="faults.hello")
 class Hello:
-    """The sender's processes are there."""
+    """The sender's processes are there, and it wants to know whether the receiver's are.
+
+    The first of the two says it in vain; so it is answered.
+    """
 
     incarnation: int
+    asks: bool
 
 
 @rabble.message(name="faults.flush")
@@ -253,7 +257,7 @@ class Watch(Process):
                 log.node_up(node.name, incarnation)
                 world.up[node.name] = incarnation
                 event(f"up {node.name} {incarnation}")
-                out.append(Envelope(Pid("watch", node), Hello(log.incarnation)))
+                out.append(Envelope(Pid("watch", node), Hello(log.incarnation, True)))
             case messages.NodeDown(node, incarnation):
                 log.node_down(node.name)
                 world.up.pop(node.name, None)
@@ -271,10 +275,12 @@ class Watch(Process):
             case messages.Lost(node, count):
                 self.dead["lost"] += count
                 log.lost(count, node.name)
-            case Hello(incarnation):
+            case Hello(incarnation, asks):
                 assert sender is not None
                 if world.up.get(sender.node.name) == incarnation:
                     world.ready[sender.node.name] = incarnation
+                if asks:
+                    out.append(Envelope(sender, Hello(log.incarnation, False)))
             case Flush(number, large, _):
                 assert sender is not None
                 out.append(Envelope(Pid("watch", sender.node), Flushed(number, large)))
