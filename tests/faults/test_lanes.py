@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from rabble import Limits, Mesh, Pid, Process, rouse
 from rabble.messages import Lost
 from tests.support import PATIENCE_S, Does
