@@ -393,9 +393,12 @@ class ClusterServer:
         self._refusals[failed.code.name] += 1
         whose = "dialling" if initiated else "a connection from"
         # A peer that drops its own dial, because another connection stays, is nothing to warn of.
-        network = failed.silent and failed.code is RefusalCode.TIMEOUT
+        # Nor is one that learns that both dialled each other.
+        usual = failed.code is RefusalCode.DUPLICATE or (
+            failed.silent and failed.code is RefusalCode.TIMEOUT
+        )
         self._node.report(
-            logging.DEBUG if network else logging.WARNING,
+            logging.DEBUG if usual else logging.WARNING,
             lambda: f"{self.own.name}: {whose} {remote}: {failed.code.name}: {failed.text}",
         )
         if initiated:
