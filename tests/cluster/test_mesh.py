@@ -309,6 +309,9 @@ def test_a_call_to_a_full_mailbox_is_refused(two: list[Node]) -> None:
         "full",
         mailbox_max=1,
     )
+    while not b.processes()[pid]:
+        # A call that comes before `init` would find the mailbox empty.
+        pass
     for _ in range(5):
         with pytest.raises(QueueFull, match="the mailbox of full::b"):
             a.call(pid, "too many", PATIENCE_S)
