@@ -14,8 +14,8 @@ FRAGMENT_HEAD_BYTES_MAX = 4_096
 
 
 def fragment_bytes_default() -> int:
-    """64 KiB; a test run may set another, to see every message cut."""
-    return int(os.environ.get("RABBLE_FRAGMENT_BYTES", 64 * 1024))
+    """16 KiB; a test run may set another, to see every message cut."""
+    return int(os.environ.get("RABBLE_FRAGMENT_BYTES", 16 * 1024))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -776,7 +776,7 @@ def test_132_a_port_in_use_is_said_and_one_just_left_is_free() -> None:
         ({"key": b"short"}, {}, "the key must be 32 bytes"),
         ({"cluster": "x" * 65}, {}, "at most 64 bytes"),
         ({"cluster": "e\u0301"}, {}, "normal form C"),
-        ({}, {"frame_bytes_max": 65_536}, "frame_bytes_max"),
+        ({}, {"frame_bytes_max": 16_384}, "frame_bytes_max"),
         ({}, {"fragment_bytes_max": 15}, "fragment_bytes_max"),
         ({"seeds": ["nowhere"]}, {}, "write it as"),
     ],

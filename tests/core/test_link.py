@@ -229,7 +229,7 @@ whats = st.one_of(
     st.tuples(st.sampled_from(["monitor", "demonitor"]), senders, receivers),
     st.tuples(st.just("down"), receivers, senders, st.integers(1, 4), st.sampled_from(["", "ö!"])),
     st.tuples(st.just("undelivered"), receivers, cids, st.integers(1, 6)),
-    st.tuples(st.just("lost"), st.integers(0, 2**32 - 1)),
+    st.tuples(st.just("lost"), st.integers(1, 2**32 - 1)),
 )
 
 
@@ -257,8 +257,6 @@ def pair_of(what):
 def by_pair(sequence):
     found = {}
     for what in sequence:
-        if what == ("lost", 0):
-            continue  # the mark that a hole leaves in the bulk lane
         found.setdefault(pair_of(what), []).append(what)
     return found
 
@@ -298,6 +296,69 @@ def test_what_is_said_is_heard(steps, fragment_bytes, places):
             speaker.take_bulk(unsent=sum(map(len, bulk)))
     deliver(speaker.take_data() + b"".join(bulk) + speaker.take_bulk())
     assert by_pair(heard) == by_pair(expected_of(what) for what, _ in steps)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("pqr"),
+            st.sampled_from([1, 300]),
+            st.booleans(),
+            st.sampled_from("...dbBh"),
+        ),
+        max_size=40,
+    ),
+)
+def test_a_hole_is_told_between_what_is_around_it(steps):
+    """G5: whichever lanes what was refused, and what is around it, go by, and however far they are.
+
+    As the routes do: once one is refused all are, until the next that is said, before which the
+    hole is told.
+    """
+    speaker, to = link(fragment_bytes=100), listener()
+    heard, bulk = [], []
+    refused = told = 0
+
+    def deliver(data):
+        found, code = hear(to, data)
+        assert code is None
+        heard.extend(found)
+
+    for number, (name, size, is_refused, step) in enumerate(steps):
+        envelope = Envelope(Pid(name, B), [number, "x" * size], SENDER)
+        if is_refused:
+            speaker.refuse(envelope)
+            refused += 1
+        else:
+            if refused:
+                speaker.lost(refused)
+            told += refused
+            refused = 0
+            speaker.say(envelope)
+        if step == "d":
+            deliver(speaker.take_data())
+        elif step == "b":
+            bulk += frames_in(speaker.take_bulk(unsent=sum(map(len, bulk))))
+            speaker.take_bulk(unsent=sum(map(len, bulk)))
+        elif step in "Bh" and bulk:
+            some = 1 if step == "h" else len(bulk)
+            deliver(speaker.take_data() + b"".join(bulk[:some]))
+            del bulk[:some]
+            bulk += frames_in(speaker.take_bulk())
+            speaker.take_bulk(unsent=sum(map(len, bulk)))
+    deliver(speaker.take_data() + b"".join(bulk) + speaker.take_bulk())
+    assert sum(what[1] for what in heard if what[0] == "lost") == told
+    for name in "pqr":
+        since, missing, lost = -1, 0, 0
+        for what in heard:
+            if what[0] == "lost":
+                lost += what[1]
+            elif what[1].to.name == name:
+                number = what[1].msg[0]
+                missing = sum(steps[n][0] == name for n in range(since + 1, number))
+                assert lost >= missing, (name, since, number)
+                since, lost = number, 0
 
 
 def frames_in(data):
@@ -443,6 +504,45 @@ def test_the_longest_message_and_one_longer():
     data = link().encode(Envelope(RECEIVER, b"x" * 97))
     assert hear(listener(message_bytes_max=98), data)[1] == DECODE_LIMIT
     assert hear(listener(message_bytes_max=99), data)[1] is None
+
+
+@pytest.mark.parametrize("fragment_bytes", [16, 1000, 65536])
+@pytest.mark.parametrize("size", [14, 65_531, 65_536, 70_000])
+def test_large_bytes_are_sent_from_where_they_are_and_heard_as_they_were(size, fragment_bytes):
+    speaker, to = link(fragment_bytes=fragment_bytes), listener()
+    cid = CorrelationId(Pid("asker", C), 1, 2)
+    payload = random.Random(size).randbytes(size)
+    owners = sys.getrefcount(payload)
+    for way in ("taken", "dropped"):
+        said = [Envelope(RECEIVER, payload, SENDER, cid), Envelope(RECEIVER, payload)]
+        speaker.say_all(said)
+        if way == "taken":
+            heard = to.decode(speaker.take_data() + speaker.take_bulk())
+            assert heard == said
+            assert [type(e.msg) for e in heard] == [bytes, bytes]
+            del heard
+        else:
+            del speaker
+        del said
+        assert sys.getrefcount(payload) == owners
+
+
+def test_bytes_longer_than_what_is_set_aside_for_them_grow():
+    payload = random.Random(1).randbytes((9 << 20) + 5)
+    assert listener().decode(link().encode(Envelope(RECEIVER, payload)))[0].msg == payload
+
+
+@pytest.mark.parametrize("claimed", [0, 99, 101, 1 << 31])
+@pytest.mark.parametrize("first", [10, 13, 14, 15, 60])
+def test_bytes_in_fragments_that_are_not_as_long_as_they_say_are_refused(claimed, first):
+    to = f"p@{B}".encode()
+    head = bytes([16]) + struct.pack(">H", len(to)) + to
+    whole = head + b"\xc6" + struct.pack(">I", claimed) + bytes(100)
+    data = frame(3, 1, struct.pack(">I", len(whole)) + whole[:first])
+    data += frame(3, 2, whole[first:])
+    assert hear(listener(), data)[1] is not None
+    expect_same(data)
+    expect_same(data.replace(struct.pack(">I", claimed), struct.pack(">I", 100), 1))
 
 
 def test_what_the_peer_would_call_spoofed_is_not_said():

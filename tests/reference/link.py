@@ -143,8 +143,6 @@ class Speaker:
             self.data.append(frame(UNDELIVERED, flags, body))
         elif kind == "lost":
             self.data.append(frame(LOST, 0, struct.pack(">I", what[1])))
-            if self.pairs:
-                self.bulk.append(frame(LOST, 16, bytes(4)))
         else:
             raise ValueError(kind)
 

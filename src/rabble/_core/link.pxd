@@ -50,6 +50,14 @@ cdef struct Place:
     bint is_own                 # whether it lives on the node that speaks ...
     bint is_peer                # ... or on the one that is spoken to
 
+cdef struct BulkFrame:
+    # A frame of the bulk lane: bytes of the lane's own buffer, and behind them bytes that stay
+    # where they are, in a message. So a large one is not copied before the kernel does it.
+    size_t own_size
+    size_t rest_size
+    const unsigned char* rest
+    PyObject* message           # owned, by the last of its frames; NULL: none
+
 cdef class Heard:
     """What a peer said that is no envelope for a process; the message of one for the executor."""
     cdef readonly Link link
@@ -76,10 +84,14 @@ cdef class Link:
     # buffer, which is of PyMem_RawMalloc, or take the bytes and set `size` to 0) while it holds the
     # GIL in the executor's thread, and never while a `say_` runs, which may call Python code.
     cdef Writer data                            # the data lane
-    cdef Writer bulk                            # the bulk lane
+    cdef Writer bulk                            # the bulk lane: what is its own of its frames ...
+    cdef Writer bulk_frames                     # ... and the frames, `BulkFrame` each
+    cdef size_t bulk_size                       # bytes of these frames, those of messages included
     cdef volatile size_t bulk_unsent            # its bytes not taken by the peer; the poller's word
     cdef dict bulk_pairs                        # (sender, to) to where its last frame ends there
     cdef Py_ssize_t bulk_pairs_max              # how many are kept before they are looked through
+    cdef uint32_t bulk_refused                  # envelopes that would have gone there ...
+    cdef set refused_pairs                      # ... and whose
     cdef uint64_t bulk_said                     # bytes ever put there
     cdef Place* said                            # the table of names that the peer was told
     cdef unsigned char* latest                  # of each two places: which was used last
@@ -93,6 +105,9 @@ cdef class Link:
     cdef Py_ssize_t whole_size                  # ... bytes that came
     cdef Py_ssize_t whole_capacity
     cdef Py_ssize_t whole_claimed               # ... bytes that shall come
+    cdef PyObject* payload                      # bytes, owned: its message if that is such; or NULL
+    cdef Py_ssize_t payload_size                # ... bytes of it that came
+    cdef Py_ssize_t payload_claimed
     cdef Pid full_to                            # keep alive what a Head in full refers to
     cdef Pid full_sender
     cdef Pid full_asker
@@ -106,6 +121,9 @@ cdef class Link:
     cdef int say_down(self, Pid watcher, Pid watched, int why, str detail) except -1
     cdef int say_undelivered(self, Pid to, CorrelationId correlation_id, int why) except -1
     cdef int say_lost(self, uint32_t count) except -1
+    # Note that an envelope was refused instead of said; `say_lost` is to tell of it.
+    cdef int note_refused(self, Envelope envelope) except -1
+    cdef int say_taken(self, uint64_t taken) except -1
 
     # Decode whole frames and append what they say to `out`, as Envelopes. Frames of the control
     # lane are skipped. LinkError ends the connection; what was decoded before it stays in `out`.
@@ -115,6 +133,7 @@ cdef class Link:
 
     cdef Py_ssize_t say_message(self, object msg, Py_ssize_t start) except -1
     cdef int say_in_full(self, Envelope envelope) except -1
+    cdef bint is_large_bytes(self, object msg) noexcept
     cdef int say_bytes(self, Envelope envelope, bytes msg) except -1
     cdef int put_in_bulk(
         self,
@@ -123,7 +142,10 @@ cdef class Link:
         Py_ssize_t begin_size,
         const unsigned char* source,
         Py_ssize_t source_size,
+        bytes message,
     ) except -1
+    cdef BulkFrame* add_frame(self, size_t own_size, size_t rest_size) except NULL
+    cdef void forget_frames(self) noexcept
     cdef int move_to_bulk(
         self, Envelope envelope, Py_ssize_t start, Py_ssize_t message
     ) except -1
@@ -138,14 +160,17 @@ cdef class Link:
 
     cdef int hear_frames(self, Cursor* c, EnvelopeQueue out) except -1
     cdef int hear_envelope(
-        self, Cursor* c, int flags, const unsigned char* body, size_t size, EnvelopeQueue out
+        self, Cursor* c, int flags, const unsigned char* body, size_t size, bytes payload,
+        EnvelopeQueue out,
     ) except -1
     cdef int hear_undecodable(self, Cursor* c, object error, EnvelopeQueue out) except -1
     cdef int tell(self, Heard heard, EnvelopeQueue out) except -1
     cdef int hear_name(self, Frame* frame) except -1
     cdef int about(self, Pid pid) except -1
     cdef int hear_fragment(self, Cursor* c, EnvelopeQueue out) except -1
+    cdef int begin_payload(self, const unsigned char* body, Py_ssize_t size) except -1
     cdef int keep_fragment(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int keep_payload(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef void drop_whole(self) noexcept
     cdef int hear_watch(self, Frame* frame, EnvelopeQueue out) except -1
     cdef int hear_down(self, Frame* frame, EnvelopeQueue out) except -1

@@ -13,8 +13,8 @@ What comes from the peer is checked as a stranger's is. What a peer can make a l
 - 2 x 8,192 references to pids and what is known of them, 204 KiB. The pids that the peer named take
   some 200 bytes each, 4.5 KiB at worst (three names and an address of 255 bytes, as wide
   characters): some 2 MiB, 36 MiB at worst;
-- of a message in fragments at most twice the bytes that came, and no more than `message_bytes_max`
-  and a head of 3 KiB;
+- of a message in fragments at most 4 MiB or twice the bytes that came, and no more than
+  `message_bytes_max` and a head of 3 KiB;
 - the codec's caches of 256 pids and 256 keys of maps.
 
 What it holds to be sent is bounded by the poll loop, which is asked before something is said.
@@ -24,7 +24,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_RawFree, PyMem_RawRealloc, PyMem_Realloc
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_CLEAR, Py_INCREF, Py_XDECREF
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -37,8 +37,8 @@ from rabble._core.frame cimport (
     CODE_DECODE, CODE_DECODE_LIMIT, CODE_FRAME_TOO_LARGE, CODE_LIMIT, CODE_PROTOCOL, CODE_SPOOF,
     DEMONITOR, DETAIL_MAX, DOWN, ENVELOPE, FLAG_CID, FLAG_CONNECTION, FLAG_FIRST, FLAG_FULL,
     FLAG_LAST, FLAG_REQUEST, FLAG_SENDER, FRAGMENT, FRAME_HEADER, Frame, LOST, MONITOR, NAME, PING,
-    UNDELIVERED, flags_agree, load_16, load_32, load_64, next_frame, store_16, store_32, store_64,
-    store_header,
+    TAKEN, UNDELIVERED, flags_agree, load_16, load_32, load_64, next_frame, store_16, store_32,
+    store_64, store_header,
 )
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
 from rabble._core.queue cimport EnvelopeQueue
@@ -47,12 +47,18 @@ __all__ = ["Heard", "Link", "LinkError"]
 
 cdef extern from "Python.h":
     str PyUnicode_DecodeUTF8(const char* data, Py_ssize_t size, const char* errors)
+    # As they are, for bytes that are still being written: these must have no other owner.
+    PyObject* new_bytes "PyBytes_FromStringAndSize" (const char* data, Py_ssize_t size) except NULL
+    char* bytes_data "PyBytes_AS_STRING" (PyObject* value)
+    Py_ssize_t bytes_size "PyBytes_GET_SIZE" (PyObject* value)
+    int _PyBytes_Resize(PyObject** value, Py_ssize_t size) except -1
     const Py_ssize_t PY_SSIZE_T_MAX
 
 cdef enum:
     FRAGMENT_BYTES_MIN = 16
     HEAD_ROOM = FRAME_HEADER + 3 * 2 + 16   # header and fields of an ENVELOPE, by index
     KEPT_BYTES_MAX = 8 << 20                # a lane's buffer that grew above this is cut back
+    PAYLOAD_BYTES_MIN = 4 << 20             # memory taken for a payload before more of it has come
     BULK_PAIRS_MIN = 256                    # so many are remembered before they are looked through
     NO_PLACE = -2
     ENVELOPE_FLAGS = FLAG_SENDER | FLAG_CID | FLAG_CONNECTION | FLAG_REQUEST | FLAG_FULL
@@ -186,9 +192,11 @@ cdef class Link:
         PyMem_Free(self.latest)
         PyMem_Free(self.heard)
         PyMem_Free(self.heard_about)
-        PyMem_Free(self.whole)
+        self.forget_frames()
+        self.drop_whole()
         PyMem_RawFree(self.data.data)
         PyMem_RawFree(self.bulk.data)
+        PyMem_RawFree(self.bulk_frames.data)
 
     # For tests and benchmarks: the same as the poll loop and the executor do, in Python's terms.
 
@@ -217,6 +225,10 @@ cdef class Link:
         """Say that an envelope of `to`, of the peer, became a dead letter here."""
         self.say_undelivered(to, correlation_id, why)
 
+    def refuse(self, Envelope envelope not None):
+        """Note that an envelope was dropped instead of said; it is one of those of `lost`."""
+        self.note_refused(envelope)
+
     def lost(self, uint32_t count):
         """Say that `count` envelopes for the peer were dropped."""
         self.say_lost(count)
@@ -227,9 +239,21 @@ cdef class Link:
 
     def take_bulk(self, size_t unsent=0):
         """The bytes of the bulk lane; the poll loop holds `unsent` of its bytes from now on."""
-        data = taken(self, &self.bulk)
+        cdef const BulkFrame* frame = <const BulkFrame*>self.bulk_frames.data
+        cdef const BulkFrame* end = <const BulkFrame*>(
+            self.bulk_frames.data + self.bulk_frames.size
+        )
+        cdef bytes own = taken(self, &self.bulk)
+        cdef Py_ssize_t at = 0
+        cdef list parts = []
+        while frame != end:
+            parts.append(own[at:at + <Py_ssize_t>frame.own_size])
+            parts.append(PyBytes_FromStringAndSize(<const char*>frame.rest, frame.rest_size))
+            at += frame.own_size
+            frame += 1
+        self.forget_frames()
         self.bulk_unsent = unsent
-        return data
+        return b"".join(parts)
 
     def encode(self, Envelope envelope not None):
         """The bytes of an envelope, with whatever else waited in both lanes."""
@@ -281,7 +305,7 @@ cdef class Link:
             if asker == NO_PLACE:
                 # Three pids fight for two places.
                 return self.say_in_full(envelope)
-        if type(envelope.msg) is bytes and PyBytes_GET_SIZE(envelope.msg) > self.fragment_bytes:
+        if self.is_large_bytes(envelope.msg):
             return self.say_bytes(envelope, <bytes>envelope.msg)
         start = w.size
         if w.capacity - start < HEAD_ROOM:
@@ -326,11 +350,17 @@ cdef class Link:
     cdef int say_in_full(self, Envelope envelope) except -1:
         """Say it without indexes, by the bulk lane, which has what is in full."""
         cdef Py_ssize_t start = self.data.size
+        if self.is_large_bytes(envelope.msg):
+            return self.say_bytes(envelope, <bytes>envelope.msg)
         self.say_message(envelope.msg, start)
         return self.move_to_bulk(envelope, start, start)
 
+    cdef inline bint is_large_bytes(self, object msg) noexcept:
+        return type(msg) is bytes and 2 + PyBytes_GET_SIZE(msg) > self.fragment_bytes
+
     cdef int say_bytes(self, Envelope envelope, bytes msg) except -1:
-        """Say a message that is nothing but many bytes: from where they are into the bulk lane."""
+        """Say a message that is nothing but many bytes: the bulk lane has them from where they are.
+        """
         cdef Py_ssize_t size = PyBytes_GET_SIZE(msg)
         cdef unsigned char head[5]
         cdef Py_ssize_t head_size
@@ -349,7 +379,7 @@ cdef class Link:
         if head_size + size > self.message_bytes_max:
             raise too_long(self, head_size + size)
         return self.put_in_bulk(
-            envelope, head, head_size, <const unsigned char*>PyBytes_AS_STRING(msg), size
+            envelope, head, head_size, <const unsigned char*>PyBytes_AS_STRING(msg), size, msg
         )
 
     cdef int move_to_bulk(
@@ -361,7 +391,7 @@ cdef class Link:
         """
         try:
             return self.put_in_bulk(
-                envelope, NULL, 0, self.data.data + message, self.data.size - message
+                envelope, NULL, 0, self.data.data + message, self.data.size - message, None
             )
         finally:
             self.cut_back(start)
@@ -373,66 +403,97 @@ cdef class Link:
         Py_ssize_t begin_size,
         const unsigned char* source,
         Py_ssize_t source_size,
+        bytes message,
     ) except -1:
         """Put an encoded message, which is in two pieces, into the bulk lane, cut into frames.
 
-        The first piece is at most 5 bytes.
+        The first piece is at most 5 bytes. The second is copied, unless `message` is what it is of.
         """
         cdef unsigned char head[HEAD_MAX + 1 + 5]
-        cdef const unsigned char* end
+        cdef const unsigned char* end = source + source_size
+        cdef BulkFrame* frame
         cdef unsigned char* p
-        cdef Py_ssize_t head_size, size, whole, part, n
+        cdef Py_ssize_t head_size, whole, frames, extra, part, begun
+        cdef Py_ssize_t n = 0       # how much of the head is gone
         cdef int flags = FLAG_FIRST
+        cdef bint cut = begin_size + source_size > self.fragment_bytes
         head_size = self.write_head(head, envelope)
         if begin_size:
             memcpy(head + head_size, begin, begin_size)
             head_size += begin_size
-        size = begin_size + source_size
         whole = head_size + source_size
-        if size <= self.fragment_bytes:
-            n = FRAME_HEADER - 1 + whole
-        else:
-            n = whole + 4 + (whole - 1) // self.fragment_bytes * FRAME_HEADER + FRAME_HEADER
-        self.reserve(&self.bulk, n)
-        self.goes_to_bulk(envelope.sender, envelope.to, n)
-        p = self.bulk.data + self.bulk.size
-        self.bulk.size += n
-        if size <= self.fragment_bytes:
+        frames = 1 + (whole - 1) // self.fragment_bytes if cut else 1
+        extra = 4 + frames * FRAME_HEADER if cut else FRAME_HEADER - 1
+        # All the memory that it takes, so that it is there in whole or not at all.
+        self.reserve(&self.bulk, extra + (whole if message is None else head_size))
+        self.reserve(&self.bulk_frames, frames * sizeof(BulkFrame))
+        self.goes_to_bulk(envelope.sender, envelope.to, whole + extra)
+        if not cut:
+            frame = self.add_frame(FRAME_HEADER - 1 + whole, 0)
+            p = self.bulk.data + self.bulk.size - frame.own_size
             memcpy(p + FRAME_HEADER - 1, head, head_size)
             memcpy(p + FRAME_HEADER - 1 + head_size, source, source_size)
-            store_header(p, n, ENVELOPE, head[0])
+            store_header(p, frame.own_size, ENVELOPE, head[0])
             return 0
         # The first part has the head in it, or of it what has room.
-        end = source + source_size
-        n = 0       # how much of the head is gone
-        while True:
+        while not flags & FLAG_LAST:
             part = min(self.fragment_bytes, head_size - n + (end - source))
             if part == head_size - n + (end - source):
                 flags |= FLAG_LAST
-            if flags & FLAG_FIRST:
-                store_header(p, FRAME_HEADER + 4 + part, FRAGMENT, <unsigned char>flags)
-                store_32(p + FRAME_HEADER, <uint32_t>whole)
-                p += FRAME_HEADER + 4
+            begun = min(part, head_size - n)
+            extra = FRAME_HEADER + (4 if flags & FLAG_FIRST else 0)
+            if message is None:
+                frame = self.add_frame(extra + part, 0)
             else:
-                store_header(p, FRAME_HEADER + part, FRAGMENT, <unsigned char>flags)
-                p += FRAME_HEADER
-            size = min(part, head_size - n)
-            memcpy(p, head + n, size)
-            n += size
-            memcpy(p + size, source, part - size)
-            source += part - size
-            p += part
-            if flags & FLAG_LAST:
-                break
-            flags = 0
+                frame = self.add_frame(extra + begun, part - begun)
+            p = self.bulk.data + self.bulk.size - frame.own_size
+            store_header(p, extra + part, FRAGMENT, <unsigned char>flags)
+            if flags & FLAG_FIRST:
+                store_32(p + FRAME_HEADER, <uint32_t>whole)
+            memcpy(p + extra, head + n, begun)
+            if message is None:
+                memcpy(p + extra + begun, source, part - begun)
+            else:
+                frame.rest = source
+            n += begun
+            source += part - begun
+            flags &= ~FLAG_FIRST
+        if message is not None:
+            Py_INCREF(message)
+            frame.message = <PyObject*>message
         return 0
+
+    cdef BulkFrame* add_frame(self, size_t own_size, size_t rest_size) except NULL:
+        """Add a frame to the bulk lane, and so many bytes of its own that are to be filled in."""
+        cdef BulkFrame* frame
+        self.reserve(&self.bulk, own_size)
+        self.reserve(&self.bulk_frames, sizeof(BulkFrame))
+        frame = <BulkFrame*>(self.bulk_frames.data + self.bulk_frames.size)
+        frame.own_size = own_size
+        frame.rest_size = rest_size
+        frame.rest = NULL
+        frame.message = NULL
+        self.bulk_frames.size += sizeof(BulkFrame)
+        self.bulk.size += own_size
+        self.bulk_size += own_size + rest_size
+        return frame
+
+    cdef void forget_frames(self) noexcept:
+        """Empty the bulk lane."""
+        cdef BulkFrame* frame = <BulkFrame*>self.bulk_frames.data
+        cdef BulkFrame* end = <BulkFrame*>(self.bulk_frames.data + self.bulk_frames.size)
+        while frame != end:
+            Py_XDECREF(frame.message)
+            frame += 1
+        self.bulk.size = self.bulk_frames.size = 0
+        self.bulk_size = 0
 
     cdef bint is_in_bulk(self, Pid sender, Pid to) except -1:
         """Whether something of that pair is in the bulk lane, which what follows must not overtake.
 
         To be asked only while there is a `bulk_pairs`.
         """
-        cdef uint64_t sent = self.bulk_said - self.bulk.size - self.bulk_unsent
+        cdef uint64_t sent = self.bulk_said - self.bulk_size - self.bulk_unsent
         if sent == self.bulk_said:
             self.bulk_pairs = None
             return False
@@ -447,7 +508,7 @@ cdef class Link:
             self.bulk_pairs_max = BULK_PAIRS_MIN
         elif len(self.bulk_pairs) >= self.bulk_pairs_max:
             # A lane that never runs empty must not remember every pair for ever.
-            sent = self.bulk_said - self.bulk.size - self.bulk_unsent
+            sent = self.bulk_said - self.bulk_size - self.bulk_unsent
             self.bulk_pairs = {
                 pair: end for pair, end in self.bulk_pairs.items() if <uint64_t>end > sent
             }
@@ -481,25 +542,24 @@ cdef class Link:
         return 0
 
     cdef int say_down(self, Pid watcher, Pid watched, int why, str detail) except -1:
-        cdef Writer* w = &self.data
         cdef bytes text = detail_text(detail)
         cdef bytes watcher_text, watched_text
         cdef Py_ssize_t first, second, n
+        cdef unsigned char* start
         cdef unsigned char* p
         cdef unsigned char flags = 0
         if self.is_speaking:
             raise speaking()
         # What the ended process said to the watcher comes before, in whichever lane it is.
         if self.bulk_pairs is not None and self.is_in_bulk(watched, watcher):
-            w = &self.bulk
             flags = FLAG_FULL
             watcher_text = self.codec.text_of(watcher)
             watched_text = self.codec.text_of(watched)
             n = FRAME_HEADER + 5 + len(watcher_text) + len(watched_text) + len(text)
-            self.reserve(w, n)
+            self.add_frame(n, 0)
             self.goes_to_bulk(watched, watcher, n)
-            p = w.data + w.size + FRAME_HEADER
-            p = store_text(store_text(p, watcher_text), watched_text)
+            start = self.bulk.data + self.bulk.size - n
+            p = store_text(store_text(start + FRAME_HEADER, watcher_text), watched_text)
         else:
             first = self.place_of(watcher, -1)
             second = self.place_of(watched, -1)
@@ -508,15 +568,15 @@ cdef class Link:
             if not self.said[second].is_own:
                 raise foreign(watched, "watched", self.own)
             n = FRAME_HEADER + 5 + len(text)
-            self.reserve(w, n)
-            p = w.data + w.size + FRAME_HEADER
-            store_16(p, <uint32_t>first)
-            store_16(p + 2, <uint32_t>second)
-            p += 4
+            self.reserve(&self.data, n)
+            start = self.data.data + self.data.size
+            self.data.size += n
+            store_16(start + FRAME_HEADER, <uint32_t>first)
+            store_16(start + FRAME_HEADER + 2, <uint32_t>second)
+            p = start + FRAME_HEADER + 4
         p[0] = <unsigned char>why
         memcpy(p + 1, PyBytes_AS_STRING(text), len(text))
-        store_header(w.data + w.size, n, DOWN, flags)
-        w.size += n
+        store_header(start, n, DOWN, flags)
         return 0
 
     cdef int say_undelivered(self, Pid to, CorrelationId correlation_id, int why) except -1:
@@ -548,22 +608,46 @@ cdef class Link:
         w.size = p - w.data
         return 0
 
+    cdef int note_refused(self, Envelope envelope) except -1:
+        if self.bulk_pairs is not None and self.is_in_bulk(envelope.sender, envelope.to):
+            self.bulk_refused += 1
+            if self.refused_pairs is None:
+                self.refused_pairs = set()
+            self.refused_pairs.add((envelope.sender, envelope.to))
+        return 0
+
     cdef int say_lost(self, uint32_t count) except -1:
-        cdef Writer* w = &self.data
+        """Say that so many envelopes were dropped, in the lanes that they would have gone by.
+
+        So it stands between what was said before the hole and what is said behind it.
+        """
+        cdef uint32_t in_bulk = 0
         if self.is_speaking:
             raise speaking()
-        self.reserve(w, FRAME_HEADER + 4)
-        store_header(w.data + w.size, FRAME_HEADER + 4, LOST, 0)
-        store_32(w.data + w.size + FRAME_HEADER, count)
-        w.size += FRAME_HEADER + 4
         if self.bulk_pairs is not None:
-            # The hole is in both lanes, but is counted once.
-            w = &self.bulk
-            self.reserve(w, FRAME_HEADER + 4)
-            store_header(w.data + w.size, FRAME_HEADER + 4, LOST, FLAG_FULL)
-            store_32(w.data + w.size + FRAME_HEADER, 0)
-            w.size += FRAME_HEADER + 4
+            in_bulk = min(self.bulk_refused, count)
+        if in_bulk:
+            self.add_frame(FRAME_HEADER + 4, 0)
+            store_lost(self.bulk.data + self.bulk.size - FRAME_HEADER - 4, FLAG_FULL, in_bulk)
             self.bulk_said += FRAME_HEADER + 4
+            for pair in self.refused_pairs:
+                # What they say next must not overtake this.
+                self.bulk_pairs[pair] = self.bulk_said
+        if count != in_bulk:
+            self.reserve(&self.data, FRAME_HEADER + 4)
+            store_lost(self.data.data + self.data.size, 0, count - in_bulk)
+            self.data.size += FRAME_HEADER + 4
+        self.bulk_refused = 0
+        self.refused_pairs = None
+        return 0
+
+    cdef int say_taken(self, uint64_t taken) except -1:
+        """Say how many bytes of the peer's bulk lane were taken."""
+        cdef Writer* w = &self.data
+        self.reserve(w, FRAME_HEADER + 8)
+        store_header(w.data + w.size, FRAME_HEADER + 8, TAKEN, 0)
+        store_64(w.data + w.size + FRAME_HEADER, taken)
+        w.size += FRAME_HEADER + 8
         return 0
 
     cdef inline Py_ssize_t place_of(self, Pid pid, Py_ssize_t kept) except -1:
@@ -697,7 +781,7 @@ cdef class Link:
                 raise LinkError(-n, unframed(c.at, c.end - c.at))
             c.at += n
             if frame.kind == ENVELOPE:
-                self.hear_envelope(c, frame.flags, frame.body, frame.size, out)
+                self.hear_envelope(c, frame.flags, frame.body, frame.size, None, out)
             elif frame.kind == NAME:
                 self.hear_name(frame)
             elif frame.kind == FRAGMENT:
@@ -711,8 +795,10 @@ cdef class Link:
         return 0
 
     cdef int hear_envelope(
-        self, Cursor* c, int flags, const unsigned char* body, size_t size, EnvelopeQueue out
+        self, Cursor* c, int flags, const unsigned char* body, size_t size, bytes payload,
+        EnvelopeQueue out,
     ) except -1:
+        """Append an envelope. Its message is what stands behind the head, or the `payload`."""
         cdef Head head
         cdef CorrelationId cid = None
         cdef Envelope envelope
@@ -727,7 +813,7 @@ cdef class Link:
                 CODE_DECODE_LIMIT,
                 f"a message of {size - at} bytes is longer than {self.message_bytes_max}",
             )
-        msg = self.codec.read_whole(body + at, size - at)
+        msg = self.codec.read_whole(body + at, size - at) if payload is None else payload
         if flags & FLAG_CID:
             cid = head_cid(&head)
         if flags & FLAG_SENDER:
@@ -790,6 +876,8 @@ cdef class Link:
     cdef int hear_fragment(self, Cursor* c, EnvelopeQueue out) except -1:
         cdef const unsigned char* part = c.frame.body
         cdef Py_ssize_t size = c.frame.size
+        cdef Py_ssize_t n
+        cdef bytes payload = None
         cdef int flags
         if c.frame.flags & FLAG_FIRST:
             if self.whole is not NULL:
@@ -808,22 +896,61 @@ cdef class Link:
             flags = part[0]
             if flags & ~ENVELOPE_FLAGS or not flags & FLAG_FULL or not flags_agree(flags):
                 raise LinkError(CODE_PROTOCOL, f"fragments of an envelope with flags {flags:#x}")
+            n = self.begin_payload(part, min(size, self.whole_claimed))
+            if n:
+                self.keep_fragment(part, n)
+                part += n
+                size -= n
         elif self.whole is NULL:
             raise LinkError(CODE_PROTOCOL, "a fragment comes without a first one")
-        if size > self.whole_claimed - self.whole_size:
+        if size > self.whole_claimed - self.whole_size - self.payload_size:
             raise LinkError(
                 CODE_PROTOCOL, f"fragments have more than the {self.whole_claimed} bytes announced"
             )
-        self.keep_fragment(part, size)
+        if self.payload is NULL:
+            self.keep_fragment(part, size)
+        else:
+            self.keep_payload(part, size)
         if c.frame.flags & FLAG_LAST:
-            if self.whole_size != self.whole_claimed:
+            if self.whole_size + self.payload_size != self.whole_claimed:
                 raise LinkError(
                     CODE_PROTOCOL,
-                    f"fragments end after {self.whole_size} of {self.whole_claimed} bytes",
+                    f"fragments end after {self.whole_size + self.payload_size} of "
+                    f"{self.whole_claimed} bytes",
                 )
-            self.hear_envelope(c, self.whole[0], self.whole + 1, self.whole_size - 1, out)
+            if self.payload is not NULL:
+                payload = <bytes>self.payload
+            self.hear_envelope(c, self.whole[0], self.whole + 1, self.whole_size - 1, payload, out)
             self.drop_whole()
         return 0
+
+    cdef int begin_payload(self, const unsigned char* body, Py_ssize_t size) except -1:
+        """See whether a message in fragments is nothing but bytes, which then are put together as
+        the object that they become.
+
+        :param body: the flags of the envelope and what the first fragment has of it.
+        :returns: how much of it stands before those bytes; 0 if the message is something else.
+        """
+        cdef const unsigned char* p = body + 1
+        cdef const unsigned char* end = body + size
+        cdef int flags = body[0]
+        cdef int texts = 1 + (flags & FLAG_SENDER != 0) + (flags & FLAG_CID != 0)
+        cdef Py_ssize_t claimed
+        while texts:
+            if end - p < 2:
+                return 0
+            p += 2 + load_16(p)
+            texts -= 1
+        p += (8 if flags & FLAG_CONNECTION else 0) + (8 if flags & FLAG_REQUEST else 0)
+        if end - p < 5 or p[0] != 0xc6:
+            return 0
+        claimed = load_32(p + 1)
+        p += 5
+        if claimed != self.whole_claimed - (p - body) or claimed + 5 > self.message_bytes_max:
+            return 0
+        self.payload = new_bytes(NULL, min(claimed, PAYLOAD_BYTES_MIN))
+        self.payload_claimed = claimed
+        return p - body
 
     cdef int keep_fragment(self, const unsigned char* data, Py_ssize_t size) except -1:
         """Append a part to what came; memory grows with that, not with what was announced."""
@@ -841,9 +968,22 @@ cdef class Link:
         self.whole_size = needed
         return 0
 
+    cdef int keep_payload(self, const unsigned char* data, Py_ssize_t size) except -1:
+        """The same of a message that is nothing but bytes."""
+        cdef Py_ssize_t needed = self.payload_size + size
+        cdef Py_ssize_t capacity = bytes_size(self.payload)
+        if needed > capacity:
+            capacity = min(max(needed, 2 * capacity), self.payload_claimed)
+            _PyBytes_Resize(&self.payload, capacity)
+        memcpy(bytes_data(self.payload) + self.payload_size, data, size)
+        self.payload_size = needed
+        return 0
+
     cdef void drop_whole(self) noexcept:
         PyMem_Free(self.whole)
         self.whole = NULL
+        Py_CLEAR(self.payload)
+        self.payload_size = 0
 
     cdef int hear_watch(self, Frame* frame, EnvelopeQueue out) except -1:
         """MONITOR, DEMONITOR and LOST."""
@@ -1004,6 +1144,11 @@ cdef bytes taken(Link link, Writer* w):
     data = PyBytes_FromStringAndSize(<char*>w.data, w.size)
     w.size = 0
     return data
+
+
+cdef void store_lost(unsigned char* p, unsigned char flags, uint32_t count) noexcept:
+    store_header(p, FRAME_HEADER + 4, LOST, flags)
+    store_32(p + FRAME_HEADER, count)
 
 
 cdef inline unsigned char* store_text(unsigned char* p, bytes text) noexcept:

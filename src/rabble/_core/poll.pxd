@@ -27,9 +27,15 @@ cdef struct Channel:
     volatile int error             # ... or an errno
     Lane control                   # frames to be sent, lane by lane
     Lane data
-    Lane bulk
+    Lane bulk                      # what is its own of the frames of the bulk lane ...
+    Lane bulk_frames               # ... and these, `BulkFrame` each, in their order
+    size_t bulk_gone               # how many at its head were sent and still hold their message
+    size_t bulk_begun              # bytes of the next one that were sent
+    volatile size_t bulk_held      # bytes of those that were not
     Lane torn                      # the rest of a frame that was sent in part: goes before all else
     Lane bye                       # the last frame: goes after all else
+    int64_t data_said_ns           # when something was last put into the data lane
+    size_t bulk_window             # bytes of the bulk lane that are sent ahead of the peer's word
     size_t data_run                # bytes of data sent since the last frame of the bulk lane
     volatile size_t queued         # bytes in all of these lanes
     volatile bint notice           # the executor wants to know when that is below the limit
@@ -70,7 +76,8 @@ cdef class Connection:
     cdef Lane taken_bulk
     cdef bint bulk_waits               # ... for what came before it on the data lane
     cdef uint64_t bulk_heard           # bytes of the bulk lane that were decoded
-    cdef bint owes_taken               # the peer has not been told yet
+    cdef uint64_t bulk_told            # ... of which the peer was told
+    cdef bint owes_taken               # it is to be told more
     cdef size_t mark                   # where in the run queue the last batch of it ended
 
     cdef size_t unsent(self) noexcept
@@ -103,6 +110,7 @@ cdef class Poller:
     cdef bint fall_asleep(self) noexcept nogil
     cdef void wake_up(self, bint stays_asleep) noexcept nogil
     cdef int flush(self, Connection connection) except -1
+    cdef bint let_go(self, Connection connection) noexcept
     cdef size_t take(
         self, Connection connection, size_t most, bint bulk, const unsigned char** frames
     ) noexcept

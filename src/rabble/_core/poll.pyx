@@ -21,10 +21,11 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from cpython.ref cimport Py_XDECREF
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy, memmove, memset
 from posix.unistd cimport close, getpid, read, write
 
 from rabble._core.codec cimport Writer
@@ -49,7 +50,7 @@ from rabble._core.frame cimport (
     store_64,
 )
 from rabble._core.inbox cimport monotonic_ns, wait_readable
-from rabble._core.link cimport Link
+from rabble._core.link cimport BulkFrame, Link
 
 __all__ = ["Connection", "Poller"]
 
@@ -60,14 +61,18 @@ cdef enum:
     HEARD_HIGH = 1 << 20              # of whole frames that wait: nothing more is read ...
     HEARD_LOW = 256 << 10             # ... until so few do
     HEARD_BULK_HIGH = 8 << 20         # the same of the bulk lane, to keep the way free for others
-    BULK_WINDOW = 2 << 20             # of the bulk lane, that is sent ahead of the peer's TAKEN
+    BULK_WINDOW = 2 << 20             # of the bulk lane, that is sent ahead of the peer's TAKEN ...
+    BULK_WINDOW_SHARED = 32 << 10     # ... and while the data lane is in use, which waits behind it
+    SHARED_NS = 5_000_000             # for how long it counts as such
     SAID_BYTES_MAX = 256 << 10        # that one send takes
+    PIECES = 32                       # of memory that one send takes: two are a frame
     PUSH_BYTES_MAX = 1 << 20          # that one look sends on one connection
     # Of frames that are taken at once: so few that what they are decoded to is delivered and gone
     # before the garbage collector comes to look at it, after 700 new objects (2,000 in 3.12).
     TAKEN_FRAMES_MAX = 384
     LANE_BYTES_KEPT = 1 << 20         # what an emptied lane keeps
     BULK_BYTES_KEPT = 8 << 20         # ... of the bulk lane, where the next will be as large
+    LARGE_BYTES = 8 << 20             # messages up to here find memory that is there already
     CONTROL_BYTES_MAX = 8 << 20       # of control frames that wait, either way
     STUCK_NS = 2_000_000              # after which the poll thread looks in the executor's place
     BUSY_TICK_NS = 50_000_000         # how often it looks whether it has to
@@ -110,6 +115,13 @@ cdef extern from "<sys/socket.h>" nogil:
     Py_ssize_t recv(int fd, void* data, size_t size, int flags)
     Py_ssize_t send(int fd, const void* data, size_t size, int flags)
     int shutdown(int fd, int how)
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    Py_ssize_t sendmsg(int fd, const msghdr* message, int flags)
 
 
 # Lanes.
@@ -253,11 +265,14 @@ cdef void give_up(Poller p, Channel* c, int code, int error) noexcept nogil:
 cdef void forget_unsent(Channel* c) noexcept nogil:
     drop(&c.data)
     drop(&c.bulk)
+    # Their messages are let go of by who holds the GIL.
+    c.bulk_gone = held(&c.bulk_frames) // sizeof(BulkFrame)
+    c.bulk_begun = c.bulk_held = 0
     recount(c)
 
 
 cdef void recount(Channel* c) noexcept nogil:
-    c.queued = held(&c.torn) + held(&c.control) + held(&c.data) + held(&c.bulk) + held(&c.bye)
+    c.queued = held(&c.torn) + held(&c.control) + held(&c.data) + c.bulk_held + held(&c.bye)
 
 
 cdef void say_goodbye(Poller p, Channel* c, int code, const unsigned char* text, size_t size,
@@ -283,6 +298,9 @@ cdef void say_goodbye(Poller p, Channel* c, int code, const unsigned char* text,
         c.paused = False
         watch_for(p, c, c.interest | EPOLLIN)
     if not after_all:
+        if finish_begun(c) != 0:
+            give_up(p, c, code, ENOMEM)
+            return
         forget_unsent(c)
         drop(&c.control)
     if append_frame(&c.bye, BYE, 0, body, size + 2) != 0:
@@ -310,36 +328,114 @@ cdef inline bint may_send_bulk(const Channel* c) noexcept nogil:
 
     The last of it, before a BYE, goes in any case: what the peer took is not heard any more.
     """
-    return held(&c.bulk) and (
-        c.state != OPEN or c.bulk_given - held(&c.bulk) - c.bulk_taken < BULK_WINDOW
+    return c.bulk_held and (
+        c.bulk_begun
+        or c.state != OPEN
+        or c.bulk_given - c.bulk_held - c.bulk_taken < c.bulk_window
     )
+
+
+cdef inline BulkFrame* next_bulk(const Channel* c) noexcept nogil:
+    return <BulkFrame*>(c.bulk_frames.data + c.bulk_frames.head) + c.bulk_gone
+
+
+cdef int finish_begun(Channel* c) noexcept nogil:
+    """Keep the rest of a frame of the bulk lane that was begun; -1 if there is no memory."""
+    cdef BulkFrame* frame
+    cdef size_t begun = c.bulk_begun
+    if begun == 0:
+        return 0
+    frame = next_bulk(c)
+    if begun < frame.own_size:
+        if append(&c.torn, c.bulk.data + c.bulk.head + begun, frame.own_size - begun) != 0:
+            return -1
+        begun = frame.own_size
+    begun -= frame.own_size
+    return append(&c.torn, frame.rest + begun, frame.rest_size - begun)
+
+
+cdef Py_ssize_t send_bulk(Channel* c, bint one) noexcept nogil:
+    """Send the next frames of the bulk lane, or just `one`, or the rest of it."""
+    cdef size_t most = min(<size_t>SAID_BYTES_MAX, c.bulk_window)
+    cdef iovec pieces[PIECES]
+    cdef msghdr message
+    cdef BulkFrame* frame = next_bulk(c)
+    cdef const unsigned char* own = c.bulk.data + c.bulk.head
+    cdef size_t begun = c.bulk_begun
+    cdef size_t total = 0
+    cdef size_t left
+    cdef int n = 0
+    cdef Py_ssize_t sent
+    while total < c.bulk_held and total < most and n + 2 <= PIECES:
+        left = frame.own_size - min(begun, frame.own_size)
+        if left:
+            pieces[n].iov_base = <void*>(own + frame.own_size - left)
+            pieces[n].iov_len = left
+            total += left
+            n += 1
+        begun -= frame.own_size - left
+        if frame.rest_size:
+            pieces[n].iov_base = <void*>(frame.rest + begun)
+            pieces[n].iov_len = frame.rest_size - begun
+            total += frame.rest_size - begun
+            n += 1
+        if one:
+            break
+        own += frame.own_size
+        begun = 0
+        frame += 1
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = pieces
+    message.msg_iovlen = n
+    sent = sendmsg(c.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+    if sent <= 0:
+        return sent
+    c.bulk_held -= sent
+    c.bulk_begun += sent
+    frame = next_bulk(c)
+    left = held(&c.bulk_frames) // sizeof(BulkFrame) - c.bulk_gone
+    while left and c.bulk_begun >= frame.own_size + frame.rest_size:
+        c.bulk_begun -= frame.own_size + frame.rest_size
+        consume(&c.bulk, frame.own_size, BULK_BYTES_KEPT)
+        c.bulk_gone += 1
+        frame += 1
+        left -= 1
+    return sent
 
 
 cdef void push(Poller p, Channel* c) noexcept nogil:
     """Send what the lanes hold, until the kernel takes no more or it is the others' turn."""
     cdef Lane* lane
-    cdef size_t size, end, most
+    cdef size_t end
     cdef Py_ssize_t sent
     cdef size_t total = 0
+    c.bulk_window = BULK_WINDOW
+    if c.bulk_held and monotonic_ns() - c.data_said_ns < SHARED_NS:
+        c.bulk_window = BULK_WINDOW_SHARED
     while c.state != CLOSED:
-        most = SAID_BYTES_MAX
+        lane = NULL         # the bulk lane
         if held(&c.torn):
             lane = &c.torn
+        elif c.bulk_begun:
+            pass
         elif held(&c.control):
             lane = &c.control
         elif held(&c.data) and (c.data_run < SAID_BYTES_MAX or not may_send_bulk(c)):
             lane = &c.data
         elif may_send_bulk(c):
-            lane = &c.bulk
-            if held(&c.data):
-                # Its turn among the others' frames is one frame.
-                most = frame_size(lane.data + lane.head)
-        elif held(&c.bye) and not held(&c.bulk):
+            pass
+        elif held(&c.bye) and not c.bulk_held:
             lane = &c.bye
         else:
             break
-        size = min(held(lane), most)
-        sent = send(c.fd, lane.data + lane.head, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if lane is NULL:
+            # Its turn among the others' frames is one frame.
+            sent = send_bulk(c, held(&c.control) or held(&c.data))
+        else:
+            sent = send(
+                c.fd, lane.data + lane.head, min(held(lane), <size_t>SAID_BYTES_MAX),
+                MSG_DONTWAIT | MSG_NOSIGNAL,
+            )
         if sent < 0:
             if errno == EINTR:
                 continue
@@ -348,7 +444,12 @@ cdef void push(Poller p, Channel* c) noexcept nogil:
             break
         c.bytes_said += sent
         total += sent
-        if lane is &c.torn:
+        if lane is NULL:
+            c.data_run = 0
+            if c.bulk_held == 0:
+                # The messages can be let go of.
+                make_ready(p)
+        elif lane is &c.torn:
             consume(lane, sent)
         else:
             end = whole_frames(lane.data + lane.head, sent)
@@ -356,7 +457,7 @@ cdef void push(Poller p, Channel* c) noexcept nogil:
                 if append(&c.torn, lane.data + lane.head + sent, end - sent) != 0:
                     give_up(p, c, 0, ENOMEM)
                     break
-            consume(lane, end, BULK_BYTES_KEPT if lane is &c.bulk else LANE_BYTES_KEPT)
+            consume(lane, end)
             c.data_run = c.data_run + end if lane is &c.data else 0
         if total >= PUSH_BYTES_MAX:
             break
@@ -366,7 +467,7 @@ cdef void push(Poller p, Channel* c) noexcept nogil:
     if c.notice and c.queued < p.queue_bytes_max // 4:
         c.notice = False
         make_ready(p)
-    if c.queued - held(&c.bulk) or may_send_bulk(c):
+    if c.queued - c.bulk_held or may_send_bulk(c):
         watch_for(p, c, c.interest | EPOLLOUT)
         return
     watch_for(p, c, c.interest & ~<uint32_t>EPOLLOUT)
@@ -406,11 +507,34 @@ cdef void pull(Poller p, Channel* c) noexcept nogil:
         cut(p, c)
 
 
+cdef int hand_on(Lane* heard, size_t run, size_t end, Lane* lane) noexcept nogil:
+    """Move what stands between the two to the end of `lane`, and drop what stands before.
+
+    If that lane is empty they trade buffers, and only what stands behind is copied.
+    """
+    cdef Lane other
+    if run == end or held(lane) != 0 or end - run < heard.tail - end:
+        if append(lane, heard.data + run, end - run) != 0:
+            return -1
+        consume(heard, end - heard.head)
+        return 0
+    other = lane[0]
+    lane[0] = heard[0]
+    lane.head = run
+    lane.tail = end
+    end = heard.tail
+    heard[0] = other
+    heard.head = heard.tail = 0
+    return append(heard, lane.data + lane.tail, end - lane.tail)
+
+
 cdef void cut(Poller p, Channel* c) noexcept nogil:
     """Sort what was heard into whole frames by their lanes; answer those of the control lane."""
     cdef Frame frame
-    cdef size_t run = c.heard.head           # where the frames of the data lane begin
-    cdef size_t at = run                     # ... that end here
+    cdef Lane* lane = NULL                   # that the frames belong to ...
+    cdef Lane* next_lane
+    cdef size_t run = c.heard.head           # ... which begin here ...
+    cdef size_t at = run                     # ... and end here
     cdef bint failed = False
     cdef Py_ssize_t size = 0
     while c.state == OPEN and not failed:
@@ -419,21 +543,19 @@ cdef void cut(Poller p, Channel* c) noexcept nogil:
             break
         c.frames_heard += 1
         c.partial_ns = 0
-        if frame.kind < PING and not is_bulk(&frame):
-            at += size
-            continue
-        failed = append(&c.ready, c.heard.data + run, at - run) != 0
-        if frame.kind >= PING:
+        next_lane = NULL if frame.kind >= PING else &c.ready_bulk if is_bulk(&frame) else &c.ready
+        if next_lane is not lane:
+            failed = append(lane, c.heard.data + run, at - run) != 0
+            run = at
+            lane = next_lane
+        if lane is NULL:
             control(p, c, &frame, c.heard.data + at, size)
-        elif append(&c.ready_bulk, c.heard.data + at, size) != 0:
-            failed = True
+            run += size
         at += size
-        run = at
-    if failed or append(&c.ready, c.heard.data + run, at - run) != 0:
+    if failed or hand_on(&c.heard, run, at, lane) != 0:
         give_up(p, c, 0, ENOMEM)
     elif size < 0:
         say_goodbye(p, c, <int>-size, NULL, 0, False)
-    consume(&c.heard, at - c.heard.head)
     c.whole = held(&c.ready) + held(&c.ready_bulk)
     if c.whole:
         make_ready(p)
@@ -466,7 +588,7 @@ cdef void control(
     cdef unsigned char body[16]
     if frame.kind == TAKEN:
         # More than was given is a lie that only delays the liar's own messages less.
-        c.bulk_taken = min(load_64(frame.body), c.bulk_given - held(&c.bulk))
+        c.bulk_taken = min(load_64(frame.body), c.bulk_given - c.bulk_held)
         c.bulk_unsent[0] = c.bulk_given - c.bulk_taken
         if not c.interest & EPOLLOUT:
             push(p, c)
@@ -548,7 +670,8 @@ cdef void keep_alive(Poller p, int64_t now) noexcept nogil:
 
 
 cdef void flush_locked(
-    Poller p, Channel* c, Writer* data, Writer* bulk, uint64_t taken
+    Poller p, Channel* c, Writer* data, Writer* bulk, Writer* frames, size_t bulk_size,
+    uint64_t taken,
 ) noexcept nogil:
     cdef unsigned char body[8]
     cdef Py_ssize_t sent
@@ -557,17 +680,26 @@ cdef void flush_locked(
     cdef bint failed = False
     if c.state != OPEN:
         return
-    if bulk.size:
-        c.bulk_given += bulk.size
-        failed = take_over(&c.bulk, bulk) != 0
+    if bulk_size:
+        failed = (
+            reserve(&c.bulk_frames, frames.size) != 0
+            or take_over(&c.bulk, bulk) != 0
+            or take_over(&c.bulk_frames, frames) != 0
+        )
+        if failed:
+            give_up(p, c, 0, ENOMEM)
+            return
+        c.bulk_given += bulk_size
+        c.bulk_held += bulk_size
         c.bulk_unsent[0] = c.bulk_given - c.bulk_taken
     if taken != 0:
         store_64(body, taken)
-        failed = failed or append_frame(&c.control, TAKEN, 0, body, 8) != 0
+        failed = append_frame(&c.control, TAKEN, 0, body, 8) != 0
     if data.size:
+        c.data_said_ns = monotonic_ns()
         if not (
             c.interest & EPOLLOUT or held(&c.torn) or held(&c.control) or held(&c.data)
-            or held(&c.bulk)
+            or c.bulk_held
         ):
             # Nothing waits, so it goes past the lanes.
             sent = send(c.fd, data.data, data.size, MSG_DONTWAIT | MSG_NOSIGNAL)
@@ -646,14 +778,19 @@ cdef class Connection:
 
     def __dealloc__(self):
         if self.channel is not NULL:
-            with nogil:
-                release(self.poller, self.channel)
+            if getpid() == self.poller.owner:
+                # In a forked child the lock may be held by a thread that is not here, and the
+                # epoll set is the parent's, too.
+                with nogil:
+                    release(self.poller, self.channel)
+                forget_messages(self.channel)
+                free(self.channel)
         drop(&self.taken)
         drop(&self.taken_bulk)
 
     cdef size_t unsent(self) noexcept:
         """Bytes that the peer's kernel has not taken yet, those not flushed included."""
-        return self.channel.queued + self.link.data.size + self.link.bulk.size
+        return self.channel.queued + self.link.data.size + self.link.bulk_size
 
     cdef bint is_open(self) noexcept:
         return self.channel.state == OPEN
@@ -786,13 +923,20 @@ cdef class Connection:
         return f"<Connection to {self.link.peer} {state}>"
 
 
+cdef void forget_messages(Channel* c) noexcept:
+    """Drop the messages of all frames of the bulk lane."""
+    cdef BulkFrame* frame = <BulkFrame*>(c.bulk_frames.data + c.bulk_frames.head)
+    cdef size_t left = held(&c.bulk_frames) // sizeof(BulkFrame)
+    while left:
+        Py_XDECREF(frame.message)
+        frame += 1
+        left -= 1
+    drop(&c.bulk_frames)
+
+
 cdef void release(Poller p, Channel* c) noexcept nogil:
-    """Close what is not closed and give the channel's memory back."""
+    """Close what is not closed, and give back its memory but the channel and its messages."""
     cdef Channel** place
-    if getpid() != p.owner:
-        # A forked child: the lock may be held by a thread that is not here, and the epoll set is
-        # the parent's, too.
-        return
     pthread_mutex_lock(&p.lock)
     give_up(p, c, 0, 0)
     place = &p.first
@@ -804,7 +948,6 @@ cdef void release(Poller p, Channel* c) noexcept nogil:
     drop(&c.ready)
     drop(&c.ready_bulk)
     drop(&c.told)
-    free(c)
 
 
 @cython.final
@@ -820,6 +963,11 @@ cdef class Poller:
 
     def __cinit__(self, *, heartbeat_ms, frame_bytes_max, queue_bytes_max, partial_ms_max):
         cdef epoll_event event
+        # The C library gives freed memory back to the kernel from twice the size on of the largest
+        # block it ever mapped and unmapped by itself. Below that, a stream of messages of some MiB
+        # would have each page of each message come from the kernel anew, which takes longer than
+        # to fill it. Nothing is written, so this takes no memory.
+        PyMem_RawFree(PyMem_RawMalloc(LARGE_BYTES))
         self.epfd = self.stop_fd = self.told_fd = self.wake_fd = -1
         pthread_mutex_init(&self.lock, NULL)
         self.owner = getpid()
@@ -995,18 +1143,49 @@ cdef class Poller:
         cdef Link link = connection.link
         cdef uint64_t taken = connection.bulk_heard if connection.owes_taken else 0
         connection.is_dirty = False
-        connection.owes_taken = False
+        if connection.owes_taken:
+            connection.owes_taken = False
+            connection.bulk_told = taken
+            if link.data.size and connection.channel.queued == 0:
+                # It need not overtake anything, so one send does for both.
+                link.say_taken(taken)
+                taken = 0
         if pthread_mutex_trylock(&self.lock) == 0:
-            flush_locked(self, connection.channel, &link.data, &link.bulk, taken)
+            flush_locked(
+                self, connection.channel, &link.data, &link.bulk, &link.bulk_frames,
+                link.bulk_size, taken,
+            )
             pthread_mutex_unlock(&self.lock)
         else:
             with nogil:
                 pthread_mutex_lock(&self.lock)
-                flush_locked(self, connection.channel, &link.data, &link.bulk, taken)
+                flush_locked(
+                    self, connection.channel, &link.data, &link.bulk, &link.bulk_frames,
+                    link.bulk_size, taken,
+                )
                 pthread_mutex_unlock(&self.lock)
         link.data.size = 0
-        link.bulk.size = 0
+        # Of a connection that is not open they were not taken over.
+        link.forget_frames()
+        if connection.channel.bulk_gone:
+            self.let_go(connection)
         return 0
+
+    cdef bint let_go(self, Connection connection) noexcept:
+        """Drop the messages that have gone out. False if that is to be tried again."""
+        cdef Channel* c = connection.channel
+        cdef BulkFrame* frame
+        if pthread_mutex_trylock(&self.lock) != 0:
+            return False
+        frame = <BulkFrame*>(c.bulk_frames.data + c.bulk_frames.head)
+        while c.bulk_gone:
+            # Bytes and nothing else: their end runs no code of anybody's.
+            Py_XDECREF(frame.message)
+            frame += 1
+            c.bulk_gone -= 1
+            consume(&c.bulk_frames, sizeof(BulkFrame))
+        pthread_mutex_unlock(&self.lock)
+        return True
 
     cdef size_t take(
         self, Connection connection, size_t most, bint bulk, const unsigned char** frames
@@ -1034,7 +1213,12 @@ cdef class Poller:
         size = some_frames(taken, most)
         if bulk and size:
             connection.bulk_heard += size
-            connection.owes_taken = True
+            # Told too often, it would wake a peer that has not yet room enough to go on.
+            if (
+                connection.bulk_heard - connection.bulk_told >= BULK_WINDOW // 4
+                or held(taken) == size and held(&connection.channel.ready_bulk) == 0
+            ):
+                connection.owes_taken = True
         frames[0] = taken.data + taken.head
         taken.head += size
         if taken.head == taken.tail:

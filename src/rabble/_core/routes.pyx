@@ -21,7 +21,7 @@ __all__ = ["Routes"]
 cdef enum:
     SAID_BYTES = 64 << 10     # that are sent before the turn's end
     DATA_BYTES = 256 << 10    # that are decoded at once; of small frames it is fewer
-    BULK_BYTES = 128 << 10
+    BULK_BYTES = 320 << 10    # room for four fragments
 
 cdef extern from *:
     """
@@ -86,10 +86,12 @@ cdef class Routes:
             # Full once, it stays so until there is room again for more than one envelope.
             if connection.unsent() >= self.poller.queue_bytes_max // 4:
                 connection.lost += 1
+                connection.link.note_refused(envelope)
                 return PEER_BUSY
             self.say_lost(connection)
         elif connection.unsent() >= self.poller.queue_bytes_max:
             connection.lost = 1
+            connection.link.note_refused(envelope)
             connection.channel.notice = True
             return PEER_BUSY
         connection.link.say_envelope(envelope)
@@ -104,7 +106,7 @@ cdef class Routes:
 
     cdef int touch(self, Connection connection) except -1:
         """Something was said: see that it is sent."""
-        if connection.link.data.size + connection.link.bulk.size >= SAID_BYTES:
+        if connection.link.data.size + connection.link.bulk_size >= SAID_BYTES:
             self.poller.flush(connection)
         elif not connection.is_dirty:
             connection.is_dirty = True
@@ -141,6 +143,8 @@ cdef class Routes:
                 connection.mark = popped + queue.count()
                 if connection.has_heard():
                     self.poller.ready = True
+            if connection.channel.bulk_gone and not self.poller.let_go(connection):
+                self.poller.ready = True
             if connection.lost and connection.is_open():
                 # The peer learns of the hole though nothing may follow it.
                 if connection.unsent() < self.poller.queue_bytes_max // 4:
@@ -176,7 +180,7 @@ cdef class Routes:
                 )
                 if size:
                     connection.link.hear(frames, size, queue)
-                    if bulk:
+                    if bulk and connection.owes_taken:
                         self.touch(connection)
         except LinkError as error:
             connection.close(error.code, error.text)
