@@ -712,6 +712,10 @@ cdef class Executor:
         if envelope.to is None:
             # Only Envelope.__new__(Envelope) makes such a thing.
             return self.drop(envelope, self.protocol.DeadLetterReason.NO_PROCESS)
+        if self.routes is not None and envelope.to.node is self.routes.recent_node:
+            # Nobody of another node is in the table.
+            self.delivered -= 1
+            return self.route(envelope)
         found = self.table.find(envelope.to)
         if found is NULL:
             self.delivered -= 1

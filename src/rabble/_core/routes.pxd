@@ -16,11 +16,14 @@ cdef class Routes:
     cdef readonly Poller poller
     cdef dict by_name                # the peer's name -> Connection
     cdef list connections            # the same ones
+    cdef NodeId recent_node          # the one asked for last that has a connection, or None ...
+    cdef Connection recent           # ... and that: most of what is said goes where the last went
     cdef list dirty                  # those with something to be flushed
     cdef readonly int64_t said       # envelopes handed to connections
     cdef readonly int64_t heard      # batches of frames taken from them
 
     cdef Connection find(self, NodeId node)
+    cdef void forget_recent(self) noexcept
     cdef int add(self, Connection connection) except -1
     cdef bint remove(self, Connection connection) except -1
     cdef int say(self, Envelope envelope) except -1

@@ -54,14 +54,26 @@ cdef class Routes:
         return self.find(node)
 
     cdef Connection find(self, NodeId node):
-        cdef PyObject* found = PyDict_GetItem(self.by_name, node.name)
+        cdef PyObject* found
         cdef Connection connection
+        if node is self.recent_node:
+            return self.recent
+        found = PyDict_GetItem(self.by_name, node.name)
         if found is NULL:
             return None
         connection = <Connection>found
-        return connection if same_node(connection.link.peer, node) else None
+        if not same_node(connection.link.peer, node):
+            return None
+        self.recent_node = node
+        self.recent = connection
+        return connection
+
+    cdef void forget_recent(self) noexcept:
+        self.recent_node = None
+        self.recent = None
 
     cdef int add(self, Connection connection) except -1:
+        self.forget_recent()
         self.by_name[connection.link.peer.name] = connection
         self.connections = self.connections + [connection]
         self.poller.ready = True
@@ -73,6 +85,7 @@ cdef class Routes:
         if self.by_name.get(name) is not connection:
             return False
         del self.by_name[name]
+        self.forget_recent()
         self.connections = [each for each in self.connections if each is not connection]
         return True
 
