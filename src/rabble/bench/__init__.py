@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from rabble.bench import codec, creation, messaging, remote, timing
+from rabble.bench import codec, creation, mesh, messaging, remote, remote_large, timing
 from rabble.bench.model import Case
 
 __all__ = ["WORKLOADS", "Workload"]
@@ -46,9 +46,9 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             Workload("codec", codec.codec, {"envelopes": 20_000}),
             Workload("remote", remote.remote, {"messages": 100_000}),
             Workload("remote-typed", remote.remote_typed, {"messages": 100_000}),
-            Workload("remote-large", remote.remote_large, {"megabytes": 32}),
+            Workload("remote-large", remote_large.remote_large, {"megabytes": 32}),
             Workload("rtt", remote.rtt, {"rounds": 2_000}),
-            Workload("mesh", remote.mesh, {"messages": 5_000}),
+            Workload("mesh", mesh.mesh, {"messages": 5_000}),
         )
     }
 )

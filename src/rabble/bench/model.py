@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import math
@@ -78,6 +79,8 @@ class Case:
     target: Target | None = None
     #: Runs that are not kept; more than 0 is of no use where each run is an interpreter of its own.
     warm_ups: int = 1
+    #: What the runs need, other processes say; entered before the first and left after the last.
+    session: contextlib.AbstractContextManager[Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,32 +146,33 @@ def measure(
     samples: list[Sample] = []
     limits: list[Sample] = []
     kept: list[Run] = []
-    for turn in range(-case.warm_ups, runs):
-        progress(f"{case.name} {'warm-up' if turn < 0 else f'run {turn + 1} of {runs}'}")
-        if turn % 2:
-            limit = take_limit(case.limit)
-            sample = case.run()
-        else:
-            sample = case.run()
-            limit = take_limit(case.limit)
-        beside = {}
-        for peer, run in (peers or {}).items():
-            progress(f"{case.name} {peer}")
-            beside[peer] = run().rate
-        if turn < 0:
-            continue
-        samples.append(sample)
-        limits.append(limit)
-        kept.append(
-            Run(
-                seconds=sample.seconds,
-                rate=sample.rate,
-                limit_seconds=limit.seconds or None,
-                limit_rate=limit.rate,
-                ratio=sample.rate / limit.rate,
-                peers=beside,
+    with case.session or contextlib.nullcontext():
+        for turn in range(-case.warm_ups, runs):
+            progress(f"{case.name} {'warm-up' if turn < 0 else f'run {turn + 1} of {runs}'}")
+            if turn % 2:
+                limit = take_limit(case.limit)
+                sample = case.run()
+            else:
+                sample = case.run()
+                limit = take_limit(case.limit)
+            beside = {}
+            for peer, run in (peers or {}).items():
+                progress(f"{case.name} {peer}")
+                beside[peer] = run().rate
+            if turn < 0:
+                continue
+            samples.append(sample)
+            limits.append(limit)
+            kept.append(
+                Run(
+                    seconds=sample.seconds,
+                    rate=sample.rate,
+                    limit_seconds=limit.seconds or None,
+                    limit_rate=limit.rate,
+                    ratio=sample.rate / limit.rate,
+                    peers=beside,
+                )
             )
-        )
     ratio = statistics.median(run.ratio for run in kept)
     rates = [run.rate for run in kept]
     limit_rates = [run.limit_rate for run in kept]

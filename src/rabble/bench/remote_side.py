@@ -6,9 +6,7 @@ until its standard input ends, and returns.
 
 from __future__ import annotations
 
-import importlib
 import json
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -26,7 +24,6 @@ __all__ = ["ACK_EVERY", "Counter", "Exchanger", "Pinger", "main", "registry"]
 #: How many messages a counter takes before it says so, and how many may be under way.
 ACK_EVERY = 8_192
 WINDOW = 8 * ACK_EVERY
-RAW_BYTES = 64
 PATIENCE_S = 120.0
 
 
@@ -138,15 +135,12 @@ def node_side(spin_us: str) -> None:
         sys.stdin.readline()
 
 
-def mesh_side(name: str, messages: str) -> None:
-    """A node that exchanges with all others: told who they are, then to go, by its input."""
+def mesh_side(name: str) -> None:
+    """A node that exchanges with all others: its input says who they are, and then, for each run,
+    how many messages and to go."""
     with rouse(f"{name}@127.0.0.1:0", mesh=Mesh()) as node, node.mailbox() as main:
         ready(node.node_id)
         others = [NodeId.parse(text) for text in json.loads(sys.stdin.readline())]
-        exchangers = {
-            other: node.spawn(Exchanger(int(messages), main.pid), f"with-{other.name}")
-            for other in others
-        }
         node.subscribe_nodes(main.pid)
         for other in others:
             node.join(other)
@@ -156,74 +150,31 @@ def mesh_side(name: str, messages: str) -> None:
             if isinstance(msg, NodeUp):
                 up.add(msg.node)
         ready("up")
-        sys.stdin.readline()
-        start = time.perf_counter()
-        for other, pid in exchangers.items():
-            node.send(pid, Pid(f"with-{name}", other))
-        counted = 0
-        finished = 0
-        while finished < len(others):
-            msg = main.receive(PATIENCE_S).msg
-            if isinstance(msg, int):
-                finished += 1
-                counted += msg
-        ready(json.dumps([counted, time.perf_counter() - start]))
-        sys.stdin.readline()
-
-
-def raw_side(kind: str) -> None:
-    """One plain TCP connection whose bytes are sent back, spinning or blocking; or just counted."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        ready(f"127.0.0.1:{listener.getsockname()[1]}")
-        sock, _ = listener.accept()
-        with sock:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if kind == "sink":
-                count(sock)
-            else:
-                echo(sock, spins=kind == "spin")
-
-
-def echo(sock: socket.socket, *, spins: bool) -> None:
-    """Send everything back until the peer closes."""
-    sock.setblocking(not spins)
-    while True:
-        try:
-            data = sock.recv(RAW_BYTES)
-        except BlockingIOError:
-            continue
-        if not data:
-            return
-        sock.sendall(data)
-
-
-def count(sock: socket.socket) -> None:
-    """For every 8 bytes of length that many bytes are read, and one is sent back."""
-    buffer = bytearray(1 << 20)
-    with sock.makefile("rb") as head:
-        while size := head.read(8):
-            left = int.from_bytes(size, "big")
-            while left:
-                left -= head.readinto(memoryview(buffer)[: min(left, len(buffer))])
-            sock.sendall(b"!")
-
-
-def zmq_side(frames: str) -> None:
-    """Takes so many frames and says so, for each of the runs."""
-    zmq: Any = importlib.import_module("zmq")
-    with zmq.Context() as context, context.socket(zmq.PAIR) as pair:
-        ready(f"127.0.0.1:{pair.bind_to_random_port('tcp://127.0.0.1')}")
-        for _ in range(int(frames)):
-            pair.recv()
-        pair.send(b"all")
-        sys.stdin.readline()
+        run = 0
+        while messages := sys.stdin.readline():
+            run += 1
+            exchangers = {
+                other: node.spawn(Exchanger(int(messages), main.pid), f"with-{other.name}-{run}")
+                for other in others
+            }
+            ready("set")
+            sys.stdin.readline()
+            start = time.perf_counter()
+            for other, pid in exchangers.items():
+                node.send(pid, Pid(f"with-{name}-{run}", other))
+            counted = 0
+            finished = 0
+            while finished < len(others):
+                msg = main.receive(PATIENCE_S).msg
+                if isinstance(msg, int):
+                    finished += 1
+                    counted += msg
+            ready(json.dumps([counted, time.perf_counter() - start]))
 
 
 ROLES: dict[str, Callable[..., None]] = {
     "node": node_side,
     "mesh": mesh_side,
-    "raw": raw_side,
-    "zmq": zmq_side,
 }
 
 
