@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import signal
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "rabble"))
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Refuse to run against an extension older than its source: its results would be another's."""
+    # A shell starts what it runs in the background with it ignored, and children inherit that.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     package = importlib.util.find_spec("rabble")
     assert package is not None and package.submodule_search_locations is not None
     (folder,) = package.submodule_search_locations

@@ -208,7 +208,8 @@ def shown(found: dict[Any, list[Any]]) -> dict[Any, str]:
 
 
 def sayable(what: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    if what[0] in ("refused", "undecodable"):
+    # Of no envelopes nothing is said to be lost.
+    if what[0] in ("refused", "undecodable") or what == ("lost", 0):
         return None
     if what[0] == "down":
         # What is said is in normal form C, and cut.
