@@ -745,7 +745,8 @@ def test_bulk_is_sent_only_so_far_ahead_of_what_the_peer_took() -> None:
             assert len(said) <= before + BULK_WINDOW + 600_000
 
 
-def test_bulk_makes_way_while_the_data_lane_is_in_use() -> None:
+@pytest.mark.parametrize("far_away", [False, True])
+def test_bulk_makes_way_while_the_data_lane_is_in_use(far_away: bool) -> None:
     said = b""
     # A pause of this thread, just there, counts as the lane's not being in use any more.
     for _ in range(20):
@@ -753,13 +754,20 @@ def test_bulk_makes_way_while_the_data_lane_is_in_use() -> None:
         at = poller()
         connection = attach(at, near)
         with far:
+            if far_away:
+                # It says that it was said 3 ms ago.
+                said_ns = time.monotonic_ns() - 3_000_000
+                far.sendall(frame(PONG, 0, struct.pack(">QQ", said_ns, 0)))
+                until(lambda c=connection: c.status()["round_trip_ns"], at)
             connection.link.say(Envelope(Pid("p", B), bytes(4 << 20), sender=Pid("s", A)))
             connection.link.say(Envelope(Pid("p", B), "small"))
             at.flush_link(connection)
-            said = read_until(far, at, lambda s: b"small" in s and len(s) > 60_000)
-            if len(said) < 1 << 20:
+            enough = 900_000 if far_away else 60_000
+            said = read_until(far, at, lambda s, enough=enough: b"small" in s and len(s) > enough)
+            if len(said) < BULK_WINDOW:
                 break
-    assert 60_000 < len(said) < 1 << 20
+    assert enough < len(said) < BULK_WINDOW
+    assert far_away or len(said) < 200_000
 
 
 @pytest.mark.parametrize("end", ["sent", "aborted", "closed", "closed before", "forgotten"])

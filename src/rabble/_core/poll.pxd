@@ -61,6 +61,7 @@ cdef struct Channel:
     volatile int64_t told_ns       # when that was heard
     volatile bint peer_idle
     volatile int64_t round_trip_ns       # of the last PING; 0 before the first
+    int64_t round_trip_least_ns    # of all of them: what the way alone takes
     Channel* next                  # of the same poller
 
 cdef class Connection:

@@ -64,6 +64,7 @@ cdef enum:
     BULK_WINDOW = 2 << 20             # of the bulk lane, that is sent ahead of the peer's TAKEN ...
     BULK_WINDOW_SHARED = 32 << 10     # ... and while the data lane is in use, which waits behind it
     SHARED_NS = 5_000_000             # for how long it counts as such
+    SHARED_NS_PER_BYTE = 3            # ... over a long way, which takes as long by itself
     SAID_BYTES_MAX = 256 << 10        # that one send takes
     PIECES = 32                       # of memory that one send takes: two are a frame
     PUSH_BYTES_MAX = 1 << 20          # that one look sends on one connection
@@ -411,7 +412,10 @@ cdef void push(Poller p, Channel* c) noexcept nogil:
     cdef size_t total = 0
     c.bulk_window = BULK_WINDOW
     if c.bulk_held and monotonic_ns() - c.data_said_ns < SHARED_NS:
-        c.bulk_window = BULK_WINDOW_SHARED
+        c.bulk_window = min(
+            c.bulk_window,
+            max(<size_t>BULK_WINDOW_SHARED, <size_t>c.round_trip_least_ns // SHARED_NS_PER_BYTE),
+        )
     while c.state != CLOSED:
         lane = NULL         # the bulk lane
         if held(&c.torn):
@@ -599,6 +603,8 @@ cdef void control(
         c.told_ns = c.heard_ns
         if frame.kind == PONG:
             c.round_trip_ns = round_trip(c.heard_ns, load_64(frame.body))
+            if c.round_trip_least_ns == 0 or c.round_trip_ns < c.round_trip_least_ns:
+                c.round_trip_least_ns = c.round_trip_ns
             return
         if held(&c.control) > CONTROL_BYTES_MAX:
             say_goodbye(p, c, CODE_LIMIT, NULL, 0, False)
