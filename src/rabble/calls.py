@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -15,6 +16,10 @@ from rabble.errors import NodeStopped, NoProcess, NotConnected, ProcessCrashed, 
 from rabble.messages import Bounced, DeadLetter, DeadLetterReason
 
 __all__ = ["AwaitedReply", "Calls", "Ending", "Reply"]
+
+
+#: Seconds after which a wait looks for signals.
+SIGNALS_S = 0.5
 
 
 class Ending(Protocol):
@@ -48,10 +53,16 @@ class Reply:
 
     def wait(self, timeout: float) -> bool:
         """Wait for it for `timeout` seconds; returns whether it came."""
-        if self._ended.acquire(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX)):
-            self._ended.release()
-            return True
-        return False
+        end = time.monotonic() + timeout
+        left = timeout
+        # The interpreter does not notice a signal that comes just before the lock's sleep, or to
+        # another thread, and its handler may be what the reply, or the end, depends on.
+        while not self._ended.acquire(timeout=min(max(left, 0.0), SIGNALS_S)):
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+        self._ended.release()
+        return True
 
     def take(self) -> Any:
         """The reply, once it has come; raises what the request failed with."""

@@ -54,6 +54,12 @@ class Script:
             said = line + self._process.communicate()[0]
             raise AssertionError(f"not {wanted!r} but {said!r}\n{self.errors()}")
 
+    def write(self, line: str) -> None:
+        """Give it a line to read."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 

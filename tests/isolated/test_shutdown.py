@@ -130,6 +130,35 @@ def test_118_a_signal_handler_ends_the_node(where: str) -> None:
         script.end_well()
 
 
+@pytest.mark.parametrize("where", ["call", "receive"])
+def test_118_a_signal_that_another_thread_got_is_handled_while_this_one_waits(where: str) -> None:
+    """As is one that comes just before the wait begins, which cannot be brought about."""
+    body = f"""
+        watched = Watched()
+        node = watched.node
+        ended = []
+        done = False
+
+        def end(number, frame):
+            node.shutdown()
+            ended.append(number)
+
+        def get_it():
+            input()
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+        signal.signal(signal.SIGTERM, end)
+        threading.Thread(target=get_it).start()
+        says_ready = node.spawn(Does(lambda process, msg, sender: print("ready")), "says_ready")
+        {WAITING[where].strip()}
+        assert done and ended
+    """
+    with Script(body) as script:
+        script.expect("ready")
+        script.write("go")
+        script.end_well()
+
+
 def test_118_a_signal_handler_ends_the_node_while_it_is_being_ended() -> None:
     body = """
         watched = Watched()

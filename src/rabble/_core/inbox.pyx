@@ -44,6 +44,10 @@ cdef int64_t monotonic_ns() noexcept nogil:
     return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
+cdef enum:
+    SIGNALS_NS = 500_000_000     # how often a wait looks for signals
+
+
 cdef int wait_readable(int fd, int64_t timeout_ns) noexcept nogil:
     """Sleep until `fd` is readable (1), the time is over (0), or a signal came (-EINTR).
 
@@ -115,7 +119,8 @@ cdef class Inbox:
         """Sleep without the GIL until there is something to take, or `timeout` seconds are over.
 
         Returns whether there is something. Signal handlers run meanwhile, and what they raise
-        ends the wait.
+        ends the wait. (Of a signal that comes between the last look for one and the sleep, or to
+        another thread, the sleep is not told; so it is none of more than half a second.)
         """
         cdef int64_t left = -1
         cdef int64_t end = 0
@@ -126,12 +131,11 @@ cdef class Inbox:
         while self.arm_now():
             fd = self.fd
             with nogil:
-                status = wait_readable(fd, left)
+                status = wait_readable(fd, SIGNALS_NS if left < 0 else min(left, SIGNALS_NS))
             self.armed = False
-            if status < 0:
-                if status != -EINTR:
-                    raise OSError(-status, strerror(-status).decode())
-                PyErr_CheckSignals()
+            if status < 0 and status != -EINTR:
+                raise OSError(-status, strerror(-status).decode())
+            PyErr_CheckSignals()
             self.drain()
             if timeout is not None:
                 left = end - monotonic_ns()
