@@ -72,7 +72,7 @@ test-all:
 	done
 
 soak: $(VENV)/.has-build-test build
-	$(RUN) -m pytest -m soak --timeout=3600 $(ARGS)
+	$(RUN) -m pytest -m soak --timeout=3600 -o faulthandler_timeout=0 $(ARGS)
 
 lint: $(VENV)/.has-build-test-lint build
 	$(RUN) -m ruff check $(wildcard $(LINTED))

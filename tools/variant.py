@@ -104,7 +104,9 @@ def main(name: str, arguments: list[str]) -> int:
     if name == "fuzz":
         return run("-m", "tests.fuzz", *arguments, **sanitizer_environment())
     run("-m", "coverage", "erase")
-    failed = run("-m", "coverage", "run", "-m", "pytest", "--timeout=600", *arguments)
+    # What faulthandler shows of threads that run it reads without their lock: traced, that crashes.
+    patient = ("--timeout=600", "-o", "faulthandler_timeout=0")
+    failed = run("-m", "coverage", "run", "-m", "pytest", *patient, *arguments)
     run("-m", "coverage", "combine", "--quiet")
     return run("-m", "coverage", "report") or failed
 
