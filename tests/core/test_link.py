@@ -261,9 +261,44 @@ def by_pair(sequence):
     return found
 
 
+class Lanes:
+    """Empties the lanes of a link as the poll loop does: what it took of the bulk lane it sends at
+    some time, frame by frame, and what is in the data lane then goes first.
+    """
+
+    def __init__(self, speaker, deliver):
+        self.speaker = speaker
+        self.deliver = deliver
+        self.bulk = []
+
+    def take(self, step):
+        """Do one of STEPS."""
+        if step == "d":
+            self.deliver(self.speaker.take_data())
+        elif step == "b":
+            self.take_bulk()
+        elif step in "Bh" and self.bulk:
+            some = 1 if step == "h" else len(self.bulk)
+            self.deliver(self.speaker.take_data() + b"".join(self.bulk[:some]))
+            del self.bulk[:some]
+            self.take_bulk()
+
+    def take_bulk(self):
+        self.bulk += frames_in(self.speaker.take_bulk(unsent=sum(map(len, self.bulk))))
+        self.speaker.take_bulk(unsent=sum(map(len, self.bulk)))
+
+    def take_all(self):
+        data = self.speaker.take_data()
+        self.deliver(data + b"".join(self.bulk) + self.speaker.take_bulk())
+
+
+#: Nothing; take the data lane; the bulk lane; send all of that; the first frame of it.
+STEPS = "...dbBh"
+
+
 @settings(max_examples=200)
 @given(
-    st.lists(st.tuples(whats, st.sampled_from("...dbBh")), max_size=30),
+    st.lists(st.tuples(whats, st.sampled_from(STEPS)), max_size=30),
     st.sampled_from([16, 17, 60, 65536]),
     st.sampled_from([2, 4, 8192]),
 )
@@ -271,7 +306,7 @@ def test_what_is_said_is_heard(steps, fragment_bytes, places):
     """Lanes are emptied at any time, in any order; the bulk lane may be underway for long."""
     speaker = link(fragment_bytes=fragment_bytes, places=places)
     quick, slow = listener(), slow_listener()
-    heard, bulk = [], []
+    heard = []
 
     def deliver(data):
         found = hear(quick, data)
@@ -279,22 +314,12 @@ def test_what_is_said_is_heard(steps, fragment_bytes, places):
         assert found[1] is None
         heard.extend(found[0])
 
+    lanes = Lanes(speaker, deliver)
+
     for what, step in steps:
         say(speaker, what)
-        if step == "d":
-            deliver(speaker.take_data())
-        elif step == "b":
-            # The poll loop takes what there is, and will send it at some time.
-            bulk += frames_in(speaker.take_bulk(unsent=sum(map(len, bulk))))
-            speaker.take_bulk(unsent=sum(map(len, bulk)))
-        elif step in "Bh" and bulk:
-            some = 1 if step == "h" else len(bulk)
-            deliver(speaker.take_data() + b"".join(bulk[:some]))
-            del bulk[:some]
-            waiting = frames_in(speaker.take_bulk())
-            bulk += waiting
-            speaker.take_bulk(unsent=sum(map(len, bulk)))
-    deliver(speaker.take_data() + b"".join(bulk) + speaker.take_bulk())
+        lanes.take(step)
+    lanes.take_all()
     assert by_pair(heard) == by_pair(expected_of(what) for what, _ in steps)
 
 
@@ -305,7 +330,7 @@ def test_what_is_said_is_heard(steps, fragment_bytes, places):
             st.sampled_from("pqr"),
             st.sampled_from([1, 300]),
             st.booleans(),
-            st.sampled_from("...dbBh"),
+            st.sampled_from(STEPS),
         ),
         max_size=40,
     ),
@@ -317,13 +342,15 @@ def test_a_hole_is_told_between_what_is_around_it(steps):
     hole is told.
     """
     speaker, to = link(fragment_bytes=100), listener()
-    heard, bulk = [], []
+    heard = []
     refused = told = 0
 
     def deliver(data):
         found, code = hear(to, data)
         assert code is None
         heard.extend(found)
+
+    lanes = Lanes(speaker, deliver)
 
     for number, (name, size, is_refused, step) in enumerate(steps):
         envelope = Envelope(Pid(name, B), [number, "x" * size], SENDER)
@@ -336,18 +363,8 @@ def test_a_hole_is_told_between_what_is_around_it(steps):
             told += refused
             refused = 0
             speaker.say(envelope)
-        if step == "d":
-            deliver(speaker.take_data())
-        elif step == "b":
-            bulk += frames_in(speaker.take_bulk(unsent=sum(map(len, bulk))))
-            speaker.take_bulk(unsent=sum(map(len, bulk)))
-        elif step in "Bh" and bulk:
-            some = 1 if step == "h" else len(bulk)
-            deliver(speaker.take_data() + b"".join(bulk[:some]))
-            del bulk[:some]
-            bulk += frames_in(speaker.take_bulk())
-            speaker.take_bulk(unsent=sum(map(len, bulk)))
-    deliver(speaker.take_data() + b"".join(bulk) + speaker.take_bulk())
+        lanes.take(step)
+    lanes.take_all()
     assert sum(what[1] for what in heard if what[0] == "lost") == told
     for name in "pqr":
         since, missing, lost = -1, 0, 0
