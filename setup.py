@@ -81,9 +81,11 @@ def compile_arguments():
 def macros():
     chosen = []
     if DEBUG:
+        chosen.append(("RABBLE_DEBUG", "1"))
+    if DEBUG or SANITIZE:
         # Without free lists each object comes from its type's tp_alloc and goes through its
-        # tp_free, where the counters are.
-        chosen += [("RABBLE_DEBUG", "1"), ("CYTHON_USE_FREELISTS", "0")]
+        # tp_free: where the counters are, and where the sanitizer sees what is used after its end.
+        chosen.append(("CYTHON_USE_FREELISTS", "0"))
     if LINETRACE:
         chosen.append(("CYTHON_TRACE_NOGIL", "1"))
     if VARIANT == "release":

@@ -46,7 +46,7 @@ def absolute(module: str) -> str:
 
 def core_modules(source: Path) -> set[str]:
     """The short names of the core's modules that the file refers to."""
-    known = {path.stem for path in source.parent.glob("*.pyx")}
+    known = {path.stem for path in source.parent.glob("*.p[yx][xd]")}
     found = set()
     for module, _ in statements(source):
         if module.startswith(PACKAGE + "."):

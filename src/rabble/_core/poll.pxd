@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from rabble._core.lane cimport Lane
 from rabble._core.link cimport Link
 
 cdef extern from "<pthread.h>" nogil:
@@ -12,12 +13,6 @@ cdef enum ChannelState:
     OPEN = 0         # frames go both ways
     LINGERING = 1    # BYE was said: what still comes is thrown away until the peer closes, too
     CLOSED = 2       # the descriptor is closed
-
-cdef struct Lane:                  # a FIFO of bytes
-    unsigned char* data
-    size_t head                    # first byte that is held
-    size_t tail                    # behind the last one
-    size_t capacity
 
 # One connection. All of it is guarded by the poller's lock; what is volatile may be read without.
 cdef struct Channel:

@@ -20,12 +20,12 @@ go of the GIL to wait for it.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_SetFromErrno
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_XDECREF
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcpy, memset
 from posix.unistd cimport close, getpid, read, write
 
 from rabble._core.codec cimport Writer
@@ -46,10 +46,21 @@ from rabble._core.frame cimport (
     load_32,
     load_64,
     next_frame,
-    store_32,
     store_64,
 )
 from rabble._core.inbox cimport monotonic_ns, wait_readable
+from rabble._core.lane cimport (
+    Lane,
+    append,
+    append_frame,
+    consume,
+    drop,
+    hand_on,
+    held,
+    reserve,
+    take_over,
+    trade,
+)
 from rabble._core.link cimport BulkFrame, Link
 
 __all__ = ["Connection", "Poller"]
@@ -71,7 +82,6 @@ cdef enum:
     # Of frames that are taken at once: so few that what they are decoded to is delivered and gone
     # before the garbage collector comes to look at it, after 700 new objects (2,000 in 3.12).
     TAKEN_FRAMES_MAX = 384
-    LANE_BYTES_KEPT = 1 << 20         # what an emptied lane keeps
     BULK_BYTES_KEPT = 8 << 20         # ... of the bulk lane, where the next will be as large
     LARGE_BYTES = 8 << 20             # messages up to here find memory that is there already
     CONTROL_BYTES_MAX = 8 << 20       # of control frames that wait, either way
@@ -123,96 +133,6 @@ cdef extern from "<sys/socket.h>" nogil:
         iovec* msg_iov
         size_t msg_iovlen
     Py_ssize_t sendmsg(int fd, const msghdr* message, int flags)
-
-
-# Lanes.
-
-cdef inline size_t held(const Lane* lane) noexcept nogil:
-    return lane.tail - lane.head
-
-
-cdef int reserve(Lane* lane, size_t room) noexcept nogil:
-    """Make room for so many bytes behind the last one. -1 if there is no memory."""
-    cdef size_t capacity = lane.capacity
-    cdef unsigned char* data
-    if lane.capacity - lane.tail >= room:
-        return 0
-    if lane.head != 0:
-        memmove(lane.data, lane.data + lane.head, held(lane))
-        lane.tail -= lane.head
-        lane.head = 0
-        if lane.capacity - lane.tail >= room:
-            return 0
-    capacity = max(capacity, 1024)
-    while capacity - lane.tail < room:
-        capacity *= 2
-    data = <unsigned char*>PyMem_RawRealloc(lane.data, capacity)
-    if data is NULL:
-        return -1
-    lane.data = data
-    lane.capacity = capacity
-    return 0
-
-
-cdef int append(Lane* lane, const void* data, size_t size) noexcept nogil:
-    if size == 0:
-        # Without a buffer there is nothing to copy to.
-        return 0
-    if reserve(lane, size) != 0:
-        return -1
-    memcpy(lane.data + lane.tail, data, size)
-    lane.tail += size
-    return 0
-
-
-cdef void consume(Lane* lane, size_t size, size_t kept=LANE_BYTES_KEPT) noexcept nogil:
-    lane.head += size
-    if lane.head == lane.tail:
-        lane.head = lane.tail = 0
-        if lane.capacity > kept:
-            drop(lane)
-
-
-cdef void drop(Lane* lane) noexcept nogil:
-    PyMem_RawFree(lane.data)
-    lane.data = NULL
-    lane.head = lane.tail = lane.capacity = 0
-
-
-cdef int take_over(Lane* lane, Writer* writer) noexcept nogil:
-    """Append all that a writer holds; without a copy if the lane is empty: they trade buffers."""
-    cdef Lane old = lane[0]
-    if held(lane) != 0:
-        if append(lane, writer.data, writer.size) != 0:
-            return -1
-    else:
-        if old.data is NULL:
-            # A writer always has a buffer.
-            old.capacity = 4096
-            old.data = <unsigned char*>PyMem_RawMalloc(old.capacity)
-            if old.data is NULL:
-                return -1
-        lane.data = writer.data
-        lane.head = 0
-        lane.tail = writer.size
-        lane.capacity = writer.capacity
-        writer.data = old.data
-        writer.capacity = old.capacity
-    writer.size = 0
-    return 0
-
-
-cdef int append_frame(
-    Lane* lane, int kind, int flags, const void* body, size_t size
-) noexcept nogil:
-    cdef unsigned char head[FRAME_HEADER]
-    store_32(head, <uint32_t>(size + 2))
-    head[4] = <uint8_t>kind
-    head[5] = <uint8_t>flags
-    if reserve(lane, FRAME_HEADER + size) != 0:
-        return -1
-    append(lane, head, FRAME_HEADER)
-    return append(lane, body, size)
 
 
 # Channels. Every function below needs the lock.
@@ -511,27 +431,6 @@ cdef void pull(Poller p, Channel* c) noexcept nogil:
         cut(p, c)
 
 
-cdef int hand_on(Lane* heard, size_t run, size_t end, Lane* lane) noexcept nogil:
-    """Move what stands between the two to the end of `lane`, and drop what stands before.
-
-    If that lane is empty they trade buffers, and only what stands behind is copied.
-    """
-    cdef Lane other
-    if run == end or held(lane) != 0 or end - run < heard.tail - end:
-        if append(lane, heard.data + run, end - run) != 0:
-            return -1
-        consume(heard, end - heard.head)
-        return 0
-    other = lane[0]
-    lane[0] = heard[0]
-    lane.head = run
-    lane.tail = end
-    end = heard.tail
-    heard[0] = other
-    heard.head = heard.tail = 0
-    return append(heard, lane.data + lane.tail, end - lane.tail)
-
-
 cdef void cut(Poller p, Channel* c) noexcept nogil:
     """Sort what was heard into whole frames by their lanes; answer those of the control lane."""
     cdef Frame frame
@@ -741,12 +640,6 @@ cdef size_t some_frames(const Lane* lane, size_t most) noexcept nogil:
             break
         size += next_size
     return size
-
-
-cdef void trade(Lane* one, Lane* other) noexcept nogil:
-    cdef Lane old = one[0]
-    one[0] = other[0]
-    other[0] = old
 
 
 cdef void take_locked(Poller p, Connection connection) noexcept nogil:
