@@ -1,9 +1,9 @@
 """A plug-in for coverage: Cython's own, which lets go of the GIL nowhere.
 
-Cython's asks Python code for every call and every line of a .pyx file, and a thread that runs
-Python code may lose the GIL. But the GIL is the lock of the core: what that does between two calls
-into the interpreter no other thread may see half-done, and with Cython's plug-in one does, and
-crashes. So this one answers from C.
+Cython's asks Python code for every call and every line of a .pyx file, and so does coverage itself
+for its lock; and a thread that runs Python code may lose the GIL. But the GIL is the lock of the
+core: what that does between two calls into the interpreter no other thread may see half-done, and
+so one does, and crashes. So here C answers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import Cython.Coverage
+from coverage.collector import Collector
 from coverage.plugin import FileTracer
 
 CORE = Path(__file__).resolve().parent.parent / "src" / "rabble" / "_core"
@@ -30,6 +31,18 @@ class Lines(FileTracer):
 
     def source_filename(self) -> str:
         return str(self._source)
+
+
+def acquire_of(collector: Any) -> Any:
+    """What takes the lock of what was collected: the lock's own method, without one around it.
+
+    Who takes it that way lets go of it before another thread runs, so nobody ever waits for it.
+    """
+    return collector.data_lock.acquire
+
+
+def release_of(collector: Any) -> Any:
+    return collector.data_lock.release
 
 
 class Plugin(Cython.Coverage.Plugin):
@@ -52,6 +65,8 @@ def coverage_init(registry: Any, options: Any) -> None:
     plugin = Plugin()
     registry.add_configurer(plugin)
     registry.add_file_tracer(plugin)
+    Collector.lock_data = property(acquire_of)
+    Collector.unlock_data = property(release_of)
     # The frames that tracing makes are objects of the garbage collector, which before Python 3.12
     # runs when one is made, and with it Python code of others. The tests collect by themselves.
     gc.set_threshold(0)
