@@ -394,10 +394,11 @@ def test_long_pids_and_long_messages():
         assert CODEC.decode_message(CODEC.encode_message(value)) == value
 
 
-def test_more_pids_and_keys_than_the_caches_hold():
+def test_more_pids_and_strings_than_the_caches_hold():
     for _ in range(2):
         for i in range(2_000):
-            envelope = Envelope(Pid(f"p{i}", NODE), {f"key{i}": i}, PID)
+            msg = {f"key{i}": [f"text{i}", f"tëxt{i}", f"te\0xt{i}", str(i), "always"]}
+            envelope = Envelope(Pid(f"p{i}", NODE), msg, PID)
             assert CODEC.decode_envelope(CODEC.encode_envelope(envelope)) == envelope
 
 

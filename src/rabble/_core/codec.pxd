@@ -5,6 +5,9 @@ from cpython.object cimport PyObject
 from rabble._core.envelope cimport Envelope
 from rabble._core.ids cimport Pid
 
+cdef enum:
+    CACHE_PLACES = 256      # a power of two
+
 cdef struct Writer:
     unsigned char* data     # what was written so far; moves when it grows
     Py_ssize_t size
@@ -51,7 +54,7 @@ cdef class Codec:
     cdef list sent_pids         # encoded of late: place is the pid's hash
     cdef list sent_texts        # ... their encodings
     cdef ByteCache seen_pids    # decoded of late
-    cdef ByteCache seen_keys    # keys of maps decoded of late
+    cdef PyObject* seen_texts[CACHE_PLACES]     # short strs decoded of late, owned; NULL: none
 
     # What a connection calls, which has the bytes in a buffer of its own: `allow` and then `write`
     # append one message, of which the writer's error leaves a part there; `read_whole` reads one.
@@ -84,6 +87,7 @@ cdef class Codec:
     cdef void begin(self, Reader* r, const unsigned char* data, Py_ssize_t size) noexcept
     cdef object read(self, Reader* r)
     cdef object read_key(self, Reader* r)
+    cdef str read_known_str(self, Reader* r, Py_ssize_t n)
     cdef list read_list(self, Reader* r, Py_ssize_t n)
     cdef dict read_map(self, Reader* r, Py_ssize_t n)
     cdef object read_ext(self, Reader* r, Py_ssize_t size)

@@ -16,7 +16,7 @@ from cpython.mem cimport (
     PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 )
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove
@@ -36,6 +36,10 @@ cdef extern from *:
         if (Py_TYPE(descriptor) != &PyMemberDescr_Type) return -1;
         member = ((PyMemberDescrObject *)descriptor)->d_member;
         return member->type == T_OBJECT_EX ? member->offset : -1;
+    }
+    /* Whether `text`, a compact str of ASCII, consists of these bytes. */
+    static inline int rabble_is_text(PyObject *text, const unsigned char *p, Py_ssize_t n) {
+        return PyUnicode_GET_LENGTH(text) == n && memcmp(PyUnicode_DATA(text), p, n) == 0;
     }
     #define RABBLE_SLOT(instance, offset) (*(PyObject **)((char *)(instance) + (offset)))
     #define RABBLE_SET_SLOT(instance, offset, value) (RABBLE_SLOT(instance, offset) = (value))
@@ -68,6 +72,7 @@ cdef extern from *:
     }
     """
     Py_ssize_t rabble_slot_offset(object descriptor) noexcept
+    bint rabble_is_text(PyObject* text, const unsigned char* p, Py_ssize_t n) noexcept
     PyObject* RABBLE_SLOT(object instance, Py_ssize_t offset) noexcept
     void RABBLE_SET_SLOT(object instance, Py_ssize_t offset, PyObject* value) noexcept
     object RABBLE_ALLOCATE(object cls)
@@ -81,6 +86,7 @@ cdef extern from *:
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
     str PyUnicode_DecodeUTF8(const char* data, Py_ssize_t size, const char* errors)
     long long PyLong_AsLongLongAndOverflow(object value, int* overflow) except? -1
     unsigned long long PyLong_AsUnsignedLongLong(object value) except? 0xffffffffffffffff
@@ -104,8 +110,8 @@ cdef enum:
     DEPTH_MAX_MAX = 256       # every level takes some 300 bytes of stack
     SPARE_BYTES_MAX = 65536   # a buffer that grew above this is not kept
     BUFFER_BYTES_MIN = 1024
-    CACHE_PLACES = 256        # a power of two
-    KEY_BYTES_MAX = 32        # longer keys of maps are not cached
+    KNOWN_BYTES_MIN = 2       # of these strings some are cached; CPython has all shorter ones ...
+    KNOWN_BYTES_MAX = 32      # ... and longer keys rarely come again
 
 
 class EncodeError(ValueError):
@@ -268,9 +274,11 @@ cdef class Codec:
         self.sent_pids = [None] * CACHE_PLACES
         self.sent_texts = [None] * CACHE_PLACES
         self.seen_pids = ByteCache()
-        self.seen_keys = ByteCache()
 
     def __dealloc__(self):
+        cdef Py_ssize_t place
+        for place in range(CACHE_PLACES):
+            Py_XDECREF(self.seen_texts[place])
         PyMem_RawFree(self.spare)
 
     def encode_message(self, msg):
@@ -778,7 +786,10 @@ cdef class Codec:
             return self.read_map(r, tag & 15)
         if tag < 0xa0:
             return self.read_list(r, tag & 15)
+        if tag < 0xb0:
+            return self.read_known_str(r, tag & 15)
         if tag < 0xc0:
+            # Of this length they tend to be names of single things, and no tags.
             return read_str(r, tag & 31)
         if tag >= 0xe0:
             return <long><int8_t>tag
@@ -836,23 +847,33 @@ cdef class Codec:
         return self.read_map(r, n)
 
     cdef object read_key(self, Reader* r):
-        cdef Py_ssize_t n
-        cdef PyObject* found
-        cdef const unsigned char* data
-        n = str_header(r)
+        cdef Py_ssize_t n = str_header(r)
         if n < 0:
             raise malformed(r, "the key of a map is no string")
-        check_length(r, n)
-        if n > KEY_BYTES_MAX:
+        return self.read_known_str(r, n)
+
+    cdef str read_known_str(self, Reader* r, Py_ssize_t n):
+        """A string that may well have come before, as tags and keys do.
+
+        The last one of each place is kept if it is short and ASCII; a newcomer takes the place.
+        """
+        cdef PyObject** place
+        cdef PyObject* former
+        cdef str text
+        if n < KNOWN_BYTES_MIN or n > KNOWN_BYTES_MAX:
             return read_str(r, n)
-        data = r.at
-        found = self.seen_keys.find(data, n)
-        if found is not NULL:
+        check_length(r, n)
+        place = &self.seen_texts[rabble_hash(r.at, n) & (CACHE_PLACES - 1)]
+        if place[0] is not NULL and rabble_is_text(place[0], r.at, n):
             r.at += n
-            return <object>found
-        key = read_str(r, n)
-        self.seen_keys.keep(data, n, key)
-        return key
+            return <str>place[0]
+        text = read_str(r, n)
+        if PyUnicode_IS_COMPACT_ASCII(text):
+            former = place[0]
+            Py_INCREF(text)
+            place[0] = <PyObject*>text
+            Py_XDECREF(former)
+        return text
 
     cdef list read_list(self, Reader* r, Py_ssize_t n):
         cdef Py_ssize_t i
