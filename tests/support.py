@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,10 @@ PATIENCE_S = 30.0
 #: Whether AddressSanitizer is there, which keeps what is freed for a while: then the resident
 #: memory says nothing.
 SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
+
+#: Whether this is a line-trace build under a tracer, where even the core's code without the GIL
+#: needs it at every line.
+TRACED = sys.gettrace() is not None
 
 #: The node of executors that have no node around them.
 BARE = NodeId("bare", "h:1")

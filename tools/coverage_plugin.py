@@ -16,6 +16,7 @@ from typing import Any
 import Cython.Coverage
 from coverage.collector import Collector
 from coverage.plugin import FileTracer
+from Cython.Coverage import CythonModuleReporter
 
 CORE = Path(__file__).resolve().parent.parent / "src" / "rabble" / "_core"
 
@@ -53,11 +54,21 @@ class Plugin(Cython.Coverage.Plugin):
         return Lines(path) if path.parent == CORE and path.suffix in (".pyx", ".pxd") else None
 
     def file_reporter(self, filename: str) -> Any:
-        if filename.endswith(".pxd"):
-            # Its code is in the modules that cimport it.
-            for c_file in CORE.glob("*.c"):
-                self._read_source_lines(str(c_file), filename)
-        return super().file_reporter(filename)
+        if not filename.endswith(".pxd"):
+            return super().file_reporter(filename)
+        # Its code is in the modules that cimport it. Cython's plug-in looks for it in the one of
+        # its name, and takes what others have of it for theirs.
+        suffix = f"/{CORE.name}/{Path(filename).name}"
+        code: dict[int, str] = {}
+        excluded: set[int] = set()
+        for c_file in map(str, CORE.glob("*.c")):
+            self._read_source_lines(c_file, filename)
+            for name, lines in self._parsed_c_files[c_file].items():
+                if name.endswith(suffix):
+                    # The line that names a function never is one that runs.
+                    code |= {n: text for n, text in lines.items() if "cdef inline" not in text}
+                    excluded |= self._excluded_lines_map.get(name, frozenset())
+        return CythonModuleReporter(str(CORE), filename, filename, code, excluded)
 
 
 def coverage_init(registry: Any, options: Any) -> None:

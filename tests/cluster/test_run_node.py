@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import rabble
-from rabble import Limits, Mesh, Node, NodeDown, NodeId, NodeUp, cli, node_settings
+from rabble import Limits, Mesh, Node, NodeDown, NodeId, NodeUp, cli, node_settings, run_node
 from rabble.node_settings import Settings, SettingsError
 from tests.support import PATIENCE_S, Does
 
@@ -449,7 +451,44 @@ def test_117_a_stopped_peer_does_not_hold_it_up(tmp_path: Path) -> None:
             assert code == 0, err
 
 
-def test_a_process_of_the_tests_is_not_left_with_other_handlers(tmp_path: Path) -> None:
+# In a process that goes on.
+
+
+class Life:
+    """An application that notes what it sees of its node."""
+
+    seen: list[str] = []
+
+    @classmethod
+    def begin(cls, node: Node) -> Callable[[], None]:
+        cls.seen = [f"began {node.status}"]
+        return lambda: cls.seen.append(f"ended {node.status}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["x"], 2),
+        (["a@127.0.0.1:0", "--app", f"{__name__}:nothing"], 2),
+        (["a@127.0.0.1:0", "--app", f"{__name__}:Life.begin"], 0),
+    ],
+)
+def test_a_process_that_goes_on_is_left_as_it_was(
+    arguments: list[str], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end_at_once(line: str) -> None:
+        said.append(line)
+        signal.raise_signal(signal.SIGTERM)
+
+    said: list[str] = []
+    Life.seen = []
+    monkeypatch.setattr(run_node, "say", end_at_once)
+    # The tests have set it up for themselves.
+    monkeypatch.setattr(faulthandler, "enable", lambda: None)
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    assert cli.main(["node", "x"]) == 2
+    threads = threading.active_count()
+    assert cli.main(["node", *arguments]) == status
     assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert threading.active_count() == threads
+    assert [line.split("@")[0] for line in said] == ([] if status else ["ready a"])
+    assert Life.seen == ([] if status else ["began running", "ended running"])

@@ -6,7 +6,6 @@ import contextlib
 import os
 import select
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -15,7 +14,7 @@ import pytest
 
 from rabble import Envelope, NodeId, Pid
 from rabble._core.inbox import Inbox
-from tests.support import PATIENCE_S
+from tests.support import PATIENCE_S, TRACED
 
 PID = Pid("p", NodeId("n", "h:1"))
 
@@ -126,9 +125,7 @@ def test_a_signal_handler_runs_during_a_wait_and_may_put() -> None:
     assert [e.msg for e in inbox.take(5)] == [signal.SIGUSR1]
 
 
-@pytest.mark.skipif(
-    sys.gettrace() is not None, reason="a tracer's own code would meet the exception first"
-)
+@pytest.mark.skipif(TRACED, reason="a tracer's own code would meet the exception first")
 def test_a_signal_handler_may_end_a_wait() -> None:
     inbox = Inbox(10)
 

@@ -14,7 +14,7 @@ from tests.faults.rig.line import CLEAR, Weather
 from tests.faults.rig.marks import requires_root_network
 from tests.faults.rig.netns import Network
 from tests.faults.rig.switch import Switch
-from tests.support import SANITIZED
+from tests.support import SANITIZED, TRACED
 
 PEER_QUEUE_BYTES = 8 << 20
 FLOOD = (2_000, 16_384)
@@ -124,6 +124,7 @@ def test_a_peer_goes_on_after_it_was_down(mesh: Members) -> None:
     figures("89 was down", down_s=down_s, whole_again_s=mesh.whole())
 
 
+@pytest.mark.skipif(TRACED, reason="the poll loop needs the GIL at every line")
 def test_a_node_whose_interpreter_is_held(mesh: Members) -> None:
     """94: it is stalled, which is not down; and accuses nobody when it has it back."""
     hold_s = 2.5 * T_DOWN_S
