@@ -521,6 +521,19 @@ class Node:
         request = spawn_request(node_id, exported, name, *args, group=group)
         return pid_of_answer(self.call(request.to, request.msg, timeout))
 
+    async def spawn_on_async(
+        self,
+        node_id: NodeId,
+        exported: str,
+        name: str,
+        *args: Any,
+        group: str | None = None,
+        timeout: float = 5.0,
+    ) -> Pid:
+        """As `spawn_on`, for asyncio: never blocks the loop. Cancelled, it may still be spawned."""
+        request = spawn_request(node_id, exported, name, *args, group=group)
+        return pid_of_answer(await self.call_async(request.to, request.msg, timeout))
+
     def _mesh_side(self) -> ClusterServer:
         if self._cluster is None:
             raise RuntimeError(

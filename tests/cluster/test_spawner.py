@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -75,6 +76,26 @@ def test_what_is_exported_is_spawned_and_answers(two: tuple[Node, Node]) -> None
     tenant = asker.spawn_on(host.node_id, "more", "five", 7, group="tenant")
     assert tenant == Pid("five", host.node_id, "tenant")
     assert asker.call(tenant, 1) == 9
+
+
+def test_asyncio_spawns_as_well(two: tuple[Node, Node]) -> None:
+    asker, host = two
+
+    async def spawn_all() -> list[Pid | BaseException]:
+        asked = [
+            asker.spawn_on_async(host.node_id, "adder", "five", 5),
+            asker.spawn_on_async(host.node_id, "more", "five", 7, group="tenant"),
+            asker.spawn_on_async(host.node_id, "subtractor", "six", 6),
+            asker.spawn_on_async(NodeId("nowhere", "127.0.0.1:1"), "adder", "five", 5),
+        ]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    five, tenant, refused, unknown = asyncio.run(spawn_all())
+    assert five == Pid("five", host.node_id)
+    assert tenant == Pid("five", host.node_id, "tenant")
+    assert isinstance(refused, SpawnRefused)
+    assert isinstance(unknown, NotConnected)
+    assert asker.call(five, 1) == 6
 
 
 def test_a_node_may_ask_itself(two: tuple[Node, Node]) -> None:

@@ -22,6 +22,7 @@ USES = {
     "subscribe_nodes": "node.subscribe_nodes(box.pid)",
     "export": "node.export('echo', Echo)",
     "spawn_on": "node.spawn_on(node.node_id, 'echo', 'another')",
+    "spawn_on_async": "asyncio.run(node.spawn_on_async(node.node_id, 'echo', 'another'))",
     "executor_status": "node.executor_status()",
     "metrics": "node.metrics()",
     "processes": "node.processes()",
