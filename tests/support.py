@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -121,6 +122,14 @@ def bare_executor(
     finally:
         executor.request_stop(0)
         executor.run()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """For what nobody tells: ask until it is so."""
+    end = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def settle(executor: Executor) -> int:

@@ -1,11 +1,14 @@
 """However busy the processes keep each other, others have their turn.
 
 DESIGN section 4: envelopes from other threads and due timers are taken in at least every 1 ms or
-1,024 deliveries. Told by counts, on a clock that is handed in.
+1,024 deliveries. Told by counts, on a clock that is handed in. And of peers that all have much to
+say, each has its turn.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +18,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rabble
-from rabble import CorrelationId, Envelope, Pid, Process, StartTimer, Timeout
-from tests.support import BARE, PATIENCE_S, Does, Echo, HandClock, Witness, bare_executor, settle
+from rabble import CorrelationId, Envelope, Mesh, Pid, Process, StartTimer, Timeout
+from tests.support import (
+    BARE,
+    PATIENCE_S,
+    Does,
+    Echo,
+    HandClock,
+    Witness,
+    bare_executor,
+    settle,
+    wait_until,
+)
 
 TURN_DELIVERIES = 1024
 TURN_NS = 1_000_000
+BATCH = 384  # messages of peers that are decoded at once
 STRIDE = 16  # deliveries between two looks at the clock, as long as they are fast
 
 
@@ -269,3 +283,55 @@ def test_endless_self_sends_leave_room_for_threads_services_and_timers() -> None
         for n in range(100):
             node.stop(node.pid(f"busy-{n}"))
     assert node.executor_status().dead_letters == {"no_process": 100}
+
+
+@pytest.mark.parametrize("peers", [1, 2, 4])
+def test_peers_take_turns_and_are_decoded_no_faster_than_delivered(peers: int) -> None:
+    """All told it much while it was busy: that waits as bytes, except for a batch at a time."""
+    messages, payload = 2_000, bytes(50)
+    heard: list[str] = []
+    depths: list[int] = []
+    blocked, go_on, over = threading.Event(), threading.Event(), threading.Event()
+
+    def take(process: Process, msg: Any, sender: Pid | None) -> None:
+        if sender is None:
+            blocked.set()
+            assert go_on.wait(PATIENCE_S)
+            return
+        heard.append(sender.node.name)
+        depths.append(node.executor_status().queue_depth)
+        if len(heard) == peers * messages:
+            over.set()
+
+    mesh = Mesh(key=bytes(32))
+    with contextlib.ExitStack() as stack:
+        node = stack.enter_context(rabble.rouse("busy@127.0.0.1:0", mesh=mesh))
+        to = node.spawn(Does(take), "to")
+        others = [
+            stack.enter_context(rabble.rouse(f"peer-{n}@127.0.0.1:0", mesh=mesh))
+            for n in range(peers)
+        ]
+        for other in others:
+            other.join(node.node_id)
+        wait_until(lambda: len(node.cluster_status().links) == peers)
+        for other in others:
+            wait_until(lambda: len(other.cluster_status().links) == peers)  # noqa: B023
+        before = {link.node: link.bytes_heard for link in node.cluster_status().links}
+        node.send(to, None)
+        assert blocked.wait(PATIENCE_S)
+        for other in others:
+            for _ in range(messages):
+                other.send(to, payload, sender=Pid("anybody", other.node_id))
+        wait_until(
+            lambda: all(
+                link.bytes_heard >= before[link.node] + messages * len(payload)
+                for link in node.cluster_status().links
+            )
+        )
+        go_on.set()
+        assert over.wait(PATIENCE_S)
+    assert max(depths) < BATCH
+    for name in {*heard}:
+        at = [-1, *(n for n, one in enumerate(heard) if one == name)]
+        assert len(at) - 1 == messages
+        assert max(b - a for a, b in itertools.pairwise(at)) <= (peers - 1) * BATCH + 1

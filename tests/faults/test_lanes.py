@@ -5,21 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 from rabble import Limits, Mesh, Pid, Process, rouse
 from rabble.messages import Lost
-from tests.support import PATIENCE_S, Does
+from tests.support import PATIENCE_S, Does, wait_until
 
 KEY = bytes(range(32))
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def sizes_that_arrive_while_busy(sizes: list[int]) -> list[int]:

@@ -9,6 +9,11 @@ cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
         pass
 
+cdef enum:
+    # Of frames that are decoded at once: so few that what they become is delivered and gone before
+    # the garbage collector comes to look at it, after 700 new objects (2,000 in 3.12).
+    TAKEN_FRAMES_MAX = 384
+
 cdef enum ChannelState:
     OPEN = 0         # frames go both ways
     LINGERING = 1    # BYE was said: what still comes is thrown away until the peer closes, too
@@ -108,5 +113,10 @@ cdef class Poller:
     cdef int flush(self, Connection connection) except -1
     cdef bint let_go(self, Connection connection) noexcept
     cdef size_t take(
-        self, Connection connection, size_t most, bint bulk, const unsigned char** frames
+        self,
+        Connection connection,
+        size_t most,
+        int frames_most,
+        bint bulk,
+        const unsigned char** frames,
     ) noexcept

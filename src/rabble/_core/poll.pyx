@@ -79,9 +79,6 @@ cdef enum:
     SAID_BYTES_MAX = 256 << 10        # that one send takes
     PIECES = 32                       # of memory that one send takes: two are a frame
     PUSH_BYTES_MAX = 1 << 20          # that one look sends on one connection
-    # Of frames that are taken at once: so few that what they are decoded to is delivered and gone
-    # before the garbage collector comes to look at it, after 700 new objects (2,000 in 3.12).
-    TAKEN_FRAMES_MAX = 384
     BULK_BYTES_KEPT = 8 << 20         # ... of the bulk lane, where the next will be as large
     LARGE_BYTES = 8 << 20             # messages up to here find memory that is there already
     CONTROL_BYTES_MAX = 8 << 20       # of control frames that wait, either way
@@ -627,12 +624,12 @@ cdef void flush_locked(
         push(p, c)
 
 
-cdef size_t some_frames(const Lane* lane, size_t most) noexcept nogil:
-    """How many bytes whole frames of at most so many are; one frame at least."""
+cdef size_t some_frames(const Lane* lane, size_t most, int frames_most) noexcept nogil:
+    """How many bytes so many frames, of at most so many bytes, are; one frame at least."""
     cdef size_t size = 0
     cdef size_t next_size
     cdef int _
-    for _ in range(TAKEN_FRAMES_MAX):
+    for _ in range(frames_most):
         if size >= held(lane):
             break
         next_size = frame_size(lane.data + lane.head + size)
@@ -998,9 +995,9 @@ cdef class Poller:
         Those of the data lane come before those of the bulk lane.
         """
         cdef const unsigned char* frames
-        cdef size_t size = self.take(connection, most, False, &frames)
+        cdef size_t size = self.take(connection, most, TAKEN_FRAMES_MAX, False, &frames)
         if size == 0:
-            size = self.take(connection, most, True, &frames)
+            size = self.take(connection, most, TAKEN_FRAMES_MAX, True, &frames)
         heard = PyBytes_FromStringAndSize(<const char*>frames, size)
         if connection.owes_taken:
             self.flush(connection)
@@ -1087,12 +1084,17 @@ cdef class Poller:
         return True
 
     cdef size_t take(
-        self, Connection connection, size_t most, bint bulk, const unsigned char** frames
+        self,
+        Connection connection,
+        size_t most,
+        int frames_most,
+        bint bulk,
+        const unsigned char** frames,
     ) noexcept:
         """Whole frames that came on one lane: where they are until the next call, and their size.
 
         What is taken over under the lock is all there is, without a copy; given out are at most
-        `most` bytes of it at a time, but one frame at least.
+        `frames_most` frames of `most` bytes at a time, but one frame at least.
         """
         cdef Lane* taken = &connection.taken_bulk if bulk else &connection.taken
         cdef size_t size
@@ -1109,7 +1111,7 @@ cdef class Poller:
                     pthread_mutex_unlock(&self.lock)
         if bulk and connection.bulk_waits:
             return 0
-        size = some_frames(taken, most)
+        size = some_frames(taken, most, frames_most)
         if bulk and size:
             connection.bulk_heard += size
             # Told too often, it would wake a peer that has not yet room enough to go on.

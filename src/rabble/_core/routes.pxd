@@ -19,6 +19,9 @@ cdef class Routes:
     cdef NodeId recent_node          # the one asked for last that has a connection, or None ...
     cdef Connection recent           # ... and that: most of what is said goes where the last went
     cdef list dirty                  # those with something to be flushed
+    cdef Py_ssize_t first            # of `connections`, where the next hearing begins
+    cdef Py_ssize_t decoded          # how many were heard that may not be delivered yet ...
+    cdef size_t decoded_mark         # ... and how many will have been popped when they are
     cdef readonly int64_t said       # envelopes handed to connections
     cdef readonly int64_t heard      # batches of frames taken from them
 
@@ -32,4 +35,6 @@ cdef class Routes:
     cdef int flush(self) except -1
     cdef list hear(self, EnvelopeQueue queue, size_t popped)
     cdef int hear_all(self, Connection connection, EnvelopeQueue queue) except -1
-    cdef int hear_batch(self, Connection connection, EnvelopeQueue queue) except -1
+    cdef int hear_batch(
+        self, Connection connection, EnvelopeQueue queue, int frames_most
+    ) except -1

@@ -2,8 +2,9 @@
 
 All of it belongs to the executor's thread. What is said within a turn is encoded at once and sent
 at the turn's end, or when it fills 64 KiB: one system call for all that goes to one peer. What was
-heard is decoded in batches of 64 KiB a connection. A connection's next batch is taken when the one
-before has been delivered, so that no peer fills the run queue faster than it is emptied.
+heard is decoded in batches. A connection's next batch is taken when the one before has been
+delivered, so that no peer fills the run queue faster than it is emptied; and of all connections
+together no more is taken at once than is gone again when the garbage collector looks.
 """
 
 cimport cython
@@ -11,7 +12,7 @@ from cpython.object cimport PyObject
 
 from rabble._core.envelope cimport Envelope
 from rabble._core.ids cimport NodeId, same_node
-from rabble._core.poll cimport Connection, Poller
+from rabble._core.poll cimport TAKEN_FRAMES_MAX, Connection, Poller
 from rabble._core.queue cimport EnvelopeQueue
 
 from rabble._core.link import LinkError
@@ -137,25 +138,50 @@ cdef class Routes:
         return 0
 
     cdef list hear(self, EnvelopeQueue queue, size_t popped):
-        """Decode a batch of each connection that has one; returns those that have come to an end.
+        """Decode a batch of connections that have one; returns those that have come to an end.
+
+        All of them together fill up one batch, and take turns: the first next time is the one
+        behind the first that had more to say than there was room for. The next batch is due when
+        this one has been delivered, or, if a long queue of others is before it, in the next turn.
 
         :param queue: where it goes, behind what is there.
         :param popped: how many were ever taken out of `queue`.
         """
         cdef Connection connection
         cdef list over = None
+        cdef size_t before = queue.count()
+        cdef Py_ssize_t connections = len(self.connections)
+        cdef Py_ssize_t at = self.first if self.first < connections else 0
+        cdef Py_ssize_t next_first = -1
+        cdef Py_ssize_t _
+        cdef int left
+        if (
+            <Py_ssize_t>(self.decoded_mark - popped) <= 0
+            or <Py_ssize_t>before - self.decoded >= TAKEN_FRAMES_MAX
+        ):
+            self.decoded = 0
         # First of all: what comes from now on sets it again.
         self.poller.ready = False
         RABBLE_FENCE()
-        for connection in self.connections:
+        for _ in range(connections):
+            connection = <Connection>self.connections[at]
+            at = at + 1 if at + 1 < connections else 0
             if connection.has_heard():
                 if <Py_ssize_t>(connection.mark - popped) > 0:
                     self.poller.ready = True
                     continue
-                self.hear_batch(connection, queue)
-                connection.mark = popped + queue.count()
+                left = TAKEN_FRAMES_MAX - <int>self.decoded
+                if left <= 0:
+                    self.poller.ready = True
+                    continue
+                before = queue.count()
+                self.hear_batch(connection, queue, left)
+                self.decoded += queue.count() - before
+                self.decoded_mark = connection.mark = popped + queue.count()
                 if connection.has_heard():
                     self.poller.ready = True
+                    if next_first < 0:
+                        next_first = at
             if connection.channel.bulk_gone and not self.poller.let_go(connection):
                 self.poller.ready = True
             if connection.lost and connection.is_open():
@@ -172,15 +198,19 @@ cdef class Routes:
                 if over is None:
                     over = []
                 over.append(connection)
+        if next_first >= 0:
+            self.first = next_first
         return over
 
     cdef int hear_all(self, Connection connection, EnvelopeQueue queue) except -1:
         """Decode all that a connection was told so far."""
         while connection.has_heard():
-            self.hear_batch(connection, queue)
+            self.hear_batch(connection, queue, TAKEN_FRAMES_MAX)
         return 0
 
-    cdef int hear_batch(self, Connection connection, EnvelopeQueue queue) except -1:
+    cdef int hear_batch(
+        self, Connection connection, EnvelopeQueue queue, int frames_most
+    ) except -1:
         """Decode some of the data lane, and then of the bulk lane less than what delays others."""
         cdef bint bulk
         cdef size_t size
@@ -189,7 +219,7 @@ cdef class Routes:
         try:
             for bulk in (False, True):
                 size = self.poller.take(
-                    connection, BULK_BYTES if bulk else DATA_BYTES, bulk, &frames
+                    connection, BULK_BYTES if bulk else DATA_BYTES, frames_most, bulk, &frames
                 )
                 if size:
                     connection.link.hear(frames, size, queue)
@@ -199,6 +229,6 @@ cdef class Routes:
             connection.close(error.code, error.text)
             # Nothing of it is read any more.
             while connection.has_heard():
-                self.poller.take(connection, DATA_BYTES, False, &frames)
-                self.poller.take(connection, DATA_BYTES, True, &frames)
+                self.poller.take(connection, DATA_BYTES, TAKEN_FRAMES_MAX, False, &frames)
+                self.poller.take(connection, DATA_BYTES, TAKEN_FRAMES_MAX, True, &frames)
         return 0
