@@ -105,6 +105,8 @@ class World:
         #: Peers whose processes are there, in which incarnation.
         self.ready: dict[str, int] = {}
         self.alone = False
+        #: Messages so far, by the name of the node that they came from.
+        self.heard: collections.Counter[str] = collections.Counter()
         self.busy = True
 
     def known(self, name: str) -> int | None:
@@ -139,6 +141,8 @@ class Receiver(Process):
         found = opened(msg)
         assert found is not None
         self.world.log.received(found[0], str(self.pid), found[1])
+        if sender is not None:
+            self.world.heard[sender.node.name] += 1
         return None
 
 
@@ -387,6 +391,8 @@ class Watch(Process):
             case ["links"]:
                 links = self.node.cluster_status().links
                 answer(f"links {json.dumps({n.node.name: n.queued_bytes for n in links})}")
+            case ["heard"]:
+                answer(f"heard {json.dumps(world.heard)}")
             case ["members"]:
                 answer(f"members {','.join(self.member_names())}")
             case ["join", target]:

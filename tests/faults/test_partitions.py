@@ -1,7 +1,8 @@
-"""Networks that fall apart: rows 71 to 84 of the list of faults."""
+"""Networks that fall apart: rows 71 to 86 of the list of faults."""
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Iterable, Iterator
@@ -191,6 +192,67 @@ def test_a_host_that_was_rebooted(mesh: Members, network: Network) -> None:
     network.heal()
     mesh["n5"].restart()
     mesh.forget_usage()
+
+
+@pytest.mark.parametrize(
+    "seed", [1, *(pytest.param(n, marks=pytest.mark.soak) for n in range(2, 11))]
+)
+def test_all_links_are_clogged_and_let_go_in_another_order(
+    mesh: Members, network: Network, seed: int
+) -> None:
+    """85, the swizzle-clog of FoundationDB's simulation."""
+    rng = random.Random(seed)
+    links = sorted(all_pairs(mesh.names))
+    begin = time.monotonic()
+    for change in network.cut, network.heal:
+        rng.shuffle(links)
+        for one, other in links:
+            change(network[one], network[other])
+            time.sleep(rng.uniform(0, T_DOWN_S / 4))
+    whole_s = mesh.whole()
+    assert whole_s <= HEAL_S
+    downs = sum(len(member.events("down ", begin)) for member in mesh)
+    assert downs
+    for member in mesh:
+        assert member.ask("members") == ",".join(mesh.names)
+    figures("85 swizzle-clog", downs=downs, whole_again_s=whole_s)
+
+
+def heard(mesh: Members, names: list[str]) -> int:
+    """How many messages these have had of each other so far."""
+    counts = {name: json.loads(said) for name, said in mesh.all_ask("heard").items()}
+    return sum(counts[one].get(other, 0) for one in names for other in names if one != other)
+
+
+@pytest.mark.parametrize("lasting_s", [6, pytest.param(60, marks=pytest.mark.soak)])
+def test_a_minority_is_cut_off_for_good(mesh: Members, network: Network, lasting_s: float) -> None:
+    """86: who can reach each other goes on, on either side, with no less than before."""
+
+    def rates() -> list[float]:
+        """Messages a second within each side."""
+        begin, before = time.monotonic(), [heard(mesh, side) for side in sides]
+        time.sleep(lasting_s)
+        after, end = [heard(mesh, side) for side in sides], time.monotonic()
+        return [(b - a) / (end - begin) for a, b in zip(before, after, strict=True)]
+
+    sides = mesh.names[:3], mesh.names[3:]
+    usual = rates()
+    begin = time.monotonic()
+    network.partition(network.hosts[:3], network.hosts[3:])
+    across = {(one, other) for one in sides[0] for other in sides[1]}
+    see_down(mesh, across, begin)
+    cut_off = rates()
+    # Traffic is paced, by chance: each count strays by a hundredth or two.
+    assert cut_off[0] >= 0.9 * usual[0]
+    # Fewer messages: they stray by more.
+    assert cut_off[1] >= 0.75 * usual[1]
+    for member in mesh:
+        assert member.ask("members") == ",".join(mesh.names)
+    network.heal()
+    assert mesh.whole() <= HEAL_S
+    figures(
+        "86 minority", usual_per_s=usual[0], cut_off_per_s=cut_off[0], minority_per_s=cut_off[1]
+    )
 
 
 # Bad weather.
