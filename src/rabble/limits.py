@@ -84,6 +84,8 @@ class Limits:
     frame_partial_ms_max: int = 60_000
     #: Bytes that wait for one peer. Beyond it envelopes for that peer become `PEER_BUSY`.
     peer_queue_bytes_max: int = 8 * 1024 * 1024
+    #: Processes of this node that one peer's processes may monitor, each pair counted.
+    peer_watches_max: int = 65_536
     #: Bytes that each direction of a TLS connection keeps, besides what the kernel does.
     relay_buffer_bytes_max: int = 256 * 1024
     #: Milliseconds that a whole handshake may take. Beyond it the connection is closed.

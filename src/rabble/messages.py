@@ -431,10 +431,12 @@ class DownReason:
         "no_process",
         "shutdown",
         "disconnected",
+        "refused",
     )
 
-    #: `stopped`, `crashed`, `no_process` (it did not run when it was to be watched), `shutdown`, or
-    #: `disconnected` (its node cannot be reached; it may live).
+    #: `stopped`, `crashed`, `no_process` (it did not run when it was to be watched), `shutdown`,
+    #: `disconnected` (its node cannot be reached; it may live), or `refused` (its node lets itself
+    #: be watched no further; it lives).
     kind: str
     #: More about it, as text for people: of a crash the exception.
     detail: str = ""
@@ -474,6 +476,10 @@ class NodeDown:
     node: NodeId
     #: Which start of it.
     incarnation: int
+    #: Why: `shutdown` (it ended in order), `lost` (the connection ended without a word, as it does
+    #: when the peer is killed), `replaced` (a later start of it is there), or the name of another
+    #: code of the protocol in lower case: `timeout` (silence), `removed`, `decode` and so on.
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -596,7 +602,8 @@ class ClusterStatus:
     removed: bool
     #: The connections that are established.
     links: tuple[PeerStatus, ...]
-    #: How many handshakes and connections were refused, by the name of the refusal code.
+    #: How many handshakes and connections were refused, by the name of the refusal code; `TORN` are
+    #: connections that ended in the middle of a frame.
     refusals: Mapping[str, int]
 
 
@@ -644,7 +651,13 @@ class DeadLetter:
 
 
 # How the wire has them: the numbers of DOWN and UNDELIVERED.
-DOWN_KINDS: Mapping[int, str] = {1: "stopped", 2: "crashed", 3: "no_process", 4: "shutdown"}
+DOWN_KINDS: Mapping[int, str] = {
+    1: "stopped",
+    2: "crashed",
+    3: "no_process",
+    4: "shutdown",
+    5: "refused",
+}
 DOWN_CODES: Mapping[str, int] = {kind: code for code, kind in DOWN_KINDS.items()}
 UNDELIVERED_REASONS: Mapping[int, DeadLetterReason] = {
     1: DeadLetterReason.NO_PROCESS,

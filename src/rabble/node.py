@@ -245,7 +245,7 @@ class Node:
                 queue_bytes_max=limits.peer_queue_bytes_max,
                 partial_ms_max=limits.frame_partial_ms_max,
             )
-            self._executor.join_mesh(poller)
+            self._executor.join_mesh(poller, limits.peer_watches_max)
             self._cluster = ClusterServer(
                 node_id,
                 mesh,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rabble._core.envelope import Envelope
 from rabble._core.ids import Pid
 from rabble._core.poll import Connection
+from rabble.cluster.codes import ended
 from rabble.errors import NameTaken, QueueFull
 from rabble.messages import Metrics
 
@@ -41,6 +42,12 @@ class Observer:
         self._node._reporter.report(
             logging.ERROR, lambda: f"{envelope.sender} sent what cannot be decoded: {detail}"
         )
+
+    def why_ended(self, connection: Connection) -> str:
+        """The `reason` of the `NodeDown` for a connection that ended, or that now is to."""
+        if connection.open:
+            return "replaced"
+        return ended(connection.code)
 
     def disconnected(self, connection: Connection) -> None:
         """Another node can be reached no longer."""

@@ -149,8 +149,8 @@ class NodeLog(ServiceHandler):
         match envelope.msg:
             case NodeUp(node, incarnation):
                 text = f"up {node} incarnation {incarnation}"
-            case NodeDown(node, incarnation):
-                text = f"down {node} incarnation {incarnation}"
+            case NodeDown(node, incarnation, reason):
+                text = f"down {node} incarnation {incarnation}: {reason}"
             case NodeStalled(node, stalled):
                 text = f"{'stalled' if stalled else 'recovered'} {node}"
             case Removed():

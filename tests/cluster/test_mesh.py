@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import logging
@@ -421,6 +422,36 @@ def test_a_watcher_that_ends_leaves_no_monitor_behind(two: list[Node]) -> None:
         assert len(box) == 0
 
 
+def test_a_peer_can_monitor_no_more_than_the_limit() -> None:
+    """Else endless watchers of one process would fill this node's memory."""
+    with rouse("a") as a, rouse("b", limits={"peer_watches_max": 3}) as b:
+        meet(a, b)
+        executor = a.pid("executor", "rabble")
+        pids = [b.spawn(Echo(), f"p{n}") for n in range(2)]
+        with contextlib.ExitStack() as stack:
+            boxes = [stack.enter_context(a.mailbox(f"watcher-{n}")) for n in range(4)]
+            for _ in range(2):  # twice is once
+                for box in boxes[:3]:
+                    box.send(executor, Monitor(pids[0]))
+            boxes[3].send(executor, Monitor(pids[0]))
+            down = boxes[3].receive(PATIENCE_S).msg
+            assert down.pid == pids[0] and down.reason.kind == "refused"
+            assert "Limits.peer_watches_max, 3" in down.reason.detail
+            # Who gives up one makes room for one.
+            boxes[0].send(executor, Demonitor(pids[0]))
+            boxes[3].send(executor, Monitor(pids[1]))
+            assert a.call(pids[1], 1, PATIENCE_S) == 1
+            b.stop(pids[1])
+            assert boxes[3].receive(PATIENCE_S).msg == Down(pids[1], DownReason("stopped"))
+            # So does a process that ends.
+            boxes[3].send(executor, Monitor(pids[0]))
+            assert a.call(pids[0], 1, PATIENCE_S) == 1
+            b.stop(pids[0])
+            for box in boxes[1:]:
+                assert box.receive(PATIENCE_S).msg == Down(pids[0], DownReason("stopped"))
+            assert [len(box) for box in boxes] == [0] * 4
+
+
 def test_all_that_is_monitored_behind_a_node_is_down_with_it() -> None:
     with rouse("a") as a, rouse("b") as b:
         told, _ = meet(a, b)
@@ -432,8 +463,8 @@ def test_all_that_is_monitored_behind_a_node_is_down_with_it() -> None:
             b.shutdown()
             downs = [box.receive(PATIENCE_S).msg for _ in pids]
             assert {d.pid for d in downs} == set(pids)
-            assert {d.reason.kind for d in downs} == {"disconnected"}
-            told.down(b.node_id)
+            assert {d.reason for d in downs} == {DownReason("shutdown", f"{b.node_id} ended")}
+            assert told.down(b.node_id).reason == "shutdown"
             box.send(a.pid("executor", "rabble"), Monitor(pids[0]))
             assert box.receive(PATIENCE_S).msg.reason.kind == "disconnected"
             assert len(box) == 0

@@ -296,7 +296,7 @@ def test_it_is_ready_and_ends_in_order(tmp_path: Path, peer: Node, number: int) 
             assert peer.call(rabble.Pid("echo", node), "hello") == "hello"
             code, out, err = it.end(number)
             assert (code, out) == (0, "ended while running\n")
-            assert news.receive(1.0).msg == NodeDown(node, it.incarnation)
+            assert news.receive(1.0).msg == NodeDown(node, it.incarnation, "shutdown")
     assert re.search(rf"INFO up {re.escape(str(peer.node_id))} incarnation \d+\n", err)
     assert "Traceback" not in err
 
@@ -393,7 +393,7 @@ def test_115_an_end_under_load_is_orderly_and_told_at_once(tmp_path: Path, peer:
         began = time.monotonic()
         code, out, err = it.end()
         took = time.monotonic() - began
-        assert news.receive(0.5).msg == NodeDown(node, it.incarnation)
+        assert news.receive(0.5).msg == NodeDown(node, it.incarnation, "shutdown")
         peer.stop(sending)
         assert (code, out) == (0, "")
         assert "Traceback" not in err

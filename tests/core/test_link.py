@@ -227,7 +227,7 @@ whats = st.one_of(
         st.just("envelope"), st.builds(Envelope, receivers, contents, st.none() | senders, cids)
     ),
     st.tuples(st.sampled_from(["monitor", "demonitor"]), senders, receivers),
-    st.tuples(st.just("down"), receivers, senders, st.integers(1, 4), st.sampled_from(["", "ö!"])),
+    st.tuples(st.just("down"), receivers, senders, st.integers(1, 5), st.sampled_from(["", "ö!"])),
     st.tuples(st.just("undelivered"), receivers, cids, st.integers(1, 6)),
     st.tuples(st.just("lost"), st.integers(1, 2**32 - 1)),
 )
@@ -949,7 +949,7 @@ def valid_stream(rng: random.Random) -> list[bytes]:
                 lambda: speaker.say(Envelope(to, msg, sender, cid)),  # noqa: B023
                 lambda: speaker.say(Envelope(to, msg, rng.choice([None, sender]), cid)),  # noqa: B023
                 lambda: speaker.monitor(sender, to),  # noqa: B023
-                lambda: speaker.down(to, sender, rng.randrange(1, 5), "why"),  # noqa: B023
+                lambda: speaker.down(to, sender, rng.randrange(1, 6), "why"),  # noqa: B023
                 lambda: speaker.undelivered(to, cid, rng.randrange(1, 7)),  # noqa: B023
             ]
         )()

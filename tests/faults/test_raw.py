@@ -213,7 +213,9 @@ def test_7_an_end_in_the_middle_of_a_frame_is_one_down(nodes: list[Node]) -> Non
         down = told.down(raw.node)
         assert down.incarnation == raw.incarnation
         assert len(box) == 0
+        assert down.reason == "lost"
     assert [type(e) for e in told.events] == [NodeUp, NodeDown]
+    assert node.cluster_status().refusals == {"TORN": 1}
 
 
 # What is no node at all (FAULTS 9, 33 to 35).

@@ -239,7 +239,7 @@ class Listener:
             watcher, body = self.pid(flags, body, self.own)
             watched, body = self.pid(flags, body, self.peer)
             need(1 <= len(body) <= 1001)
-            need(body[0] in (1, 2, 3, 4), DECODE)
+            need(1 <= body[0] <= 5, DECODE)
             self.heard.append(("down", watcher, watched, body[0], self.decoded(body[1:])))
         elif kind == UNDELIVERED:
             to, _, cid, body = self.head(flags, body)

@@ -242,10 +242,20 @@ cdef class Control:
             self.executor.routes.touch(connection)
             return 0
         watched = <Entry>found
+        watchers = connection.watched.get(heard.to)
+        if watchers is None or heard.about not in watchers:
+            if connection.watched_count >= self.executor.watches_max:
+                connection.link.say_down(
+                    heard.about, heard.to, self.executor.protocol.DOWN_CODES["refused"],
+                    f"{self.executor.node} lets a peer monitor no more than "
+                    f"Limits.peer_watches_max, {self.executor.watches_max}",
+                )
+                self.executor.routes.touch(connection)
+                return 0
+            connection.watched_count += 1
         if watched.watchers is None:
             watched.watchers = {}
         watched.watchers[heard.about] = True
-        watchers = connection.watched.get(heard.to)
         if watchers is None:
             watchers = connection.watched[heard.to] = {}
         watchers[heard.about] = True
@@ -255,7 +265,8 @@ cdef class Control:
         cdef PyObject* found = self.executor.table.find(heard.to)
         cdef dict watchers = connection.watched.get(heard.to)
         if watchers is not None:
-            watchers.pop(heard.about, None)
+            if watchers.pop(heard.about, None):
+                connection.watched_count -= 1
             if not watchers:
                 del connection.watched[heard.to]
         if found is not NULL and (<Entry>found).watchers is not None:

@@ -25,6 +25,7 @@ cdef class Executor:
     cdef EnvelopeQueue run_queue           # touched by the executor's thread only
     cdef Inbox inbox                       # filled by the other threads
     cdef Routes routes                     # to other nodes; None without a mesh
+    cdef Py_ssize_t watches_max            # pairs of which a peer's processes are the watchers
     cdef TimerWheel wheel                  # ticks are milliseconds since `epoch_ns`
     cdef list due                          # timers that fired and are not queued yet, next one last
     cdef Py_ssize_t due_queued             # timers that fired and stand in the run queue

@@ -385,9 +385,13 @@ cdef class Executor:
         """The pids that are told of nodes that come and go."""
         return self.node_subscribers
 
-    def join_mesh(self, Poller poller not None):
-        """Reach other nodes by the connections of `poller`. Called once, before `run`."""
+    def join_mesh(self, Poller poller not None, Py_ssize_t watches_max):
+        """Reach other nodes by the connections of `poller`. Called once, before `run`.
+
+        :param watches_max: how much of the processes here each peer may monitor, in pairs.
+        """
         self.routes = Routes(poller)
+        self.watches_max = watches_max
         poller.watch(self.inbox.fd)
 
     def link_up(self, Connection connection not None):
@@ -757,7 +761,8 @@ cdef class Executor:
             return 0
         watchers = connection.watched.get(envelope.msg.pid)
         if watchers is not None:
-            watchers.pop(envelope.to, None)
+            if watchers.pop(envelope.to, None):
+                connection.watched_count -= 1
             if not watchers:
                 del connection.watched[envelope.msg.pid]
         reason = envelope.msg.reason
@@ -816,7 +821,13 @@ cdef class Executor:
             if found is not NULL and (<Entry>found).watchers is not None:
                 for watcher in watchers:
                     (<Entry>found).watchers.pop(watcher, None)
-        reason = self.protocol.DownReason("disconnected", f"the connection to {node} ended")
+        why = self.observer.why_ended(connection)
+        if why == "shutdown":
+            reason = self.protocol.DownReason("shutdown", f"{node} ended")
+        else:
+            reason = self.protocol.DownReason(
+                "disconnected", f"the connection to {node} ended: {why}"
+            )
         for watched, watchers in connection.watches.items():
             down = self.protocol.Down(watched, reason)
             for pid in watchers:
@@ -826,7 +837,8 @@ cdef class Executor:
                 self.tell(<Pid>pid, down)
         connection.watches = {}
         connection.watched = {}
-        down = self.protocol.NodeDown(node, connection.link.incarnation)
+        connection.watched_count = 0
+        down = self.protocol.NodeDown(node, connection.link.incarnation, why)
         for pid in self.node_subscribers:
             self.tell(<Pid>pid, down)
         self.observer.disconnected(connection)

@@ -62,7 +62,7 @@ cdef enum:
     BULK_PAIRS_MIN = 256                    # so many are remembered before they are looked through
     NO_PLACE = -2
     ENVELOPE_FLAGS = FLAG_SENDER | FLAG_CID | FLAG_CONNECTION | FLAG_REQUEST | FLAG_FULL
-    WHY_DOWN_MAX = 4
+    WHY_DOWN_MAX = 5
     WHY_UNDELIVERED_MAX = 6
 
 RESERVED_GROUP = "rabble"

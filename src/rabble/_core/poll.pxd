@@ -72,7 +72,8 @@ cdef class Connection:
     cdef bint is_dirty                 # has something to be flushed (executor's thread)
     cdef uint32_t lost                 # envelopes refused since the peer was last told
     cdef dict watches                  # remote pid -> the local pids that monitor it
-    cdef dict watched                  # local pid -> the remote pids that monitor it
+    cdef dict watched                  # local pid -> the remote pids that monitor it ...
+    cdef Py_ssize_t watched_count      # ... and how many pairs these are
     cdef Lane taken                    # whole frames that the executor is decoding
     cdef Lane taken_bulk
     cdef bint bulk_waits               # ... for what came before it on the data lane

@@ -716,6 +716,12 @@ cdef class Connection:
         return self.channel.error
 
     @property
+    def torn(self):
+        """Whether the peer closed it in the middle of a frame."""
+        cdef Channel* c = self.channel
+        return c.state == CLOSED and c.code == 0 and c.partial_ns != 0
+
+    @property
     def silent_ns(self):
         """For how long nothing was heard. A pause of this side's own does not count."""
         if self.channel.paused:

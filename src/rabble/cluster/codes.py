@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-__all__ = ["Refusal", "RefusalCode"]
+__all__ = ["Refusal", "RefusalCode", "ended"]
 
 
 class RefusalCode(enum.IntEnum):
@@ -39,6 +39,14 @@ class RefusalCode(enum.IntEnum):
     TIMEOUT = 18, "silence"
     LIMIT = 19, "another bound is reached"
     SHUTDOWN = 20, "the node ends"
+
+
+def ended(code: int) -> str:
+    """One word for how a connection ended: the code of the BYE in lower case, or `lost`."""
+    try:
+        return RefusalCode(code).name.lower()
+    except ValueError:
+        return "lost"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

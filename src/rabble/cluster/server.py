@@ -521,11 +521,17 @@ class ClusterServer:
         if connection.code:
             with contextlib.suppress(ValueError):
                 code = RefusalCode(connection.code)
-        why = code.name if code is not None else os.strerror(connection.error or 0)
+        if code is not None:
+            why = code.name
+        elif connection.error:
+            why = os.strerror(connection.error)
+        else:
+            why = "it closed the connection"
         if code is not None:
             self._refusals[code.name] += 1
-        if not connection.error and code is None:
-            why = "it closed the connection"
+        elif connection.torn:
+            self._refusals["TORN"] += 1
+            why += ", in the middle of a frame"
         if self._stop_at is None:
             text = f"{self.own.name}: the connection to {linked.peer} ended: {why}"
             self._node.report(logging.INFO, lambda: text)
