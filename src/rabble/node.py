@@ -459,13 +459,16 @@ class Node:
     def leave(self, node: NodeId | str | None = None) -> None:
         """Make a node no member of the mesh any more. Returns at once.
 
-        :param node: a `NodeId` or a node's name; `None` is this one.
+        :param node: a `NodeId` or a node's name; `None` is this one. The address of a `join` that
+            nobody answered yet is dialled no longer.
         :raises RuntimeError: if the node was roused without a mesh.
         """
         self._check_usable()
+        if isinstance(node, str) and "@" in node:
+            node = NodeId.parse(node)
         name = self.node_id.name if node is None else getattr(node, "name", node)
         if not isinstance(name, str):
-            raise TypeError(f"leave takes a NodeId or a node's name, not {node!r}")
+            raise TypeError(f"leave takes a NodeId, a node's name or an address, not {node!r}")
         self._mesh_side().leave(name)
 
     def cluster_status(self) -> ClusterStatus:

@@ -45,7 +45,7 @@ from rabble import (
 from rabble._core.codec import Codec
 from rabble.cluster.codes import RefusalCode
 from rabble.cluster.handshake import Failed
-from tests.cluster.mesh import Told, meet, nothing_left, port_of, rouse, until
+from tests.cluster.mesh import SHORT, Told, meet, nothing_left, port_of, rouse, until
 from tests.cluster.test_tls import Issuer
 from tests.faults.raw import KEY, MEMBERSHIP, RawPeer, frame
 from tests.support import PATIENCE_S, Does, Echo
@@ -405,6 +405,25 @@ def again(node: Node, name: str) -> rabble.Mailbox:
             return node.mailbox(name)
         except rabble.NameTaken:
             assert time.monotonic() < end
+
+
+def test_leave_takes_back_the_join_of_an_address_where_nobody_answered() -> None:
+    """68: the dial that is under way is dropped, and none comes after it."""
+    with rouse("a") as a, socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE_S)
+        addr = "{}:{}".format(*silent.getsockname())
+        a.join(addr)
+        dialled, _ = silent.accept()
+        with dialled:
+            dialled.settimeout(PATIENCE_S)
+            assert dialled.recv(4)
+            a.leave(addr)
+            while dialled.recv(4096):
+                pass
+        silent.settimeout(5 * SHORT["redial_most_ms"] / 1000)
+        with pytest.raises(TimeoutError):
+            silent.accept()
+        assert a.cluster_status().members == (a.node_id,)
 
 
 def test_a_watcher_that_ends_leaves_no_monitor_behind(two: list[Node]) -> None:

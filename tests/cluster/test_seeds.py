@@ -12,7 +12,7 @@ import pytest
 
 from rabble.cluster.config import Mesh
 from rabble.cluster.names import Address, Resolver
-from rabble.cluster.seeds import Seeds
+from rabble.cluster.seeds import ADDRESSES_MAX, Seeds
 
 REFRESH_S = 10.0
 
@@ -181,3 +181,37 @@ def test_the_resolver_is_closed() -> None:
     seen = Seen(Mesh())
     seen.seeds.close()
     assert seen.names.closed
+
+
+def test_what_is_removed_is_dialled_no_longer_and_not_asked_for_again() -> None:
+    seen = Seen(Mesh(key=b"k" * 32))
+    for name in "one", "other":
+        seen.seeds.add(f"{name}:1")
+        seen.names.answer(f"{name}:1", found(f"{name}-address:1"))
+    assert seen.dialled == {"one-address:1", "other-address:1"}
+    seen.seeds.remove("one:1")
+    seen.seeds.remove("unheard:1")
+    assert seen.dialled == {"other-address:1"}
+    seen.seeds.start()
+    assert {addr for addr, _ in seen.names.asked} == {"other:1"}
+
+
+def test_an_answer_for_what_was_removed_meanwhile_is_nothing() -> None:
+    seen = Seen(Mesh(key=b"k" * 32))
+    seen.seeds.add("one:1")
+    seen.seeds.remove("one:1")
+    seen.names.answer("one:1", found("one-address:1"))
+    assert seen.dialled == set()
+
+
+def test_more_than_can_be_kept_are_left_out_with_a_word() -> None:
+    seen = Seen(Mesh(key=b"k" * 32))
+    for n in range(ADDRESSES_MAX + 1):
+        seen.seeds.add(f"n{n}:1")
+    assert len(seen.names.asked) == ADDRESSES_MAX
+    assert seen.reports == [
+        (
+            logging.ERROR,
+            f"the seed n{ADDRESSES_MAX}:1 is left out: there are 1024 already, the most",
+        )
+    ]

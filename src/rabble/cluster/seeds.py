@@ -69,6 +69,10 @@ class Seeds:
         self._forget(addr)
         self._watch(addr)
 
+    def remove(self, addr: str) -> None:
+        """Dial this address no longer, if it was added. Who answered there stays a member."""
+        self._forget(addr)
+
     def watch_file(self, path: str | os.PathLike[str]) -> None:
         """Have another file of seeds from now on."""
         self._file = path
@@ -95,7 +99,11 @@ class Seeds:
         self._next = self._clock() + self._refresh_s
 
     def _watch(self, addr: str) -> None:
-        if addr not in self._known and len(self._known) < ADDRESSES_MAX:
+        if addr not in self._known:
+            if len(self._known) >= ADDRESSES_MAX:
+                text = f"the seed {addr} is left out: there are {ADDRESSES_MAX} already, the most"
+                self._report(logging.ERROR, lambda: text)
+                return
             self._known[addr] = set()
         self._ask(addr)
 

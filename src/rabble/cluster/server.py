@@ -204,7 +204,7 @@ class ClusterServer:
         self.post(functools.partial(self._join, target))
 
     def leave(self, name: str) -> None:
-        """Make the node of that name no member. Returns at once."""
+        """Make the node of that name no member, or dial that address no longer. Returns at once."""
         self.post(functools.partial(self._leave, name))
 
     def watch_seed_file(self, path: str | os.PathLike[str]) -> None:
@@ -664,6 +664,8 @@ class ClusterServer:
         self._membership_changed()
 
     def _leave(self, name: str) -> None:
+        # An address that was joined, and of which nothing else is known yet.
+        self._seeds.remove(name)
         early = name in self._early_leaves
         self._early_leaves.discard(name)
         if self._membership.remove(name):
