@@ -619,6 +619,8 @@ class Node:
         self._check_owner()
         drain_s = self._shutdown_s if timeout is None else timeout
         self._executor.request_stop(drain_s / 2)
+        if self._cluster is not None:
+            self._cluster.drain()
 
     def shutdown(self, timeout: float | None = None) -> None:
         """End the node: deliver what waits, stop the services, join all threads.

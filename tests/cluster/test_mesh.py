@@ -407,6 +407,33 @@ def again(node: Node, name: str) -> rabble.Mailbox:
             assert time.monotonic() < end
 
 
+def test_a_node_that_is_about_to_end_lets_nobody_new_in() -> None:
+    """115: the listener is closed at once, the connections there are only after the drain."""
+    blocked, go_on = threading.Event(), threading.Event()
+
+    def block(*_: object) -> None:
+        blocked.set()
+        assert go_on.wait(PATIENCE_S)
+
+    with rouse("a") as a, rouse("b") as b:
+        _, told = meet(a, b)
+        a.send(a.spawn(Does(block), "blocks"), None)
+        assert blocked.wait(PATIENCE_S)
+        a.request_shutdown(PATIENCE_S)
+
+        def is_closed() -> bool:
+            try:
+                socket.create_connection(("127.0.0.1", port_of(a)), PATIENCE_S).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        until(is_closed)
+        assert [link.node for link in b.cluster_status().links] == [a.node_id]
+        go_on.set()
+        assert told.down(a.node_id).reason == "shutdown"
+
+
 def test_leave_takes_back_the_join_of_an_address_where_nobody_answered() -> None:
     """68: the dial that is under way is dropped, and none comes after it."""
     with rouse("a") as a, socket.create_server(("127.0.0.1", 0)) as silent:

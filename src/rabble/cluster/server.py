@@ -148,6 +148,7 @@ class ClusterServer:
         self._removed = False
         #: Peers that are to leave, and have not said yet that they are members.
         self._early_leaves: set[str] = set()
+        self._draining = False
         self._stop_at: float | None = None
         self._next_beat: float | None = None
         self._next_digest = clock()
@@ -250,6 +251,10 @@ class ClusterServer:
             self.thread.join()
         return [thread for thread in (self.thread, self.poll_thread) if thread.ident is not None]
 
+    def drain(self) -> None:
+        """The node is about to end: let no new peer in, and dial none. Never blocks."""
+        self.post(self._drain)
+
     def request_stop(self, within_s: float) -> None:
         """Say goodbye to all peers, after what was sent to them, and end. Never blocks."""
         self.post(functools.partial(self._stop, within_s))
@@ -304,7 +309,7 @@ class ClusterServer:
             digest = self._codec.encode_message({"d": self._membership.digest()})
             for linked in list(self._by_id.values()):
                 linked.connection.say(KIND_MEMBERSHIP, digest)
-        if not self._removed:
+        if not self._removed and not self._draining:
             self._carry_out(self._links.tick(now))
 
     def _is_over(self) -> bool:
@@ -312,11 +317,15 @@ class ClusterServer:
             return False
         return not self._parting or self._clock() >= self._stop_at
 
+    def _drain(self) -> None:
+        self._draining = True
+        self._handshakes.stop_listening()
+
     def _stop(self, within_s: float) -> None:
         if self._stop_at is not None:
             return
         self._stop_at = self._clock() + within_s
-        self._handshakes.stop_listening()
+        self._drain()
         for linked in list(self._by_id.values()):
             linked.connection.close(RefusalCode.SHUTDOWN, "the node ends", after_all=True)
             self._parting.append(linked.connection)
@@ -356,7 +365,7 @@ class ClusterServer:
 
     def judge(self, peer: Peer) -> Refusal | None:
         """See `Decider`."""
-        if self._stop_at is not None:
+        if self._draining:
             return Refusal(RefusalCode.SHUTDOWN)
         if self._removed:
             return Refusal(RefusalCode.STATE, "this node was removed from the cluster")
@@ -642,7 +651,7 @@ class ClusterServer:
         self._membership_changed()
 
     def _join(self, target: NodeId | str) -> None:
-        if self._stop_at is not None:
+        if self._draining:
             return
         if self._removed:
             # To the others this incarnation is gone for good.
