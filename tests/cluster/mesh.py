@@ -15,6 +15,9 @@ from rabble import Limits, Mesh, Node, NodeDown, NodeId, NodeUp
 from tests.faults.raw import CLUSTER, KEY
 from tests.support import PATIENCE_S
 
+#: What a step may take longer than it should, because the machine is busy.
+SLACK_S = 5.0
+
 #: A silent peer is down after 1.6 s, and dialled again soon.
 SHORT: dict[str, Any] = {
     "heartbeat_ms": 200,
@@ -111,6 +114,14 @@ def meet(*nodes: Node) -> list[Told]:
     return told
 
 
+def names(node: Node) -> list[str]:
+    return [member.name for member in node.cluster_status().members]
+
+
+def linked(node: Node) -> list[str]:
+    return sorted(link.node.name for link in node.cluster_status().links)
+
+
 def used() -> tuple[int, int]:
     gc.collect()
     return len(os.listdir("/proc/self/fd")), threading.active_count()
@@ -130,3 +141,19 @@ def nothing_left() -> Iterator[None]:
 
 def more_than(before: tuple[int, int]) -> bool:
     return any(now > then for now, then in zip(used(), before, strict=True))
+
+
+def refused(dialler: Node, answers: Node, times: int = 1) -> tuple[set[str], set[str]]:
+    """What both sides count when one dials the other so often; nobody becomes anything."""
+    events = [Told(dialler), Told(answers)]
+    dialler.join(answers.node_id.addr)
+    until(
+        lambda: all(
+            sum(node.cluster_status().refusals.values()) >= times for node in (dialler, answers)
+        )
+    )
+    for node, told in zip((dialler, answers), events, strict=True):
+        assert names(node) == [node.node_id.name]
+        assert linked(node) == []
+        assert len(told.box) == 0
+    return set(dialler.cluster_status().refusals), set(answers.cluster_status().refusals)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import hashlib
-import logging
 import random
 import socket
 import threading
@@ -45,9 +44,20 @@ from rabble import (
 from rabble._core.codec import Codec
 from rabble.cluster.codes import RefusalCode
 from rabble.cluster.handshake import Failed
-from tests.cluster.mesh import SHORT, Told, meet, nothing_left, port_of, rouse, until
+from tests.cluster.mesh import (
+    SHORT,
+    Told,
+    linked,
+    meet,
+    names,
+    nothing_left,
+    port_of,
+    refused,
+    rouse,
+    until,
+)
 from tests.cluster.test_tls import Issuer
-from tests.faults.raw import KEY, MEMBERSHIP, RawPeer, frame
+from tests.faults.raw import MEMBERSHIP, RawPeer, frame
 from tests.support import PATIENCE_S, Does, Echo
 
 
@@ -68,14 +78,6 @@ def two() -> Iterator[list[Node]]:
         # pytest keeps what it was given, and a node that has ended has some descriptors still.
         pair.clear()
         del a, b
-
-
-def names(node: Node) -> list[str]:
-    return [member.name for member in node.cluster_status().members]
-
-
-def linked(node: Node) -> list[str]:
-    return sorted(link.node.name for link in node.cluster_status().links)
 
 
 # Joining.
@@ -100,35 +102,6 @@ def test_a_node_joins_another(by: str) -> None:
                     other.cluster_status().incarnation,
                 )
             assert told_a.events == [NodeUp(b.node_id, b.cluster_status().incarnation)]
-
-
-def test_57_five_nodes_that_join_one_of_them_are_connected_by_ten_links() -> None:
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    rng = random.Random(seed)
-    nodes = [rouse(name) for name in "abcde"]
-    try:
-        told = [Told(node) for node in nodes]
-        newcomers = nodes[1:]
-        rng.shuffle(newcomers)
-        for node in newcomers:
-            node.join(nodes[0].node_id.addr)
-        for each, node in zip(told, nodes, strict=True):
-            each.up(*(other for other in nodes if other is not node))
-        for each, node in zip(told, nodes, strict=True):
-            until(lambda node=node: names(node) == list("abcde"))
-            assert linked(node) == sorted(set("abcde") - {node.node_id.name})
-            each.alternate()
-        # Each of these links carries something.
-        for node in nodes:
-            node.spawn(Echo(), "echo")
-        for node in nodes:
-            for other in nodes:
-                pid = Pid("echo", other.node_id)
-                assert node.call(pid, [node.node_id.name], PATIENCE_S) == [node.node_id.name]
-    finally:
-        for node in nodes:
-            node.shutdown()
 
 
 def test_joins_are_transitive_along_a_chain() -> None:
@@ -740,28 +713,6 @@ def test_44_69_a_node_that_dials_itself_notices_and_stops(where: str) -> None:
 # Who is not let in.
 
 
-def refused(dialler: Node, answers: Node) -> tuple[set[str], set[str]]:
-    """What both sides count when one dials the other; nobody becomes anything."""
-    events = [Told(dialler), Told(answers)]
-    dialler.join(answers.node_id.addr)
-    until(lambda: dialler.cluster_status().refusals and answers.cluster_status().refusals)
-    for node, told in zip((dialler, answers), events, strict=True):
-        assert names(node) == [node.node_id.name]
-        assert linked(node) == []
-        assert len(told.box) == 0
-    return set(dialler.cluster_status().refusals), set(answers.cluster_status().refusals)
-
-
-def test_36_a_wrong_key_is_refused_and_logged_once_in_a_while(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with rouse("a") as a, rouse("b", mesh={"key": bytes(31) + b"x"}) as b:
-        with caplog.at_level(logging.WARNING, "rabble"):
-            assert refused(b, a) == ({"AUTH"}, {"AUTH"})
-    assert not [r for r in caplog.records if KEY.hex() in r.getMessage()]
-    assert [r for r in caplog.records if "AUTH" in r.getMessage()]
-
-
 def test_46_another_cluster_is_refused() -> None:
     with rouse("a") as a, rouse("b", mesh={"cluster": "other"}) as b:
         assert refused(b, a) == ({"CLUSTER"}, {"CLUSTER"})
@@ -812,12 +763,6 @@ def test_three_nodes_speak_tls(issuer: Issuer) -> None:
     finally:
         for node in nodes:
             node.shutdown()
-
-
-def test_a_certificate_of_another_node_is_refused(issuer: Issuer) -> None:
-    with rouse("a", mesh={"key": None, "tls": issuer.node("a")}) as a:
-        with rouse("b", mesh={"key": None, "tls": issuer.node("c")}) as b:
-            assert refused(b, a) == ({"NAME_MISMATCH"}, {"NAME_MISMATCH"})
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:0", "[::]:0"])

@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,7 @@ from rabble.cluster.handshake import (
     Send,
 )
 from rabble.cluster.tls import TlsConfig, peer_names, uri_of
+from tests.cluster.mesh import nothing_left
 from tests.support import PATIENCE_S
 
 A = NodeId("alpha", "127.0.0.1:7001")
@@ -84,6 +85,12 @@ class Issuer:
 
     def node(self, name: str, end: datetime.datetime | None = None) -> TlsConfig:
         return self.issue(name, [x509.UniformResourceIdentifier(uri_of(name))], end)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    with nothing_left():
+        yield
 
 
 @pytest.fixture(scope="module")

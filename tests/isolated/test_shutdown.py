@@ -70,9 +70,17 @@ WAITING = {
         except NodeStopped:
             done = True
     """,
+    # A signal that comes right before the loop falls asleep is handled when the loop wakes up next:
+    # that is asyncio's affair (it has `add_signal_handler` for that), so here it does so soon.
     "call_async": """
+        async def asks():
+            asking = asyncio.ensure_future(node.call_async(says_ready, "hello", PATIENCE_S))
+            while not asking.done():
+                await asyncio.wait([asking], timeout=0.1)
+            return asking.result()
+
         try:
-            asyncio.run(node.call_async(says_ready, "hello", PATIENCE_S))
+            asyncio.run(asks())
         except NodeStopped:
             done = True
     """,
