@@ -287,3 +287,23 @@ def test_68_a_name_without_address_is_asked_for_until_the_node_leaves(
                 nobody_dials(listener)
         finally:
             look_up.answers.set()
+
+
+@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize("by", ["address", "node id"])
+def test_62_who_has_the_smallest_name_can_come_back_too(by: str, attempt: int) -> None:
+    """It dials the others at once, who may have heard of its removal only."""
+    with contextlib.ExitStack() as stack:
+        nodes = [stack.enter_context(rouse(name)) for name in "abcde"]
+        told = meet(*nodes)
+        a, b, *_ = nodes
+        b.leave("a")
+        told[0].until(lambda events: any(isinstance(event, Removed) for event in events))
+        for each in told[1:]:
+            each.down(a.node_id)
+        until(lambda: names(b) == list("bcde"))
+        a.join(b.node_id if by == "node id" else b.node_id.addr)
+        until(lambda: all(names(node) == list("abcde") for node in nodes))
+        until(lambda: len(a.cluster_status().links) == 4)
+        assert not a.cluster_status().removed
+        assert not [event for event in told[0].events if isinstance(event, Removed)][1:]

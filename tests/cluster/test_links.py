@@ -288,6 +288,18 @@ def test_a_removed_node_stops_dialling_until_it_is_told_to_join() -> None:  # 62
     assert dial(of, 2.0) == Dial(2, "b:1", B, join=True)
 
 
+def test_who_was_told_to_join_one_says_so_to_all() -> None:
+    """They may know of its removal, and not yet of the join that came after it."""
+    of = links(A)
+    of.wanted(B, 0.0, explicit=True)
+    assert dial(of) == Dial(1, "b:1", B, join=True)
+    of.wanted(NodeId("c", "c:1"), 0.0)
+    assert dial(of) == Dial(2, "c:1", NodeId("c", "c:1"), join=True)
+    of.joins = False  # as it is after a removal
+    of.dial_failed(2, 0.0)
+    assert dial(of, 1_000.0) == Dial(3, "c:1", NodeId("c", "c:1"), join=False)
+
+
 def test_a_removal_does_not_undo_a_later_join() -> None:
     of = links()
     of.wanted(B, 0.0)
@@ -504,7 +516,7 @@ def test_a_seed_becomes_a_member_by_its_name() -> None:
     assert of.established(1, A, 20, True, 0.0) == [Up(1, A, 20)]
     assert of.seed_statuses(0.0) == {} and of.statuses(0.0)["a"].state == "up"
     of.lost(1, 1.0)
-    assert dial(of, 100.0) == Dial(2, "a:1", A, join=False)
+    assert dial(of, 100.0) == Dial(2, "a:1", A, join=True)
 
 
 def test_a_seed_is_dialled_until_it_answers_or_is_taken_back() -> None:  # 68

@@ -104,7 +104,7 @@ class Peer:
 
     :param node: its name and the address that it gives as its own.
     :param incarnation: of this start of it.
-    :param join: it dialled because it was told to join; never set of a responder.
+    :param join: this start of it was told to join; never set of a responder.
     :param version: of the protocol, which both sides speak from now on.
     """
 

@@ -64,6 +64,9 @@ class Links:
         self._remembered_max = limits.peers_remembered_max
         self._settled_s = limits.redial_settled_ms / 1000
         self._heartbeat_s = limits.heartbeat_ms / 1000
+        #: This start of the node was told to join: all of its dials say so. Whoever is dialled may
+        #: not have heard of that yet, but only of an earlier removal.
+        self.joins = False
         self._last_id = 0
         self._members: dict[str, Member] = {}
         self._seeds: dict[str, Target] = {}
@@ -91,7 +94,7 @@ class Links:
         fresh = explicit or moved or not member.wanted
         member.node, member.addr, member.wanted = node, node.addr, True
         if explicit:
-            member.join = True
+            self.joins = member.join = True
             member.barred = False
         elif moved and member.refusal is RefusalCode.SELF:
             member.barred = False
@@ -101,7 +104,7 @@ class Links:
             member.attempts, member.refusal = 0, None
         actions: list[Action] = []
         if (dialling := member.dialling) is not None:
-            same = (dialling.addr, dialling.join) == (member.addr, member.join)
+            same = (dialling.addr, dialling.join) == (member.addr, self.joins or member.join)
             if same or dialling.proving is not None:
                 # What the peer may have accepted already is not dropped.
                 return []
@@ -135,6 +138,7 @@ class Links:
             if member.peer is not None and member.peer.addr == addr:
                 member.wanted = True
                 return
+        self.joins = True
         target = self._seeds.setdefault(addr, Target(addr, wanted=True, join=True))
         target.attempts, target.refusal = 0, None
         if target.dialling is None:
@@ -203,7 +207,11 @@ class Links:
         if authenticated and code is RefusalCode.SELF:
             self._bar(target)
             actions.append(SelfAddress(target.addr, target.whom))
-        elif authenticated and code is RefusalCode.REMOVED and target.join <= dialling.join:
+        elif (
+            authenticated
+            and code is RefusalCode.REMOVED
+            and (self.joins or target.join) <= dialling.join
+        ):
             # Unless somebody told this node to join only after that dial was begun.
             self._bar(target)
             actions.append(Removed(target.addr, target.whom))
@@ -330,10 +338,11 @@ class Links:
         waiting.sort(key=lambda pair: pair[0])
         actions: list[Action] = []
         for _, target in waiting[: max(free, 0)]:
-            dialling = Dialling(self.accepting(), target, target.addr, target.join)
+            join = self.joins or target.join
+            dialling = Dialling(self.accepting(), target, target.addr, join)
             target.dialling, target.due = dialling, None
             self._dials[dialling.link_id] = dialling
-            actions.append(Dial(dialling.link_id, target.addr, target.whom, target.join))
+            actions.append(Dial(dialling.link_id, target.addr, target.whom, join))
         return actions
 
     def next_tick(self, now: float) -> float | None:

@@ -630,6 +630,7 @@ class ClusterServer:
         if self._removed:
             return
         self._removed = True
+        self._links.joins = False
         now = self._clock()
         for name in list(self._links.statuses(now)):
             self._carry_out(self._links.unwanted(name, now))
@@ -656,6 +657,7 @@ class ClusterServer:
         if self._removed:
             # To the others this incarnation is gone for good.
             self._removed = False
+            self._links.joins = True
             self._raise_incarnation(self.incarnation + 1)
         if isinstance(target, str):
             self._seeds.add(target)
