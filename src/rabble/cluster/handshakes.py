@@ -275,7 +275,7 @@ class Handshakes:
             self._carry_out(pending, actions)
         except (OSError, EOFError) as error:
             if pending.link_id in self._pending:
-                self._end_or_try_next(pending, str(error) or type(error).__name__)
+                self._end_or_try_next(pending, str(error) or type(error).__name__, code_of(error))
             return
         if pending.link_id in self._pending:
             self._selector.modify(
@@ -321,7 +321,7 @@ class Handshakes:
             self.drop(pending.link_id)
         return pending.may_prove
 
-    def _end_or_try_next(self, pending: Pending, problem: str) -> None:
+    def _end_or_try_next(self, pending: Pending, problem: str, code: RefusalCode) -> None:
         dial = self._looking.get(pending.link_id)
         if dial is not None and pending.handshake is None and self._more.get(pending.link_id):
             self._forget(pending, keep_dial=True)
@@ -330,17 +330,18 @@ class Handshakes:
             return
         self._forget(pending)
         pending.close()
-        self._fail(pending.link_id, pending.remote, problem, pending.initiated)
+        failed = Failed(code, problem, False, silent=True)
+        self._decider.failed(pending.link_id, failed, pending.remote, pending.initiated)
 
     def _end(self, pending: Pending, failed: Failed) -> None:
         self._forget(pending)
         pending.close()
         self._decider.failed(pending.link_id, failed, pending.remote, pending.initiated)
 
-    def _fail(self, link_id: int, remote: str, problem: str, initiated: bool = True) -> None:
-        """The network, and no peer, was why."""
+    def _fail(self, link_id: int, remote: str, problem: str) -> None:
+        """A dial came to nothing: the network, and no peer, was why."""
         failed = Failed(RefusalCode.TIMEOUT, problem, False, silent=True)
-        self._decider.failed(link_id, failed, remote, initiated)
+        self._decider.failed(link_id, failed, remote, True)
 
     def _forget(self, pending: Pending, *, keep_dial: bool = False) -> None:
         del self._pending[pending.link_id]
@@ -386,3 +387,11 @@ class Handshakes:
         for link_id in [*self._looking, *self._pending]:
             self.drop(link_id)
         self._resolver.close()
+
+
+def code_of(error: OSError | EOFError) -> RefusalCode:
+    """What a failed connection counts as: AUTH if TLS itself refused it, on either side."""
+    ended = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ended):
+        return RefusalCode.AUTH
+    return RefusalCode.TIMEOUT
