@@ -34,9 +34,7 @@ def network() -> Iterator[Network]:
 @pytest.fixture(scope="module")
 def shared(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
     with Members(tmp_path_factory.mktemp("mesh"), 5, network) as mesh:
-        mesh.begin()
-        time.sleep(1)  # caches fill
-        mesh.settle()
+        mesh.warm_up()
         yield mesh
 
 
@@ -191,7 +189,6 @@ def test_a_host_that_was_rebooted(mesh: Members, network: Network) -> None:
     figures("79 rebooted", down_after_s=max(times))
     network.heal()
     mesh["n5"].restart()
-    mesh.forget_usage()
 
 
 @pytest.mark.parametrize(
@@ -274,7 +271,8 @@ def test_the_line_goes_dead_while_data_is_under_way(
 ) -> None:
     """78: no acknowledgement comes any more, nor anything else."""
     with over(switch, network, tmp_path, 2) as mesh:
-        mesh.begin()
+        mesh.warm_up()
+        mesh.all_ask("go")
         begin = time.monotonic()
         switch.set(Weather(cut=True))
         try:
@@ -294,7 +292,8 @@ def test_a_long_and_lossy_line(
     """83, with the times that a node has by default: a lost segment costs a second there."""
     usual = {"heartbeat_ms": 1_000, "down_after_ms": 8_000, "handshake_ms": 5_000}
     with over(switch, network, tmp_path, 3, **usual) as mesh:
-        mesh.begin()
+        mesh.warm_up()
+        mesh.all_ask("go")
         switch.set(Weather(delay_s=0.3, jitter_s=0.1, loss=0.02))
         begin = time.monotonic()
         time.sleep(lasting_s)
@@ -312,7 +311,8 @@ def test_doubled_reordered_and_corrupted_packets(
 ) -> None:
     """84: the kernel puts right what it can see."""
     with over(switch, network, tmp_path, 3) as mesh:
-        mesh.begin()
+        mesh.warm_up()
+        mesh.all_ask("go")
         switch.set(Weather(duplicate=0.2, reorder=0.2, corrupt=0.02, delay_s=0.005))
         time.sleep(lasting_s)
         counters = switch.counters()
