@@ -284,16 +284,16 @@ class Members:
         time.sleep(1)
         self.settle()
 
-    def settle(self) -> None:
+    def settle(self, rss_more_bytes: int = RSS_MORE_BYTES) -> None:
         """At rest, with a history without a flaw; what is held is what was held the last time.
 
         A process that was started since is compared with nothing.
         """
         self.rest()
         self.check()
-        self._usage = self._as_before()
+        self._usage = self._as_before(rss_more_bytes)
 
-    def _as_before(self) -> dict[OsProcess, Usage]:
+    def _as_before(self, rss_more_bytes: int) -> dict[OsProcess, Usage]:
         """Descriptors of dials and goodbyes may still be about to be closed."""
         deadline = time.monotonic() + SLACK_S
         while True:
@@ -302,7 +302,7 @@ class Members:
                 f"{member.name}: {before}, now {now[member.process]}"
                 for member in self
                 if (before := self._usage.get(member.process)) is not None
-                and differs(before, now[member.process])
+                and differs(before, now[member.process], rss_more_bytes)
             ]
             if not wrong:
                 return now
@@ -310,11 +310,11 @@ class Members:
             time.sleep(0.05)
 
 
-def differs(before: Usage, now: Usage) -> bool:
+def differs(before: Usage, now: Usage, rss_more_bytes: int) -> bool:
     """Whether something was not given back."""
     if (now.fds, now.threads) != (before.fds, before.threads):
         return True
-    return now.rss_bytes - before.rss_bytes > RSS_MORE_BYTES and not SANITIZED
+    return now.rss_bytes - before.rss_bytes > rss_more_bytes and not SANITIZED
 
 
 def figures(test: str, **measured: float | str) -> None:
