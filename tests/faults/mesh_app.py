@@ -39,6 +39,8 @@ NOBODY = "nobody"
 #: Beyond the fragment size.
 LARGE_BYTES = 70_000
 CHUNK = 64
+#: A longer body repeats them: no two of its fragments are the same, and it is made quickly.
+RANDOM_BYTES_MAX = (1 << 20) - 1
 
 
 @rabble.message(name="faults.parcel")
@@ -165,7 +167,9 @@ class Sender(Process):
                 return out
         elif isinstance(msg, Flood):
             for _ in range(min(msg.left, CHUNK)):
-                out.append(world.parcel(self.pid, msg.to, self.random.randbytes(msg.size)))
+                body = self.random.randbytes(min(msg.size, RANDOM_BYTES_MAX))
+                body = (body * (msg.size // RANDOM_BYTES_MAX + 1))[: msg.size]
+                out.append(world.parcel(self.pid, msg.to, body))
             if msg.left > CHUNK:
                 out.append(Envelope(self.pid, Flood(msg.to, msg.left - CHUNK, msg.size)))
             else:
