@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.meshes import HEARTBEAT_S, PORT, SLACK_S, T_DOWN_S, Members, figures
+from tests.faults.meshes import (
+    HEARTBEAT_S,
+    PORT,
+    RSS_MORE_BYTES,
+    SLACK_S,
+    T_DOWN_S,
+    Members,
+    figures,
+)
 from tests.faults.rig.line import CLEAR, Weather
 from tests.faults.rig.marks import requires_root_network
 from tests.faults.rig.netns import Network
@@ -23,6 +31,9 @@ DOWN_S = 1.25 * T_DOWN_S + SLACK_S
 HEAL_S = 3.0 + SLACK_S
 #: Who is heard right before the cut is not down any sooner.
 NOT_BEFORE_S = T_DOWN_S - 3 * HEARTBEAT_S
+#: A lossy line takes less than is said: queues fill up. To each of two peers a lane keeps two
+#: buffers that took turns, of as much as may wait.
+RSS_LOSSY_BYTES = RSS_MORE_BYTES + 2 * 2 * (8 << 20)
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +311,7 @@ def test_a_long_and_lossy_line(
         downs = [line for member in mesh for line in member.events("down", begin)]
         lost = switch.counters().lost
         switch.set(CLEAR)
-        mesh.settle()
+        mesh.settle(RSS_LOSSY_BYTES)
     assert not downs
     figures("83 delay and loss", packets_lost=lost)
 
