@@ -39,6 +39,8 @@ NOBODY = "nobody"
 #: Beyond the fragment size.
 LARGE_BYTES = 70_000
 CHUNK = 64
+#: A longer body repeats them: no two of its fragments are the same, and it is made quickly.
+RANDOM_BYTES_MAX = (1 << 20) - 1
 
 
 @rabble.message(name="faults.parcel")
@@ -165,7 +167,9 @@ class Sender(Process):
                 return out
         elif isinstance(msg, Flood):
             for _ in range(min(msg.left, CHUNK)):
-                out.append(world.parcel(self.pid, msg.to, self.random.randbytes(msg.size)))
+                body = self.random.randbytes(min(msg.size, RANDOM_BYTES_MAX))
+                body = (body * (msg.size // RANDOM_BYTES_MAX + 1))[: msg.size]
+                out.append(world.parcel(self.pid, msg.to, body))
             if msg.left > CHUNK:
                 out.append(Envelope(self.pid, Flood(msg.to, msg.left - CHUNK, msg.size)))
             else:
@@ -199,6 +203,11 @@ class Sender(Process):
         return out
 
 
+def p99_and_most(values: list[float]) -> str:
+    ordered = sorted(values) or [0.0]
+    return f"{ordered[len(ordered) * 99 // 100]:.3f} {ordered[-1]:.3f}"
+
+
 class Canary(Process):
     """Measures by how much timers are late."""
 
@@ -221,16 +230,63 @@ class Canary(Process):
         return self.arm()
 
 
+@rabble.message(name="faults.probe")
+class Probe:
+    number: int
+    asks: bool
+
+
+class Prober(Process):
+    """Measures how long a peer's one takes to answer small messages."""
+
+    EVERY_MS = 10
+
+    def __init__(self) -> None:
+        self.to: Pid | None = None
+        self.asked_at: dict[int, float] = {}
+        self.took_ms: list[float] = []
+        self.count = 0
+
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: Any) -> Output:
+        now = time.monotonic()
+        match msg:
+            case Probe(number, True):
+                assert sender is not None
+                return Envelope(sender, Probe(number, False))
+            case Probe(number, False):
+                self.took_ms.append((now - self.asked_at.pop(number)) * 1000)
+                return None
+        if self.to is None:
+            return None
+        self.count += 1
+        self.asked_at[self.count] = now
+        timer = rabble.CorrelationId(self.pid)
+        return [
+            Envelope(self.to, Probe(self.count, True)),
+            Envelope(self.executor, messages.StartTimer(timer, self.EVERY_MS)),
+        ]
+
+    def stop(self) -> str:
+        """Ask no more: how many were answered, p99 and the most, those without an answer too."""
+        self.to = None
+        now = time.monotonic()
+        took = self.took_ms + [(now - at) * 1000 for at in self.asked_at.values()]
+        return f"{len(self.took_ms)} {p99_and_most(took)}"
+
+
 class Watch(Process):
     """Follows commands, and logs what the node tells."""
 
     LOOK_MS = 20
     FLUSH_AGAIN_LOOKS = 25
 
-    def __init__(self, world: World, node: Node, canary: Canary, seeds: list[str]) -> None:
+    def __init__(
+        self, world: World, node: Node, canary: Canary, prober: Prober, seeds: list[str]
+    ) -> None:
         self.world = world
         self.node = node
         self.canary = canary
+        self.prober = prober
         self.seeds = seeds
         #: What is to become true, and what is said then.
         self.awaited: list[tuple[Callable[[], bool], str]] = []
@@ -382,10 +438,23 @@ class Watch(Process):
                 to = Pid(RECEIVERS[0], node)
                 return [Envelope(senders[0], Flood(to, int(count), int(size)))]
             case ["canary"]:
-                late = sorted(self.canary.late_ms) or [0.0]
-                self.canary.late_ms.clear()
-                p99 = late[min(len(late) - 1, len(late) * 99 // 100)]
-                answer(f"canary {len(late)} {p99:.3f} {late[-1]:.3f}")
+                late = self.canary.late_ms
+                answer(f"canary {len(late)} {p99_and_most(late)}")
+                late.clear()
+            case ["late", ms]:
+                # Of the canary's samples since it was asked.
+                answer(f"late {sum(each >= float(ms) for each in self.canary.late_ms)}")
+            case ["samples", more]:
+                wanted_samples = len(self.canary.late_ms) + int(more)
+                taken = self.canary.late_ms
+                self.awaited.append((lambda: len(taken) >= wanted_samples, "samples"))
+            case ["probe", name]:
+                node = next(node for node in world.nodes if node.name == name)
+                self.prober.to = Pid("prober", node)
+                answer("probe")
+                return [Envelope(Pid("prober", world.own), Go(True))]
+            case ["probed"]:
+                answer(f"probed {self.prober.stop()}")
             case ["dead"]:
                 answer(f"dead {json.dumps(self.dead)}")
             case ["links"]:
@@ -465,7 +534,8 @@ def main(spec: dict[str, Any]) -> None:
             log.start(node.cluster_status().incarnation)
             world = World(log, own, nodes)
             canary = Canary()
-            watch = Watch(world, node, canary, spec["seeds"])
+            prober = Prober()
+            watch = Watch(world, node, canary, prober, spec["seeds"])
             # Who says hello to peers comes last: all that they send has its receiver, and is seen.
             pid = node.pid("watch")
             node.subscribe_dead_letters(pid)
@@ -474,6 +544,7 @@ def main(spec: dict[str, Any]) -> None:
             for name in SENDERS:
                 node.spawn(Sender(world, spec["every_ms"], spec["large"]), name)
             node.spawn(canary, "canary")
+            node.spawn(prober, "prober")
             node.spawn(watch, "watch")
             event(f"ready {world.log.incarnation}")
             for line in sys.stdin:

@@ -164,7 +164,7 @@ class Members:
         self._limits_of = limits_of or {}
         self._rlimits = rlimits or {}
         self._cgroups = cgroups or {}
-        self._usage: dict[str, Usage] = {}
+        self._usage: dict[OsProcess, Usage] = {}
         self._spec: dict[str, Any] = {
             "nodes": [f"{name}@{addresses[name]}" for name in names],
             "key": str(self._key),
@@ -278,31 +278,43 @@ class Members:
             assert "Traceback" not in said, said
             assert " CRITICAL " not in said, said
 
-    def forget_usage(self) -> None:
-        """Processes were started again: the next `settle` compares with nothing."""
-        self._usage.clear()
+    def warm_up(self) -> None:
+        """Traffic until caches are full, then rest: what `settle` compares with."""
+        self.begin()
+        time.sleep(1)
+        self.settle()
 
-    def settle(self) -> None:
-        """At rest, with a history without a flaw; what is held is what was held the last time."""
+    def settle(self, rss_more_bytes: int = RSS_MORE_BYTES) -> None:
+        """At rest, with a history without a flaw; what is held is what was held the last time.
+
+        A process that was started since is compared with nothing.
+        """
         self.rest()
         self.check()
-        self._usage = self._as_before()
+        self._usage = self._as_before(rss_more_bytes)
 
-    def _as_before(self) -> dict[str, Usage]:
+    def _as_before(self, rss_more_bytes: int) -> dict[OsProcess, Usage]:
         """Descriptors of dials and goodbyes may still be about to be closed."""
         deadline = time.monotonic() + SLACK_S
         while True:
-            now = self.usage()
+            now = {member.process: member.process.usage() for member in self}
             wrong = [
-                f"{name}: {before}, now {now[name]}"
-                for name, before in self._usage.items()
-                if (now[name].fds, now[name].threads) != (before.fds, before.threads)
-                or (now[name].rss_bytes - before.rss_bytes > RSS_MORE_BYTES and not SANITIZED)
+                f"{member.name}: {before}, now {now[member.process]}"
+                for member in self
+                if (before := self._usage.get(member.process)) is not None
+                and differs(before, now[member.process], rss_more_bytes)
             ]
             if not wrong:
                 return now
             assert time.monotonic() < deadline, "\n".join(wrong)
             time.sleep(0.05)
+
+
+def differs(before: Usage, now: Usage, rss_more_bytes: int) -> bool:
+    """Whether something was not given back."""
+    if (now.fds, now.threads) != (before.fds, before.threads):
+        return True
+    return now.rss_bytes - before.rss_bytes > rss_more_bytes and not SANITIZED
 
 
 def figures(test: str, **measured: float | str) -> None:

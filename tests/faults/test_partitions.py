@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.meshes import HEARTBEAT_S, PORT, SLACK_S, T_DOWN_S, Members, figures
+from tests.faults.meshes import (
+    HEARTBEAT_S,
+    PORT,
+    RSS_MORE_BYTES,
+    SLACK_S,
+    T_DOWN_S,
+    Members,
+    figures,
+)
 from tests.faults.rig.line import CLEAR, Weather
 from tests.faults.rig.marks import requires_root_network
 from tests.faults.rig.netns import Network
@@ -23,6 +31,9 @@ DOWN_S = 1.25 * T_DOWN_S + SLACK_S
 HEAL_S = 3.0 + SLACK_S
 #: Who is heard right before the cut is not down any sooner.
 NOT_BEFORE_S = T_DOWN_S - 3 * HEARTBEAT_S
+#: A lossy line takes less than is said: queues fill up. To each of two peers a lane keeps two
+#: buffers that took turns, of as much as may wait.
+RSS_LOSSY_BYTES = RSS_MORE_BYTES + 2 * 2 * (8 << 20)
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +45,7 @@ def network() -> Iterator[Network]:
 @pytest.fixture(scope="module")
 def shared(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
     with Members(tmp_path_factory.mktemp("mesh"), 5, network) as mesh:
-        mesh.begin()
-        time.sleep(1)  # caches fill
-        mesh.settle()
+        mesh.warm_up()
         yield mesh
 
 
@@ -191,7 +200,6 @@ def test_a_host_that_was_rebooted(mesh: Members, network: Network) -> None:
     figures("79 rebooted", down_after_s=max(times))
     network.heal()
     mesh["n5"].restart()
-    mesh.forget_usage()
 
 
 @pytest.mark.parametrize(
@@ -274,7 +282,8 @@ def test_the_line_goes_dead_while_data_is_under_way(
 ) -> None:
     """78: no acknowledgement comes any more, nor anything else."""
     with over(switch, network, tmp_path, 2) as mesh:
-        mesh.begin()
+        mesh.warm_up()
+        mesh.all_ask("go")
         begin = time.monotonic()
         switch.set(Weather(cut=True))
         try:
@@ -294,14 +303,15 @@ def test_a_long_and_lossy_line(
     """83, with the times that a node has by default: a lost segment costs a second there."""
     usual = {"heartbeat_ms": 1_000, "down_after_ms": 8_000, "handshake_ms": 5_000}
     with over(switch, network, tmp_path, 3, **usual) as mesh:
-        mesh.begin()
+        mesh.warm_up()
+        mesh.all_ask("go")
         switch.set(Weather(delay_s=0.3, jitter_s=0.1, loss=0.02))
         begin = time.monotonic()
         time.sleep(lasting_s)
         downs = [line for member in mesh for line in member.events("down", begin)]
         lost = switch.counters().lost
         switch.set(CLEAR)
-        mesh.settle()
+        mesh.settle(RSS_LOSSY_BYTES)
     assert not downs
     figures("83 delay and loss", packets_lost=lost)
 
@@ -312,7 +322,8 @@ def test_doubled_reordered_and_corrupted_packets(
 ) -> None:
     """84: the kernel puts right what it can see."""
     with over(switch, network, tmp_path, 3) as mesh:
-        mesh.begin()
+        mesh.warm_up()
+        mesh.all_ask("go")
         switch.set(Weather(duplicate=0.2, reorder=0.2, corrupt=0.02, delay_s=0.005))
         time.sleep(lasting_s)
         counters = switch.counters()
