@@ -26,6 +26,8 @@ SWITCHES = {
     "coverage": {"RABBLE_LINETRACE": "1"},
     "fuzz": {"RABBLE_SANITIZE": "address,undefined"},
 }
+#: What chooses no build, but how the nodes of a run are: handed on.
+HANDED_ON = {"RABBLE_FRAGMENT_BYTES"}
 
 
 def sync(source: Path, target: Path) -> None:
@@ -84,7 +86,11 @@ def sanitizer_environment() -> dict[str, str]:
 def main(name: str, arguments: list[str]) -> int:
     tree = ROOT / "build" / ("asan" if name == "fuzz" else name)
     sync(ROOT, tree)
-    base = {key: value for key, value in os.environ.items() if not key.startswith("RABBLE_")}
+    base = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("RABBLE_") or key in HANDED_ON
+    }
     environment = {**base, "PYTHONPATH": str(tree / "src")}
 
     def run(*command: str, **more: str) -> int:

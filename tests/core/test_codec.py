@@ -402,6 +402,39 @@ def test_more_pids_and_strings_than_the_caches_hold():
             assert CODEC.decode_envelope(CODEC.encode_envelope(envelope)) == envelope
 
 
+# FAULTS row 130: names of classes and of enums, keys, texts and pids.
+@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
+def test_what_never_comes_again_is_not_remembered(count):
+    registry = MessageRegistry()
+    codec = Codec(registry)
+
+    def flood(numbers):
+        for n in numbers:
+            for code, rest in ((1, b"\x90"), (2, b"\x01")):
+                name = CODEC.encode_message(f"Type-{n}")
+                body = bytes([0xC7, len(name) + 1, code]) + name + rest
+                try:
+                    codec.decode_message(body)
+                except DecodeError as error:
+                    assert "no class is registered" in str(error)
+                else:
+                    pytest.fail(f"{name!r} was decoded")
+            codec.decode_message(CODEC.encode_message([f"text-{n}", Pid(f"pid-{n}", NODE)]))
+        # All the keys at once: none of them outlives its map.
+        for start in range(numbers.start, numbers.stop, 5_000):
+            keys = {f"key-{n}": None for n in range(start, start + 5_000)}
+            assert codec.decode_message(CODEC.encode_message(keys)) == keys
+
+    # The caches are full after these, and so are those of CODEC.
+    flood(range(5_000))
+    gc.collect()
+    blocks = sys.getallocatedblocks()
+    flood(range(5_000, 5_000 + count))
+    gc.collect()
+    assert sys.getallocatedblocks() - blocks < 2_000
+    assert registry.plans_by_name == registry.plans_by_class == {}
+
+
 def test_classes_may_be_registered_later_and_replaced():
     registry = MessageRegistry()
     codec = Codec(registry)

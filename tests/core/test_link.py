@@ -443,7 +443,8 @@ def test_three_pids_that_fight_for_two_places_go_by_the_bulk_lane():
 
 
 # FAULTS row 130.
-def test_a_million_names_take_the_memory_of_8192():
+@pytest.mark.parametrize("count", [200_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
+def test_ever_new_names_take_the_memory_of_8192(count):
     to = listener()
     process = psutil.Process()
 
@@ -457,7 +458,7 @@ def test_a_million_names_take_the_memory_of_8192():
 
     flood(range(0, 20_000, 10_000))
     blocks, memory = sys.getallocatedblocks(), process.memory_info().rss
-    flood(range(20_000, 320_000, 10_000))
+    flood(range(20_000, 20_000 + count, 10_000))
     assert sys.getallocatedblocks() - blocks < 5_000
     assert SANITIZED or process.memory_info().rss - memory < 5 << 20
 
@@ -818,6 +819,40 @@ def test_a_class_that_is_not_known_here_ends_that_envelope_only(msg, detail):
     ]
     assert detail in envelopes[0].msg.detail
     assert "os" not in vars(sys.modules[__name__])
+
+
+# FAULTS row 130.
+@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
+def test_ever_new_classes_and_keys_leave_nothing_behind(count):
+    registry = MessageRegistry()
+    to = listener(registry=registry)
+    queue = EnvelopeQueue()
+
+    def flood(numbers):
+        for start in numbers:
+            data = b""
+            for n in range(start, start + 1_000):
+                name = reference_codec.encode(registry, f"Type-{n}")
+                keys = reference_codec.encode(registry, {f"key-{n}": f"text-{n}"})
+                for msg in (
+                    reference_codec.extension(1, name + b"\x90"),
+                    reference_codec.extension(2, name + b"\x01"),
+                    keys,
+                ):
+                    data += frame(2, 0, b"\0\0" + msg)
+            to.decode_into(data, queue)
+            kinds = [told(queue.take())[0] for _ in range(len(queue))]
+            assert kinds == ["undecodable", "undecodable", "envelope"] * 1_000
+
+    to.decode(names_said(str(RECEIVER)))
+    # The caches are full after these.
+    flood(range(0, 5_000, 1_000))
+    gc.collect()
+    blocks = sys.getallocatedblocks()
+    flood(range(5_000, 5_000 + count, 1_000))
+    gc.collect()
+    assert sys.getallocatedblocks() - blocks < 2_000
+    assert registry.plans_by_name == registry.plans_by_class == {}
 
 
 def test_a_message_class_cannot_hear_on_its_own_link_nor_hide_an_exit():

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rabble
-from rabble import CorrelationId, Envelope, Mesh, Pid, Process, StartTimer, Timeout
+from rabble import CorrelationId, Envelope, Limits, Mesh, Output, Pid, Process, StartTimer, Timeout
+from tests.faults.meshes import figures
+from tests.faults.raw import CLUSTER, ENVELOPE, KEY, NAME, RawPeer, frame
 from tests.support import (
     BARE,
     PATIENCE_S,
+    SANITIZED,
+    TRACED,
     Does,
     Echo,
     HandClock,
@@ -253,6 +259,91 @@ def test_a_storm_does_not_put_the_executor_to_sleep_or_outlive_its_node() -> Non
         assert done.wait(PATIENCE_S)
         node.send(node.spawn(Does(react), "two"), "start")
     assert node.status == "stopped"
+
+
+#: What others may have to wait in a storm; builds that look at each of their steps take longer.
+GAP_S = 0.5 if SANITIZED or TRACED else 0.05
+
+
+class Stormy(Process):
+    """Told `start`, it has 100,000 timers that are due at once. Tells when their time was."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.count = 0
+        self.began_s = self.arming_s = self.ended_s = 0.0
+
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: Any) -> Output:
+        if msg == "start":
+            self.began_s = time.monotonic()
+            own = (CorrelationId(self.pid, request=n) for n in range(STORM))
+            timers = [Envelope(self.executor, StartTimer(each, 1_500)) for each in own]
+            return [*timers, Envelope(self.pid, "armed")]
+        if msg == "armed":
+            self.arming_s = time.monotonic() - self.began_s
+            return None
+        self.count += 1
+        if self.count == 1:
+            # They were armed one after the other: all are due before the second one is told.
+            time.sleep(self.arming_s)
+            self.began_s = time.monotonic()
+        elif self.count == STORM:
+            self.ended_s = time.monotonic()
+            self.over.set()
+        return None
+
+
+@pytest.mark.parametrize("who", ["thread", "peer"])
+@pytest.mark.parametrize(
+    ("storms", "share"),
+    [
+        # On a busy machine all waits are longer: that it is not the whole storm will do.
+        pytest.param(10, 0.5, id="quick"),
+        pytest.param(20, 0.0, id="exact", marks=pytest.mark.soak),
+    ],
+)
+def test_111_a_question_in_a_storm_of_timers_waits_for_50_ms_at_most(
+    who: str, storms: int, share: float
+) -> None:
+    """On a real node. A busy machine adds to what is waited, so the best of some storms counts."""
+    limits = Limits(receive_report_after_ms=60_000)
+    gaps_s: list[float] = []
+    with contextlib.ExitStack() as stack:
+        node = stack.enter_context(
+            rabble.rouse("n@127.0.0.1:0", mesh=Mesh(key=KEY, cluster=CLUSTER), limits=limits)
+        )
+        echo = node.spawn(Echo(), "echo")
+        if who == "peer":
+            raw = stack.enter_context(RawPeer(node))
+            wait_until(lambda: len(node.cluster_status().links) == 1)
+            names = [str(echo).encode(), str(Pid("me", raw.node)).encode()]
+            for place, name in enumerate(names):
+                raw.say(frame(NAME, 0, struct.pack(">H", place) + name))
+
+        def ask() -> None:
+            if who == "peer":
+                raw.say(frame(ENVELOPE, 1, struct.pack(">HHB", 0, 1, 7)))
+                assert raw.wait_for(ENVELOPE) is not None
+            else:
+                assert node.call(echo, 7, PATIENCE_S) == 7
+
+        for number in range(storms):
+            stormy = Stormy()
+            node.send(node.spawn(stormy, f"stormy-{number}"), "start")
+            answers = [time.monotonic()]
+            while not stormy.over.is_set():
+                ask()
+                answers.append(time.monotonic())
+                assert answers[-1] - answers[0] < PATIENCE_S
+            # What was asked before, in the sleep of the first one, has waited since that ended.
+            within = [at for at in answers if stormy.began_s < at < stormy.ended_s]
+            times = [stormy.began_s, *within, stormy.ended_s]
+            gaps_s.append(max(b - a for a, b in itertools.pairwise(times)))
+            lasted_s = stormy.ended_s - stormy.began_s
+            figures(f"111 {who}", gap_s=gaps_s[-1], lasted_s=lasted_s, answers=len(within))
+            if gaps_s[-1] <= max(GAP_S, share * lasted_s):
+                return
+    pytest.fail(f"the largest gaps of these storms: {gaps_s}")
 
 
 # FAULTS 93: endless self-sends.

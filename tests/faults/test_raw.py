@@ -7,23 +7,27 @@ import hashlib
 import logging
 import os
 import random
+import resource
+import selectors
 import socket
 import struct
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
 import psutil
 import pytest
 
-from rabble import DeadLetterReason, Node, NodeDown, NodeId, NodeUp, Pid
+from rabble import DeadLetterReason, Limits, Node, NodeDown, NodeId, NodeUp, Pid
 from rabble._core.codec import Codec
 from rabble.cluster import wire
 from rabble.cluster.codes import RefusalCode
 from rabble.cluster.handshake import Established, Failed
 from rabble.messages import MessageRegistry
 from tests.cluster.mesh import Told, meet, nothing_left, port_of, rouse, until
+from tests.faults.meshes import SLACK_S, figures
 from tests.faults.raw import (
     DOWN,
     ENVELOPE,
@@ -40,7 +44,7 @@ from tests.faults.raw import (
     frame,
     read_to_end,
 )
-from tests.support import PATIENCE_S, SANITIZED, Does, Echo
+from tests.support import PATIENCE_S, SANITIZED, TRACED, Does, Echo
 
 CODEC = Codec(MessageRegistry())
 
@@ -156,6 +160,33 @@ def test_10_what_is_no_frame_ends_its_own_connection_only(
         until(lambda: node.cluster_status().refusals == {code.name: 1})
 
 
+@pytest.mark.parametrize("size", [10, 16, 17, 100, 5_000])
+def test_15_the_switch_of_test_runs_cuts_whatever_is_longer(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setenv("RABBLE_FRAGMENT_BYTES", "16")
+    with rouse("a") as node:
+        told = Told(node)
+        with RawPeer(node) as raw:
+            is_up(told, raw)
+            assert raw.link is not None
+            # Two bytes say how long it is, or three from 256 on.
+            msg = bytes(size - (2 if size < 256 else 3))
+            node.send(Pid("me", raw.node), msg)
+            parts = []
+            while (found := raw.frame()) is not None:
+                if found[0] not in (NAME, ENVELOPE, FRAGMENT):
+                    continue
+                if found[0] == FRAGMENT:
+                    parts.append(len(found[2]))
+                if heard := raw.link.decode(raw.whole(found)):
+                    break
+            assert [e.msg for e in heard] == [msg]
+            # The first has the size of all of it, too.
+            assert len(parts) > size // 16 if size > 16 else not parts
+            assert all(part <= 4 + 16 for part in parts)
+
+
 def test_4_6_memory_grows_with_what_came_and_not_with_what_was_claimed(nodes: list[Node]) -> None:
     (node,) = nodes
     told = Told(node)
@@ -242,6 +273,101 @@ def test_9_who_is_no_node_is_cut_off_without_a_word(nodes: list[Node], said: byt
     assert len(told.box) == 0
 
 
+def test_9_what_strangers_claim_takes_nothing(nodes: list[Node]) -> None:
+    (node,) = nodes
+    # The longest HELLO that there is; what claims more, and what is none, is cut off.
+    waits = wire.MAGIC + struct.pack(">H", wire.HELLO_BODY_MAX)
+    claims = (wire.MAGIC + b"\xff\xff", b"\xff" * 4, struct.pack(">IBB", 1 << 20, ENVELOPE, 0))
+    with contextlib.ExitStack() as stack:
+
+        def strangers(count: int) -> None:
+            for n in range(count):
+                sock = stack.enter_context(dial(node))
+                sock.sendall(waits if n % 4 == 0 else claims[n % 4 - 1])
+                if n % 4:
+                    # At most a few words, of which none is as long as what was claimed.
+                    assert len(read_to_end(sock)) < 200
+                    sock.close()
+
+        def refused(count: int) -> None:
+            until(lambda: sum(node.cluster_status().refusals.values()) == count)
+
+        strangers(40)
+        refused(30)
+        tracemalloc.start()
+        try:
+            strangers(400)
+            refused(330)
+            held, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        figures("9 claims", held_kib=held / 1024, peak_kib=peak / 1024)
+        # A hundred wait, each with the state of a handshake and the socket at this end.
+        assert peak < 100 * 16 * 1024
+    works_with_echo(node)
+
+
+@contextlib.contextmanager
+def descriptors(count: int) -> Iterator[None]:
+    """May have that many; skips where that is not allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        pytest.skip(f"needs {count} descriptors, {hard} are allowed")
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_33_500_strangers_are_cut_at_the_total_deadline_and_keep_nobody_out() -> None:
+    """With the bounds that a node has by default. Half of them say a byte now and then."""
+    defaults = Limits()
+    limits = {"handshakes_max": defaults.handshakes_max, "handshake_ms": defaults.handshake_ms}
+    deadline_s = defaults.handshake_ms / 1000
+    hello = wire.pack_hello(wire.Hello(1, 1, 1, 1, os.urandom(32), b"test", b"raw", b"127.0.0.1:1"))
+    with descriptors(4_096), rouse("a", limits=limits) as node, contextlib.ExitStack() as stack:
+        told = Told(node)
+        selector = stack.enter_context(selectors.DefaultSelector())
+        dialled: dict[socket.socket, float] = {}
+        for _ in range(500):
+            began = time.monotonic()
+            sock = stack.enter_context(dial(node))
+            selector.register(sock, selectors.EVENT_READ)
+            dialled[sock] = began
+        talkative = list(dialled)[::2]
+
+        began = time.monotonic()
+        with rouse("b") as b:
+            b.join(node.node_id.addr)
+            told.up(b)
+            joined_s = time.monotonic() - began
+            took_s: list[float] = []
+            said = 0
+            while selector.get_map():
+                now = time.monotonic()
+                assert now - began < deadline_s + 2 * SLACK_S, f"{len(took_s)} of 500 were cut"
+                if now - began > said * 0.5 and said < len(hello):
+                    for sock in talkative:
+                        if sock in dialled:
+                            with contextlib.suppress(OSError):
+                                sock.send(hello[said : said + 1])
+                    said += 1
+                for key, _ in selector.select(0.1):
+                    assert isinstance(key.fileobj, socket.socket)
+                    assert read_to_end(key.fileobj) == b""
+                    took_s.append(time.monotonic() - dialled.pop(key.fileobj))
+                    selector.unregister(key.fileobj)
+            figures("33 strangers", joined_s=joined_s, least_s=min(took_s), most_s=max(took_s))
+            # None was dropped for another one: there is room for all.
+            until(lambda: node.cluster_status().refusals == {"TIMEOUT": 500})
+            assert [link.node for link in node.cluster_status().links] == [b.node_id]
+    assert joined_s < 1 + SLACK_S
+    assert said > 5
+    assert min(took_s) > deadline_s - 0.1 and max(took_s) < deadline_s + SLACK_S
+
+
 def test_33_silent_connections_are_cut_and_keep_nobody_out() -> None:
     limits = {"handshake_ms": 1_500, "handshakes_max": 64, "down_after_ms": 60_000}
     with rouse("a", limits=limits) as node:
@@ -284,7 +410,7 @@ def test_34_the_time_of_a_handshake_is_that_of_all_of_it() -> None:
                     ended = True
                 break
         assert ended and said == b""
-        assert time.monotonic() - began < PATIENCE_S
+        assert 0.9 < time.monotonic() - began < 1 + SLACK_S
         until(lambda: node.cluster_status().refusals == {"TIMEOUT": 1})
 
 
@@ -529,6 +655,9 @@ def test_a_monitor_of_the_executor_tells_nothing(nodes: list[Node]) -> None:
 
 # Logs (FAULTS 129).
 
+#: Builds that look at each of their steps have not the time for more.
+FLOOD = 20_000 if SANITIZED or TRACED else 100_000
+
 
 def test_129_a_flood_of_nonsense_writes_few_lines(
     nodes: list[Node], caplog: pytest.LogCaptureFixture
@@ -546,11 +675,12 @@ def test_129_a_flood_of_nonsense_writes_few_lines(
             is_up(told, raw)
             # Envelopes that cannot be decoded, each an error of its own.
             bad = frame(ENVELOPE, 1, struct.pack(">HH", 0, 1) + b"\xc7\x06\x01\xa4Nope\x90")
-            raw.say(names_of(node.pid("x"), Pid("me", raw.node)) + bad * 20_000)
-            until(lambda: node.executor_status().dead_letters.get("undecodable", 0) == 20_000)
+            raw.say(names_of(node.pid("x"), Pid("me", raw.node)) + bad * FLOOD)
+            until(lambda: node.executor_status().dead_letters.get("undecodable", 0) == FLOOD)
             seconds = time.monotonic() - began
         node.shutdown()
     lines = [r for r in caplog.records if r.name == "rabble"]
     assert 0 < len(lines) <= 10 * (seconds + 3)
     assert any("suppressed" in r.getMessage() for r in lines)
-    assert node.metrics().counters["reports_suppressed"] > 10_000
+    assert node.metrics().counters["reports_suppressed"] > FLOOD - 10 * (seconds + 3)
+    figures("129 bad frames", count=FLOOD, seconds=seconds, lines=len(lines))

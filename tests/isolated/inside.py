@@ -25,16 +25,19 @@ from rabble import (
     Envelope,
     ForkedNode,
     Limits,
+    Mesh,
     Monitor,
     Node,
+    NodeDown,
     NodeStopped,
+    NodeUp,
     Process,
     ServiceHandler,
     Shutdown,
     ShutdownTimeout,
     StartTimer,
 )
-from tests.support import PATIENCE_S, Does, Echo
+from tests.support import PATIENCE_S, Does, Echo, wait_until
 
 
 class Upper(ServiceHandler):

@@ -157,6 +157,98 @@ print("the end")
     assert said == "the end\n"
 
 
+MESHED = """
+mesh = Mesh(key=bytes(range(32)))
+watched = Watched(node_id="a@127.0.0.1:0", mesh=mesh)
+node = watched.node
+peer = rabble.rouse("b@127.0.0.1:0", mesh=mesh)
+told = node.mailbox()
+node.subscribe_nodes(told.pid)
+peer.join(node.node_id.addr)
+assert type(told.receive(PATIENCE_S).msg) is NodeUp
+echo = peer.spawn(Echo(), "echo")
+wait_until(lambda: len(peer.cluster_status().links) == 1)
+
+def sockets():
+    return [link for link in descriptors().values() if link.startswith("socket:")]
+
+def works():
+    for one, other, to in ((node, peer, echo), (peer, node, watched.echo)):
+        assert one.call(to, "still there", PATIENCE_S) == "still there"
+        (link,) = one.cluster_status().links
+        assert link.node == other.node_id and link.incarnation == other.cluster_status().incarnation
+    assert len(told) == 0
+"""
+
+
+@pytest.mark.parametrize("way", ["fork", "multiprocessing"])
+def test_120_a_child_leaves_the_links_of_its_parent_alone(way: str) -> None:
+    run(
+        f"""{MESHED}
+def child():
+    assert len(sockets()) >= 4
+    for use in (node.shutdown, node.cluster_status, peer.request_shutdown, peer.shutdown):
+        try:
+            use()
+        except ForkedNode:
+            continue
+        raise AssertionError(use)
+    # A node of its own takes a connection of its own to its parent's peer.
+    with rabble.rouse("c@127.0.0.1:0", mesh=mesh) as own, own.mailbox() as box:
+        own.join(peer.node_id.addr)
+        wait_until(lambda: len(own.cluster_status().links) == 2)
+        assert own.call(echo, 1, PATIENCE_S) == 1
+
+def gone():
+    return [link.node.name for link in peer.cluster_status().links] == ["a"]
+
+works()
+if {way!r} == "multiprocessing":
+    import multiprocessing
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+else:
+    pid = os.fork()
+    if pid == 0:
+        child()
+        # By way of the interpreter's end, which gives the parent's objects back.
+        sys.exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+assert told.receive(PATIENCE_S).msg.node.name == "c"
+assert type(told.receive(PATIENCE_S).msg) is NodeDown
+wait_until(gone)
+for _ in range(100):
+    works()
+peer.shutdown()
+assert told.receive(PATIENCE_S).msg.node == peer.node_id
+watched.node.shutdown()
+watched.has_ended_once()
+""",
+        *FORKS,
+    )
+
+
+def test_120_a_program_that_is_executed_inherits_no_socket() -> None:
+    run(f"""{MESHED}
+# Two that listen, and the two ends of the link.
+assert len(sockets()) >= 4
+seen = subprocess.run(
+    [sys.executable, "-c", "from tests.isolated.inside import *; print(descriptors())"],
+    close_fds=False,
+    check=True,
+    capture_output=True,
+    text=True,
+).stdout
+assert "socket:" not in seen and "anon_inode" not in seen, seen
+assert "/dev/null" in seen or "pipe:" in seen, seen
+works()
+peer.shutdown()
+node.shutdown()
+""")
+
+
 def test_120_a_program_that_is_executed_inherits_no_descriptor() -> None:
     run(f"""{SETTING}
 # Of the executor, the reporter, the node's end, the mailbox and the service, which has an epoll.
