@@ -25,6 +25,7 @@ from rabble import (
     DownReason,
     EncodeError,
     Envelope,
+    GetMetrics,
     Lost,
     MessageRegistry,
     Monitor,
@@ -798,7 +799,7 @@ def test_132_a_port_in_use_is_said_and_one_just_left_is_free() -> None:
         ({"key": b"short"}, {}, "the key must be 32 bytes"),
         ({"cluster": "x" * 65}, {}, "at most 64 bytes"),
         ({"cluster": "e\u0301"}, {}, "normal form C"),
-        ({}, {"frame_bytes_max": 16_384}, "frame_bytes_max"),
+        ({}, {"frame_bytes_max": 4_096}, "frame_bytes_max"),
         ({}, {"fragment_bytes_max": 15}, "fragment_bytes_max"),
         ({"seeds": ["nowhere"]}, {}, "write it as"),
     ],
@@ -811,6 +812,35 @@ def test_what_could_not_work_is_refused_before_the_node_starts(
 
 
 # Slow peers, and the end.
+
+
+def test_14_beside_a_message_longer_than_the_queue_others_have_all_of_it() -> None:
+    """A peer that does not read: small ones are refused as if the long one were not there."""
+    limit, long = 200_000, 3_000_000
+    with rouse("a", limits={"peer_queue_bytes_max": limit, "down_after_ms": 60_000}) as a:
+        told = Told(a)
+        with RawPeer(a, receive_buffer=65_536) as raw, a.mailbox("one") as one, a.mailbox() as box:
+            told.until(lambda events: any(e.node == raw.node for e in events))
+            executor = a.pid("executor", "rabble")
+
+            def say(many: int, body: bytes, sender: rabble.Mailbox = box) -> tuple[int, int]:
+                for _ in range(many):
+                    sender.send(Pid("target", raw.node), body)
+                # Its answer comes behind what became of them.
+                sender.send(executor, GetMetrics())
+                assert sender.receive(PATIENCE_S)
+                (link,) = a.cluster_status().links
+                return a.executor_status().dead_letters.get("peer_busy", 0), link.queued_bytes
+
+            assert say(1, bytes(long), one)[0] == 0
+            refused, queued = say(limit // 1_000 * 8 // 10, bytes(950))
+            assert refused == 0 and queued > long / 2
+            refused, queued = say(1_000, bytes(950))
+            assert 0 < refused < 1_000 and long / 2 < queued < long + limit + 65_536
+            # Another one as long is one more that is too much.
+            before = refused
+            refused, queued = say(1, bytes(long), one)
+            assert refused == before + 1 and queued < long + limit + 65_536
 
 
 def test_87_88_a_peer_that_does_not_read_costs_its_own_envelopes_only() -> None:

@@ -207,13 +207,9 @@ def test_a_line_of_64_kbit(tmp_path: Path, kib: int) -> None:
 @pytest.mark.parametrize("mib", [24, pytest.param(64, marks=pytest.mark.soak)])
 def test_a_large_message_over_a_line_of_100_mbit(tmp_path: Path, mib: int) -> None:
     """14: small ones of the same nodes pass it, and nobody is taken for down or stalled."""
-    # What else goes to that peer is refused while more than this waits; and making or checking
-    # the message may take an executor a while. What is small is shorter than a fragment.
-    limits = {
-        "peer_queue_bytes_max": 128 << 20,
-        "stalled_after_ms": 2_000,
-        "fragment_bytes_max": 16 << 10,
-    }
+    # Making or checking the message may take an executor a while. What is small is shorter than a
+    # fragment.
+    limits = {"stalled_after_ms": 2_000, "fragment_bytes_max": 16 << 10}
     # The stamp is part of the message, too.
     size = (mib << 20) - 4_096
     with Network(2) as network, Switch(network, seed=1) as switch:

@@ -688,6 +688,23 @@ cdef class Connection:
         """Bytes that the peer's kernel has not taken yet, those not flushed included."""
         return self.channel.queued + self.link.data.size + self.link.bulk_size
 
+    cdef size_t counted(self) noexcept:
+        """What of that counts for the queue's limit: not a message that exceeds it by itself.
+
+        Else all that others say beside such a message, which they overtake, would be refused.
+        """
+        cdef size_t waits = self.unsent()
+        cdef size_t bulk
+        cdef uint64_t behind
+        if self.large_size:
+            bulk = self.channel.bulk_held + self.link.bulk_size
+            behind = self.link.bulk_said - self.large_end
+            if bulk <= behind:
+                self.large_size = 0
+            else:
+                waits -= min(waits, min(self.large_size, bulk - behind))
+        return waits
+
     cdef bint is_open(self) noexcept:
         return self.channel.state == OPEN
 

@@ -9,6 +9,7 @@ together no more is taken at once than is gone again when the garbage collector 
 
 cimport cython
 from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
 
 from rabble._core.envelope cimport Envelope
 from rabble._core.ids cimport NodeId, same_node
@@ -93,22 +94,29 @@ cdef class Routes:
     cdef int say(self, Envelope envelope) except -1:
         """Encode an envelope for the peer it goes to; returns `Said`. Raises `EncodeError`."""
         cdef Connection connection = self.find(envelope.to.node)
+        cdef size_t most
+        cdef uint64_t bulk_said
         if connection is None or not connection.is_open():
             return NOT_CONNECTED
+        most = self.poller.queue_bytes_max
         # Asked before, so that one message may be longer than the whole queue.
         if connection.lost:
             # Full once, it stays so until there is room again for more than one envelope.
-            if connection.unsent() >= self.poller.queue_bytes_max // 4:
+            if connection.counted() >= most // 4:
                 connection.lost += 1
                 connection.link.note_refused(envelope)
                 return PEER_BUSY
             self.say_lost(connection)
-        elif connection.unsent() >= self.poller.queue_bytes_max:
+        elif connection.unsent() >= most and connection.counted() >= most:
             connection.lost = 1
             connection.link.note_refused(envelope)
             connection.channel.notice = True
             return PEER_BUSY
+        bulk_said = connection.link.bulk_said
         connection.link.say_envelope(envelope)
+        if connection.link.bulk_said - bulk_said > most:
+            connection.large_size = connection.link.bulk_said - bulk_said
+            connection.large_end = connection.link.bulk_said
         self.said += 1
         self.touch(connection)
         return SAID
@@ -186,7 +194,7 @@ cdef class Routes:
                 self.poller.ready = True
             if connection.lost and connection.is_open():
                 # The peer learns of the hole though nothing may follow it.
-                if connection.unsent() < self.poller.queue_bytes_max // 4:
+                if connection.counted() < self.poller.queue_bytes_max // 4:
                     self.say_lost(connection)
                 else:
                     connection.channel.notice = True
