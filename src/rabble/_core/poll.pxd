@@ -81,7 +81,7 @@ cdef class Connection:
     cdef uint64_t bulk_told            # ... of which the peer was told
     cdef bint owes_taken               # it is to be told more
     cdef size_t mark                   # where in the run queue the last batch of it ended
-    cdef size_t large_size             # of the last message that was longer than the queue may be ...
+    cdef size_t large_size             # of the last message that was longer than the queue may be,
     cdef uint64_t large_end            # ... and where in the bulk lane it ends
 
     cdef size_t unsent(self) noexcept
