@@ -124,11 +124,11 @@ def bare_executor(
         executor.run()
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
-    """For what nobody tells: ask until it is so."""
+def until(holds: Callable[[], object]) -> None:
+    """Wait for what is told by no event."""
     end = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < end
+    while not holds():
+        assert time.monotonic() < end, "it did not come to that"
         time.sleep(0.001)
 
 

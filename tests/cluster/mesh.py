@@ -13,7 +13,7 @@ from typing import Any
 import rabble
 from rabble import Limits, Mesh, Node, NodeDown, NodeId, NodeUp
 from tests.faults.raw import CLUSTER, KEY
-from tests.support import PATIENCE_S
+from tests.support import PATIENCE_S, until
 
 #: What a step may take longer than it should, because the machine is busy.
 SLACK_S = 5.0
@@ -94,14 +94,6 @@ class Told:
                     assert event.incarnation == of[n - 1].incarnation
                 elif n:
                     assert event.incarnation >= of[n - 1].incarnation
-
-
-def until(holds: Callable[[], object]) -> None:
-    """Wait for what is told by no event."""
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.005)
 
 
 def meet(*nodes: Node) -> list[Told]:

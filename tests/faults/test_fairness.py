@@ -34,7 +34,7 @@ from tests.support import (
     Witness,
     bare_executor,
     settle,
-    wait_until,
+    until,
 )
 
 TURN_DELIVERIES = 1024
@@ -315,7 +315,7 @@ def test_111_a_question_in_a_storm_of_timers_waits_for_50_ms_at_most(
         echo = node.spawn(Echo(), "echo")
         if who == "peer":
             raw = stack.enter_context(RawPeer(node))
-            wait_until(lambda: len(node.cluster_status().links) == 1)
+            until(lambda: len(node.cluster_status().links) == 1)
             names = [str(echo).encode(), str(Pid("me", raw.node)).encode()]
             for place, name in enumerate(names):
                 raw.say(frame(NAME, 0, struct.pack(">H", place) + name))
@@ -404,16 +404,16 @@ def test_peers_take_turns_and_are_decoded_no_faster_than_delivered(peers: int) -
         ]
         for other in others:
             other.join(node.node_id)
-        wait_until(lambda: len(node.cluster_status().links) == peers)
+        until(lambda: len(node.cluster_status().links) == peers)
         for other in others:
-            wait_until(lambda: len(other.cluster_status().links) == peers)  # noqa: B023
+            until(lambda: len(other.cluster_status().links) == peers)  # noqa: B023
         before = {link.node: link.bytes_heard for link in node.cluster_status().links}
         node.send(to, None)
         assert blocked.wait(PATIENCE_S)
         for other in others:
             for _ in range(messages):
                 other.send(to, payload, sender=Pid("anybody", other.node_id))
-        wait_until(
+        until(
             lambda: all(
                 link.bytes_heard >= before[link.node] + messages * len(payload)
                 for link in node.cluster_status().links

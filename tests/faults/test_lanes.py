@@ -9,7 +9,7 @@ from typing import Any
 
 from rabble import Limits, Mesh, Pid, Process, rouse
 from rabble.messages import Lost
-from tests.support import PATIENCE_S, Does, wait_until
+from tests.support import PATIENCE_S, Does, until
 
 KEY = bytes(range(32))
 
@@ -28,7 +28,7 @@ def sizes_that_arrive_while_busy(sizes: list[int]) -> list[int]:
         to = b.spawn(Does(lambda process, msg, sender: got.put(len(msg))), "to")
         blocker = b.spawn(Does(block), "blocker")
         a.join(b.node_id)
-        wait_until(lambda: len(a.cluster_status().links) == len(b.cluster_status().links) == 1)
+        until(lambda: len(a.cluster_status().links) == len(b.cluster_status().links) == 1)
 
         def heard() -> int:
             return b.cluster_status().links[0].bytes_heard
@@ -41,8 +41,8 @@ def sizes_that_arrive_while_busy(sizes: list[int]) -> list[int]:
             a.send(to, bytes(size), sender=sender)
             total += size
             if size > 65_536:
-                wait_until(lambda: heard() >= before + total)  # noqa: B023
-        wait_until(lambda: heard() >= before + total)
+                until(lambda: heard() >= before + total)  # noqa: B023
+        until(lambda: heard() >= before + total)
         go_on.set()
         return [got.get(timeout=PATIENCE_S) for _ in sizes]
 
@@ -82,7 +82,7 @@ def test_a_gap_is_told_between_what_is_around_it() -> None:
         to = b.spawn(Does(take), "to")
         b.subscribe_dead_letters(to)
         a.join(b.node_id)
-        wait_until(lambda: len(a.cluster_status().links) == len(b.cluster_status().links) == 1)
+        until(lambda: len(a.cluster_status().links) == len(b.cluster_status().links) == 1)
         sender = Pid("anybody", a.node_id)
         for number in range(last):
             a.send(to, [number, bytes(1_000)], sender=sender)

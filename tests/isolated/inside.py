@@ -37,7 +37,7 @@ from rabble import (
     ShutdownTimeout,
     StartTimer,
 )
-from tests.support import PATIENCE_S, Does, Echo, wait_until
+from tests.support import PATIENCE_S, Does, Echo, until
 
 
 class Upper(ServiceHandler):

@@ -167,7 +167,7 @@ node.subscribe_nodes(told.pid)
 peer.join(node.node_id.addr)
 assert type(told.receive(PATIENCE_S).msg) is NodeUp
 echo = peer.spawn(Echo(), "echo")
-wait_until(lambda: len(peer.cluster_status().links) == 1)
+until(lambda: len(peer.cluster_status().links) == 1)
 
 def sockets():
     return [link for link in descriptors().values() if link.startswith("socket:")]
@@ -196,7 +196,7 @@ def child():
     # A node of its own takes a connection of its own to its parent's peer.
     with rabble.rouse("c@127.0.0.1:0", mesh=mesh) as own, own.mailbox() as box:
         own.join(peer.node_id.addr)
-        wait_until(lambda: len(own.cluster_status().links) == 2)
+        until(lambda: len(own.cluster_status().links) == 2)
         assert own.call(echo, 1, PATIENCE_S) == 1
 
 def gone():
@@ -218,7 +218,7 @@ else:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 assert told.receive(PATIENCE_S).msg.node.name == "c"
 assert type(told.receive(PATIENCE_S).msg) is NodeDown
-wait_until(gone)
+until(gone)
 for _ in range(100):
     works()
 peer.shutdown()
