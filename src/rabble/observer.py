@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rabble._core.envelope import Envelope
 from rabble._core.ids import Pid
 from rabble._core.poll import Connection
-from rabble.cluster.codes import ended
+from rabble.cluster.codes import RefusalCode, ended
 from rabble.errors import NameTaken, QueueFull
 from rabble.messages import Metrics
 
@@ -45,7 +45,7 @@ class Observer:
 
     def why_ended(self, connection: Connection) -> str:
         """The `reason` of the `NodeDown` for a connection that ended, or that now is to."""
-        if connection.open:
+        if connection.open or connection.code == RefusalCode.STALE_INCARNATION:
             return "replaced"
         return ended(connection.code)
 

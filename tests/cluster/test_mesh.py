@@ -45,6 +45,7 @@ from rabble import (
 from rabble._core.codec import Codec
 from rabble.cluster.codes import RefusalCode
 from rabble.cluster.handshake import Failed
+from rabble.cluster.server import ClusterServer
 from tests.cluster.mesh import (
     SHORT,
     Told,
@@ -381,16 +382,26 @@ def again(node: Node, name: str) -> rabble.Mailbox:
             assert time.monotonic() < end
 
 
-def test_a_node_that_is_about_to_end_lets_nobody_new_in() -> None:
-    """115: the listener is closed at once, the connections there are only after the drain."""
+def test_a_node_that_is_about_to_end_lets_nobody_new_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """115: listener and dials end at once, the connections there are only after the drain."""
     blocked, go_on = threading.Event(), threading.Event()
 
     def block(*_: object) -> None:
         blocked.set()
         assert go_on.wait(PATIENCE_S)
 
-    with rouse("a") as a, rouse("b") as b:
+    with (
+        rouse("a") as a,
+        rouse("b") as b,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        socket.socket() as refuses,
+    ):
         _, told = meet(a, b)
+        refuses.bind(("127.0.0.1", 0))
+        a.join("{}:{}".format(*refuses.getsockname()))
+        silent.settimeout(PATIENCE_S)
+        a.join("{}:{}".format(*silent.getsockname()))
+        dialled, _ = silent.accept()
         a.send(a.spawn(Does(block), "blocks"), None)
         assert blocked.wait(PATIENCE_S)
         a.request_shutdown(PATIENCE_S)
@@ -403,9 +414,68 @@ def test_a_node_that_is_about_to_end_lets_nobody_new_in() -> None:
             return False
 
         until(is_closed)
+        with dialled:
+            dialled.settimeout(PATIENCE_S)
+            while dialled.recv(4_096):
+                pass
         assert [link.node for link in b.cluster_status().links] == [a.node_id]
+        # What would be dialled again by now keeps nobody awake.
+        ticks: list[None] = []
+        tick = ClusterServer._tick
+        monkeypatch.setattr(ClusterServer, "_tick", lambda of: (ticks.append(None), tick(of)))
+        time.sleep(1.5 * SHORT["redial_most_ms"] / 1_000)
+        assert len(ticks) < 100
         go_on.set()
         assert told.down(a.node_id).reason == "shutdown"
+
+
+def test_a_node_is_replaced_by_a_later_start_of_it() -> None:
+    with rouse("a") as a:
+        told = Told(a)
+        with RawPeer(a, incarnation=1), RawPeer(a, incarnation=2) as later:
+            told.until(lambda events: len(events) == 3)
+            assert [type(event) for event in told.events] == [NodeUp, NodeDown, NodeUp]
+            assert told.events[1] == NodeDown(later.node, 1, "replaced")
+
+
+def test_who_reads_no_answers_is_let_go() -> None:
+    """Else whoever asks for more and more of them fills this node's memory."""
+    with rouse("a", limits={"peer_queue_bytes_max": 100_000, "down_after_ms": 60_000}) as a:
+        told = Told(a)
+        with RawPeer(a, receive_buffer=4_096) as raw:
+            told.until(lambda events: any(e.node == raw.node for e in events))
+            assert raw.link is not None
+            raw.sock.settimeout(PATIENCE_S)
+            with contextlib.suppress(OSError):
+                while True:
+                    for n in range(1_000):
+                        raw.link.monitor(Pid(f"w{n % 100}", raw.node), Pid("nobody", a.node_id))
+                    raw.say(raw.link.take_data())
+            assert told.down(raw.node).reason == "limit"
+
+
+def test_a_mailbox_limit_holds_up_nobody_but_its_process() -> None:
+    """What it refuses is not waited for: neither of who sent that, nor of anybody else."""
+    with rouse("a") as a, rouse("b") as b, rouse("c") as c:
+        meet(a, b, c)
+        entered, go_on = threading.Event(), threading.Event()
+
+        def wait(*_: object) -> None:
+            entered.set()
+            assert go_on.wait(PATIENCE_S)
+
+        echo = a.spawn(Echo(), "echo")
+        small = a.spawn(Does(lambda *_: None), "small", mailbox_max=1)
+        a.send(a.spawn(Does(wait), "waits"), None)
+        assert entered.wait(PATIENCE_S)
+        with b.mailbox() as box:
+            for n in range(2_000):
+                box.send(small, n)
+            go_on.set()
+        for peer in b, c:
+            assert peer.call(echo, 2, PATIENCE_S) == 2
+        until(lambda: a.executor_status().dead_letters.get("mailbox_full", 0) > 0)
+        assert set(a.executor_status().dead_letters) == {"mailbox_full"}
 
 
 def test_leave_takes_back_the_join_of_an_address_where_nobody_answered() -> None:
@@ -841,6 +911,20 @@ def test_14_beside_a_message_longer_than_the_queue_others_have_all_of_it() -> No
             before = refused
             refused, queued = say(1, bytes(long), one)
             assert refused == before + 1 and queued < long + limit + 65_536
+
+
+def test_14_of_messages_longer_than_the_queue_one_waits_at_a_time() -> None:
+    with rouse("a", limits={"peer_queue_bytes_max": 200_000, "down_after_ms": 60_000}) as a:
+        told = Told(a)
+        with RawPeer(a, receive_buffer=65_536) as raw, a.mailbox() as box:
+            told.until(lambda events: any(e.node == raw.node for e in events))
+            a.subscribe_dead_letters(box.pid)
+            for _ in range(3):
+                box.send(Pid("target", raw.node), bytes(3_000_000))
+            for _ in range(2):
+                assert box.receive(PATIENCE_S).msg.reason is DeadLetterReason.PEER_BUSY
+            (link,) = a.cluster_status().links
+            assert link.queued_bytes < 3_100_000
 
 
 def test_87_88_a_peer_that_does_not_read_costs_its_own_envelopes_only() -> None:

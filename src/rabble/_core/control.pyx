@@ -239,7 +239,7 @@ cdef class Control:
             connection.link.say_down(
                 heard.about, heard.to, self.executor.protocol.DOWN_CODES["no_process"], ""
             )
-            self.executor.routes.touch(connection)
+            self.executor.routes.answered(connection)
             return 0
         watched = <Entry>found
         watchers = connection.watched.get(heard.to)
@@ -250,7 +250,7 @@ cdef class Control:
                     f"{self.executor.node} lets a peer monitor no more than "
                     f"Limits.peer_watches_max, {self.executor.watches_max}",
                 )
-                self.executor.routes.touch(connection)
+                self.executor.routes.answered(connection)
                 return 0
             connection.watched_count += 1
         if watched.watchers is None:

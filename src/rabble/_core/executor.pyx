@@ -768,7 +768,7 @@ cdef class Executor:
         reason = envelope.msg.reason
         why = self.protocol.DOWN_CODES.get(reason.kind, 1)
         connection.link.say_down(envelope.to, envelope.msg.pid, why, reason.detail)
-        return self.routes.touch(connection)
+        return self.routes.answered(connection)
 
     cdef int hear(self) except -1:
         """Look at the sockets, and queue what came."""
@@ -789,6 +789,7 @@ cdef class Executor:
         over = self.routes.hear(self.run_queue, self.popped)
         if self.limited and self.run_queue.tail != tail:
             self.admit_since(tail)
+            self.routes.shrunk(self.popped + self.run_queue.count())
         if over is not None:
             for connection in over:
                 self.disconnect(connection)
@@ -816,6 +817,7 @@ cdef class Executor:
         # What was sent before must not reach the node's next start.
         self.poll(self.batch_ns)
         self.drop_all_for(node)
+        self.routes.shrunk(self.popped + self.run_queue.count())
         for watched, watchers in connection.watched.items():
             found = self.table.find(<Pid>watched)
             if found is not NULL and (<Entry>found).watchers is not None:
@@ -1083,7 +1085,7 @@ cdef class Executor:
                 envelope.correlation_id,
                 self.protocol.UNDELIVERED_CODES.get(reason, 1),
             )
-            self.routes.touch(connection)
+            self.routes.answered(connection)
         return 0
 
     cdef int count_lost(self, NodeId peer, object count) except -1:

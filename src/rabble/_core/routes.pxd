@@ -33,7 +33,9 @@ cdef class Routes:
     cdef int say_lost(self, Connection connection) except -1
     cdef int touch(self, Connection connection) except -1
     cdef int flush(self) except -1
+    cdef int answered(self, Connection connection) except -1
     cdef list hear(self, EnvelopeQueue queue, size_t popped)
+    cdef void shrunk(self, size_t end) noexcept
     cdef int hear_all(self, Connection connection, EnvelopeQueue queue) except -1
     cdef int hear_batch(
         self, Connection connection, EnvelopeQueue queue, int frames_most

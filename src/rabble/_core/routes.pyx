@@ -12,6 +12,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from rabble._core.envelope cimport Envelope
+from rabble._core.frame cimport CODE_LIMIT
 from rabble._core.ids cimport NodeId, same_node
 from rabble._core.poll cimport TAKEN_FRAMES_MAX, Connection, Poller
 from rabble._core.queue cimport EnvelopeQueue
@@ -24,6 +25,8 @@ cdef enum:
     SAID_BYTES = 64 << 10     # that are sent before the turn's end
     DATA_BYTES = 256 << 10    # that are decoded at once; of small frames it is fewer
     BULK_BYTES = 320 << 10    # room for four fragments
+    BULK_FRAMES_MIN = 64      # taken beside whatever came on the data lane
+    ANSWERS_MAX = 2           # queues' lengths that may wait if the runtime's answers are counted
 
 cdef extern from *:
     """
@@ -33,6 +36,12 @@ cdef extern from *:
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItem(object mapping, object key) noexcept
+
+
+cdef bint is_longer(object msg, size_t size):
+    if isinstance(msg, (bytes, bytearray, str)):
+        return <size_t>len(msg) > size
+    return False
 
 
 @cython.final
@@ -113,6 +122,14 @@ cdef class Routes:
             connection.channel.notice = True
             return PEER_BUSY
         bulk_said = connection.link.bulk_said
+        if connection.large_size and is_longer(envelope.msg, most):
+            # One at a time. Of what is no plain bytes or text the length is not known yet.
+            connection.counted()
+            if connection.large_size:
+                connection.lost = 1
+                connection.link.note_refused(envelope)
+                connection.channel.notice = True
+                return PEER_BUSY
         connection.link.say_envelope(envelope)
         if connection.link.bulk_said - bulk_said > most:
             connection.large_size = connection.link.bulk_said - bulk_said
@@ -135,6 +152,16 @@ cdef class Routes:
             self.dirty.append(connection)
         return 0
 
+    cdef int answered(self, Connection connection) except -1:
+        """The runtime said something itself, which no limit refuses: see that it is sent.
+
+        A peer that asks, and does not read the answers, is not let fill this node's memory.
+        """
+        if connection.counted() > ANSWERS_MAX * self.poller.queue_bytes_max:
+            connection.close(CODE_LIMIT, "it reads no answers")
+            return 0
+        return self.touch(connection)
+
     cdef int flush(self) except -1:
         """Send what was said since the last time."""
         cdef Connection connection
@@ -148,8 +175,8 @@ cdef class Routes:
     cdef list hear(self, EnvelopeQueue queue, size_t popped):
         """Decode a batch of connections that have one; returns those that have come to an end.
 
-        All of them together fill up one batch, and take turns: the first next time is the one
-        behind the first that had more to say than there was room for. The next batch is due when
+        All of them together fill up one batch, and take turns: the first next time is the first
+        that found no room, or the one behind who took it. The next batch is due when
         this one has been delivered, or, if a long queue of others is before it, in the next turn.
 
         :param queue: where it goes, behind what is there.
@@ -181,6 +208,8 @@ cdef class Routes:
                 left = TAKEN_FRAMES_MAX - <int>self.decoded
                 if left <= 0:
                     self.poller.ready = True
+                    if next_first < 0:
+                        next_first = at - 1 if at > 0 else connections - 1
                     continue
                 before = queue.count()
                 self.hear_batch(connection, queue, left)
@@ -210,6 +239,18 @@ cdef class Routes:
             self.first = next_first
         return over
 
+    cdef void shrunk(self, size_t end) noexcept:
+        """What was queued has been taken out again: no batch ends behind `end`, the queue's.
+
+        Else who waits until a batch was delivered would wait for ever.
+        """
+        cdef Connection connection
+        for connection in self.connections:
+            if <Py_ssize_t>(connection.mark - end) > 0:
+                connection.mark = end
+        if <Py_ssize_t>(self.decoded_mark - end) > 0:
+            self.decoded_mark = end
+
     cdef int hear_all(self, Connection connection, EnvelopeQueue queue) except -1:
         """Decode all that a connection was told so far."""
         while connection.has_heard():
@@ -222,10 +263,14 @@ cdef class Routes:
         """Decode some of the data lane, and then of the bulk lane less than what delays others."""
         cdef bint bulk
         cdef size_t size
+        cdef size_t before = queue.count()
         cdef const unsigned char* frames
         self.heard += 1
         try:
             for bulk in (False, True):
+                if bulk:
+                    # A little in any case: it must not starve.
+                    frames_most = max(frames_most - <int>(queue.count() - before), BULK_FRAMES_MIN)
                 size = self.poller.take(
                     connection, BULK_BYTES if bulk else DATA_BYTES, frames_most, bulk, &frames
                 )

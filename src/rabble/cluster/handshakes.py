@@ -381,6 +381,15 @@ class Handshakes:
         self._listeners = []
         self._resume_at = None
 
+    def stop_dialling(self) -> None:
+        """Drop the dials that no peer can take for a connection yet."""
+        for link_id in list(self._looking):
+            if link_id not in self._pending:
+                self.drop(link_id)
+        for pending in list(self._pending.values()):
+            if pending.initiated and not pending.may_prove:
+                self.drop(pending.link_id)
+
     def close(self) -> None:
         """Close all sockets."""
         self.stop_listening()

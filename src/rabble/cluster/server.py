@@ -277,19 +277,18 @@ class ClusterServer:
             self._close()
 
     def _patience(self) -> float:
+        """How long there is nothing for `_tick` to do, in seconds."""
+        if self._commands:
+            return 0.0
         now = self._clock()
-        times = [self._next_digest]
-        for time_ in (
-            self._next_beat,
-            self._handshakes.next_tick(),
-            self._links.next_tick(now),
-            self._seeds.next_tick(),
-        ):
-            if time_ is not None:
-                times.append(time_)
+        times = [self._handshakes.next_tick()]
         if self._stop_at is not None:
             times.append(now + SHUTDOWN_LOOK_S)
-        return max(min(times) - now, 0.0) if not self._commands else 0.0
+        else:
+            times += [self._next_digest, self._next_beat, self._seeds.next_tick()]
+            if not self._removed and not self._draining:
+                times.append(self._links.next_tick(now))
+        return max(min(time_ for time_ in times if time_ is not None) - now, 0.0)
 
     def _do_commands(self) -> None:
         for _ in range(len(self._commands)):
@@ -320,6 +319,7 @@ class ClusterServer:
     def _drain(self) -> None:
         self._draining = True
         self._handshakes.stop_listening()
+        self._handshakes.stop_dialling()
 
     def _stop(self, within_s: float) -> None:
         if self._stop_at is not None:
@@ -337,7 +337,8 @@ class ClusterServer:
             self._handshakes.close()
         self._seeds.close()
         for linked in self._by_id.values():
-            linked.connection.abort(RefusalCode.SHUTDOWN)
+            # There are some only if this thread failed: that is no end in order.
+            linked.connection.abort(0)
         for connection in self._parting:
             connection.abort(RefusalCode.SHUTDOWN)
         self._parting.clear()
