@@ -442,7 +442,7 @@ def test_who_reads_no_answers_is_let_go() -> None:
     """Else whoever asks for more and more of them fills this node's memory."""
     with rouse("a", limits={"peer_queue_bytes_max": 100_000, "down_after_ms": 60_000}) as a:
         told = Told(a)
-        with RawPeer(a, receive_buffer=4_096) as raw:
+        with RawPeer(a, receive_buffer=65_536) as raw:
             told.until(lambda events: any(e.node == raw.node for e in events))
             assert raw.link is not None
             raw.sock.settimeout(PATIENCE_S)
@@ -884,10 +884,14 @@ def test_what_could_not_work_is_refused_before_the_node_starts(
 # Slow peers, and the end.
 
 
+#: For who counts bytes; and nobody is down for what it does not read.
+PARTS = {"fragment_bytes_max": 16 << 10, "down_after_ms": 60_000}
+
+
 def test_14_beside_a_message_longer_than_the_queue_others_have_all_of_it() -> None:
     """A peer that does not read: small ones are refused as if the long one were not there."""
     limit, long = 200_000, 3_000_000
-    with rouse("a", limits={"peer_queue_bytes_max": limit, "down_after_ms": 60_000}) as a:
+    with rouse("a", limits={**PARTS, "peer_queue_bytes_max": limit}) as a:
         told = Told(a)
         with RawPeer(a, receive_buffer=65_536) as raw, a.mailbox("one") as one, a.mailbox() as box:
             told.until(lambda events: any(e.node == raw.node for e in events))
@@ -914,7 +918,7 @@ def test_14_beside_a_message_longer_than_the_queue_others_have_all_of_it() -> No
 
 
 def test_14_of_messages_longer_than_the_queue_one_waits_at_a_time() -> None:
-    with rouse("a", limits={"peer_queue_bytes_max": 200_000, "down_after_ms": 60_000}) as a:
+    with rouse("a", limits={**PARTS, "peer_queue_bytes_max": 200_000}) as a:
         told = Told(a)
         with RawPeer(a, receive_buffer=65_536) as raw, a.mailbox() as box:
             told.until(lambda events: any(e.node == raw.node for e in events))

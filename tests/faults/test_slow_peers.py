@@ -29,8 +29,8 @@ PEER_QUEUE_BYTES = 8 << 20
 #: Of the line of row 14.
 RATE_BIT_S = 100e6
 FLOOD = (2_000, 16_384)
-#: Two buffers of a lane trade places, each of which keeps what a full queue takes.
-RSS_FLOODED_BYTES = RSS_MORE_BYTES + 2 * PEER_QUEUE_BYTES
+#: Two buffers of a lane trade places, each of which keeps what a full queue takes: with two peers.
+RSS_FLOODED_BYTES = RSS_MORE_BYTES + 2 * 2 * PEER_QUEUE_BYTES
 
 
 @pytest.fixture
