@@ -8,7 +8,7 @@ import pytest
 from rabble._core.codec import Codec
 from rabble._core.envelope import Envelope
 from rabble._core.ids import NodeId, Pid
-from rabble.messages import MessageRegistry, message
+from rabble.registry import MessageRegistry, message
 
 REGISTRY = MessageRegistry()
 NODE = NodeId("local", "127.0.0.1:4000")

@@ -9,7 +9,7 @@ from rabble._core.codec import Codec
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.link import Link
-from rabble.messages import MessageRegistry, message
+from rabble.registry import MessageRegistry, message
 
 REGISTRY = MessageRegistry()
 HERE = NodeId("here", "127.0.0.1:4000")

@@ -38,7 +38,6 @@ from rabble.messages import (
     ExecutorStatus,
     GetMetrics,
     Lost,
-    MessageRegistry,
     Metrics,
     Monitor,
     NodeDown,
@@ -54,10 +53,10 @@ from rabble.messages import (
     SubscribeNodes,
     Timeout,
     TimerCancelled,
-    message,
 )
 from rabble.node import Node, rouse
 from rabble.process import Output, Process, Runtime
+from rabble.registry import MessageRegistry, message
 from rabble.services import Mailbox, Service, ServiceHandler
 
 __version__ = "0.1.0"

@@ -40,11 +40,11 @@ from rabble.messages import (
     DeadLetterReason,
     DownReason,
     ExecutorStatus,
-    MessageRegistry,
     Metrics,
 )
 from rabble.observer import Observer
 from rabble.process import Process
+from rabble.registry import MessageRegistry, default_registry
 from rabble.reports import Reporter
 from rabble.services.mailbox import Mailbox
 from rabble.services.service import OnCrash, Service, ServiceHandler
@@ -95,7 +95,7 @@ def rouse(
         return Node(
             own,
             limits=limits or Limits(),
-            registry=registry or messages.default_registry,
+            registry=registry or default_registry,
             strict=strict,
             spin_us=spin_us,
             seed=secrets.randbits(64) if seed is None else seed,

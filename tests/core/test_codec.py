@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rabble._core.codec import Codec, DecodeError, DecodeLimitError, EncodeError
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
-from rabble.messages import MessageRegistry, message
+from rabble.registry import MessageRegistry, message
 from tests.reference import codec as reference
 
 REGISTRY = MessageRegistry()
@@ -194,7 +194,7 @@ def test_nested_claims_share_what_is_left():
 DEEP = """
 import threading
 from rabble._core.codec import Codec, DecodeLimitError, EncodeError
-from rabble.messages import MessageRegistry
+from rabble.registry import MessageRegistry
 
 def check():
     for depth in (64, 256):

@@ -24,10 +24,10 @@ from rabble import (
     Stop,
     Timeout,
     TimerCancelled,
-    messages,
 )
 from rabble._core.codec import Codec
 from rabble._core.executor import Executor
+from rabble.registry import default_registry
 from tests.reference.executor import INIT, Letter, ReferenceExecutor, Script
 from tests.support import BARE, HandClock, Witness, bare_executor
 
@@ -237,7 +237,7 @@ def test_every_delivery_and_every_loss_is_the_same(
     begin_ns: int,
 ) -> None:
     clock = HandClock(begin_ns)
-    codec = Codec(messages.default_registry) if strict else None
+    codec = Codec(default_registry) if strict else None
     with bare_executor(clock, witness := Witness(), codec) as executor:
         model = Model(executor, clock, scripts, limits, with_init, strict)
         for name in NAMES:

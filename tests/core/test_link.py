@@ -26,7 +26,7 @@ from rabble._core.frame import cut
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.link import Heard, Link, LinkError
 from rabble._core.queue import EnvelopeQueue
-from rabble.messages import MessageRegistry, message
+from rabble.registry import MessageRegistry, message
 from tests.reference import codec as reference_codec
 from tests.reference import link as reference
 from tests.reference.link import frame

@@ -27,7 +27,7 @@ from rabble._core.frame import cut
 from rabble._core.ids import NodeId, Pid
 from rabble._core.link import Link
 from rabble._core.poll import Connection, Poller
-from rabble.messages import MessageRegistry
+from rabble.registry import MessageRegistry
 from tests.reference.link import frame
 from tests.support import PATIENCE_S, SANITIZED
 

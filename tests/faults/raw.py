@@ -20,7 +20,7 @@ from rabble.cluster.handshake import (
     Role,
     Send,
 )
-from rabble.messages import MessageRegistry
+from rabble.registry import MessageRegistry
 from tests.support import PATIENCE_S
 
 KEY = bytes(range(32))

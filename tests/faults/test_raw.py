@@ -25,7 +25,7 @@ from rabble._core.codec import Codec
 from rabble.cluster import wire
 from rabble.cluster.codes import RefusalCode
 from rabble.cluster.handshake import Established, Failed
-from rabble.messages import MessageRegistry
+from rabble.registry import MessageRegistry
 from tests.cluster.mesh import Told, meet, nothing_left, port_of, rouse, until
 from tests.faults.meshes import SLACK_S, figures
 from tests.faults.raw import (

@@ -6,21 +6,21 @@ import enum
 import struct
 from typing import Any
 
-from rabble import messages
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
+from rabble.registry import MessageRegistry
 
 
 class Malformed(ValueError):
     pass
 
 
-def encode_envelope(registry: messages.MessageRegistry, e: Envelope) -> bytes:
+def encode_envelope(registry: MessageRegistry, e: Envelope) -> bytes:
     parts = (e.to, e.sender, e.correlation_id, e.msg)
     return b"\x94" + b"".join(encode(registry, part) for part in parts)
 
 
-def encode(registry: messages.MessageRegistry, value: Any) -> bytes:
+def encode(registry: MessageRegistry, value: Any) -> bytes:
     if value is None:
         return b"\xc0"
     if value is False or value is True:
@@ -85,7 +85,7 @@ def extension(code: int, body: bytes) -> bytes:
     return b"\xc9" + struct.pack(">I", len(body)) + bytes([code]) + body
 
 
-def decode(registry: messages.MessageRegistry, data: bytes) -> Any:
+def decode(registry: MessageRegistry, data: bytes) -> Any:
     try:
         value, rest = read(registry, data)
     except (IndexError, struct.error, LookupError, TypeError) as error:
@@ -105,7 +105,7 @@ SIZES = {
 }
 
 
-def read(registry: messages.MessageRegistry, data: bytes) -> tuple[Any, bytes]:
+def read(registry: MessageRegistry, data: bytes) -> tuple[Any, bytes]:
     tag, data = data[0], data[1:]
     if tag < 0x80 or tag >= 0xE0:
         return struct.unpack("b", bytes([tag]))[0], data
@@ -153,7 +153,7 @@ def read(registry: messages.MessageRegistry, data: bytes) -> tuple[Any, bytes]:
     raise Malformed("extension 0")
 
 
-def read_extension(registry: messages.MessageRegistry, code: int, body: bytes) -> Any:
+def read_extension(registry: MessageRegistry, code: int, body: bytes) -> Any:
     if code == 3:
         return NodeId.parse(body.decode())
     if code == 4:

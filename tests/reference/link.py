@@ -11,9 +11,9 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from rabble import messages
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
+from rabble.registry import MessageRegistry
 from tests.reference import codec
 
 FRAME_TOO_LARGE, DECODE, DECODE_LIMIT, PROTOCOL, SPOOF = 13, 14, 15, 16, 17
@@ -86,7 +86,7 @@ class Speaker:
 
     def __init__(
         self,
-        registry: messages.MessageRegistry,
+        registry: MessageRegistry,
         fragment_bytes: int = 65536,
         places: tuple[int, ...] = tuple(range(8192)),
     ) -> None:
@@ -198,7 +198,7 @@ class Listener:
         self,
         own: NodeId,
         peer: NodeId,
-        registry: messages.MessageRegistry,
+        registry: MessageRegistry,
         open_names: frozenset[str] = frozenset(),
         message_bytes_max: int = 64 << 20,
     ) -> None:

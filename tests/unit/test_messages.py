@@ -13,7 +13,7 @@ import pytest
 from rabble import messages
 from rabble._core.codec import Codec
 from rabble._core.ids import CorrelationId, NodeId, Pid
-from rabble.messages import MessageRegistry, default_registry, message
+from rabble.registry import MessageRegistry, default_registry, message
 
 
 @pytest.fixture

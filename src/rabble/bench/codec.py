@@ -17,7 +17,7 @@ from rabble._core.link import Link
 from rabble.bench.messaging import HERE
 from rabble.bench.model import Case, Limit, Sample, Target, expect
 from rabble.limits import Limits
-from rabble.messages import MessageRegistry
+from rabble.registry import MessageRegistry
 
 __all__ = ["codec"]
 

@@ -15,9 +15,10 @@ from typing import Any
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble.cluster.config import Mesh
-from rabble.messages import MessageRegistry, NodeUp
+from rabble.messages import NodeUp
 from rabble.node import rouse
 from rabble.process import Output, Process
+from rabble.registry import MessageRegistry
 
 __all__ = ["ACK_EVERY", "Counter", "Exchanger", "Pinger", "main", "registry"]
 

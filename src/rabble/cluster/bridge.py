@@ -10,7 +10,7 @@ from rabble._core.ids import NodeId
 from rabble._core.link import Link
 from rabble._core.poll import Connection
 from rabble.limits import Limits
-from rabble.messages import MessageRegistry
+from rabble.registry import MessageRegistry
 from rabble.reports import Reporter
 
 __all__ = ["OPEN_NAMES", "Bridge"]

@@ -51,7 +51,7 @@ from rabble.cluster.membership_state import (
     read_state,
 )
 from rabble.limits import Limits
-from rabble.messages import MessageRegistry
+from rabble.registry import MessageRegistry
 
 __all__ = ["Changes", "MemberStatus", "Membership", "MembershipError"]
 

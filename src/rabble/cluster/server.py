@@ -48,8 +48,9 @@ from rabble.cluster.names import Resolver
 from rabble.cluster.relay import Relay
 from rabble.cluster.seeds import Seeds
 from rabble.limits import Limits
-from rabble.messages import ClusterStatus, MessageRegistry, NodeStalled, PeerStatus
+from rabble.messages import ClusterStatus, NodeStalled, PeerStatus
 from rabble.messages import Removed as RemovedMessage
+from rabble.registry import MessageRegistry
 
 __all__ = ["ClusterServer", "Surroundings", "new_incarnation"]
 
