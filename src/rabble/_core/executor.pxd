@@ -49,7 +49,7 @@ cdef class Executor:
     cdef volatile bint is_stopping         # drain, then end
     cdef volatile int64_t stop_ns          # ... by this time at the latest
     cdef int64_t limited                   # how many entries have a mailbox limit
-    cdef Entry current                     # whose `receive` runs
+    cdef PyObject* current                 # whose `receive` runs: its Entry, which its caller holds
     cdef object failure                    # what the last failed `receive` raised
     cdef tuple subscribers                 # pids that are told of every dead letter
     cdef tuple node_subscribers            # pids that are told of nodes that come and go

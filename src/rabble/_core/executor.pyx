@@ -66,10 +66,15 @@ cdef extern from *:
     static void rabble_forked(void) { rabble_forks += 1; }
     #define RABBLE_WATCH_FORKS() pthread_atfork(NULL, NULL, rabble_forked)
     #define RABBLE_MEMBER_OFFSET(member) (((PyMemberDescrObject *)(member))->d_member->offset)
+    /* What PyObject_Vectorcall does, without asking what a plain function is, and without looking
+       whether it raised just if it says so: the interpreter is who says it. */
+    #define RABBLE_CALL(function, args, count) \
+        (((PyFunctionObject *)(function))->vectorcall(function, args, count, NULL))
     """
     unsigned int forks "rabble_forks"
     int RABBLE_WATCH_FORKS() noexcept
     Py_ssize_t member_offset "RABBLE_MEMBER_OFFSET"(object member) noexcept
+    PyObject* RABBLE_CALL(PyObject* function, PyObject* const* args, size_t count)
     void RABBLE_RELAX() noexcept nogil
     void RABBLE_FENCE() noexcept nogil
 
@@ -214,8 +219,11 @@ cdef class Executor:
     @property
     def current_pid(self):
         """Whose `receive` runs, or `None`."""
-        cdef Entry entry = self.current
-        return None if entry is None else entry.pid
+        cdef Entry entry
+        if self.current is NULL:
+            return None
+        entry = <Entry>self.current
+        return entry.pid
 
     def delivered_by_pid(self):
         """Pid to the number of envelopes it was given, of all but the runtime's own."""
@@ -480,7 +488,7 @@ cdef class Executor:
 
         It reaches Python code, and ends no call into C.
         """
-        if self.running and self.current is not None and not self.interrupting:
+        if self.running and self.current is not NULL and not self.interrupting:
             self.interrupting = True
             PyThreadState_SetAsyncExc(self.thread_id, <PyObject*>Interrupted)
 
@@ -871,14 +879,14 @@ cdef class Executor:
         args[1] = <PyObject*>envelope.msg
         args[2] = <PyObject*>envelope.sender
         args[3] = <PyObject*>envelope.correlation_id
-        self.current = entry
+        self.current = <PyObject*>entry
         if entry.takes_self:
-            result = PyObject_Vectorcall(<PyObject*>entry.receive, args, 4, NULL)
+            result = RABBLE_CALL(<PyObject*>entry.receive, args, 4)
         else:
             result = PyObject_Vectorcall(<PyObject*>entry.receive, args + 1, 3, NULL)
         if not self.emit(entry, result):
             self.crash(entry, envelope)
-        self.current = None
+        self.current = NULL
         return 0
 
     cdef bint start(self, Entry entry) except -1:
@@ -887,19 +895,19 @@ cdef class Executor:
         cdef PyObject* init
         cdef PyObject* result
         entry.unstarted = False
-        self.current = entry
+        self.current = <PyObject*>entry
         try:
             bound = process.init
         except BaseException as error:
             self.failure = error
             self.crash(entry, None)
-            self.current = None
+            self.current = NULL
             return False
         init = <PyObject*>bound
         result = PyObject_Vectorcall(init, NULL, 0, NULL)
         if not self.emit(entry, result):
             self.crash(entry, None)
-        self.current = None
+        self.current = NULL
         return entry.target is not None
 
     cdef int give_to_target(self, Entry entry, Envelope envelope) except -1:
@@ -1239,7 +1247,7 @@ cdef class Executor:
             entry.timers = entry.watchers = entry.watched = None
         self.table.clear()
         self.processes = 0
-        self.current = None
+        self.current = NULL
         return 0
 
 
