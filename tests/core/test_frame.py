@@ -19,6 +19,7 @@ NAME = frame(1, 0, b"\0\0n::n@h:1")
 SAMPLES = [
     NAME,
     frame(2, 0, b"\0\0\7"),
+    frame(2, 1, b"\0\0\0\1\7"),
     frame(2, 0x0F, bytes(22) + b"\7"),
     frame(2, 0x1F, 3 * b"\0\x08n::n@h:1" + bytes(16) + b"\7"),
     frame(3, 1, b"\0\0\0\x0c\x10"),

@@ -19,7 +19,7 @@ class FrameError(ValueError):
         self.code = code
 
 
-cdef Py_ssize_t next_frame(
+cdef Py_ssize_t check_frame(
     const unsigned char* data, size_t size, size_t frame_bytes_max, Frame* out
 ) noexcept nogil:
     cdef size_t length, least, most
