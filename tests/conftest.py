@@ -55,6 +55,6 @@ def _everything_is_let_go_of(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     gc.collect()
     after = debug.live_counts()
-    kept = {"codec.Plan", *getattr(request.module, "KEPT_IN_CACHES", ())}
+    kept = {"plan.Plan", *getattr(request.module, "KEPT_IN_CACHES", ())}
     left = {n: after[n] - before[n] for n in after if after[n] != before[n] and n not in kept}
     assert not left, f"objects of the core that this module left behind: {left}"

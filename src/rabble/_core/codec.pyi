@@ -2,14 +2,11 @@
 
 from typing import Any, final
 
+from rabble._core.encode import EncodeError
 from rabble._core.envelope import Envelope
+from rabble._core.reader import DecodeError, DecodeLimitError, UnknownMessageError
 
 __all__ = ["Codec", "DecodeError", "DecodeLimitError", "EncodeError", "UnknownMessageError"]
-
-class EncodeError(ValueError): ...
-class DecodeError(ValueError): ...
-class DecodeLimitError(DecodeError): ...
-class UnknownMessageError(DecodeError): ...
 
 @final
 class Codec:

@@ -4,7 +4,7 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memmove
 
-from rabble._core.codec cimport Writer
+from rabble._core.writer cimport Writer
 from rabble._core.frame cimport FRAME_HEADER, store_32
 
 cdef enum:

@@ -3,11 +3,12 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from rabble._core.codec cimport Codec, Writer
+from rabble._core.codec cimport Codec
 from rabble._core.envelope cimport Envelope
 from rabble._core.frame cimport Frame
 from rabble._core.ids cimport CorrelationId, NodeId, Pid
 from rabble._core.queue cimport EnvelopeQueue
+from rabble._core.writer cimport Writer
 
 cdef enum:
     # Kinds of `Heard` besides those of frames.

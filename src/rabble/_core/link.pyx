@@ -30,7 +30,7 @@ from libc.string cimport memcpy
 
 import unicodedata
 
-from rabble._core.codec cimport Codec, Reader, Writer
+from rabble._core.codec cimport Codec
 from rabble._core.codec import DecodeError, DecodeLimitError, EncodeError, UnknownMessageError
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.frame cimport (
@@ -42,6 +42,8 @@ from rabble._core.frame cimport (
 )
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
 from rabble._core.queue cimport EnvelopeQueue
+from rabble._core.reader cimport Reader
+from rabble._core.writer cimport Writer
 
 __all__ = ["Heard", "Link", "LinkError"]
 
@@ -337,7 +339,7 @@ cdef class Link:
         w.elements = self.codec.elements_max
         self.is_speaking = True
         try:
-            self.codec.write(w, msg)
+            self.codec.encoder.write(w, msg)
             if w.size - message > self.message_bytes_max:
                 raise too_long(self, w.size - message)
         except BaseException:
@@ -553,8 +555,8 @@ cdef class Link:
         # What the ended process said to the watcher comes before, in whichever lane it is.
         if self.bulk_pairs is not None and self.is_in_bulk(watched, watcher):
             flags = FLAG_FULL
-            watcher_text = self.codec.text_of(watcher)
-            watched_text = self.codec.text_of(watched)
+            watcher_text = self.codec.encoder.text_of(watcher)
+            watched_text = self.codec.encoder.text_of(watched)
             n = FRAME_HEADER + 5 + len(watcher_text) + len(watched_text) + len(text)
             self.add_frame(n, 0)
             self.goes_to_bulk(watched, watcher, n)
@@ -682,7 +684,7 @@ cdef class Link:
         i = 0 if places[0].pid is NULL else 1 - self.latest[pair]
         if <Py_ssize_t>(2 * pair + i) == kept:
             return NO_PLACE
-        text = self.codec.text_of(pid)
+        text = self.codec.encoder.text_of(pid)
         n = FRAME_HEADER + 2 + PyBytes_GET_SIZE(text)
         self.reserve(w, n)
         p = w.data + w.size
@@ -702,7 +704,7 @@ cdef class Link:
     cdef int reserve(self, Writer* w, Py_ssize_t n) except -1:
         # Only messages are bounded here; how much may wait in a lane is the poll loop's to say.
         w.limit = PY_SSIZE_T_MAX
-        return self.codec.grow(w, n)
+        return self.codec.encoder.grow(w, n)
 
     cdef void cut_back(self, Py_ssize_t size) noexcept:
         """Drop what the data lane has from `size` on, and the memory if a large message took it."""
@@ -724,13 +726,13 @@ cdef class Link:
         cdef unsigned char* start = p
         cdef CorrelationId cid = envelope.correlation_id
         cdef int flags = FLAG_FULL
-        p = store_text(p + 1, self.codec.text_of(envelope.to))
+        p = store_text(p + 1, self.codec.encoder.text_of(envelope.to))
         if envelope.sender is not None:
             flags |= FLAG_SENDER
-            p = store_text(p, self.codec.text_of(envelope.sender))
+            p = store_text(p, self.codec.encoder.text_of(envelope.sender))
         if cid is not None:
             flags |= FLAG_CID
-            p = store_numbers(store_text(p, self.codec.text_of(cid.pid)), cid, &flags)
+            p = store_numbers(store_text(p, self.codec.encoder.text_of(cid.pid)), cid, &flags)
         start[0] = <unsigned char>flags
         return p - start
 
@@ -813,7 +815,7 @@ cdef class Link:
                 CODE_DECODE_LIMIT,
                 f"a message of {size - at} bytes is longer than {self.message_bytes_max}",
             )
-        msg = self.codec.read_whole(body + at, size - at) if payload is None else payload
+        msg = self.codec.decoder.read_whole(body + at, size - at) if payload is None else payload
         if flags & FLAG_CID:
             cid = head_cid(&head)
         if flags & FLAG_SENDER:
@@ -1086,8 +1088,8 @@ cdef class Link:
         if n == 0 or n > end - p:
             raise LinkError(CODE_PROTOCOL, "a pid is longer than its frame, or has no length")
         at[0] = p + n
-        self.codec.begin(&r, p, n)
-        pid = self.codec.read_pid(&r, p, n)
+        self.codec.decoder.begin(&r, p, n)
+        pid = self.codec.decoder.read_pid(&r, p, n)
         if not self.about(pid) & wanted:
             raise LinkError(CODE_SPOOF, spoof(pid, wanted))
         return pid

@@ -28,7 +28,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close, getpid, read, write
 
-from rabble._core.codec cimport Writer
+from rabble._core.writer cimport Writer
 from rabble._core.frame cimport (
     BYE,
     CODE_LIMIT,

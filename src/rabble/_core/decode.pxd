@@ -1,0 +1,42 @@
+# The decoder: msgpack to messages and envelopes.
+
+from cpython.object cimport PyObject
+
+from rabble._core.envelope cimport Envelope
+from rabble._core.plan cimport Plan
+from rabble._core.reader cimport Reader
+
+cdef enum:
+    SEEN_PLACES = 256           # a power of two
+
+cdef class ByteCache:
+    cdef list keys              # bytes, or None; a key has one possible place
+    cdef list values            # ... what they decode to
+
+    cdef PyObject* find(self, const unsigned char* data, Py_ssize_t size) noexcept
+    cdef int keep(self, const unsigned char* data, Py_ssize_t size, object value) except -1
+
+cdef class Decoder:
+    cdef object registry        # of the classes that may be built
+    cdef dict plans_by_name     # by their names' bytes; shared with the registry, which empties it
+    cdef Py_ssize_t message_bytes_max   # of one message or envelope
+    cdef int depth_max          # how deep containers may be nested
+    cdef Py_ssize_t elements_max        # of all containers of one message together
+    cdef ByteCache seen_pids    # decoded of late
+    cdef PyObject* seen_texts[SEEN_PLACES]      # short strs decoded of late, owned; NULL: none
+
+    cdef object read_whole(self, const unsigned char* data, Py_ssize_t size)
+    cdef Envelope read_envelope(self, const unsigned char* data, Py_ssize_t size)
+
+    cdef void begin(self, Reader* r, const unsigned char* data, Py_ssize_t size) noexcept
+    cdef object read(self, Reader* r)
+    cdef object read_key(self, Reader* r)
+    cdef str read_known_str(self, Reader* r, Py_ssize_t n)
+    cdef list read_list(self, Reader* r, Py_ssize_t n)
+    cdef dict read_map(self, Reader* r, Py_ssize_t n)
+    cdef object read_ext(self, Reader* r, Py_ssize_t size)
+    cdef object read_message(self, Reader* r)
+    cdef object read_enum(self, Reader* r)
+    cdef object read_correlation_id(self, Reader* r)
+    cdef object read_pid(self, Reader* r, const unsigned char* data, Py_ssize_t size)
+    cdef Plan plan_of_name(self, Reader* r, const unsigned char* data, Py_ssize_t size)

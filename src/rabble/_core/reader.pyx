@@ -1,0 +1,27 @@
+"""Reading: a cursor over a stranger's bytes, and what is said of bytes that are wrong."""
+
+__all__ = ["DecodeError", "DecodeLimitError", "UnknownMessageError"]
+
+
+class DecodeError(ValueError):
+    """The bytes are no message; says what is wrong and where."""
+
+
+class DecodeLimitError(DecodeError):
+    """The bytes exceed a bound, or announce more than they hold."""
+
+
+class UnknownMessageError(DecodeError):
+    """The bytes are well-formed so far, but the registry has no such class, or it refuses."""
+
+
+cdef object malformed(Reader* r, str what):
+    return DecodeError(f"byte {r.at - r.start}: {what}")
+
+
+cdef object unknown(Reader* r, str what):
+    return UnknownMessageError(f"byte {r.at - r.start}: {what}")
+
+
+cdef object beyond(Reader* r, str what):
+    return DecodeLimitError(f"byte {r.at - r.start}: {what}")
