@@ -171,6 +171,11 @@ def describe(cls: type, name: str, *, plain: bool) -> Registration:
                     f"{cls.__qualname__}.{member.name} has a {type(member.value).__name__} as its "
                     f"value; only None, bool, int, float, str and bytes can travel"
                 )
+            if type(member.value) is int and not -(1 << 63) <= member.value < 1 << 64:
+                raise TypeError(
+                    f"{cls.__qualname__}.{member.name} has an int of {member.value.bit_length()} "
+                    f"bits as its value; only -2**63 to 2**64 - 1 can travel"
+                )
         return Registration(cls, name, (), members)
     msgspec = sys.modules.get("msgspec")
     if msgspec is not None and issubclass(cls, msgspec.Struct):

@@ -225,10 +225,24 @@ def test_enums_that_cannot_travel_are_refused(registry):
     class Tuples(enum.Enum):
         A = (1, 2)
 
+    class Sizes(enum.IntEnum):
+        SMALLEST = -(1 << 63)
+        LARGEST = (1 << 64) - 1
+
+    class Larger(enum.IntEnum):
+        SMALL = 1
+        HUGE = 1 << 64
+
     with pytest.raises(TypeError, match="int value"):
         registry.register(Flags)
     with pytest.raises(TypeError, match="tuple"):
         registry.register(Tuples)
+    # Else no member of it could be encoded, though this is no fault of theirs.
+    with pytest.raises(TypeError, match=r"Larger\.HUGE has an int of 65 bits"):
+        registry.register(Larger)
+    registry.register(Sizes)
+    for size in Sizes:
+        assert round_trip(registry, size) is size
 
 
 def test_structs_are_registered(registry):
