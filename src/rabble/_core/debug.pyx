@@ -77,8 +77,8 @@ ENABLED = bool(RABBLE_COUNTS)
 
 # By their names: it refers to what is there when it runs, and is not compiled against any of them.
 MODULES = (
-    "ids", "envelope", "queue", "inbox", "timers", "codec", "table", "frame", "link", "executor",
-    "control",
+    "ids", "envelope", "queue", "inbox", "timers", "codec", "table", "frame", "speak", "hear",
+    "link", "executor", "control",
 )
 COUNTED = {
     f"{module}.{name}": value
