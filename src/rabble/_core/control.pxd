@@ -2,7 +2,7 @@
 
 from rabble._core.envelope cimport Envelope
 from rabble._core.executor cimport Executor
-from rabble._core.link cimport Heard
+from rabble._core.hear cimport Heard
 from rabble._core.poll cimport Connection
 from rabble._core.table cimport Entry
 

@@ -11,8 +11,9 @@ from libc.stdint cimport int64_t
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.executor cimport Discard, Executor, Linked, Undelivered
 from rabble._core.frame cimport DEMONITOR, DOWN, LOST, MONITOR, UNDELIVERED
+from rabble._core.hear cimport HEARD_UNDECODABLE, Heard
 from rabble._core.ids cimport CorrelationId, Pid, same_node
-from rabble._core.link cimport HEARD_UNDECODABLE, Heard
+from rabble._core.link cimport Link
 from rabble._core.poll cimport Connection
 from rabble._core.table cimport CALLBACK, EXECUTOR, PROCESS, Entry
 from rabble._core.timers cimport Timer
@@ -213,8 +214,9 @@ cdef class Control:
         self.executor.connect(request.connection)
 
     def heard(self, Heard heard not None, Envelope envelope not None):
-        cdef Connection connection = self.executor.routes.find(heard.link.peer)
-        if connection is None or connection.link is not heard.link:
+        cdef Link link = heard.link
+        cdef Connection connection = self.executor.routes.find(link.peer)
+        if connection is None or connection.link is not link:
             # It ended, and all that it meant with it, while this stood in the queue.
             return
         if heard.kind == MONITOR:
@@ -226,7 +228,7 @@ cdef class Control:
         elif heard.kind == UNDELIVERED:
             self.bounced(heard)
         elif heard.kind == LOST:
-            self.executor.count_lost(heard.link.peer, heard.count)
+            self.executor.count_lost(link.peer, heard.count)
         else:
             self.unfit(heard)
 
@@ -236,7 +238,7 @@ cdef class Control:
         cdef Entry watched
         cdef dict watchers
         if found is NULL or (<Entry>found).kind == EXECUTOR:
-            connection.link.say_down(
+            connection.speaker.say_down(
                 heard.about, heard.to, self.executor.protocol.DOWN_CODES["no_process"], ""
             )
             self.executor.routes.answered(connection)
@@ -245,7 +247,7 @@ cdef class Control:
         watchers = connection.watched.get(heard.to)
         if watchers is None or heard.about not in watchers:
             if connection.watched_count >= self.executor.watches_max:
-                connection.link.say_down(
+                connection.speaker.say_down(
                     heard.about, heard.to, self.executor.protocol.DOWN_CODES["refused"],
                     f"{self.executor.node} lets a peer monitor no more than "
                     f"Limits.peer_watches_max, {self.executor.watches_max}",

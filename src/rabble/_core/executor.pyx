@@ -775,7 +775,7 @@ cdef class Executor:
                 del connection.watched[envelope.msg.pid]
         reason = envelope.msg.reason
         why = self.protocol.DOWN_CODES.get(reason.kind, 1)
-        connection.link.say_down(envelope.to, envelope.msg.pid, why, reason.detail)
+        connection.speaker.say_down(envelope.to, envelope.msg.pid, why, reason.detail)
         return self.routes.answered(connection)
 
     cdef int hear(self) except -1:
@@ -1088,7 +1088,7 @@ cdef class Executor:
         """Tell the node that an envelope came from what became of it."""
         cdef Connection connection = self.routes.find(envelope.sender.node)
         if connection is not None and connection.is_open():
-            connection.link.say_undelivered(
+            connection.speaker.say_undelivered(
                 envelope.sender,
                 envelope.correlation_id,
                 self.protocol.UNDELIVERED_CODES.get(reason, 1),
@@ -1159,7 +1159,7 @@ cdef class Executor:
         if watchers is None:
             watchers = connection.watches[watched] = {}
         watchers[watcher] = True
-        connection.link.say_monitor(watcher, watched)
+        connection.speaker.say_monitor(watcher, watched)
         self.routes.touch(connection)
         return 1
 
@@ -1170,7 +1170,7 @@ cdef class Executor:
             if not watchers:
                 del connection.watches[watched]
             if connection.is_open():
-                connection.link.say_demonitor(watcher, watched)
+                connection.speaker.say_demonitor(watcher, watched)
                 self.routes.touch(connection)
         return 0
 

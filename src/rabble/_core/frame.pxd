@@ -59,6 +59,8 @@ cdef enum:
     PID_TEXT_MIN = 8        # bytes: n::n@h:1
     PID_TEXT_MAX = 1025     # four parts of 255, "::" twice and "@"
     DETAIL_MAX = 1000       # bytes of text that a DOWN may have
+    HEAD_MAX = 3 * (2 + PID_TEXT_MAX) + 16      # bytes in front of an ENVELOPE's message
+    PLACES = 8192           # of the table of names, in each direction
 
 cdef struct Frame:
     uint8_t kind

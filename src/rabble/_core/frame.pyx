@@ -2,7 +2,7 @@
 
 All that a stranger claims about a frame is checked here, before anything waits for its body: the
 poll loop, which calls this without the GIL, keeps at most one frame that is not complete, of a
-length that its kind allows. What the bodies say is the matter of `link`.
+length that its kind allows. What the bodies say is the matter of `speak` and `hear`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

@@ -5,34 +5,11 @@ from typing import final
 
 from rabble._core.codec import Codec
 from rabble._core.envelope import Envelope
+from rabble._core.hear import Heard, LinkError
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.queue import EnvelopeQueue
 
 __all__ = ["Heard", "Link", "LinkError"]
-
-class LinkError(ValueError):
-    code: int
-    text: str
-    def __init__(self, code: int, text: str) -> None: ...
-
-@final
-class Heard:
-    @property
-    def link(self) -> Link: ...
-    @property
-    def kind(self) -> int: ...
-    @property
-    def to(self) -> Pid | None: ...
-    @property
-    def about(self) -> Pid | None: ...
-    @property
-    def correlation_id(self) -> CorrelationId | None: ...
-    @property
-    def why(self) -> int: ...
-    @property
-    def detail(self) -> str: ...
-    @property
-    def count(self) -> int: ...
 
 @final
 class Link:

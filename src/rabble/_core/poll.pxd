@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from rabble._core.lane cimport Lane
 from rabble._core.link cimport Link
+from rabble._core.speak cimport Speaker
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
@@ -66,6 +67,7 @@ cdef struct Channel:
 
 cdef class Connection:
     cdef readonly Link link
+    cdef Speaker speaker               # of that link: what is said is one step less away
     cdef readonly Poller poller
     cdef readonly bint initiated       # whether this node dialled
     cdef Channel* channel

@@ -28,7 +28,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close, getpid, read, write
 
-from rabble._core.writer cimport Writer
+from rabble._core.bulk cimport BulkFrame, forget_frames
 from rabble._core.frame cimport (
     BYE,
     CODE_LIMIT,
@@ -61,7 +61,9 @@ from rabble._core.lane cimport (
     take_over,
     trade,
 )
-from rabble._core.link cimport BulkFrame, Link
+from rabble._core.link cimport Link
+from rabble._core.speak cimport Speaker
+from rabble._core.writer cimport Writer
 
 __all__ = ["Connection", "Poller"]
 
@@ -686,7 +688,7 @@ cdef class Connection:
 
     cdef size_t unsent(self) noexcept:
         """Bytes that the peer's kernel has not taken yet, those not flushed included."""
-        return self.channel.queued + self.link.data.size + self.link.bulk_size
+        return self.channel.queued + self.speaker.data.size + self.speaker.bulk.size
 
     cdef size_t counted(self) noexcept:
         """What of that counts for the queue's limit: not a message that exceeds it by itself.
@@ -697,8 +699,8 @@ cdef class Connection:
         cdef size_t bulk
         cdef uint64_t behind
         if self.large_size:
-            bulk = self.channel.bulk_held + self.link.bulk_size
-            behind = self.link.bulk_said - self.large_end
+            bulk = self.channel.bulk_held + self.speaker.bulk.size
+            behind = self.speaker.bulk.said - self.large_end
             if bulk <= behind:
                 self.large_size = 0
             else:
@@ -957,7 +959,7 @@ cdef class Poller:
             raise MemoryError
         c.fd = fd
         c.interest = EPOLLIN
-        c.bulk_unsent = <volatile size_t*>&link.bulk_unsent
+        c.bulk_unsent = <volatile size_t*>&link.speaker.bulk.unsent
         c.heard_ns = c.pinged_ns = c.told_ns = monotonic_ns()
         event.events = EPOLLIN
         event.data.ptr = c
@@ -977,6 +979,7 @@ cdef class Poller:
             raise OSError(failed, "epoll_ctl")
         connection = Connection.__new__(Connection)
         connection.link = link
+        connection.speaker = link.speaker
         connection.poller = self
         connection.initiated = initiated
         connection.channel = c
@@ -1059,33 +1062,33 @@ cdef class Poller:
 
     cdef int flush(self, Connection connection) except -1:
         """Hand over what the connection's link has encoded, and send what the kernel takes."""
-        cdef Link link = connection.link
+        cdef Speaker speaker = connection.speaker
         cdef uint64_t taken = connection.bulk_heard if connection.owes_taken else 0
         connection.is_dirty = False
         if connection.owes_taken:
             connection.owes_taken = False
             connection.bulk_told = taken
-            if link.data.size and connection.channel.queued == 0:
+            if speaker.data.size and connection.channel.queued == 0:
                 # It need not overtake anything, so one send does for both.
-                link.say_taken(taken)
+                speaker.say_taken(taken)
                 taken = 0
         if pthread_mutex_trylock(&self.lock) == 0:
             flush_locked(
-                self, connection.channel, &link.data, &link.bulk, &link.bulk_frames,
-                link.bulk_size, taken,
+                self, connection.channel, &speaker.data, &speaker.bulk.own,
+                &speaker.bulk.frames, speaker.bulk.size, taken,
             )
             pthread_mutex_unlock(&self.lock)
         else:
             with nogil:
                 pthread_mutex_lock(&self.lock)
                 flush_locked(
-                    self, connection.channel, &link.data, &link.bulk, &link.bulk_frames,
-                    link.bulk_size, taken,
+                    self, connection.channel, &speaker.data, &speaker.bulk.own,
+                    &speaker.bulk.frames, speaker.bulk.size, taken,
                 )
                 pthread_mutex_unlock(&self.lock)
-        link.data.size = 0
+        speaker.data.size = 0
         # Of a connection that is not open they were not taken over.
-        link.forget_frames()
+        forget_frames(&speaker.bulk)
         if connection.channel.bulk_gone:
             self.let_go(connection)
         return 0

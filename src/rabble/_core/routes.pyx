@@ -17,7 +17,7 @@ from rabble._core.ids cimport NodeId, same_node
 from rabble._core.poll cimport TAKEN_FRAMES_MAX, Connection, Poller
 from rabble._core.queue cimport EnvelopeQueue
 
-from rabble._core.link import LinkError
+from rabble._core.hear import LinkError
 
 __all__ = ["Routes"]
 
@@ -113,39 +113,39 @@ cdef class Routes:
             # Full once, it stays so until there is room again for more than one envelope.
             if connection.counted() >= most // 4:
                 connection.lost += 1
-                connection.link.note_refused(envelope)
+                connection.speaker.note_refused(envelope)
                 return PEER_BUSY
             self.say_lost(connection)
         elif connection.unsent() >= most and connection.counted() >= most:
             connection.lost = 1
-            connection.link.note_refused(envelope)
+            connection.speaker.note_refused(envelope)
             connection.channel.notice = True
             return PEER_BUSY
-        bulk_said = connection.link.bulk_said
+        bulk_said = connection.speaker.bulk.said
         if connection.large_size and is_longer(envelope.msg, most):
             # One at a time. Of what is no plain bytes or text the length is not known yet.
             connection.counted()
             if connection.large_size:
                 connection.lost = 1
-                connection.link.note_refused(envelope)
+                connection.speaker.note_refused(envelope)
                 connection.channel.notice = True
                 return PEER_BUSY
-        connection.link.say_envelope(envelope)
-        if connection.link.bulk_said - bulk_said > most:
-            connection.large_size = connection.link.bulk_said - bulk_said
-            connection.large_end = connection.link.bulk_said
+        connection.speaker.say_envelope(envelope)
+        if connection.speaker.bulk.said - bulk_said > most:
+            connection.large_size = connection.speaker.bulk.said - bulk_said
+            connection.large_end = connection.speaker.bulk.said
         self.said += 1
         self.touch(connection)
         return SAID
 
     cdef int say_lost(self, Connection connection) except -1:
-        connection.link.say_lost(connection.lost)
+        connection.speaker.say_lost(connection.lost)
         connection.lost = 0
         return self.touch(connection)
 
     cdef int touch(self, Connection connection) except -1:
         """Something was said: see that it is sent."""
-        if connection.link.data.size + connection.link.bulk_size >= SAID_BYTES:
+        if connection.speaker.data.size + connection.speaker.bulk.size >= SAID_BYTES:
             self.poller.flush(connection)
         elif not connection.is_dirty:
             connection.is_dirty = True
@@ -275,7 +275,7 @@ cdef class Routes:
                     connection, BULK_BYTES if bulk else DATA_BYTES, frames_most, bulk, &frames
                 )
                 if size:
-                    connection.link.hear(frames, size, queue)
+                    connection.link.hearer.hear(frames, size, queue)
                     if bulk and connection.owes_taken:
                         self.touch(connection)
         except LinkError as error:

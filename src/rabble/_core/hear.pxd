@@ -1,0 +1,107 @@
+# What a peer says, turned from frames into envelopes and all else, one batch at a time.
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+
+from rabble._core.decode cimport Decoder
+from rabble._core.frame cimport Frame
+from rabble._core.ids cimport CorrelationId, NodeId, Pid
+from rabble._core.queue cimport EnvelopeQueue
+
+cdef enum:
+    # Kinds of `Heard` besides those of frames.
+    HEARD_UNDECODABLE = 101     # an envelope whose message this node's registry cannot build
+    HEARD_REFUSED = 102         # an envelope to a reserved pid
+
+cdef struct Head:
+    # What an ENVELOPE says in front of its message. The references are borrowed; NULL is none.
+    PyObject* to                # whom it is for
+    PyObject* sender            # whom it is from
+    PyObject* asker             # the correlation id's pid ...
+    uint64_t connection         # ... and its numbers: of the connection ...
+    uint64_t request            # ... and of the request
+    int flags                   # which of them it has
+    int about_to                # `About` its receiver
+
+cdef struct Cursor:
+    # Where `hear` is.
+    const unsigned char* at     # the next frame
+    const unsigned char* end    # of the batch
+    Frame frame                 # the one that is being heard
+    int flags                   # of the ENVELOPE whose message is being decoded ...
+    const unsigned char* body   # ... and its body: in the frame, or put together of fragments
+    size_t size                 # ... and how long that is
+
+cdef enum About:
+    # What is known of a pid that the peer named.
+    IS_OWN = 1                  # it lives on this node
+    IS_PEER = 2                 # it lives on the node that speaks
+    IS_ELSEWHERE = 4            # ... or on neither
+    IS_RESERVED = 8             # it is not to be reached from outside
+
+cdef class Heard:
+    """What a peer said that is no envelope for a process; the message of one for the executor."""
+    cdef readonly object link                   # the Link that heard it
+    cdef readonly int kind                      # FrameKind or HEARD_*
+    cdef readonly Pid to                        # whom of this node it concerns, or None
+    cdef readonly Pid about                     # whom of the peer it concerns, or None
+    cdef readonly CorrelationId correlation_id  # UNDELIVERED, HEARD_*: the envelope's, or None
+    cdef readonly int why                       # DOWN, UNDELIVERED: as in the frame
+    cdef readonly str detail                    # DOWN, HEARD_UNDECODABLE: the reason, as text
+    cdef readonly uint32_t count                # LOST: how many envelopes
+
+cdef class Hearer:
+    cdef PyObject* link                         # borrowed: the Link that owns this one
+    cdef NodeId own                             # this node
+    cdef NodeId peer                            # the one that speaks
+    cdef Pid executor                           # who gets what is no envelope
+    cdef Decoder decoder                        # decodes messages, and pids in full
+    cdef frozenset open_names                   # of reserved pids that the peer may reach
+    cdef Py_ssize_t message_bytes_max           # a longer message ends the connection ...
+    cdef Py_ssize_t frame_bytes_max             # ... and so does a longer frame
+
+    cdef PyObject** heard                       # the table of names that the peer told, owned
+    cdef unsigned char* heard_about             # `About` each
+    cdef unsigned char* whole                   # the ENVELOPE of which fragments come; NULL: none
+    cdef Py_ssize_t whole_size                  # ... bytes that came
+    cdef Py_ssize_t whole_capacity              # ... and room for how many there is
+    cdef Py_ssize_t whole_claimed               # ... bytes that shall come
+    cdef PyObject* payload                      # bytes, owned: its message if that is such; or NULL
+    cdef Py_ssize_t payload_size                # ... bytes of it that came
+    cdef Py_ssize_t payload_claimed             # ... and that shall come
+    cdef Pid full_to                            # keep alive what a Head in full refers to
+    cdef Pid full_sender                        # ... as its sender
+    cdef Pid full_asker                         # ... and in its correlation id
+    cdef bint is_hearing                        # `hear` runs
+    cdef int failed                             # the code of the error that ended it, or 0
+
+    # Decode whole frames and append what they say to `out`, as Envelopes. Frames of the control
+    # lane are skipped. LinkError ends the connection; what was decoded before it stays in `out`.
+    cdef int hear(
+        self, const unsigned char* data, size_t size, EnvelopeQueue out
+    ) except -1
+
+    cdef int hear_frames(self, Cursor* c, EnvelopeQueue out) except -1
+    cdef int hear_envelope(
+        self, Cursor* c, int flags, const unsigned char* body, size_t size, bytes payload,
+        EnvelopeQueue out,
+    ) except -1
+    cdef int hear_undecodable(self, Cursor* c, object error, EnvelopeQueue out) except -1
+    cdef int tell(self, Heard heard, EnvelopeQueue out) except -1
+    cdef int hear_name(self, Frame* frame) except -1
+    cdef int about(self, Pid pid) except -1
+    cdef int hear_fragment(self, Cursor* c, EnvelopeQueue out) except -1
+    cdef int begin_payload(self, const unsigned char* body, Py_ssize_t size) except -1
+    cdef int keep_fragment(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int keep_payload(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef void drop_whole(self) noexcept
+    cdef int hear_watch(self, Frame* frame, EnvelopeQueue out) except -1
+    cdef int hear_down(self, Frame* frame, EnvelopeQueue out) except -1
+    cdef int hear_undelivered(self, Frame* frame, EnvelopeQueue out) except -1
+    cdef Py_ssize_t read_head(
+        self, int flags, const unsigned char* body, size_t size, Head* head
+    ) except -1
+    cdef Py_ssize_t read_full_head(
+        self, int flags, const unsigned char* body, size_t size, Head* head
+    ) except -1
+    cdef Pid read_text(self, const unsigned char** at, const unsigned char* end, int wanted)

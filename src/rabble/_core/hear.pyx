@@ -1,0 +1,540 @@
+"""What a peer says, turned from frames into envelopes and all else, one batch at a time.
+
+Pids come as indexes of a table, so to find what an index means is to read an array. A byte beside
+each place tells what its pid may be used for: no string is compared for an envelope.
+
+What comes from the peer is checked as a stranger's is. Whatever it says, what is put together for
+it is bounded: of a message in fragments no more memory is taken than twice what came, or 4 MiB.
+"""
+
+cimport cython
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_CLEAR, Py_INCREF, Py_XDECREF
+from libc.string cimport memcpy
+
+from rabble._core.decode cimport Decoder
+from rabble._core.envelope cimport Envelope, new_envelope
+from rabble._core.frame cimport (
+    CODE_DECODE, CODE_DECODE_LIMIT, CODE_FRAME_TOO_LARGE, CODE_LIMIT, CODE_PROTOCOL, CODE_SPOOF,
+    DETAIL_MAX, DOWN, ENVELOPE, FLAG_CID, FLAG_CONNECTION, FLAG_FIRST, FLAG_FULL, FLAG_LAST,
+    FLAG_REQUEST, FLAG_SENDER, FRAGMENT, FRAME_HEADER, HEAD_MAX, LOST, NAME, PING, PLACES,
+    UNDELIVERED, Frame, flags_agree, load_16, load_32, load_64, next_frame,
+)
+from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node
+from rabble._core.queue cimport EnvelopeQueue
+from rabble._core.reader cimport Reader
+from rabble._core.reader import DecodeError, DecodeLimitError, UnknownMessageError
+
+__all__ = ["Heard", "Hearer", "LinkError"]
+
+cdef extern from "Python.h":
+    str PyUnicode_DecodeUTF8(const char* data, Py_ssize_t size, const char* errors)
+    # As they are, for bytes that are still being written: these must have no other owner.
+    PyObject* new_bytes "PyBytes_FromStringAndSize" (const char* data, Py_ssize_t size) except NULL
+    char* bytes_data "PyBytes_AS_STRING" (PyObject* value)
+    Py_ssize_t bytes_size "PyBytes_GET_SIZE" (PyObject* value)
+    int _PyBytes_Resize(PyObject** value, Py_ssize_t size) except -1
+
+cdef enum:
+    PAYLOAD_BYTES_MIN = 4 << 20             # memory taken for a payload before more of it has come
+    ENVELOPE_FLAGS = FLAG_SENDER | FLAG_CID | FLAG_CONNECTION | FLAG_REQUEST | FLAG_FULL
+    WHY_DOWN_MAX = 5
+    WHY_UNDELIVERED_MAX = 6
+
+RESERVED_GROUP = "rabble"
+
+
+class LinkError(ValueError):
+    """What the peer said ends the connection.
+
+    `code` is what it is told in BYE, `text` what is wrong.
+    """
+
+    def __init__(self, code, text):
+        super().__init__(f"code {code}: {text}")
+        self.code = code
+        self.text = text
+
+
+@cython.final
+cdef class Heard:
+    """What a peer said that is no envelope for a process.
+
+    :ivar kind: of the frame; or 101: a message that could not be built, 102: one to a reserved pid.
+    :ivar to: whom of this node it concerns; :ivar about: whom of the peer.
+
+    It reaches the executor as the message of an envelope.
+    """
+
+    def __repr__(self):
+        fields = ", ".join(
+            f"{name}={value!r}"
+            for name, value in (
+                ("to", self.to), ("about", self.about), ("correlation_id", self.correlation_id),
+                ("why", self.why), ("detail", self.detail), ("count", self.count),
+            )
+            if value
+        )
+        return f"<Heard {self.kind} from {self.link.peer}: {fields}>"
+
+
+cdef Heard new_heard(Hearer hearer, int kind, Pid to, Pid about):
+    cdef Heard heard = Heard.__new__(Heard)
+    heard.link = <object>hearer.link
+    heard.kind = kind
+    heard.to = to
+    heard.about = about
+    heard.detail = ""
+    return heard
+
+
+@cython.final
+cdef class Hearer:
+    """The decoder of one connection: a `Link` makes it, and has checked what it is made of.
+
+    :param link: that one, which each `Heard` refers to. It owns this, so it is not owned back.
+    """
+
+    def __cinit__(
+        self, object link, NodeId own not None, NodeId peer not None, Pid executor not None,
+        Decoder decoder not None, frozenset open_names not None, Py_ssize_t message_bytes_max,
+        Py_ssize_t frame_bytes_max,
+    ):
+        self.link = <PyObject*>link
+        self.own = own
+        self.peer = peer
+        self.executor = executor
+        self.decoder = decoder
+        self.open_names = open_names
+        self.message_bytes_max = message_bytes_max
+        self.frame_bytes_max = frame_bytes_max
+        self.heard = <PyObject**>PyMem_Calloc(PLACES, sizeof(PyObject*))
+        self.heard_about = <unsigned char*>PyMem_Calloc(PLACES, 1)
+        if self.heard is NULL or self.heard_about is NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        cdef size_t i
+        if self.heard is not NULL:
+            for i in range(<size_t>PLACES):
+                Py_XDECREF(self.heard[i])
+        PyMem_Free(self.heard)
+        PyMem_Free(self.heard_about)
+        self.drop_whole()
+
+    cdef int hear(
+        self, const unsigned char* data, size_t size, EnvelopeQueue out
+    ) except -1:
+        cdef Cursor c
+        if self.failed:
+            raise LinkError(self.failed, "it was told something wrong before, and hears no more")
+        if self.is_hearing:
+            raise RuntimeError("a message that is built on arrival made its own link hear")
+        c.at = data
+        c.end = data + size
+        self.is_hearing = True
+        try:
+            while c.at != c.end:
+                # One `try` for the batch; a message that cannot be built interrupts it.
+                try:
+                    self.hear_frames(&c, out)
+                except UnknownMessageError as error:
+                    self.hear_undecodable(&c, error, out)
+        except BaseException as error:
+            # Whatever it was, where the next frame begins is not known any more.
+            self.drop_whole()
+            if isinstance(error, LinkError):
+                self.failed = error.code
+                raise
+            if isinstance(error, DecodeError):
+                limit = isinstance(error, DecodeLimitError)
+                self.failed = CODE_DECODE_LIMIT if limit else CODE_DECODE
+                raise LinkError(self.failed, str(error)) from None
+            self.failed = CODE_LIMIT
+            raise
+        finally:
+            self.is_hearing = False
+        return 0
+
+    cdef int hear_frames(self, Cursor* c, EnvelopeQueue out) except -1:
+        cdef Frame* frame = &c.frame
+        cdef Py_ssize_t n
+        while c.at != c.end:
+            n = next_frame(c.at, c.end - c.at, self.frame_bytes_max, frame)
+            if n <= 0:
+                if n == 0:
+                    raise LinkError(CODE_PROTOCOL, "a frame is not whole")
+                raise LinkError(-n, unframed(c.at, c.end - c.at))
+            c.at += n
+            if frame.kind == ENVELOPE:
+                self.hear_envelope(c, frame.flags, frame.body, frame.size, None, out)
+            elif frame.kind == NAME:
+                self.hear_name(frame)
+            elif frame.kind == FRAGMENT:
+                self.hear_fragment(c, out)
+            elif frame.kind == DOWN:
+                self.hear_down(frame, out)
+            elif frame.kind == UNDELIVERED:
+                self.hear_undelivered(frame, out)
+            elif frame.kind < PING:
+                self.hear_watch(frame, out)
+        return 0
+
+    cdef int hear_envelope(
+        self, Cursor* c, int flags, const unsigned char* body, size_t size, bytes payload,
+        EnvelopeQueue out,
+    ) except -1:
+        """Append an envelope. Its message is what stands behind the head, or the `payload`."""
+        cdef Head head
+        cdef CorrelationId cid = None
+        cdef Envelope envelope
+        cdef Py_ssize_t at = self.read_head(flags, body, size, &head)
+        if head.about_to & IS_RESERVED:
+            return self.tell(head_heard(self, HEARD_REFUSED, &head), out)
+        c.flags = flags
+        c.body = body
+        c.size = size
+        if <Py_ssize_t>size - at > self.message_bytes_max:
+            raise LinkError(
+                CODE_DECODE_LIMIT,
+                f"a message of {size - at} bytes is longer than {self.message_bytes_max}",
+            )
+        msg = self.decoder.read_whole(body + at, size - at) if payload is None else payload
+        if flags & FLAG_CID:
+            cid = head_cid(&head)
+        if flags & FLAG_SENDER:
+            envelope = new_envelope(<Pid>head.to, msg, <Pid>head.sender, cid)
+        else:
+            envelope = new_envelope(<Pid>head.to, msg, None, cid)
+        out.put_owned(<PyObject*>envelope)
+        Py_INCREF(envelope)
+        return 0
+
+    cdef int hear_undecodable(self, Cursor* c, object error, EnvelopeQueue out) except -1:
+        """Go on after an envelope whose message the registry refused, and tell of it."""
+        cdef Head head
+        cdef Heard heard
+        self.read_head(c.flags, c.body, c.size, &head)
+        heard = head_heard(self, HEARD_UNDECODABLE, &head)
+        heard.detail = str(error)[:DETAIL_MAX]
+        if c.frame.kind == FRAGMENT:
+            self.drop_whole()
+        return self.tell(heard, out)
+
+    cdef int tell(self, Heard heard, EnvelopeQueue out) except -1:
+        """Put it into an envelope for the executor."""
+        cdef Envelope envelope = new_envelope(self.executor, heard, None, None)
+        out.put_owned(<PyObject*>envelope)
+        Py_INCREF(envelope)
+        return 0
+
+    cdef int hear_name(self, Frame* frame) except -1:
+        cdef size_t index = load_16(frame.body)
+        cdef PyObject* former
+        cdef Pid pid
+        if index >= PLACES:
+            raise LinkError(CODE_PROTOCOL, f"the table of names has no place {index}")
+        try:
+            pid = Pid.parse(
+                PyUnicode_DecodeUTF8(<const char*>frame.body + 2, frame.size - 2, NULL)
+            )
+        except ValueError as error:
+            raise LinkError(CODE_DECODE, f"no pid: {error}") from None
+        # The nodes of thousands of pids are one object, which also is compared at a glance.
+        if same_node(pid.node, self.own):
+            pid.node = self.own
+        elif same_node(pid.node, self.peer):
+            pid.node = self.peer
+        former = self.heard[index]
+        Py_INCREF(pid)
+        self.heard[index] = <PyObject*>pid
+        self.heard_about[index] = <unsigned char>self.about(pid)
+        Py_XDECREF(former)
+        return 0
+
+    cdef int about(self, Pid pid) except -1:
+        if same_node(pid.node, self.own):
+            if pid.group == RESERVED_GROUP and pid.name not in self.open_names:
+                return IS_OWN | IS_RESERVED
+            return IS_OWN
+        return IS_PEER if same_node(pid.node, self.peer) else IS_ELSEWHERE
+
+    cdef int hear_fragment(self, Cursor* c, EnvelopeQueue out) except -1:
+        cdef const unsigned char* part = c.frame.body
+        cdef Py_ssize_t size = c.frame.size
+        cdef Py_ssize_t n
+        cdef bytes payload = None
+        cdef int flags
+        if c.frame.flags & FLAG_FIRST:
+            if self.whole is not NULL:
+                raise LinkError(CODE_PROTOCOL, "a first fragment comes within another envelope's")
+            self.whole_claimed = load_32(part)
+            self.whole_size = 0
+            self.whole_capacity = 0
+            part += 4
+            size -= 4
+            if self.whole_claimed > self.message_bytes_max + HEAD_MAX + 1:
+                raise LinkError(
+                    CODE_FRAME_TOO_LARGE,
+                    f"an envelope of {self.whole_claimed} bytes is announced; messages may take "
+                    f"{self.message_bytes_max}",
+                )
+            flags = part[0]
+            if flags & ~ENVELOPE_FLAGS or not flags & FLAG_FULL or not flags_agree(flags):
+                raise LinkError(CODE_PROTOCOL, f"fragments of an envelope with flags {flags:#x}")
+            n = self.begin_payload(part, min(size, self.whole_claimed))
+            if n:
+                self.keep_fragment(part, n)
+                part += n
+                size -= n
+        elif self.whole is NULL:
+            raise LinkError(CODE_PROTOCOL, "a fragment comes without a first one")
+        if size > self.whole_claimed - self.whole_size - self.payload_size:
+            raise LinkError(
+                CODE_PROTOCOL, f"fragments have more than the {self.whole_claimed} bytes announced"
+            )
+        if self.payload is NULL:
+            self.keep_fragment(part, size)
+        else:
+            self.keep_payload(part, size)
+        if c.frame.flags & FLAG_LAST:
+            if self.whole_size + self.payload_size != self.whole_claimed:
+                raise LinkError(
+                    CODE_PROTOCOL,
+                    f"fragments end after {self.whole_size + self.payload_size} of "
+                    f"{self.whole_claimed} bytes",
+                )
+            if self.payload is not NULL:
+                payload = <bytes>self.payload
+            self.hear_envelope(c, self.whole[0], self.whole + 1, self.whole_size - 1, payload, out)
+            self.drop_whole()
+        return 0
+
+    cdef int begin_payload(self, const unsigned char* body, Py_ssize_t size) except -1:
+        """See whether a message in fragments is nothing but bytes, which then are put together as
+        the object that they become.
+
+        :param body: the flags of the envelope and what the first fragment has of it.
+        :returns: how much of it stands before those bytes; 0 if the message is something else.
+        """
+        cdef const unsigned char* p = body + 1
+        cdef const unsigned char* end = body + size
+        cdef int flags = body[0]
+        cdef int texts = 1 + (flags & FLAG_SENDER != 0) + (flags & FLAG_CID != 0)
+        cdef Py_ssize_t claimed
+        while texts:
+            if end - p < 2:
+                return 0
+            p += 2 + load_16(p)
+            texts -= 1
+        p += (8 if flags & FLAG_CONNECTION else 0) + (8 if flags & FLAG_REQUEST else 0)
+        if end - p < 5 or p[0] != 0xc6:
+            return 0
+        claimed = load_32(p + 1)
+        p += 5
+        if claimed != self.whole_claimed - (p - body) or claimed + 5 > self.message_bytes_max:
+            return 0
+        self.payload = new_bytes(NULL, min(claimed, PAYLOAD_BYTES_MIN))
+        self.payload_claimed = claimed
+        return p - body
+
+    cdef int keep_fragment(self, const unsigned char* data, Py_ssize_t size) except -1:
+        """Append a part to what came; memory grows with that, not with what was announced."""
+        cdef Py_ssize_t needed = self.whole_size + size
+        cdef Py_ssize_t capacity
+        cdef unsigned char* whole
+        if needed > self.whole_capacity:
+            capacity = min(max(needed, 2 * self.whole_capacity), self.whole_claimed)
+            whole = <unsigned char*>PyMem_Realloc(self.whole, capacity)
+            if whole is NULL:
+                raise MemoryError
+            self.whole = whole
+            self.whole_capacity = capacity
+        memcpy(self.whole + self.whole_size, data, size)
+        self.whole_size = needed
+        return 0
+
+    cdef int keep_payload(self, const unsigned char* data, Py_ssize_t size) except -1:
+        """The same of a message that is nothing but bytes."""
+        cdef Py_ssize_t needed = self.payload_size + size
+        cdef Py_ssize_t capacity = bytes_size(self.payload)
+        if needed > capacity:
+            capacity = min(max(needed, 2 * capacity), self.payload_claimed)
+            _PyBytes_Resize(&self.payload, capacity)
+        memcpy(bytes_data(self.payload) + self.payload_size, data, size)
+        self.payload_size = needed
+        return 0
+
+    cdef void drop_whole(self) noexcept:
+        PyMem_Free(self.whole)
+        self.whole = NULL
+        Py_CLEAR(self.payload)
+        self.payload_size = 0
+
+    cdef int hear_watch(self, Frame* frame, EnvelopeQueue out) except -1:
+        """MONITOR, DEMONITOR and LOST."""
+        cdef Heard heard = new_heard(self, frame.kind, None, None)
+        if frame.kind == LOST:
+            heard.count = load_32(frame.body)
+        else:
+            heard.about = <Pid>name_at(self, frame.body, IS_PEER)
+            heard.to = <Pid>name_at(self, frame.body + 2, IS_OWN)
+        return self.tell(heard, out)
+
+    cdef int hear_down(self, Frame* frame, EnvelopeQueue out) except -1:
+        cdef const unsigned char* p = frame.body
+        cdef const unsigned char* end = frame.body + frame.size
+        cdef Heard heard = new_heard(self, DOWN, None, None)
+        if frame.flags & FLAG_FULL:
+            heard.to = self.read_text(&p, end, IS_OWN)
+            heard.about = self.read_text(&p, end, IS_PEER)
+        else:
+            heard.to = <Pid>name_at(self, p, IS_OWN)
+            heard.about = <Pid>name_at(self, p + 2, IS_PEER)
+            p += 4
+        if not 1 <= end - p <= 1 + DETAIL_MAX:
+            raise LinkError(CODE_PROTOCOL, f"a DOWN has {end - p} bytes behind its pids")
+        heard.why = p[0]
+        if not 1 <= heard.why <= WHY_DOWN_MAX:
+            raise LinkError(CODE_DECODE, f"why {heard.why} of a DOWN is unknown")
+        try:
+            heard.detail = PyUnicode_DecodeUTF8(<const char*>p + 1, end - p - 1, NULL)
+        except UnicodeDecodeError as error:
+            raise LinkError(CODE_DECODE, f"a text is not UTF-8: {error.reason}") from None
+        return self.tell(heard, out)
+
+    cdef int hear_undelivered(self, Frame* frame, EnvelopeQueue out) except -1:
+        cdef Head head
+        cdef Heard heard
+        cdef int why = frame.body[frame.size - 1]
+        # Its fields are those of an ENVELOPE without a sender.
+        self.read_head(frame.flags, frame.body, frame.size, &head)
+        if not 1 <= why <= WHY_UNDELIVERED_MAX:
+            raise LinkError(CODE_DECODE, f"why {why} of an UNDELIVERED is unknown")
+        heard = head_heard(self, UNDELIVERED, &head)
+        heard.why = why
+        return self.tell(heard, out)
+
+    cdef Py_ssize_t read_head(
+        self, int flags, const unsigned char* body, size_t size, Head* head
+    ) except -1:
+        """Read the fields in front of a message; returns where it begins."""
+        cdef const unsigned char* p = body
+        head.flags = flags
+        if flags & FLAG_FULL:
+            return self.read_full_head(flags, body, size, head)
+        # The frame is long enough: `next_frame` saw to it.
+        head.to = name_at(self, p, IS_OWN)
+        head.about_to = self.heard_about[load_16(p)]
+        p += 2
+        if flags & FLAG_SENDER:
+            head.sender = name_at(self, p, IS_PEER)
+            p += 2
+        if flags & FLAG_CID:
+            head.asker = name_at(self, p, IS_OWN | IS_PEER | IS_ELSEWHERE)
+            p = read_numbers(p + 2, head)
+        return p - body
+
+    cdef Py_ssize_t read_full_head(
+        self, int flags, const unsigned char* body, size_t size, Head* head
+    ) except -1:
+        cdef const unsigned char* p = body
+        cdef const unsigned char* end = body + size
+        cdef Py_ssize_t numbers
+        self.full_to = self.read_text(&p, end, IS_OWN)
+        head.to = <PyObject*>self.full_to
+        head.about_to = self.about(self.full_to)
+        if flags & FLAG_SENDER:
+            self.full_sender = self.read_text(&p, end, IS_PEER)
+            head.sender = <PyObject*>self.full_sender
+        if flags & FLAG_CID:
+            self.full_asker = self.read_text(&p, end, IS_OWN | IS_PEER | IS_ELSEWHERE)
+            head.asker = <PyObject*>self.full_asker
+            numbers = (8 if flags & FLAG_CONNECTION else 0) + (8 if flags & FLAG_REQUEST else 0)
+            if end - p < numbers:
+                raise LinkError(CODE_PROTOCOL, "an envelope ends within its head")
+            p = read_numbers(p, head)
+        if p == end:
+            raise LinkError(CODE_PROTOCOL, "an envelope has no message")
+        return p - body
+
+    cdef Pid read_text(
+        self, const unsigned char** at, const unsigned char* end, int wanted
+    ):
+        """A pid in full."""
+        cdef Reader r
+        cdef Pid pid
+        cdef const unsigned char* p = at[0]
+        cdef Py_ssize_t n = 0
+        if end - p >= 2:
+            n = load_16(p)
+            p += 2
+        if n == 0 or n > end - p:
+            raise LinkError(CODE_PROTOCOL, "a pid is longer than its frame, or has no length")
+        at[0] = p + n
+        self.decoder.begin(&r, p, n)
+        pid = self.decoder.read_pid(&r, p, n)
+        if not self.about(pid) & wanted:
+            raise LinkError(CODE_SPOOF, spoof(pid, wanted))
+        return pid
+
+
+cdef inline PyObject* name_at(Hearer hearer, const unsigned char* p, int wanted) except NULL:
+    """The pid whose index stands there, borrowed from the table."""
+    cdef size_t index = load_16(p)
+    # A place that was not filled is about nobody.
+    if index >= PLACES or not hearer.heard_about[index] & wanted:
+        raise no_name(hearer, index, wanted)
+    return hearer.heard[index]
+
+
+cdef object no_name(Hearer hearer, size_t index, int wanted):
+    if index >= PLACES or hearer.heard[index] is NULL:
+        return LinkError(CODE_PROTOCOL, f"place {index} of the table of names was not filled")
+    return LinkError(CODE_SPOOF, spoof(<Pid>hearer.heard[index], wanted))
+
+
+cdef str spoof(Pid pid, int wanted):
+    where = "this node" if wanted & IS_OWN else "the node that speaks"
+    return f"{ascii(str(pid))} is no pid of {where}"
+
+
+cdef str unframed(const unsigned char* data, Py_ssize_t size):
+    return f"no frame begins with {data[:min(size, FRAME_HEADER)].hex(' ')}"
+
+
+cdef inline const unsigned char* read_numbers(
+    const unsigned char* p, Head* head
+) except NULL:
+    if head.flags & FLAG_CONNECTION:
+        head.connection = load_64(p)
+        p += 8
+        if head.connection >> 63:
+            raise LinkError(CODE_DECODE, "the connection of a correlation id is 2**63 or more")
+    if head.flags & FLAG_REQUEST:
+        head.request = load_64(p)
+        p += 8
+        if head.request >> 63:
+            raise LinkError(CODE_DECODE, "the request of a correlation id is 2**63 or more")
+    return p
+
+
+cdef CorrelationId head_cid(Head* head):
+    connection = None
+    request = None
+    if head.flags & FLAG_CONNECTION:
+        connection = head.connection
+    if head.flags & FLAG_REQUEST:
+        request = head.request
+    return CorrelationId(<Pid>head.asker, connection, request)
+
+
+cdef Heard head_heard(Hearer hearer, int kind, Head* head):
+    """What is told of an ENVELOPE, or of an UNDELIVERED."""
+    cdef Heard heard = new_heard(hearer, kind, <Pid>head.to, None)
+    if head.flags & FLAG_SENDER:
+        heard.about = <Pid>head.sender
+    if head.flags & FLAG_CID:
+        heard.correlation_id = head_cid(head)
+    return heard

@@ -1,0 +1,79 @@
+# What one node says to another: envelopes and all else, as frames.
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+
+from rabble._core.bulk cimport BulkWriter
+from rabble._core.encode cimport Encoder
+from rabble._core.writer cimport Writer
+from rabble._core.envelope cimport Envelope
+from rabble._core.ids cimport CorrelationId, NodeId, Pid
+
+cdef struct Place:
+    # A place of the table of names. Two of them, side by side, are where a pid can stand.
+    PyObject* pid               # owned; NULL: never used
+    bint is_own                 # whether it lives on the node that speaks ...
+    bint is_peer                # ... or on the one that is spoken to
+
+cdef class Speaker:
+    cdef NodeId own                             # the node that speaks
+    cdef NodeId peer                            # the one that is spoken to
+    cdef Encoder encoder                        # encodes messages, and the texts of pids
+    cdef Py_ssize_t fragment_bytes              # longer messages are cut into parts of that size
+    cdef Py_ssize_t message_bytes_max           # longer ones are not said
+
+    # Whole frames that the poller has not taken yet. The poller may take them (swap the buffer,
+    # which is of PyMem_RawMalloc, or take the bytes and set `size` to 0) while it holds the GIL in
+    # the executor's thread, and never while a `say_` runs, which may call Python code.
+    cdef Writer data                            # the data lane
+    cdef BulkWriter bulk                        # the bulk lane
+    cdef bint is_speaking                       # a `say_` runs
+
+    cdef dict pairs                             # (sender, to) to where its last frame in bulk ends
+    cdef Py_ssize_t pairs_max                   # how many are kept before they are looked through
+    cdef uint32_t refused                       # envelopes that would have gone there ...
+    cdef set refused_pairs                      # ... and whose
+
+    cdef Place* said                            # the table of names that the peer was told
+    cdef unsigned char* latest                  # of each two places: which was used last
+    cdef size_t sets_mask                       # how many pairs of places are used, less 1
+
+    # What is said is appended to a lane. On an EncodeError nothing of it is.
+    cdef int say_envelope(self, Envelope envelope) except -1
+    cdef int say_monitor(self, Pid watcher, Pid watched) except -1
+    cdef int say_demonitor(self, Pid watcher, Pid watched) except -1
+    cdef int say_down(self, Pid watcher, Pid watched, int why, str detail) except -1
+    cdef int say_undelivered(self, Pid to, CorrelationId correlation_id, int why) except -1
+    cdef int say_lost(self, uint32_t count) except -1
+    # Note that an envelope was refused instead of said; `say_lost` is to tell of it.
+    cdef int note_refused(self, Envelope envelope) except -1
+    cdef int say_taken(self, uint64_t taken) except -1
+
+    # What the poll loop does, as bytes: for tests and benchmarks.
+    cdef bytes take_data(self)
+    cdef bytes take_bulk(self, size_t unsent)
+    cdef bytes taken(self, Writer* w)
+
+    cdef Py_ssize_t say_message(self, object msg, Py_ssize_t start) except -1
+    cdef int say_in_full(self, Envelope envelope) except -1
+    cdef bint is_large_bytes(self, object msg) noexcept
+    cdef int say_bytes(self, Envelope envelope, bytes msg) except -1
+    cdef int move_to_bulk(
+        self, Envelope envelope, Py_ssize_t start, Py_ssize_t message
+    ) except -1
+    cdef int put_in_bulk(
+        self,
+        Envelope envelope,
+        const unsigned char* begin,
+        Py_ssize_t begin_size,
+        const unsigned char* source,
+        Py_ssize_t source_size,
+        bytes message,
+    ) except -1
+    cdef bint is_in_bulk(self, Pid sender, Pid to) except -1
+    cdef int goes_to_bulk(self, Pid sender, Pid to, Py_ssize_t size) except -1
+    cdef int say_watch(self, int kind, Pid watcher, Pid watched) except -1
+    cdef Py_ssize_t place_of(self, Pid pid, Py_ssize_t kept) except -1
+    cdef Py_ssize_t place_anew(self, Pid pid, Py_ssize_t kept) except -1
+    cdef void cut_back(self, Py_ssize_t size) noexcept
+    cdef Py_ssize_t write_head(self, unsigned char* p, Envelope envelope) except -1
