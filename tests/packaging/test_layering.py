@@ -20,6 +20,8 @@ ORDER = (
     "frame",
     "lane",
     "link",
+    "channel",
+    "arrivals",
     "poll",
     "routes",
     "executor",
