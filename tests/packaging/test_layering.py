@@ -28,6 +28,8 @@ ORDER = (
     "speak",
     "hear",
     "link",
+    "channel",
+    "arrivals",
     "poll",
     "routes",
     "executor",

@@ -638,7 +638,7 @@ cdef class Executor:
         cdef bint paid
         cdef int fd
         cdef Poller poller = None if self.routes is None else self.routes.poller
-        cdef bint looks = poller is not None and poller.connections != 0
+        cdef bint looks = poller is not None and poller.sockets.connections != 0
         if left == 0 or self.inbox.queue.count() != 0:
             return 0
         if self.spin_ns > 0 and most < 0 and (self.spin_credit > 0 or self.sleeps % 16 == 0):
@@ -646,18 +646,18 @@ cdef class Executor:
             self.spins += 1
             self.idle = SPINNING
             if looks:
-                poller.idle = True
+                poller.sockets.idle = True
             with nogil:
                 while self.idle == SPINNING and monotonic_ns() < end:
                     if looks:
                         poller.look()
-                        if poller.ready:
+                        if poller.sockets.ready:
                             break
                     RABBLE_RELAX()
                 if looks:
-                    poller.idle = False
+                    poller.sockets.idle = False
             self.idle = AWAKE
-            paid = self.inbox.queue.count() != 0 or (looks and poller.ready)
+            paid = self.inbox.queue.count() != 0 or (looks and poller.sockets.ready)
             if paid:
                 self.spin_credit = min(self.spin_credit + SPIN_CREDIT_GAIN, SPIN_CREDIT_MAX)
             elif self.spin_credit > 0:
@@ -690,18 +690,18 @@ cdef class Executor:
         cdef int64_t end = monotonic_ns() + left
         cdef int status
         with nogil:
-            poller.idle = True
+            poller.sockets.idle = True
             if poller.fall_asleep():
                 while True:
-                    status = wait_readable(poller.epfd, left)
+                    status = wait_readable(poller.sockets.epfd, left)
                     poller.wake_up(status > 0)
-                    if not poller.sleeper:
+                    if not poller.sockets.sleeper:
                         break
                     # Heartbeats, or a close that was expected: nothing for the executor.
                     if left >= 0:
                         left = max(end - monotonic_ns(), 0)
             # From here on it has something to do, and makes no progress until it has the GIL.
-            poller.idle = False
+            poller.sockets.idle = False
         return 0
 
     cdef int64_t time_left(self, int64_t now, int64_t most) noexcept:
@@ -783,15 +783,15 @@ cdef class Executor:
         cdef Poller poller = self.routes.poller
         cdef Connection connection
         cdef size_t tail
-        poller.progress = <unsigned long long>self.delivered
+        poller.sockets.progress = <unsigned long long>self.delivered
         if self.is_stopping:
             # What peers say from now on lies behind the end of the connection.
-            poller.ready = False
+            poller.sockets.ready = False
             return 0
-        if poller.connections == 0 and not poller.ready:
+        if poller.sockets.connections == 0 and not poller.sockets.ready:
             return 0
         poller.look()
-        if not poller.ready:
+        if not poller.sockets.ready:
             return 0
         tail = self.run_queue.tail
         over = self.routes.hear(self.run_queue, self.popped)

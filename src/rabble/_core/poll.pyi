@@ -1,4 +1,4 @@
-"""The poll loop: what connections say and hear, below the interpreter."""
+"""The poll loop: whose the connections of a node are, and who looks at their sockets."""
 
 from typing import final
 

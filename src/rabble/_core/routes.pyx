@@ -87,7 +87,7 @@ cdef class Routes:
         self.forget_recent()
         self.by_name[connection.link.peer.name] = connection
         self.connections = self.connections + [connection]
-        self.poller.ready = True
+        self.poller.sockets.ready = True
         return 0
 
     cdef bint remove(self, Connection connection) except -1:
@@ -107,7 +107,7 @@ cdef class Routes:
         cdef uint64_t bulk_said
         if connection is None or not connection.is_open():
             return NOT_CONNECTED
-        most = self.poller.queue_bytes_max
+        most = self.poller.sockets.queue_bytes_max
         # Asked before, so that one message may be longer than the whole queue.
         if connection.lost:
             # Full once, it stays so until there is room again for more than one envelope.
@@ -157,7 +157,7 @@ cdef class Routes:
 
         A peer that asks, and does not read the answers, is not let fill this node's memory.
         """
-        if connection.counted() > ANSWERS_MAX * self.poller.queue_bytes_max:
+        if connection.counted() > ANSWERS_MAX * self.poller.sockets.queue_bytes_max:
             connection.close(CODE_LIMIT, "it reads no answers")
             return 0
         return self.touch(connection)
@@ -196,18 +196,18 @@ cdef class Routes:
         ):
             self.decoded = 0
         # First of all: what comes from now on sets it again.
-        self.poller.ready = False
+        self.poller.sockets.ready = False
         RABBLE_FENCE()
         for _ in range(connections):
             connection = <Connection>self.connections[at]
             at = at + 1 if at + 1 < connections else 0
             if connection.has_heard():
                 if <Py_ssize_t>(connection.mark - popped) > 0:
-                    self.poller.ready = True
+                    self.poller.sockets.ready = True
                     continue
                 left = TAKEN_FRAMES_MAX - <int>self.decoded
                 if left <= 0:
-                    self.poller.ready = True
+                    self.poller.sockets.ready = True
                     if next_first < 0:
                         next_first = at - 1 if at > 0 else connections - 1
                     continue
@@ -216,21 +216,21 @@ cdef class Routes:
                 self.decoded += queue.count() - before
                 self.decoded_mark = connection.mark = popped + queue.count()
                 if connection.has_heard():
-                    self.poller.ready = True
+                    self.poller.sockets.ready = True
                     if next_first < 0:
                         next_first = at
             if connection.channel.bulk_gone and not self.poller.let_go(connection):
-                self.poller.ready = True
+                self.poller.sockets.ready = True
             if connection.lost and connection.is_open():
                 # The peer learns of the hole though nothing may follow it.
-                if connection.counted() < self.poller.queue_bytes_max // 4:
+                if connection.counted() < self.poller.sockets.queue_bytes_max // 4:
                     self.say_lost(connection)
                 else:
                     connection.channel.notice = True
             if not connection.is_open() and not connection.has_heard():
                 if <Py_ssize_t>(connection.mark - popped) > 0:
                     # What it said last, a Down say, has not had its turn yet.
-                    self.poller.ready = True
+                    self.poller.sockets.ready = True
                     continue
                 if over is None:
                     over = []

@@ -1,0 +1,1 @@
+"""What arrives on channels: read, cut into frames, sorted by lanes, and answered or kept."""

@@ -1,0 +1,1 @@
+"""Channels: what a connection says, from its lanes to its socket, and how it ends."""
