@@ -11,6 +11,7 @@ import re
 import select
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import threading
@@ -1013,6 +1014,30 @@ def test_a_poller_stays_as_long_as_a_connection_needs_it(order: str) -> None:
         else:
             del connection
             del at
+
+
+def test_a_poller_of_wrong_arguments_closes_nothing() -> None:
+    # In a process of its own: were 0 closed here, so would be what the next test opens.
+    said = subprocess.run(
+        [sys.executable, "-c", WRONG_POLLERS], stdin=subprocess.PIPE, capture_output=True, text=True
+    )
+    assert (said.stdout, said.stderr) == ("0 is still there\n", "")
+
+
+WRONG_POLLERS = """
+import os
+from rabble._core.poll import Poller
+
+limits = {"heartbeat_ms": 200, "frame_bytes_max": 1 << 20, "queue_bytes_max": 1 << 20}
+for wrong in ({}, limits, {**limits, "partial_ms_max": "5"}, {**limits, "partial_ms_max": 1 << 70}):
+    try:
+        Poller(**wrong)
+    except (TypeError, OverflowError):
+        os.fstat(0)
+    else:
+        raise AssertionError(wrong)
+print("0 is still there")
+"""
 
 
 def test_what_cannot_be_polled_stays_the_callers() -> None:

@@ -169,7 +169,7 @@ cdef void say_goodbye(
     cdef unsigned char body[2 + 255]
     if c.state != OPEN:
         return
-    size = min(size, 255)
+    size = min(size, <size_t>255)
     body[0] = <uint8_t>code
     body[1] = <uint8_t>size
     if size:

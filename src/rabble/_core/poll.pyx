@@ -301,6 +301,9 @@ cdef class Poller:
     def __dealloc__(self):
         cdef Sockets* s = &self.sockets
         cdef int fd
+        if self.owner == 0:
+            # Its arguments were wrong, and nothing was opened: 0 is no descriptor of its own.
+            return
         # No channel is left: each is kept by a Connection, which keeps its poller.
         for fd in (s.epfd, self.stop_fd, s.told_fd, s.wake_fd):
             if fd >= 0:
@@ -343,10 +346,17 @@ cdef class Poller:
         :raises OSError: if it cannot be polled.
         """
         cdef Sockets* s = &self.sockets
-        cdef Connection connection
-        cdef Channel* c = <Channel*>calloc(1, sizeof(Channel))
+        cdef Connection connection = Connection.__new__(Connection)
+        cdef Channel* c
         cdef int failed
         cdef size_t size = PyBytes_GET_SIZE(leftover)
+        connection.link = link
+        connection.speaker = link.speaker
+        connection.poller = self
+        connection.initiated = initiated
+        connection.watches = {}
+        connection.watched = {}
+        c = <Channel*>calloc(1, sizeof(Channel))
         if c is NULL:
             raise MemoryError
         if size and append(&c.heard, PyBytes_AS_STRING(leftover), size) != 0:
@@ -361,14 +371,7 @@ cdef class Poller:
             drop(&c.heard)
             free(c)
             raise OSError(failed, "epoll_ctl")
-        connection = Connection.__new__(Connection)
-        connection.link = link
-        connection.speaker = link.speaker
-        connection.poller = self
-        connection.initiated = initiated
         connection.channel = c
-        connection.watches = {}
-        connection.watched = {}
         with nogil:
             pthread_mutex_lock(&s.lock)
             cut(s, c)
