@@ -32,6 +32,7 @@ ORDER = (
     "arrivals",
     "poll",
     "routes",
+    "idle",
     "executor",
     "control",
     "debug",

@@ -78,7 +78,8 @@ ENABLED = bool(RABBLE_COUNTS)
 # By their names: it refers to what is there when it runs, and is not compiled against any of them.
 MODULES = (
     "ids", "envelope", "queue", "inbox", "timers", "reader", "plan", "encode", "decode", "codec",
-    "table", "frame", "speak", "hear", "link", "poll", "routes", "executor", "control",
+    "table", "frame", "speak", "hear", "link", "poll", "routes", "idle", "executor",
+    "control",
 )
 COUNTED = {
     f"{module}.{name}": value

@@ -4,6 +4,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 from rabble._core.envelope cimport Envelope
+from rabble._core.idle cimport Idle
 from rabble._core.ids cimport CorrelationId, NodeId, Pid
 from rabble._core.inbox cimport Inbox
 from rabble._core.poll cimport Connection, Poller
@@ -11,12 +12,6 @@ from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.routes cimport Routes
 from rabble._core.table cimport DispatchTable, Entry, EntryKind
 from rabble._core.timers cimport Timer, TimerWheel
-
-cdef enum Idle:
-    AWAKE = 0        # delivering, or about to look at its inbox
-    SPINNING = 1     # out of work, watching this very flag without the GIL
-    CALLED = 2       # was spinning, and a sender wants it back
-    ASLEEP = 3       # in ppoll on the inbox's eventfd
 
 cdef class Executor:
     cdef readonly NodeId node
@@ -41,11 +36,7 @@ cdef class Executor:
     cdef int64_t epoch_ns                  # when tick 0 of the wheel was
     cdef int64_t batch_ns                  # when the current batch began
     cdef int64_t stride                    # how many deliveries until the next look at the clock
-    cdef int64_t spin_ns                   # how long to look for work before it sleeps
-    cdef int64_t handed_over_ns            # when a sender last came back from handing over
-    cdef int64_t hand_over_credit_ns       # how long senders may hand over from now on
-    cdef volatile int idle                 # Idle
-    cdef int spin_credit                   # how well spinning has paid of late
+    cdef Idle idle                         # what it does while it has nothing to do
     cdef volatile bint is_stopping         # drain, then end
     cdef volatile int64_t stop_ns          # ... by this time at the latest
     cdef int64_t limited                   # how many entries have a mailbox limit
@@ -58,9 +49,6 @@ cdef class Executor:
     cdef readonly int64_t delivered
     cdef readonly int64_t processes
     cdef readonly int64_t crashes
-    cdef readonly int64_t sleeps
-    cdef readonly int64_t wakeups
-    cdef readonly int64_t spins
     cdef readonly dict dead_letters        # reason -> how many
     cdef readonly bint running             # in `run`
     cdef unsigned long thread_id           # whose thread that is
@@ -88,7 +76,6 @@ cdef class Executor:
     cdef int watch(self, Pid watcher, Pid watched) except -1
     cdef int unwatch(self, Pid watcher, Pid watched) except -1
     cdef int drop_all_for(self, NodeId node) except -1
-    cdef int sleep_on_sockets(self, int64_t left) except -1
     cdef int drop(self, Envelope envelope, object reason) except -1
     cdef int remove_entry(self, Entry entry, object reason) except -1
     cdef int tell(self, Pid to, object msg, CorrelationId correlation_id=*) except -1
@@ -106,7 +93,6 @@ cdef class Executor:
     cdef int fire(self, int64_t now) except -1
     cdef int control(self, Envelope envelope) except -1
     cdef int ask(self, object request) except -1
-    cdef int call_over(self) except -1
 
 # What the runtime itself asks of the executor, in the way of any control message.
 

@@ -16,8 +16,9 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t
 
 from rabble._core.envelope cimport Envelope, new_envelope
+from rabble._core.idle cimport CALLED, SPINNING, Idle
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
-from rabble._core.inbox cimport Inbox, monotonic_ns, wait_readable
+from rabble._core.inbox cimport Inbox, monotonic_ns
 from rabble._core.poll cimport Connection, Poller
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, Routes
@@ -43,24 +44,11 @@ cdef enum:
     DUE_QUEUED_MAX = 1024            # timers that fired and stand in the run queue
     DRAIN_LOOK_NS = 2_000_000        # between two looks at whether the services are done
     GIL_OFFER_NS = 5_000_000         # CPython's own switch interval
-    HAND_OVER_NS_MAX = 30_000        # how long a sender lets the executor go first
-    HAND_OVER_COST_NS = 3_000        # what that is expected to take
-    HAND_OVER_CREDIT_NS = 50_000     # what senders may save up for it
-    SPIN_CREDIT_MAX = 64
-    SPIN_CREDIT_GAIN = 8
 
 cdef extern from *:
     """
     #include <pthread.h>
     #include <structmember.h>
-    #if defined(__x86_64__) || defined(__i386__)
-    #define RABBLE_RELAX() __builtin_ia32_pause()
-    #elif defined(__aarch64__)
-    #define RABBLE_RELAX() __asm__ __volatile__("yield")
-    #else
-    #define RABBLE_RELAX() ((void)0)
-    #endif
-    #define RABBLE_FENCE() __atomic_thread_fence(__ATOMIC_SEQ_CST)
     /* How many forks led to this process: a node works only where it was roused. */
     static unsigned int rabble_forks = 0;
     static void rabble_forked(void) { rabble_forks += 1; }
@@ -75,8 +63,6 @@ cdef extern from *:
     int RABBLE_WATCH_FORKS() noexcept
     Py_ssize_t member_offset "RABBLE_MEMBER_OFFSET"(object member) noexcept
     PyObject* RABBLE_CALL(PyObject* function, PyObject* const* args, size_t count)
-    void RABBLE_RELAX() noexcept nogil
-    void RABBLE_FENCE() noexcept nogil
 
 cdef extern from "Python.h":
     PyObject* PyObject_Vectorcall(
@@ -175,8 +161,7 @@ cdef class Executor:
         self.codec = codec
         self.seed = seed
         self.clock = clock
-        self.spin_ns = spin_us * 1000
-        self.spin_credit = SPIN_CREDIT_MAX
+        self.idle = Idle(spin_us)
         self.epoch_ns = self.now_ns()
         self.batch_ns = self.epoch_ns
         self.dead_letters = {}
@@ -215,6 +200,21 @@ cdef class Executor:
     def timers(self):
         """Timers that run."""
         return len(self.wheel)
+
+    @property
+    def sleeps(self):
+        """How often it slept for want of work."""
+        return self.idle.sleeps
+
+    @property
+    def wakeups(self):
+        """How often its inbox woke it."""
+        return self.idle.wakeups
+
+    @property
+    def spins(self):
+        """How often it looked for work, for some microseconds, before it slept."""
+        return self.idle.spins
 
     @property
     def current_pid(self):
@@ -274,8 +274,7 @@ cdef class Executor:
         """
         if self.ended or not self.inbox.put(envelope):
             return False
-        if self.idle == SPINNING:
-            self.call_over()
+        self.idle.call()
         return True
 
     def spawn(self, process, name, *, group=None, mailbox_max=None):
@@ -415,8 +414,7 @@ cdef class Executor:
         """Send a message of the runtime to all that subscribed to nodes. For any thread."""
         for pid in self.node_subscribers:
             self.inbox.put_always(new_envelope(<Pid>pid, msg, self.pid, None))
-        if self.idle == SPINNING:
-            self.call_over()
+        self.idle.call()
 
     def wake(self):
         """Have it look at its sockets and its inbox. For any thread; never blocks."""
@@ -431,8 +429,8 @@ cdef class Executor:
             self.stop_ns = self.now_ns() + <int64_t>(max(drain_s, 0.0) * 1e9)
             self.is_stopping = True
         self.inbox.wake()
-        if self.idle == SPINNING:
-            self.idle = CALLED
+        if self.idle.state == SPINNING:
+            self.idle.state = CALLED
 
     def run(self):
         """Deliver until `request_stop`. Called once, by the thread that is to be the executor's.
@@ -511,51 +509,13 @@ cdef class Executor:
     cdef bint accept(self, Envelope envelope) except -1:
         if self.is_stopping or not self.inbox.put(envelope):
             return False
-        if self.idle == SPINNING:
-            self.call_over()
+        self.idle.call()
         return True
 
     cdef int ask(self, object request) except -1:
         """Send a control message of the runtime's own, which no limit refuses."""
         self.inbox.put_always(new_envelope(self.pid, request, None, None))
-        if self.idle == SPINNING:
-            self.call_over()
-        return 0
-
-    cdef int call_over(self) except -1:
-        """Get the spinning executor to look at its inbox.
-
-        It needs the GIL for that, which this thread holds; taking a held one means sleeping on a
-        condition variable, some 25 microseconds. So the sender lets go of the GIL first, calls,
-        and waits for the executor to be idle again, or for a bounded time.
-
-        That costs a sender a microsecond or two per envelope, so it may take up half of its time
-        at most: one that sends in a loop soon only calls, and goes on until the interpreter takes
-        the GIL from it; the executor then gets its envelopes in batches.
-        """
-        cdef int64_t start = monotonic_ns()
-        cdef int64_t now = start
-        self.hand_over_credit_ns = min(
-            self.hand_over_credit_ns + start - self.handed_over_ns, HAND_OVER_CREDIT_NS
-        )
-        if self.hand_over_credit_ns < HAND_OVER_COST_NS:
-            self.handed_over_ns = start
-            self.idle = CALLED
-            return 0
-        with nogil:
-            RABBLE_FENCE()
-            self.idle = CALLED
-            RABBLE_FENCE()
-            while (
-                self.idle != SPINNING
-                and self.idle != ASLEEP
-                and now - start < HAND_OVER_NS_MAX
-            ):
-                RABBLE_RELAX()
-                now = monotonic_ns()
-        now = monotonic_ns()
-        self.hand_over_credit_ns -= now - start
-        self.handed_over_ns = now
+        self.idle.call()
         return 0
 
     cdef bint add_target(self, Pid pid, object target, EntryKind kind) except -1:
@@ -632,77 +592,19 @@ cdef class Executor:
 
         `most` is a bound in nanoseconds, or -1 to end with the request to stop only.
         """
-        cdef int64_t now = self.now_ns()
-        cdef int64_t left = self.time_left(now, most)
-        cdef int64_t end
-        cdef bint paid
-        cdef int fd
+        cdef int64_t left = self.time_left(self.now_ns(), most)
         cdef Poller poller = None if self.routes is None else self.routes.poller
-        cdef bint looks = poller is not None and poller.sockets.connections != 0
         if left == 0 or self.inbox.queue.count() != 0:
             return 0
-        if self.spin_ns > 0 and most < 0 and (self.spin_credit > 0 or self.sleeps % 16 == 0):
-            end = now + (self.spin_ns if left < 0 else min(left, self.spin_ns))
-            self.spins += 1
-            self.idle = SPINNING
-            if looks:
-                poller.sockets.idle = True
-            with nogil:
-                while self.idle == SPINNING and monotonic_ns() < end:
-                    if looks:
-                        poller.look()
-                        if poller.sockets.ready:
-                            break
-                    RABBLE_RELAX()
-                if looks:
-                    poller.sockets.idle = False
-            self.idle = AWAKE
-            paid = self.inbox.queue.count() != 0 or (looks and poller.sockets.ready)
-            if paid:
-                self.spin_credit = min(self.spin_credit + SPIN_CREDIT_GAIN, SPIN_CREDIT_MAX)
-            elif self.spin_credit > 0:
-                self.spin_credit -= 1
-            if paid:
+        if most < 0 and self.idle.may_spin():
+            if self.idle.spin(self.inbox, poller, left):
                 return 0
             left = self.time_left(self.now_ns(), most)
             if left == 0:
                 return 0
         if (self.is_stopping and most < 0) or not self.inbox.arm_now():
             return 0
-        self.sleeps += 1
-        fd = self.inbox.fd
-        self.idle = ASLEEP
-        if poller is not None:
-            self.sleep_on_sockets(left)
-        else:
-            with nogil:
-                # Too early a return, by a signal say, costs one more turn and nothing else.
-                wait_readable(fd, left)
-        self.idle = AWAKE
-        if self.inbox.signalled:
-            self.wakeups += 1
-        self.inbox.drain()
-        return 0
-
-    cdef int sleep_on_sockets(self, int64_t left) except -1:
-        """Sleep as `wait` does, on all sockets besides the inbox, and answer what needs no GIL."""
-        cdef Poller poller = self.routes.poller
-        cdef int64_t end = monotonic_ns() + left
-        cdef int status
-        with nogil:
-            poller.sockets.idle = True
-            if poller.fall_asleep():
-                while True:
-                    status = wait_readable(poller.sockets.epfd, left)
-                    poller.wake_up(status > 0)
-                    if not poller.sockets.sleeper:
-                        break
-                    # Heartbeats, or a close that was expected: nothing for the executor.
-                    if left >= 0:
-                        left = max(end - monotonic_ns(), 0)
-            # From here on it has something to do, and makes no progress until it has the GIL.
-            poller.sockets.idle = False
-        return 0
+        return self.idle.sleep(self.inbox, poller, left)
 
     cdef int64_t time_left(self, int64_t now, int64_t most) noexcept:
         """Nanoseconds until a timer may be due, at most `most`; -1 is without end."""
