@@ -42,6 +42,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """A test that is over holds nothing: else the last of a module would keep its nodes alive."""
+    if isinstance(item, pytest.Function):
+        item.funcargs.clear()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _everything_is_let_go_of(request: pytest.FixtureRequest) -> Iterator[None]:
     """In the debug build: what the tests of a module made of the core's classes is gone again.
