@@ -57,7 +57,7 @@ class MessageRegistry:
     """
 
     def __init__(self) -> None:
-        #: Held while a class is added, and while a codec works out how to write one.
+        #: Held while a class is added, and while a codec works out how to write or build one.
         self.lock = threading.RLock()
         #: What codecs worked out, by class and by the wire name's bytes. Emptied by `register`.
         self.plans_by_class: dict[type, object] = {}

@@ -29,6 +29,7 @@ from rabble import (
     Envelope,
     Limits,
     Monitor,
+    Output,
     Pid,
     Process,
     Service,
@@ -37,6 +38,7 @@ from rabble import (
     StartTimer,
     Timeout,
 )
+from rabble._core.executor import Interrupted
 from rabble.reports import Reporter
 from tests.support import (
     BARE,
@@ -599,3 +601,27 @@ def test_a_witness_keeps_no_frame_of_a_crash() -> None:
         assert error.__traceback__ is None
         assert gone() is None
     witnessed.clear()
+
+
+class FailsAtOnce(Process):
+    def init(self) -> Output:
+        raise ArithmeticError("at once")
+
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
+        raise AssertionError("it never started")
+
+
+@pytest.mark.parametrize("process", [Does(fail), FailsAtOnce()], ids=["receive", "init"])
+def test_who_crashed_is_nobody_when_the_end_comes_meanwhile(process: Process) -> None:
+    """A node that must end interrupts whatever runs, a crash's report, too."""
+
+    class Ends(Witness):
+        def crashed(self, pid: Pid | None, error: BaseException) -> None:
+            raise Interrupted
+
+    with bare_executor(witness=Ends()) as executor:
+        executor.send(executor.spawn(process, "victim"), "go")
+        with pytest.raises(Interrupted):
+            settle(executor)
+        gc.collect()
+        assert executor.current_pid is None

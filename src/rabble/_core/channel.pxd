@@ -52,7 +52,7 @@ cdef struct Channel:
     volatile bint notice           # the executor wants to know when that is below the limit
     uint64_t bulk_given            # bytes ever put into the bulk lane
     uint64_t bulk_taken            # ... of which the peer has said that it took them
-    volatile size_t* bulk_unsent   # where the link is told the difference
+    volatile size_t* bulk_unsent   # where the speaker is told the difference
     Lane heard                     # what came and was not cut into frames yet
     Lane ready                     # whole frames of the data lane
     Lane ready_bulk                # those of the bulk lane, which others overtake here, too
@@ -89,7 +89,7 @@ cdef struct Sockets:
     int64_t heartbeat_ns           # after so long a silence of this side it says PING
     int64_t partial_ns_max         # how long a frame may take from its first byte to its last
     volatile bint inbox_ready      # the executor's inbox was signalled
-    int64_t connections            # how many channels are not closed
+    volatile int64_t connections   # how many channels are not closed
     volatile bint sleeper          # the executor watches the sockets itself, asleep
     volatile bint idle             # the executor has nothing to do
     volatile uint64_t progress     # its deliveries
@@ -105,6 +105,14 @@ cdef int watch_fd(Sockets* s, int fd, void* what) noexcept nogil
 cdef int admit(Sockets* s, Channel* c) noexcept nogil
 cdef void release(Sockets* s, Channel* c) noexcept nogil
 cdef void forget_messages(Channel* c) noexcept
+
+cdef inline void signal(int fd) noexcept nogil:
+    cdef uint64_t one = 1
+    # It fails when the counter is full, which is as good.
+    write(fd, &one, 8)
+
+cdef inline size_t frame_size(const unsigned char* at) noexcept nogil:
+    return 4 + <size_t>load_32(at)
 
 # All that follows needs the lock.
 cdef void watch_for(Sockets* s, Channel* c, uint32_t interest) noexcept nogil
@@ -122,16 +130,8 @@ cdef void flush_locked(
 ) noexcept nogil
 cdef void keep_alive(Sockets* s, int64_t now) noexcept nogil
 
-cdef inline void signal(int fd) noexcept nogil:
-    cdef uint64_t one = 1
-    # It fails when the counter is full, which is as good.
-    write(fd, &one, 8)
-
 cdef inline void make_ready(Sockets* s) noexcept nogil:
     """There is something for the executor, which may be asleep and not see it by itself."""
     s.ready = True
     if s.sleeper:
         signal(s.wake_fd)
-
-cdef inline size_t frame_size(const unsigned char* at) noexcept nogil:
-    return 4 + <size_t>load_32(at)

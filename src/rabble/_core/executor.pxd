@@ -7,11 +7,11 @@ from rabble._core.envelope cimport Envelope
 from rabble._core.idle cimport Idle
 from rabble._core.ids cimport CorrelationId, NodeId, Pid
 from rabble._core.inbox cimport Inbox
-from rabble._core.poll cimport Connection, Poller
+from rabble._core.poll cimport Connection
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.routes cimport Routes
 from rabble._core.table cimport DispatchTable, Entry, EntryKind
-from rabble._core.timers cimport Timer, TimerWheel
+from rabble._core.timers cimport TimerWheel
 
 cdef class Executor:
     cdef readonly NodeId node

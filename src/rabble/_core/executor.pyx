@@ -16,7 +16,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t
 
 from rabble._core.envelope cimport Envelope, new_envelope
-from rabble._core.idle cimport CALLED, SPINNING, Idle
+from rabble._core.idle cimport Idle
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
 from rabble._core.inbox cimport Inbox, monotonic_ns
 from rabble._core.poll cimport Connection, Poller
@@ -429,8 +429,7 @@ cdef class Executor:
             self.stop_ns = self.now_ns() + <int64_t>(max(drain_s, 0.0) * 1e9)
             self.is_stopping = True
         self.inbox.wake()
-        if self.idle.state == SPINNING:
-            self.idle.state = CALLED
+        self.idle.recall()
 
     def run(self):
         """Deliver until `request_stop`. Called once, by the thread that is to be the executor's.
@@ -782,13 +781,16 @@ cdef class Executor:
         args[2] = <PyObject*>envelope.sender
         args[3] = <PyObject*>envelope.correlation_id
         self.current = <PyObject*>entry
-        if entry.takes_self:
-            result = RABBLE_CALL(<PyObject*>entry.receive, args, 4)
-        else:
-            result = PyObject_Vectorcall(<PyObject*>entry.receive, args + 1, 3, NULL)
-        if not self.emit(entry, result):
-            self.crash(entry, envelope)
-        self.current = NULL
+        try:
+            if entry.takes_self:
+                result = RABBLE_CALL(<PyObject*>entry.receive, args, 4)
+            else:
+                result = PyObject_Vectorcall(<PyObject*>entry.receive, args + 1, 3, NULL)
+            if not self.emit(entry, result):
+                self.crash(entry, envelope)
+        finally:
+            # Also if `Interrupted` came within its crash: the caller's reference ends with this.
+            self.current = NULL
         return 0
 
     cdef bint start(self, Entry entry) except -1:
@@ -799,17 +801,18 @@ cdef class Executor:
         entry.unstarted = False
         self.current = <PyObject*>entry
         try:
-            bound = process.init
-        except BaseException as error:
-            self.failure = error
-            self.crash(entry, None)
+            try:
+                bound = process.init
+            except BaseException as error:
+                self.failure = error
+                self.crash(entry, None)
+                return False
+            init = <PyObject*>bound
+            result = PyObject_Vectorcall(init, NULL, 0, NULL)
+            if not self.emit(entry, result):
+                self.crash(entry, None)
+        finally:
             self.current = NULL
-            return False
-        init = <PyObject*>bound
-        result = PyObject_Vectorcall(init, NULL, 0, NULL)
-        if not self.emit(entry, result):
-            self.crash(entry, None)
-        self.current = NULL
         return entry.target is not None
 
     cdef int give_to_target(self, Entry entry, Envelope envelope) except -1:
@@ -1049,6 +1052,7 @@ cdef class Executor:
             (<Inbox>entry.target).close()
         entry.target = None
         entry.receive = None
+        entry.takes_self = False
         return 0
 
     cdef int watch(self, Pid watcher, Pid watched) except -1:
@@ -1146,6 +1150,7 @@ cdef class Executor:
         for entry in self.table.snapshot():
             entry.target = None
             entry.receive = None
+            entry.takes_self = False
             entry.timers = entry.watchers = entry.watched = None
         self.table.clear()
         self.processes = 0

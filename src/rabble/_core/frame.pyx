@@ -1,8 +1,9 @@
 """Frames: what a connection's stream of bytes is cut into.
 
-All that a stranger claims about a frame is checked here, before anything waits for its body: the
-poll loop, which calls this without the GIL, keeps at most one frame that is not complete, of a
-length that its kind allows. What the bodies say is the matter of `speak` and `hear`.
+All that a stranger claims about a frame is checked, here and for the most usual one in the summary,
+before anything waits for its body: the poll loop, which calls this without the GIL, keeps at most
+one frame that is not complete, of a length that its kind allows. What the bodies say is the matter
+of `speak` and `hear`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

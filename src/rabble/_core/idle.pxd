@@ -31,3 +31,7 @@ cdef class Idle:
     cdef inline int call(self) except -1:
         return self.call_over() if self.state == SPINNING else 0
     cdef int call_over(self) except -1
+    # The same without waiting for it, for a signal handler.
+    cdef inline void recall(self) noexcept:
+        if self.state == SPINNING:
+            self.state = CALLED

@@ -103,7 +103,7 @@ cdef class Idle:
         return 0
 
     cdef int sleep_on_sockets(self, Poller poller, int64_t left) except -1:
-        """Sleep as `wait` does, on all sockets besides the inbox, and answer what needs no GIL."""
+        """The same on all sockets besides the inbox, and answer what needs no GIL."""
         cdef int64_t end = monotonic_ns() + left
         cdef int status
         with nogil:
