@@ -190,7 +190,7 @@ def bench(given: argparse.Namespace) -> int:
     """Run the workloads that were asked for."""
     # Imported here, so that `rabble version` needs none of it.
     from rabble.bench import WORKLOADS, peers, report
-    from rabble.bench.model import Result, machine, measure
+    from rabble.bench.model import SPREAD_S, Result, machine, measure
 
     wrong = refusal(given, list(WORKLOADS))
     if wrong is not None:
@@ -209,7 +209,14 @@ def bench(given: argparse.Namespace) -> int:
             for case in WORKLOADS[name].cases(given.quick):
                 beside = others.runs(case) if others is not None else {}
                 try:
-                    results.append(measure(case, peers=beside, progress=progress))
+                    results.append(
+                        measure(
+                            case,
+                            spread_s=0.0 if given.quick else SPREAD_S,
+                            peers=beside,
+                            progress=progress,
+                        )
+                    )
                 except Exception as error:
                     failures.append(f"{case.name} failed: {type(error).__name__}: {error}")
     progress.clear()

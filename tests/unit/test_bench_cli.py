@@ -140,6 +140,24 @@ def test_a_case_and_its_limit_take_turns() -> None:
 
 
 @pytest.mark.parametrize(
+    ("takes_s", "spread_s", "pairs"), [(1.0, 0.0, 5), (1.0, 5.0, 5), (1.0, 9.5, 10), (0.1, 9.5, 25)]
+)
+def test_quick_pairs_are_spread_over_some_seconds(
+    takes_s: float, spread_s: float, pairs: int
+) -> None:
+    now = 0.0
+
+    def take() -> Sample:
+        nonlocal now
+        now += takes_s
+        return Sample(1, 1.0)
+
+    case = Case("quick", {}, "x/s", take, Limit("l", 1.0))
+    result = measure(case, spread_s=spread_s, clock=lambda: now)
+    assert len(result.runs) == pairs
+
+
+@pytest.mark.parametrize(
     ("target", "ratio", "reached"),
     [(Target(1.0), 1.0, True), (Target(1.0), 0.99, False), (Target(0.3, "<="), 0.2, True)],
 )

@@ -17,6 +17,10 @@ from typing import Any
 __all__ = ["Case", "Limit", "Miscount", "Result", "Run", "Sample", "Target", "machine", "measure"]
 
 RUNS_MIN = 5
+#: A shared machine halves its speed for seconds at a time: the median of so many pairs, spread over
+#: that long, moves less than that of five quick ones.
+RUNS_MAX = 25
+SPREAD_S = 6.0
 
 
 class Miscount(Exception):
@@ -130,25 +134,33 @@ def measure(
     case: Case,
     *,
     runs: int = RUNS_MIN,
+    spread_s: float = 0.0,
     peers: Mapping[str, Callable[[], Sample]] | None = None,
     progress: Callable[[str], None] = lambda text: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Result:
     """Take a case and its limit in turn, pair by pair, so that noise meets both.
 
     Which of the two goes first changes from pair to pair. The garbage collector is left as Python
     ships it.
 
-    :param runs: how many pairs are kept.
+    :param runs: how many pairs are kept at least.
+    :param spread_s: seconds for which more of them are taken, up to `RUNS_MAX` in all.
     :param peers: other systems' runs of the same workload, taken in the same turn.
     :param progress: told what is being done.
+    :param clock: seconds, by which the pairs are spread.
     :raises Miscount: if a run did not deliver what it should have.
     """
     samples: list[Sample] = []
     limits: list[Sample] = []
     kept: list[Run] = []
     with case.session or contextlib.nullcontext():
-        for turn in range(-case.warm_ups, runs):
-            progress(f"{case.name} {'warm-up' if turn < 0 else f'run {turn + 1} of {runs}'}")
+        for turn in range(-case.warm_ups, max(runs, RUNS_MAX)):
+            if turn == 0:
+                enough_at = clock() + spread_s
+            if turn >= runs and clock() >= enough_at:
+                break
+            progress(f"{case.name} {'warm-up' if turn < 0 else f'run {turn + 1}'}")
             if turn % 2:
                 limit = take_limit(case.limit)
                 sample = case.run()
