@@ -1,0 +1,43 @@
+# Exceptions, taken by the C API.
+#
+# Cython's `except X as e:` takes for granted that an exception has a traceback. It has none when
+# there was no memory for one, and then the clause drops a reference that is not there: the
+# interpreter crashes. So no `except` clause of the core has a body that does anything (a test holds
+# that): what may fail is called so that it returns a status and leaves its exception pending, and
+# this takes it. The same holds for what `finally` does, which is safe, as Cython checks there.
+
+cdef extern from *:
+    """
+    #ifndef RABBLE_FAILURE
+    #define RABBLE_FAILURE
+    /* The pending exception, which is pending no longer; None if there is none. */
+    static inline PyObject *rabble_take_failure(void) {
+        PyObject *error;
+    #if PY_VERSION_HEX >= 0x030C0000
+        error = PyErr_GetRaisedException();
+    #else
+        PyObject *type, *traceback;
+        PyErr_Fetch(&type, &error, &traceback);
+        if (type != NULL) {
+            PyErr_NormalizeException(&type, &error, &traceback);
+            if (error != NULL && traceback != NULL)
+                PyException_SetTraceback(error, traceback);
+            Py_DECREF(type);
+            Py_XDECREF(traceback);
+        }
+    #endif
+        if (error == NULL) {
+            error = Py_None;
+            Py_INCREF(error);
+        }
+        return error;
+    }
+    #endif
+    """
+    # The pending exception, which is pending no longer; None if there is none.
+    object take_failure "rabble_take_failure" ()
+
+cdef extern from "Python.h":
+    # Whether one is pending, borrowed; and whether the pending one is of a class.
+    void* pending_failure "PyErr_Occurred" () noexcept
+    bint PyErr_ExceptionMatches(object cls) noexcept
