@@ -239,7 +239,7 @@ cdef class Control:
         cdef dict watchers
         if found is NULL or (<Entry>found).kind == EXECUTOR:
             connection.speaker.say_down(
-                heard.about, heard.to, self.executor.protocol.DOWN_CODES["no_process"], ""
+                heard.about, heard.to, self.executor.protocol.DOWN_CODES["no_process"], 0, ""
             )
             self.executor.routes.answered(connection)
             return 0
@@ -248,7 +248,7 @@ cdef class Control:
         if watchers is None or heard.about not in watchers:
             if connection.watched_count >= self.executor.watches_max:
                 connection.speaker.say_down(
-                    heard.about, heard.to, self.executor.protocol.DOWN_CODES["refused"],
+                    heard.about, heard.to, self.executor.protocol.DOWN_CODES["refused"], 0,
                     f"{self.executor.node} lets a peer monitor no more than "
                     f"Limits.peer_watches_max, {self.executor.watches_max}",
                 )

@@ -676,7 +676,7 @@ cdef class Executor:
                 del connection.watched[envelope.msg.pid]
         reason = envelope.msg.reason
         why = self.protocol.DOWN_CODES.get(reason.kind, 1)
-        connection.speaker.say_down(envelope.to, envelope.msg.pid, why, reason.detail)
+        connection.speaker.say_down(envelope.to, envelope.msg.pid, why, 0, reason.detail)
         return self.routes.answered(connection)
 
     cdef int hear(self) except -1:
