@@ -130,7 +130,7 @@ cdef class Routes:
                 connection.speaker.note_refused(envelope)
                 connection.channel.notice = True
                 return PEER_BUSY
-        connection.speaker.say_envelope(envelope)
+        connection.speaker.say_envelope(envelope, None)
         if connection.speaker.bulk.said - bulk_said > most:
             connection.large_size = connection.speaker.bulk.said - bulk_said
             connection.large_end = connection.speaker.bulk.said
