@@ -155,11 +155,14 @@ cdef class Control(Controls):
 
     cdef int discard(self, Discard request) except -1:
         cdef PyObject* found
+        cdef Entry entry
         if request.pid is None:
             return 0
         found = self.executor.table.find(request.pid)
         if found is not NULL and (<Entry>found).target is request.target:
-            self.executor.remove_entry(<Entry>found, request.reason)
+            # Held: the table's may be the only other reference.
+            entry = <Entry>found
+            self.executor.remove_entry(entry, request.reason)
         return 0
 
     cdef int undelivered(self, Undelivered letter) except -1:

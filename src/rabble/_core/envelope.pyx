@@ -31,6 +31,9 @@ cdef extern from *:
         PyObject *to, *msg, *sender, *correlation_id;
     } rabble_fields;
 
+    #define RABBLE_LIKELY(x) __builtin_expect(!!(x), 1)
+    #define RABBLE_UNLIKELY(x) __builtin_expect(!!(x), 0)
+
     static PyTypeObject *rabble_envelope_type = NULL;
 
     #if CYTHON_USE_FREELISTS
@@ -53,7 +56,7 @@ cdef extern from *:
         Py_INCREF(sender);
         Py_INCREF(correlation_id);
     #if CYTHON_USE_FREELISTS
-        if (likely(rabble_free_count > 0)) {
+        if (RABBLE_LIKELY(rabble_free_count > 0)) {
             made = (rabble_fields *)rabble_free[--rabble_free_count];
             Py_SET_REFCNT((PyObject *)made, 1);
         } else {
@@ -64,7 +67,7 @@ cdef extern from *:
         made = (rabble_fields *)rabble_envelope_type->tp_alloc(rabble_envelope_type, 0);
         if (made != NULL) PyObject_GC_UnTrack(made);
     #endif
-        if (unlikely(made == NULL)) {
+        if (RABBLE_UNLIKELY(made == NULL)) {
             Py_DECREF(to);
             Py_DECREF(msg);
             Py_DECREF(sender);
@@ -94,7 +97,7 @@ cdef extern from *:
             Py_DECREF(fields->sender);
             Py_DECREF(fields->correlation_id);
     #if CYTHON_USE_FREELISTS
-            if (likely(rabble_free_count < RABBLE_FREE_MAX))
+            if (RABBLE_LIKELY(rabble_free_count < RABBLE_FREE_MAX))
                 rabble_free[rabble_free_count++] = self;
             else
                 PyObject_GC_Del(self);

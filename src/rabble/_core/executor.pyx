@@ -108,10 +108,10 @@ cdef extern from "Python.h":
 
 # The same functions, called so that what they raise stays pending: they return -1 or NULL then.
 ctypedef int (*quiet_step)(Executor executor) noexcept
-ctypedef int (*quiet_output)(Executor executor, PyObject* entry, PyObject* result) noexcept
-ctypedef int (*quiet_say)(Routes routes, PyObject* envelope) noexcept
-ctypedef int (*quiet_control)(Controls controls, PyObject* envelope) noexcept
-ctypedef PyObject* (*quiet_codec)(Executor executor, PyObject* envelope) noexcept
+ctypedef int (*quiet_output)(Executor executor, Entry entry, PyObject* result) noexcept
+ctypedef int (*quiet_say)(Routes routes, Envelope envelope) noexcept
+ctypedef int (*quiet_control)(Controls controls, Envelope envelope) noexcept
+ctypedef PyObject* (*quiet_codec)(Executor executor, Envelope envelope) noexcept
 
 
 @cython.final
@@ -935,7 +935,7 @@ cdef class Executor:
                 self.run_queue.put_owned(result)
                 return True
         before = self.run_queue.count()
-        status = (<quiet_output><void*>emit_output)(self, <PyObject*>entry, result)
+        status = (<quiet_output><void*>emit_output)(self, entry, result)
         if status < 0:
             self.failure = take_failure()
             # Nothing is taken out of the queue while a delivery goes on, so all that is more than
@@ -989,7 +989,7 @@ cdef class Executor:
             or same_pid(envelope.to, self.pid)
         ):
             return envelope
-        copied = (<quiet_codec><void*>recoded)(self, <PyObject*>envelope)
+        copied = (<quiet_codec><void*>recoded)(self, envelope)
         if copied is not NULL:
             again = <object>copied
             Py_DECREF(again)
@@ -1243,7 +1243,7 @@ cdef class Executor:
         """Hand over an envelope for another node to the connection that leads there."""
         cdef int said = NOT_CONNECTED
         if self.routes is not None:
-            said = (<quiet_say><void*>say)(self.routes, <PyObject*>envelope)
+            said = (<quiet_say><void*>say)(self.routes, envelope)
             if said < 0:
                 error = take_failure()
                 if type(error) is Interrupted:
@@ -1407,7 +1407,7 @@ cdef class Executor:
     # Control messages.
 
     cdef int control(self, Envelope envelope) except -1:
-        cdef int status = (<quiet_control><void*>handle)(self.controls, <PyObject*>envelope)
+        cdef int status = (<quiet_control><void*>handle)(self.controls, envelope)
         if status < 0:
             self.refuse(envelope, take_failure())
         return 0
@@ -1415,11 +1415,14 @@ cdef class Executor:
     cdef int refuse(self, Envelope envelope, object error) except -1:
         """A control message was wrong: that is an error of the process that sent it."""
         cdef PyObject* found = NULL
+        cdef Entry entry
         if envelope.sender is not None:
             found = self.table.find(envelope.sender)
         if found is not NULL and (<Entry>found).kind == PROCESS:
+            # Held: the table's may be the only other reference.
+            entry = <Entry>found
             self.failure = error
-            return self.crash(<Entry>found, envelope)
+            return self.crash(entry, envelope)
         if type(error) is Interrupted:
             self.interrupting = False
         self.observe("crashed", envelope.sender, error)
@@ -1469,9 +1472,9 @@ cdef int end_step(Executor executor, int step) noexcept:
     elif step == END_FLUSH:
         status = (<quiet_step><void*>flush)(executor)
     elif step == END_QUEUE:
-        status = (<quiet_drain><void*>drop_all)(executor, <PyObject*>executor.run_queue)
+        status = (<quiet_drain><void*>drop_all)(executor, executor.run_queue)
     elif step == END_INBOX:
-        status = (<quiet_drain><void*>drop_all)(executor, <PyObject*>executor.inbox.queue)
+        status = (<quiet_drain><void*>drop_all)(executor, executor.inbox.queue)
     elif step == END_TIMERS:
         executor.wheel.drop_all()
         status = (<quiet_step><void*>clear_due)(executor)
@@ -1480,7 +1483,7 @@ cdef int end_step(Executor executor, int step) noexcept:
     return status
 
 
-ctypedef int (*quiet_drain)(Executor executor, PyObject* queue) noexcept
+ctypedef int (*quiet_drain)(Executor executor, EnvelopeQueue queue) noexcept
 
 
 cdef int absorb(Executor executor) except -1:
@@ -1604,7 +1607,7 @@ cdef int admit_outside(Executor executor, Envelope envelope) except -1:
     """Look at what another thread sent, and queue it. Whatever is wrong with it ends it alone."""
     cdef PyObject* checked
     if executor.codec is not None:
-        checked = (<quiet_codec><void*>check)(executor, <PyObject*>envelope)
+        checked = (<quiet_codec><void*>check)(executor, envelope)
         if checked is NULL:
             error = take_failure()
             if type(error) is Interrupted:

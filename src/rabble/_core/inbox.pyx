@@ -225,7 +225,7 @@ cdef class Inbox:
         self.give_back()
 
     cdef bint put(self, Envelope envelope) except -1:
-        if self.is_closed or self.queue.count() >= self.limit:
+        if self.is_closed or self.is_full():
             return False
         self.put_always(envelope)
         return True
