@@ -95,8 +95,6 @@ class Stop:
     reason: DownReason | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pid, Pid):
-            raise TypeError(f"Stop: pid must be a Pid, not {bounded_repr(self.pid, 200)}")
         if self.reason is not None and type(self.reason) is not DownReason:
             raise TypeError(
                 f"Stop: reason must be a DownReason or None, not {bounded_repr(self.reason, 200)}"
@@ -219,8 +217,9 @@ class Down:
     #: Why.
     reason: DownReason
     #: Which life of that name: its number is unique among all starts of processes and services of
-    #: one start of its node. 0 where none ended: `no_process`, `refused`, `disconnected`.
-    life: int = 0
+    #: one start of its node. 0 where none ended: `no_process`, `refused`, `disconnected`. Two
+    #: that differ in nothing else are equal.
+    life: int = dataclasses.field(default=0, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

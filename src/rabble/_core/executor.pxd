@@ -121,6 +121,8 @@ cdef class Executor:
     cdef int notify_all(self, dict subscribers, object msg) except -1
     cdef int observe(self, str what, object about, object error) except -1
     cdef bint accept(self, Envelope envelope) except -1
+    cdef bint put(self, Envelope envelope) except -1
+    cdef bint is_full(self) noexcept
     cdef Added add(self, Pid pid, object process, object mailbox_max, bint from_outside) except? FULL
     cdef bint add_target(self, Pid pid, object target, EntryKind kind) except -1
     cdef bint drained(self) noexcept

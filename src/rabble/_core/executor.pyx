@@ -242,8 +242,8 @@ cdef class Executor:
     def outside_depth(self):
         """Envelopes of other threads that no process has been given yet: what `inbox_max` bounds.
 
-        Of those in the run queue it is what stood there at the end of the last turn.
         """
+        self.forget_spans()
         return self.inbox.queue.count() + self.inbox.elsewhere
 
     @property
@@ -322,7 +322,7 @@ cdef class Executor:
 
         They are still heard while the node drains. Returns False if it was not accepted.
         """
-        if self.ended or not self.inbox.put(envelope):
+        if self.ended or not self.put(envelope):
             return False
         self.idle.call()
         return True
@@ -410,7 +410,7 @@ cdef class Executor:
                     f"spawn a new instance for every process"
                 )
         if request is not None:
-            if from_outside and self.inbox.is_full():
+            if from_outside and self.is_full():
                 return FULL
             self.inbox.queue.reserve(1)
         if limit is not None:
@@ -604,10 +604,22 @@ cdef class Executor:
         return self.clock()
 
     cdef bint accept(self, Envelope envelope) except -1:
-        if self.is_stopping or not self.inbox.put(envelope):
+        if self.is_stopping or not self.put(envelope):
             return False
         self.idle.call()
         return True
+
+    cdef inline bint put(self, Envelope envelope) except -1:
+        """Put it into the inbox, if there is room. In any thread."""
+        return self.inbox.put(envelope) or (not self.is_full() and self.inbox.put(envelope))
+
+    cdef bint is_full(self) noexcept:
+        """Whether the inbox is. What was delivered in this turn is counted off first: exactly so
+        many wait as `inbox_max` says before anybody is refused.
+        """
+        if self.inbox.is_full():
+            self.forget_spans()
+        return self.inbox.is_full()
 
     cdef int ask(self, object request) except -1:
         """Send a control message of the runtime's own, which no limit refuses."""
