@@ -155,8 +155,12 @@ cdef extern from *:
     bint rabble_set_up(object cls, constructor function) noexcept
     Py_ssize_t PyVectorcall_NARGS(size_t nargsf) noexcept
 
-cdef extern from "Python.h":
-    int Py_EnterRecursiveCall(const char* where) except -1
+cdef extern from *:
+    """
+    /* On failure it returns whatever is not 0. */
+    #define RABBLE_ENTER_RECURSIVE_CALL(where) (Py_EnterRecursiveCall(where) ? -1 : 0)
+    """
+    int enter_recursive_call "RABBLE_ENTER_RECURSIVE_CALL"(const char* where) except -1
     void Py_LeaveRecursiveCall() noexcept
 
 
@@ -196,7 +200,7 @@ cdef class Envelope:
 
     def __hash__(self):
         # A message may be an envelope again, and hashing looks for no end of the C stack itself.
-        Py_EnterRecursiveCall(" while an Envelope is hashed")
+        enter_recursive_call(" while an Envelope is hashed")
         try:
             return hash((self.to, self.msg, self.sender, self.correlation_id))
         finally:
