@@ -78,6 +78,7 @@ cdef class Speaker:
     cdef bint is_in_bulk(self, Pid sender, Pid to) except -1
     cdef int goes_to_bulk(self, Pid sender, Pid to, Py_ssize_t size) except -1
     cdef int say_watch(self, int kind, Pid watcher, Pid watched) except -1
+    cdef int check_down(self, bint is_peer, Pid watcher, bint is_own, Pid watched) except -1
     cdef Py_ssize_t place_of(self, Pid pid, Py_ssize_t kept) except -1
     cdef Py_ssize_t place_anew(self, Pid pid, Py_ssize_t kept) except -1
     cdef void cut_back(self, Py_ssize_t size) noexcept
