@@ -221,7 +221,11 @@ askers = (receivers | pids_of(C)).filter(lambda pid: pid.group != "rabble") | st
 
 
 def forwarded(to, msg, asker, connection, request, forwarder):
-    return ("envelope", Envelope(to, msg, asker, CorrelationId(asker, connection, request)), forwarder)
+    return (
+        "envelope",
+        Envelope(to, msg, asker, CorrelationId(asker, connection, request)),
+        forwarder,
+    )
 
 
 contents = st.one_of(

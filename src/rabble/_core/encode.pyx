@@ -60,8 +60,9 @@ cdef str refusal(object value):
     elif PyType_Check(value) or PyCallable_Check(value):
         advice = "classes and functions do not travel; send a name that the receiver knows"
     return (
-        f"a {type_name(value)} cannot be in a message: {advice}. Allowed are None, bool, int, float, str, "
-        f"bytes, list, tuple, dict with str keys, NodeId, Pid, CorrelationId and registered classes"
+        f"a {type_name(value)} cannot be in a message: {advice}. Allowed are None, bool, int, "
+        f"float, str, bytes, list, tuple, dict with str keys, NodeId, Pid, CorrelationId and "
+        f"registered classes"
     )
 
 

@@ -17,7 +17,7 @@ cdef struct Reader:
 cdef object malformed(Reader* r, str what)      # DecodeError
 cdef object unknown(Reader* r, str what)        # UnknownMessageError
 cdef object beyond(Reader* r, str what)         # DecodeLimitError
-# ... and of the pending exception: it says that the next bytes are not UTF-8, or is raised as it is.
+# ... and of the pending exception: the next bytes are not UTF-8, or whatever else it is.
 cdef object not_utf8(Reader* r)
 
 cdef extern from "Python.h":

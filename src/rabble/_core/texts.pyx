@@ -5,9 +5,9 @@ and no log of the runtime words such an object but by these functions, which ret
 happens. Only what is not the object's own passes: `Interrupted`, and a KeyboardInterrupt in the
 main thread, which is the user's who presses Ctrl-C.
 
-Where Python lets one, a text is bounded before it is made: of a str, bytes, int or container, and of
-an exception whose class has no `__str__` of its own, only the beginning is worded. What a class's
-own method makes is cut, which does not take back the time that it took.
+Where Python lets one, a text is bounded before it is made: of a str, bytes, int or container, and
+of an exception whose class has no `__str__` of its own, only the beginning is worded. What a
+class's own method makes is cut, which does not take back the time that it took.
 """
 
 from cpython.object cimport PyObject
