@@ -79,7 +79,11 @@ cdef class Speaker:
 
     cdef bytes take_data(self):
         """The bytes of the data lane, which is empty then."""
-        return self.taken(&self.data)
+        if self.is_speaking:
+            raise speaking()
+        data = PyBytes_FromStringAndSize(<char*>self.data.data, self.data.size)
+        self.data.size = 0
+        return data
 
     cdef bytes take_bulk(self, size_t unsent):
         """Those of the bulk lane, of which `unsent` wait in the poll loop from now on."""
@@ -87,23 +91,23 @@ cdef class Speaker:
         cdef const BulkFrame* end = <const BulkFrame*>(
             self.bulk.frames.data + self.bulk.frames.size
         )
-        cdef bytes own = self.taken(&self.bulk.own)
-        cdef Py_ssize_t at = 0
+        cdef const unsigned char* own = self.bulk.own.data
         cdef list parts = []
-        while frame != end:
-            parts.append(own[at:at + <Py_ssize_t>frame.own_size])
-            parts.append(PyBytes_FromStringAndSize(<const char*>frame.rest, frame.rest_size))
-            at += frame.own_size
-            frame += 1
-        forget_frames(&self.bulk)
-        self.bulk.unsent = unsent
-        return b"".join(parts)
-
-    cdef bytes taken(self, Writer* w):
         if self.is_speaking:
             raise speaking()
-        data = PyBytes_FromStringAndSize(<char*>w.data, w.size)
-        w.size = 0
+        # Lists take memory, which may make the collector run anybody's code.
+        self.is_speaking = True
+        try:
+            while frame != end:
+                parts.append(PyBytes_FromStringAndSize(<const char*>own, frame.own_size))
+                parts.append(PyBytes_FromStringAndSize(<const char*>frame.rest, frame.rest_size))
+                own += frame.own_size
+                frame += 1
+            data = b"".join(parts)
+        finally:
+            self.is_speaking = False
+        forget_frames(&self.bulk)
+        self.bulk.unsent = unsent
         return data
 
     cdef int say_envelope(self, Envelope envelope, Pid forwarder) except -1:
@@ -128,8 +132,7 @@ cdef class Speaker:
             sender = self.place_of(envelope.sender, -1)
             if not self.said[sender].is_own:
                 flags |= FLAG_FORWARDED
-                forwarder = self.who_forwards(envelope, forwarder)
-                sender = self.place_of(forwarder, to)
+                sender = self.place_of_forwarder(envelope, forwarder, to)
                 if sender == NO_PLACE:
                     return self.say_in_full(envelope, forwarder)
         if cid is not None:
@@ -526,6 +529,11 @@ cdef class Speaker:
             if data is not NULL:
                 w.data = data
                 w.capacity = capacity
+
+    cdef Py_ssize_t place_of_forwarder(
+        self, Envelope envelope, Pid forwarder, Py_ssize_t kept
+    ) except -1:
+        return self.place_of(self.who_forwards(envelope, forwarder), kept)
 
     cdef Pid who_forwards(self, Envelope envelope, Pid forwarder):
         """Who passes on an envelope whose sender is not of this node; `EncodeError` if nobody may.
