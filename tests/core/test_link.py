@@ -26,6 +26,7 @@ from rabble._core.frame import cut
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.link import Heard, Link, LinkError
 from rabble._core.queue import EnvelopeQueue
+from rabble._core.texts import Interrupted
 from rabble.registry import MessageRegistry, message
 from tests.reference import codec as reference_codec
 from tests.reference import link as reference
@@ -220,7 +221,11 @@ askers = (receivers | pids_of(C)).filter(lambda pid: pid.group != "rabble") | st
 
 
 def forwarded(to, msg, asker, connection, request, forwarder):
-    return ("envelope", Envelope(to, msg, asker, CorrelationId(asker, connection, request)), forwarder)
+    return (
+        "envelope",
+        Envelope(to, msg, asker, CorrelationId(asker, connection, request)),
+        forwarder,
+    )
 
 
 contents = st.one_of(
@@ -682,6 +687,113 @@ def test_encoding_that_speaks_itself_is_refused():
     assert vars(back.msg) == {"field": 5}
 
 
+def test_what_a_property_raises_leaves_nothing_in_a_lane():
+    registry = MessageRegistry()
+
+    @dataclasses.dataclass(frozen=True)
+    class Raises:
+        field: object = None
+
+        def __getattribute__(self, name):
+            raise SystemExit(name)
+
+    registry.register(Raises, "Raises")
+    speaker, to = link(registry=registry, fragment_bytes=100), link(B, A, registry=registry)
+    for before in ([], ["x" * 200]):
+        with pytest.raises(SystemExit):
+            speaker.say(Envelope(RECEIVER, [*before, Raises()], SENDER))
+    speaker.say(Envelope(RECEIVER, 1, SENDER))
+    assert to.decode(speaker.take_data() + speaker.take_bulk()) == [Envelope(RECEIVER, 1, SENDER)]
+
+
+# No memory.
+
+
+def starvation():
+    """`starve(first, end)` has those allocations fail, counted from now on; `feed()` ends that."""
+    testcapi = pytest.importorskip("_testcapi")
+    return testcapi.set_nomemory, testcapi.remove_mem_hooks
+
+
+@pytest.mark.parametrize("lasting", [1, 40])
+def test_without_memory_an_envelope_is_said_or_not_and_no_less(lasting):
+    starve, feed = starvation()
+    cid = CorrelationId(Pid("x", C), 1, 2)
+    asker = Pid("y", C)
+    whats = [
+        ("envelope", Envelope(RECEIVER, [1, "x" * 30, Pair(1, Colour.RED)], SENDER, cid)),
+        ("envelope", Envelope(Pid("o", B), b"x" * 1_000, SENDER)),
+        ("envelope", Envelope(Pid("o", B), {"k": "y" * 300}, SENDER)),
+        ("envelope", Envelope(Pid("o", B), 3, asker, CorrelationId(asker))),
+        ("down", Pid("o", B), SENDER, 1, 7, "why"),
+        ("monitor", SENDER, RECEIVER),
+        ("undelivered", RECEIVER, cid, 1),
+        ("lost", 3),
+    ]
+    for places in (2, 8192):
+        for first in range(1, 60):
+            speaker = link(fragment_bytes=100, places=places)
+            speaker.refuse(Envelope(Pid("o", B), 1, SENDER))
+            said = []
+            for what in whats:
+                with contextlib.suppress(MemoryError):
+                    starve(first, first + lasting)
+                    try:
+                        say(speaker, what)
+                    finally:
+                        feed()
+                    said.append(what)
+            # Whatever became of these, what is said next is heard.
+            said.append(("envelope", Envelope(Pid("o", B), "last", SENDER)))
+            say(speaker, said[-1])
+            data = speaker.take_data() + speaker.take_bulk()
+            heard, code = hear(listener(), data)
+            assert code is None
+            assert by_pair(w for w in heard if w[0] != "lost") == by_pair(
+                w[:2] if w[0] == "envelope" else w for w in said if w[0] != "lost"
+            ), (places, first)
+            lost = sum(what[1] for what in heard if what[0] == "lost")
+            assert lost == sum(what[1] for what in said if what[0] == "lost")
+
+
+@pytest.mark.parametrize("lasting", [1, 40])
+def test_without_memory_what_is_heard_is_whole_or_the_end(lasting):
+    starve, feed = starvation()
+    speaker = link(fragment_bytes=100)
+    said = [
+        Envelope(RECEIVER, [1, "x" * 30, Pair(1, Colour.RED), {"k": [2]}], SENDER),
+        Envelope(Pid("o", B), b"x" * 1_000, SENDER, CorrelationId(SENDER, 1, 2)),
+        Envelope(Pid("o", B), [Positive(3), SENDER, A, CorrelationId(SENDER)], SENDER),
+        Envelope(Pid("o", B), "y" * 300, SENDER),
+    ]
+    speaker.say_all(said)
+    speaker.down(RECEIVER, SENDER, 1, 2, "why")
+    data = speaker.take_data() + speaker.take_bulk()
+    whole = hear(listener(), data)
+    ended = 0
+    for first in range(1, 150):
+        to, queue = listener(), EnvelopeQueue()
+        ends = False
+        try:
+            starve(first, first + lasting)
+            try:
+                to.decode_into(data, queue)
+            finally:
+                feed()
+        except (LinkError, MemoryError) as error:
+            # The interpreter has no memory to pass on a LinkError either.
+            ends = True
+            assert type(error) is MemoryError or error.code == 19
+        heard = [told(queue.take()) for _ in range(len(queue))]
+        sound = [what for what in heard if what[0] != "undecodable"]
+        assert ends or len(heard) == len(whole[0]), first
+        assert [what for what in whole[0] if what in sound] == sound
+        if ends:
+            ended += 1
+            assert hear(to, data) == ([], 19)
+    assert ended
+
+
 # Lanes.
 
 
@@ -917,7 +1029,7 @@ def test_ever_new_classes_and_keys_leave_nothing_behind(count):
     assert registry.plans_by_name == registry.plans_by_class == {}
 
 
-def test_a_message_class_cannot_hear_on_its_own_link_nor_hide_an_exit():
+def test_a_message_class_cannot_hear_on_its_own_link_nor_end_more_than_its_message():
     registry = MessageRegistry()
     to = link(B, A, registry=registry)
 
@@ -930,6 +1042,10 @@ def test_a_message_class_cannot_hear_on_its_own_link_nor_hide_an_exit():
                 raise SystemExit(3)
             if self.what == "mute":
                 raise Mute
+            if self.what == "long":
+                raise ValueError(self, "x" * 10_000_000)
+            if self.what == "over":
+                raise Interrupted
             to.decode(b"")
 
     class Mute(Exception):
@@ -939,11 +1055,17 @@ def test_a_message_class_cannot_hear_on_its_own_link_nor_hide_an_exit():
     def built(what):
         return frame(2, 0, b"\0\0" + reference_codec.extension(1, b"\xa7Meddler\x91\xa4" + what))
 
-    heard, code = hear(to, PREAMBLE + built(b"hear") + built(b"mute"))
-    assert [what[0] for what in heard] == ["undecodable"] * 2
-    assert code is None
-    with pytest.raises(SystemExit):
-        to.decode(built(b"exit"))
+    said = [built(what) for what in (b"hear", b"mute", b"exit", b"long")]
+    heard = to.decode(PREAMBLE + b"".join(said))
+    assert [told(each)[0] for each in heard] == ["undecodable"] * 4
+    details = [each.msg.detail for each in heard]
+    assert "made its own link hear" in details[0]
+    assert details[1].endswith("Mute: a Mute whose str raises RuntimeError")
+    assert details[2].endswith("SystemExit: 3")
+    assert all(len(detail) <= 1_000 for detail in details)
+    # What ends the node's thread is nobody's failure.
+    with pytest.raises(Interrupted):
+        to.decode(built(b"over"))
     assert hear(to, b"") == ([], 19)
 
 

@@ -31,6 +31,7 @@ cdef struct Cursor:
     int flags                   # of the ENVELOPE whose message is being decoded ...
     const unsigned char* body   # ... and its body: in the frame, or put together of fragments
     size_t size                 # ... and how long that is
+    PyObject* undecodable       # borrowed: why that message could not be built
 
 cdef enum About:
     # What is known of a pid that the peer named.
@@ -88,7 +89,8 @@ cdef class Hearer:
         self, Cursor* c, int flags, const unsigned char* body, size_t size, bytes payload,
         EnvelopeQueue out,
     ) except -1
-    cdef int hear_undecodable(self, Cursor* c, object error, EnvelopeQueue out) except -1
+    cdef int go_on_after(self, Cursor* c, object error, EnvelopeQueue out) except -1
+    cdef int hear_undecodable(self, Cursor* c, EnvelopeQueue out) except -1
     cdef int tell(self, Heard heard, EnvelopeQueue out) except -1
     cdef int hear_name(self, Frame* frame) except -1
     cdef int about(self, Pid pid) except -1

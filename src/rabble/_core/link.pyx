@@ -17,6 +17,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 
+from rabble._core.capacities cimport NAME_PLACES
 from rabble._core.codec cimport Codec
 from rabble._core.envelope cimport Envelope
 from rabble._core.frame cimport HEAD_MAX, PLACES
@@ -30,6 +31,13 @@ __all__ = ["Heard", "Link", "LinkError"]
 
 cdef enum:
     FRAGMENT_BYTES_MIN = 16
+
+
+cdef Envelope filled(Envelope envelope):
+    """The same, unless it comes from `__new__` alone and has no receiver."""
+    if envelope.to is None:
+        raise TypeError("an envelope that was never filled cannot be said")
+    return envelope
 
 
 @cython.final
@@ -52,7 +60,7 @@ cdef class Link:
         self, NodeId own not None, NodeId peer not None, uint64_t incarnation,
         Pid executor not None, *, Codec codec not None, Py_ssize_t fragment_bytes=65536,
         message_bytes_max=None, Py_ssize_t frame_bytes_max=1 << 20, open_names=frozenset(),
-        Py_ssize_t places=PLACES,
+        Py_ssize_t places=NAME_PLACES,
     ):
         if message_bytes_max is None:
             message_bytes_max = codec.message_bytes_max
@@ -107,13 +115,13 @@ cdef class Link:
 
         :param forwarder: who passes it on, if it is a request of another node's; else the executor.
         """
-        self.speaker.say_envelope(envelope, forwarder)
+        self.speaker.say_envelope(filled(envelope), forwarder)
 
     def say_all(self, list envelopes not None):
         """Append several envelopes, in order, up to the first that raises `EncodeError`."""
         cdef Speaker speaker = self.speaker
         for envelope in envelopes:
-            speaker.say_envelope(<Envelope?>envelope, None)
+            speaker.say_envelope(filled(<Envelope?>envelope), None)
 
     def monitor(self, Pid watcher not None, Pid watched not None):
         """Say that `watcher`, of this node, monitors `watched`, of the peer."""
@@ -135,7 +143,7 @@ cdef class Link:
 
     def refuse(self, Envelope envelope not None):
         """Note that an envelope was dropped instead of said; it is one of those of `lost`."""
-        self.speaker.note_refused(envelope)
+        self.speaker.note_refused(filled(envelope))
 
     def lost(self, uint32_t count):
         """Say that `count` envelopes for the peer were dropped."""
@@ -151,7 +159,7 @@ cdef class Link:
 
     def encode(self, Envelope envelope not None):
         """The bytes of an envelope, with whatever else waited in both lanes."""
-        self.speaker.say_envelope(envelope, None)
+        self.speaker.say_envelope(filled(envelope), None)
         return self.take_data() + self.take_bulk()
 
     def decode(self, bytes data not None):

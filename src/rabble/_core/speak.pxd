@@ -56,7 +56,6 @@ cdef class Speaker:
     # What the poll loop does, as bytes: for tests and benchmarks.
     cdef bytes take_data(self)
     cdef bytes take_bulk(self, size_t unsent)
-    cdef bytes taken(self, Writer* w)
 
     cdef Py_ssize_t say_message(self, object msg, Py_ssize_t start) except -1
     cdef int say_in_full(self, Envelope envelope, Pid forwarder) except -1
@@ -78,9 +77,13 @@ cdef class Speaker:
     cdef bint is_in_bulk(self, Pid sender, Pid to) except -1
     cdef int goes_to_bulk(self, Pid sender, Pid to, Py_ssize_t size) except -1
     cdef int say_watch(self, int kind, Pid watcher, Pid watched) except -1
+    cdef int check_down(self, bint is_peer, Pid watcher, bint is_own, Pid watched) except -1
     cdef Py_ssize_t place_of(self, Pid pid, Py_ssize_t kept) except -1
     cdef Py_ssize_t place_anew(self, Pid pid, Py_ssize_t kept) except -1
     cdef void cut_back(self, Py_ssize_t size) noexcept
+    cdef Py_ssize_t place_of_forwarder(
+        self, Envelope envelope, Pid forwarder, Py_ssize_t kept
+    ) except -1
     cdef Pid who_forwards(self, Envelope envelope, Pid forwarder)
     cdef Py_ssize_t write_head(
         self, unsigned char* p, Envelope envelope, Pid forwarder

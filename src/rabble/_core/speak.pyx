@@ -23,8 +23,9 @@ import unicodedata
 
 from rabble._core.bulk cimport (
     BulkFrame, add_frame, bulk_sent, forget_frames, free_bulk, make_room, put_envelope,
-    put_fragments, reserve_envelope,
+    put_fragments, reserve_envelope, reserve_frame,
 )
+from rabble._core.capacities cimport DATA_BYTES_KEPT, PAIRS_MIN
 from rabble._core.encode cimport Encoder
 from rabble._core.encode import EncodeError
 from rabble._core.envelope cimport Envelope
@@ -40,8 +41,6 @@ __all__ = ["Speaker"]
 
 cdef enum:
     HEAD_ROOM = FRAME_HEADER + 3 * 2 + 16   # header and fields of an ENVELOPE, by index
-    KEPT_BYTES_MAX = 8 << 20                # a data lane that grew above this is cut back
-    PAIRS_MIN = 256                         # so many are remembered before they are looked through
     NO_PLACE = -2
 
 
@@ -54,6 +53,8 @@ cdef class Speaker:
         Encoder encoder not None, Py_ssize_t fragment_bytes, Py_ssize_t message_bytes_max,
         Py_ssize_t places,
     ):
+        if places < 2 or places & (places - 1):
+            raise ValueError(f"Speaker: places must be a power of two, not {places}")
         self.own = own
         self.peer = peer
         self.executor = executor
@@ -78,7 +79,11 @@ cdef class Speaker:
 
     cdef bytes take_data(self):
         """The bytes of the data lane, which is empty then."""
-        return self.taken(&self.data)
+        if self.is_speaking:
+            raise speaking()
+        data = PyBytes_FromStringAndSize(<char*>self.data.data, self.data.size)
+        self.data.size = 0
+        return data
 
     cdef bytes take_bulk(self, size_t unsent):
         """Those of the bulk lane, of which `unsent` wait in the poll loop from now on."""
@@ -86,23 +91,23 @@ cdef class Speaker:
         cdef const BulkFrame* end = <const BulkFrame*>(
             self.bulk.frames.data + self.bulk.frames.size
         )
-        cdef bytes own = self.taken(&self.bulk.own)
-        cdef Py_ssize_t at = 0
+        cdef const unsigned char* own = self.bulk.own.data
         cdef list parts = []
-        while frame != end:
-            parts.append(own[at:at + <Py_ssize_t>frame.own_size])
-            parts.append(PyBytes_FromStringAndSize(<const char*>frame.rest, frame.rest_size))
-            at += frame.own_size
-            frame += 1
-        forget_frames(&self.bulk)
-        self.bulk.unsent = unsent
-        return b"".join(parts)
-
-    cdef bytes taken(self, Writer* w):
         if self.is_speaking:
             raise speaking()
-        data = PyBytes_FromStringAndSize(<char*>w.data, w.size)
-        w.size = 0
+        # Lists take memory, which may make the collector run anybody's code.
+        self.is_speaking = True
+        try:
+            while frame != end:
+                parts.append(PyBytes_FromStringAndSize(<const char*>own, frame.own_size))
+                parts.append(PyBytes_FromStringAndSize(<const char*>frame.rest, frame.rest_size))
+                own += frame.own_size
+                frame += 1
+            data = b"".join(parts)
+        finally:
+            self.is_speaking = False
+        forget_frames(&self.bulk)
+        self.bulk.unsent = unsent
         return data
 
     cdef int say_envelope(self, Envelope envelope, Pid forwarder) except -1:
@@ -127,8 +132,7 @@ cdef class Speaker:
             sender = self.place_of(envelope.sender, -1)
             if not self.said[sender].is_own:
                 flags |= FLAG_FORWARDED
-                forwarder = self.who_forwards(envelope, forwarder)
-                sender = self.place_of(forwarder, to)
+                sender = self.place_of_forwarder(envelope, forwarder, to)
                 if sender == NO_PLACE:
                     return self.say_in_full(envelope, forwarder)
         if cid is not None:
@@ -164,6 +168,7 @@ cdef class Speaker:
         """
         cdef Writer* w = &self.data
         cdef Py_ssize_t message = w.size
+        cdef bint said = False
         w.limit = message + self.message_bytes_max + 16
         w.depth = self.encoder.depth_max
         w.elements = self.encoder.elements_max
@@ -172,11 +177,11 @@ cdef class Speaker:
             self.encoder.write(w, msg)
             if w.size - message > self.message_bytes_max:
                 raise too_long(self, w.size - message)
-        except BaseException:
-            self.cut_back(start)
-            raise
+            said = True
         finally:
             self.is_speaking = False
+            if not said:
+                self.cut_back(start)
         return w.size - message
 
     cdef int say_in_full(self, Envelope envelope, Pid forwarder) except -1:
@@ -223,12 +228,13 @@ cdef class Speaker:
         So a message is encoded once, wherever it goes.
         """
         try:
-            return self.put_in_bulk(
+            self.put_in_bulk(
                 envelope, forwarder, NULL, 0, self.data.data + message,
                 self.data.size - message, None,
             )
         finally:
             self.cut_back(start)
+        return 0
 
     cdef int put_in_bulk(
         self,
@@ -247,21 +253,29 @@ cdef class Speaker:
         cdef unsigned char head[HEAD_MAX + 1 + 5]
         cdef Py_ssize_t head_size, size
         cdef bint cut = begin_size + source_size > self.fragment_bytes
-        head_size = self.write_head(head, envelope, forwarder)
-        if begin_size:
-            memcpy(head + head_size, begin, begin_size)
-            head_size += begin_size
-        size = reserve_envelope(
-            &self.bulk, self.encoder, head_size, source_size, message is not None,
-            self.fragment_bytes if cut else 0,
-        )
-        self.goes_to_bulk(envelope.sender, envelope.to, size)
-        if not cut:
-            return put_envelope(&self.bulk, self.encoder, head, head_size, source, source_size)
-        return put_fragments(
-            &self.bulk, self.encoder, head, head_size, source, source_size, message,
-            self.fragment_bytes,
-        )
+        # To note a pair takes memory, which may make the collector run anybody's code.
+        self.is_speaking = True
+        try:
+            head_size = self.write_head(head, envelope, forwarder)
+            if begin_size:
+                memcpy(head + head_size, begin, begin_size)
+                head_size += begin_size
+            size = reserve_envelope(
+                &self.bulk, self.encoder, head_size, source_size, message is not None,
+                self.fragment_bytes if cut else 0,
+            )
+            self.goes_to_bulk(envelope.sender, envelope.to, size)
+            # There is memory for it, so it is there in whole.
+            if cut:
+                put_fragments(
+                    &self.bulk, self.encoder, head, head_size, source, source_size, message,
+                    self.fragment_bytes,
+                )
+            else:
+                put_envelope(&self.bulk, self.encoder, head, head_size, source, source_size)
+        finally:
+            self.is_speaking = False
+        return 0
 
     cdef bint is_in_bulk(self, Pid sender, Pid to) except -1:
         """Whether something of that pair is in the bulk lane, which what follows must not overtake.
@@ -269,26 +283,30 @@ cdef class Speaker:
         To be asked only while there is a `pairs`.
         """
         cdef uint64_t sent = bulk_sent(&self.bulk)
+        cdef dict pairs = self.pairs
         if sent == self.bulk.said:
             self.pairs = None
             return False
-        end = self.pairs.get((sender, to))
+        end = pairs.get((sender, to))
         return end is not None and <uint64_t>end > sent
 
     cdef int goes_to_bulk(self, Pid sender, Pid to, Py_ssize_t size) except -1:
-        """Note that the next `size` bytes of the bulk lane are of that pair."""
+        """Note that the next `size` bytes of the bulk lane are of that pair.
+
+        They must be put there at once: what was noted and does not come is waited for for ever.
+        """
         cdef uint64_t sent
-        if self.pairs is None:
-            self.pairs = {}
+        cdef dict pairs = self.pairs
+        if pairs is None:
+            pairs = {}
             self.pairs_max = PAIRS_MIN
-        elif len(self.pairs) >= self.pairs_max:
+        elif len(pairs) >= self.pairs_max:
             # A lane that never runs empty must not remember every pair for ever.
             sent = bulk_sent(&self.bulk)
-            self.pairs = {
-                pair: end for pair, end in self.pairs.items() if <uint64_t>end > sent
-            }
-            self.pairs_max = max(PAIRS_MIN, 2 * len(self.pairs))
-        self.pairs[(sender, to)] = self.bulk.said + <uint64_t>size
+            pairs = {pair: end for pair, end in pairs.items() if <uint64_t>end > sent}
+            self.pairs_max = max(<Py_ssize_t>PAIRS_MIN, 2 * len(pairs))
+        pairs[(sender, to)] = self.bulk.said + <uint64_t>size
+        self.pairs = pairs
         self.bulk.said += size
         return 0
 
@@ -329,21 +347,25 @@ cdef class Speaker:
             raise speaking()
         # What the ended process said to the watcher comes before, in whichever lane it is.
         if self.pairs is not None and self.is_in_bulk(watched, watcher):
+            self.check_down(same_node(watcher.node, self.peer), watcher,
+                            same_node(watched.node, self.own), watched)
             flags = FLAG_FULL
             watcher_text = self.encoder.text_of(watcher)
             watched_text = self.encoder.text_of(watched)
             n = FRAME_HEADER + 4 + len(watcher_text) + len(watched_text) + DOWN_TAIL + len(text)
-            add_frame(&self.bulk, self.encoder, n, 0)
-            self.goes_to_bulk(watched, watcher, n)
+            self.is_speaking = True
+            try:
+                reserve_frame(&self.bulk, self.encoder, n)
+                self.goes_to_bulk(watched, watcher, n)
+                add_frame(&self.bulk, self.encoder, n, 0)
+            finally:
+                self.is_speaking = False
             start = self.bulk.own.data + self.bulk.own.size - n
             p = store_text(store_text(start + FRAME_HEADER, watcher_text), watched_text)
         else:
             first = self.place_of(watcher, -1)
             second = self.place_of(watched, -1)
-            if not self.said[first].is_peer:
-                raise foreign(watcher, "watcher", self.peer)
-            if not self.said[second].is_own:
-                raise foreign(watched, "watched", self.own)
+            self.check_down(self.said[first].is_peer, watcher, self.said[second].is_own, watched)
             n = FRAME_HEADER + 4 + DOWN_TAIL + len(text)
             make_room(self.encoder, &self.data, n)
             start = self.data.data + self.data.size
@@ -355,6 +377,15 @@ cdef class Speaker:
         store_64(p + 1, life)
         memcpy(p + DOWN_TAIL, PyBytes_AS_STRING(text), len(text))
         store_header(start, n, DOWN, flags)
+        return 0
+
+    cdef int check_down(
+        self, bint is_peer, Pid watcher, bint is_own, Pid watched
+    ) except -1:
+        if not is_peer:
+            raise foreign(watcher, "watcher", self.peer)
+        if not is_own:
+            raise foreign(watched, "watched", self.own)
         return 0
 
     cdef int say_undelivered(self, Pid to, CorrelationId correlation_id, int why) except -1:
@@ -388,10 +419,10 @@ cdef class Speaker:
 
     cdef int note_refused(self, Envelope envelope) except -1:
         if self.pairs is not None and self.is_in_bulk(envelope.sender, envelope.to):
-            self.refused += 1
             if self.refused_pairs is None:
                 self.refused_pairs = set()
             self.refused_pairs.add((envelope.sender, envelope.to))
+            self.refused += 1
         return 0
 
     cdef int say_lost(self, uint32_t count) except -1:
@@ -405,16 +436,22 @@ cdef class Speaker:
             raise speaking()
         if self.pairs is not None:
             in_bulk = min(self.refused, count)
+        # All that may fail comes first: what is lost is told once.
+        make_room(self.encoder, &self.data, FRAME_HEADER + 4)
         if in_bulk:
-            add_frame(&self.bulk, self.encoder, FRAME_HEADER + 4, 0)
+            self.is_speaking = True
+            try:
+                reserve_frame(&self.bulk, self.encoder, FRAME_HEADER + 4)
+                for pair in self.refused_pairs:
+                    # What they say next must not overtake this.
+                    self.pairs[pair] = self.bulk.said + FRAME_HEADER + 4
+                add_frame(&self.bulk, self.encoder, FRAME_HEADER + 4, 0)
+            finally:
+                self.is_speaking = False
+            self.bulk.said += FRAME_HEADER + 4
             end = self.bulk.own.data + self.bulk.own.size
             store_lost(end - FRAME_HEADER - 4, FLAG_FULL, in_bulk)
-            self.bulk.said += FRAME_HEADER + 4
-            for pair in self.refused_pairs:
-                # What they say next must not overtake this.
-                self.pairs[pair] = self.bulk.said
         if count != in_bulk:
-            make_room(self.encoder, &self.data, FRAME_HEADER + 4)
             store_lost(self.data.data + self.data.size, 0, count - in_bulk)
             self.data.size += FRAME_HEADER + 4
         self.refused = 0
@@ -424,6 +461,8 @@ cdef class Speaker:
     cdef int say_taken(self, uint64_t taken) except -1:
         """Say how many bytes of the peer's bulk lane were taken."""
         cdef Writer* w = &self.data
+        if self.is_speaking:
+            raise speaking()
         make_room(self.encoder, w, FRAME_HEADER + 8)
         store_header(w.data + w.size, FRAME_HEADER + 8, TAKEN, 0)
         store_64(w.data + w.size + FRAME_HEADER, taken)
@@ -482,14 +521,19 @@ cdef class Speaker:
     cdef void cut_back(self, Py_ssize_t size) noexcept:
         """Drop what the data lane has from `size` on, and the memory if a large message took it."""
         cdef Writer* w = &self.data
-        cdef Py_ssize_t capacity = size + KEPT_BYTES_MAX // 2
+        cdef Py_ssize_t capacity = size + DATA_BYTES_KEPT // 2
         cdef unsigned char* data
         w.size = size
-        if w.capacity > KEPT_BYTES_MAX and capacity < w.capacity // 2:
+        if w.capacity > DATA_BYTES_KEPT and capacity < w.capacity // 2:
             data = <unsigned char*>PyMem_RawRealloc(w.data, capacity)
             if data is not NULL:
                 w.data = data
                 w.capacity = capacity
+
+    cdef Py_ssize_t place_of_forwarder(
+        self, Envelope envelope, Pid forwarder, Py_ssize_t kept
+    ) except -1:
+        return self.place_of(self.who_forwards(envelope, forwarder), kept)
 
     cdef Pid who_forwards(self, Envelope envelope, Pid forwarder):
         """Who passes on an envelope whose sender is not of this node; `EncodeError` if nobody may.
