@@ -1029,13 +1029,21 @@ import os
 from rabble._core.poll import Poller
 
 limits = {"heartbeat_ms": 200, "frame_bytes_max": 1 << 20, "queue_bytes_max": 1 << 20}
-for wrong in ({}, limits, {**limits, "partial_ms_max": "5"}, {**limits, "partial_ms_max": 1 << 70}):
+whole = {**limits, "partial_ms_max": 5}
+wrong = [{}, limits, {**limits, "partial_ms_max": "5"}]
+for name in whole:
+    for value in (0, -1, 1 << 62 | 1, 1 << 63, -1 << 63, 1 << 70, 10**5000, 1.5, None, float("nan")):
+        wrong.append({**whole, name: value})
+before = os.listdir("/proc/self/fd")
+for each in wrong:
     try:
-        Poller(**wrong)
-    except (TypeError, OverflowError):
+        Poller(**each)
+    except (TypeError, ValueError) as error:
+        assert len(str(error)) < 120, error
         os.fstat(0)
     else:
-        raise AssertionError(wrong)
+        raise AssertionError(each)
+assert os.listdir("/proc/self/fd") == before
 print("0 is still there")
 """
 
@@ -1062,8 +1070,9 @@ def test_what_cannot_be_polled_stays_the_callers() -> None:
     with pytest.raises(OSError) as caught:
         at.attach(-1, link())
     assert caught.value.errno == errno.EBADF
-    with pytest.raises(TypeError, match="Poller.attach makes them"):
-        Connection()
+    for make in (Connection, lambda: Connection.__new__(Connection)):
+        with pytest.raises(TypeError, match="Poller.attach makes them"):
+            make()
 
 
 @pytest.mark.skipif(SANITIZED, reason="what is freed stays resident")
