@@ -24,6 +24,11 @@ DIRECTIVES = {
     "initializedcheck": False,
     "nonecheck": False,
     "cdivision": True,
+    # A method that Cython "binds" takes any object for its self, unasked: Inbox.arm(5) would crash.
+    # Descriptors of the interpreter's own kind ask. What they take is told as builtins tell it.
+    "binding": False,
+    "embedsignature": True,
+    "embedsignature.format": "clinic",
 }
 
 
