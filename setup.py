@@ -26,6 +26,13 @@ DIRECTIVES = {
     "initializedcheck": False,
     "nonecheck": False,
     "cdivision": True,
+    # A method that Cython "binds" takes any object for its self, unasked: Inbox.arm(5) would crash.
+    # Descriptors of the interpreter's own kind ask. What they take is told as builtins tell it.
+    "binding": False,
+    # What Cython makes up for pickling trusts whatever it is given; who can be pickled says how.
+    "auto_pickle": False,
+    "embedsignature": True,
+    "embedsignature.format": "clinic",
 }
 
 

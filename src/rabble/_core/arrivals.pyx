@@ -213,8 +213,8 @@ cdef void take_locked(
             watch_for(s, c, c.interest | EPOLLIN)
 
 
-cdef void step(Sockets* s) noexcept nogil:
-    """One look at all sockets. Never blocks."""
+cdef bint step(Sockets* s) noexcept nogil:
+    """One look at all sockets. Never blocks. Whether as much was found as one look may find."""
     cdef epoll_event events[POLL_EVENTS]
     cdef uint64_t count
     cdef Channel* c
@@ -235,3 +235,4 @@ cdef void step(Sockets* s) noexcept nogil:
             if c.paused and not events[n].events & (EPOLLERR | EPOLLHUP):
                 continue
             pull(s, c)
+    return found == POLL_EVENTS

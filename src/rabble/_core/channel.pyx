@@ -78,6 +78,7 @@ cdef int admit(Sockets* s, Channel* c) noexcept nogil:
     pthread_mutex_lock(&s.lock)
     failed = watch_fd(s, c.fd, c)
     if not failed:
+        c.state = OPEN
         c.interest = EPOLLIN
         c.next = s.first
         s.first = c
@@ -92,9 +93,10 @@ cdef void release(Sockets* s, Channel* c) noexcept nogil:
     pthread_mutex_lock(&s.lock)
     give_up(s, c, 0, 0)
     place = &s.first
-    while place[0] is not c:
+    while place[0] is not NULL and place[0] is not c:
         place = &place[0].next
-    place[0] = c.next
+    if place[0] is c:
+        place[0] = c.next
     pthread_mutex_unlock(&s.lock)
     drop(&c.heard)
     drop(&c.ready)
@@ -249,19 +251,25 @@ cdef Py_ssize_t send_bulk(Channel* c, bint one) noexcept nogil:
     cdef size_t left
     cdef int n = 0
     cdef Py_ssize_t sent
+    # Frames go in whole, the last one past `most`, but none of them past what one send takes.
     while total < c.bulk_held and total < most and n + 2 <= SEND_PIECES:
         left = frame.own_size - min(begun, frame.own_size)
         if left:
             pieces[n].iov_base = <void*>(own + frame.own_size - left)
-            pieces[n].iov_len = left
-            total += left
+            pieces[n].iov_len = min(left, <size_t>SEND_BYTES_MAX)
+            total += pieces[n].iov_len
             n += 1
+            if left > SEND_BYTES_MAX:
+                break
         begun -= frame.own_size - left
         if frame.rest_size:
+            left = frame.rest_size - begun
             pieces[n].iov_base = <void*>(frame.rest + begun)
-            pieces[n].iov_len = frame.rest_size - begun
-            total += frame.rest_size - begun
+            pieces[n].iov_len = min(left, <size_t>SEND_BYTES_MAX)
+            total += pieces[n].iov_len
             n += 1
+            if left > SEND_BYTES_MAX:
+                break
         if one:
             break
         own += frame.own_size
@@ -406,7 +414,10 @@ cdef void flush_locked(
             or c.bulk_held
         ):
             # Nothing waits, so it goes past the lanes.
-            sent = send(c.fd, data.data, data.size, MSG_DONTWAIT | MSG_NOSIGNAL)
+            sent = send(
+                c.fd, data.data, min(<size_t>data.size, <size_t>SEND_BYTES_MAX),
+                MSG_DONTWAIT | MSG_NOSIGNAL,
+            )
             if sent > 0:
                 c.bytes_said += sent
                 begun = sent

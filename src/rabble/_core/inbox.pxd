@@ -27,5 +27,6 @@ cdef class Inbox:
     cdef void drain(self) noexcept
     cdef void give_back(self) noexcept
 
+cdef int new_eventfd(int count) except -1
 cdef int wait_readable(int fd, int64_t timeout_ns) noexcept nogil
 cdef int64_t monotonic_ns() noexcept nogil

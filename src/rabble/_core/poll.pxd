@@ -16,7 +16,7 @@ cdef class Connection:
     cdef Speaker speaker               # of that link: what is said is one step less away
     cdef readonly Poller poller        # whose it is
     cdef readonly bint initiated       # whether this node dialled
-    cdef Channel* channel              # owned; gone from the sockets when this goes
+    cdef Channel* channel              # owned, never NULL; gone from the sockets when this goes
     cdef bint is_dirty                 # has something to be flushed (executor's thread)
     cdef uint32_t lost                 # envelopes refused since the peer was last told
     cdef dict watches                  # remote pid -> the local pids that monitor it
@@ -44,6 +44,8 @@ cdef class Poller:
     cdef volatile bint stopping        # `run` is to return
     cdef readonly bint running         # ... and has not returned
 
+    cdef int check_owner(self) except -1
+    cdef int check_idle(self, Connection connection) except -1
     cdef void look(self) noexcept nogil
     cdef bint fall_asleep(self) noexcept nogil
     cdef void wake_up(self, bint stays_asleep) noexcept nogil
