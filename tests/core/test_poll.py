@@ -1314,6 +1314,7 @@ def test_a_message_that_meddles_with_its_own_connection_moves_no_bytes() -> None
     until(arrived, right)
     assert [e.msg[1] for e in heard[:-1]] == list(range(200))
     assert heard[-1].msg == loud
+    del Meddler.poller, Meddler.connection
     assert Meddler.said[:2] == ["a message that is encoded or decoded made its own link go on"] * 2
 
 

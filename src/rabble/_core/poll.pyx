@@ -211,7 +211,7 @@ cdef class Connection:
         cdef size_t size = PyBytes_GET_SIZE(body)
         cdef bint said = False
         self.poller.check_owner()
-        if not PING <= kind <= TAKEN:
+        if not <int>PING <= kind <= <int>TAKEN:
             raise ValueError(f"a control frame is of a kind from {PING} to {TAKEN}, not {kind}")
         if size + 2 > s.frame_bytes_max:
             raise ValueError(
