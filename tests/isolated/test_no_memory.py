@@ -204,26 +204,28 @@ from rabble._core.poll import Poller
 
 A, B = NodeId("a", "h:1"), NodeId("b", "h:2")
 codec = Codec(MessageRegistry())
+BEGUN = bytes(3)
 
 def begin():
     at = Poller(heartbeat_ms=1000, frame_bytes_max=1 << 20, queue_bytes_max=1 << 20,
                 partial_ms_max=60_000)
     near, far = socket.socketpair()
     near.setblocking(False)
-    return at, near, far, Link(A, B, 7, Pid("executor", A, "rabble"), codec=codec), []
+    link = Link(A, B, 7, Pid("executor", A, "rabble"), codec=codec)
+    return at, near, far, link, [None, near.fileno(), super(socket.socket, near).detach]
 
 def attempt(state):
-    at, near, far, link, connections = state
-    connection = at.attach(near.fileno(), link, b"x" * 5, initiated=True)
-    near.detach()
-    connections.append(connection)
+    at, near, far, link, attached = state
+    attached[0] = at.attach(attached[1], link, BEGUN, initiated=True)
+    # Needs no memory itself.
+    attached[2]()
     Poller(heartbeat_ms=1, frame_bytes_max=99, queue_bytes_max=9, partial_ms_max=6)
 
 def check(state):
-    at, near, far, link, connections = state
+    at, near, far, link, attached = state
     assert len(os.listdir("/proc/self/fd")) == before, os.listdir("/proc/self/fd")
-    assert at.connections == len(connections)
-    connections.clear()
+    assert at.connections == (attached[0] is not None)
+    attached.clear()
     near.close()
     assert far.recv(1) == b"" and at.connections == 0
     far.close()
