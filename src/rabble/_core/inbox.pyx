@@ -73,10 +73,13 @@ cdef class Inbox:
     """FIFO of envelopes that any thread may fill and one thread at a time empties.
 
     :param limit: how many envelopes it holds at most.
+    :param polled: whether others than `wait` may look at its eventfd, as a selector does. Then it
+        is closed with the object; otherwise when the inbox is, and nobody waits in it any more.
     """
 
-    def __cinit__(self, size_t limit):
+    def __cinit__(self, size_t limit, *, bint polled=True):
         self.fd = -1
+        self.polled = polled
         if limit == 0:
             raise ValueError("an inbox needs a limit of at least 1 envelope, not 0")
         self.queue = EnvelopeQueue()
@@ -93,7 +96,7 @@ cdef class Inbox:
         return self.queue.count()
 
     def fileno(self):
-        """The eventfd, readable after a put to an armed inbox."""
+        """The eventfd, readable after a put to an armed inbox; -1 if it is closed."""
         return self.fd
 
     def try_put(self, Envelope envelope not None):
@@ -130,9 +133,14 @@ cdef class Inbox:
             end = monotonic_ns() + left
         while self.arm_now():
             fd = self.fd
+            self.waiting += 1
             with nogil:
                 status = wait_readable(fd, SIGNALS_NS if left < 0 else min(left, SIGNALS_NS))
+            self.waiting -= 1
             self.armed = False
+            if self.is_closed:
+                self.let_go()
+                break
             if status < 0 and status != -EINTR:
                 raise OSError(-status, strerror(-status).decode())
             PyErr_CheckSignals()
@@ -155,10 +163,17 @@ cdef class Inbox:
     def close(self):
         """Refuse further puts and wake the owner; what is inside can still be taken.
 
-        The eventfd is closed with the object and not before: somebody may be polling it.
+        An eventfd that may be polled is closed with the object and not before.
         """
         self.is_closed = True
         self.wake()
+        self.let_go()
+
+    cdef void let_go(self) noexcept:
+        """Close the eventfd, if nobody can be waiting for it any more."""
+        if not self.polled and self.waiting == 0 and self.fd >= 0:
+            close(self.fd)
+            self.fd = -1
 
     cdef bint put(self, Envelope envelope) except -1:
         if self.is_closed or self.queue.count() >= self.limit:
@@ -182,7 +197,7 @@ cdef class Inbox:
     cdef void wake(self) noexcept:
         cdef uint64_t one = 1
         self.armed = False
-        if not self.signalled:
+        if not self.signalled and self.fd >= 0:
             self.signalled = True
             # Cannot fail on an open eventfd that holds at most 1.
             write(self.fd, &one, 8)
