@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import traceback
 from typing import Any
 
 import pytest
 
 from rabble import Pid
-from rabble._core.executor import Interrupted
+from rabble._core.texts import Interrupted
 from rabble.reports import Reporter
 from rabble.watchdog import Watchdog
 from tests.support import BARE, PATIENCE_S, HandClock
@@ -24,6 +25,7 @@ def reporter(clock: HandClock) -> Reporter:
         per_second=10,
         waiting=256,
         watch=lambda reporter: None,
+        failed=traceback.print_exception,
         clock=lambda: clock.ns * 1e-9,
     )
 
