@@ -524,8 +524,7 @@ class Node:
                 split_address(target)
         elif not isinstance(target, NodeId):
             raise TypeError(
-                "join takes a NodeId or an address 'host:port', "
-                f"not {bounded_repr(target, 100)}"
+                f"join takes a NodeId or an address 'host:port', not {bounded_repr(target, 100)}"
             )
         self._mesh_side().join(target)
 
@@ -542,8 +541,7 @@ class Node:
         name = self.node_id.name if node is None else getattr(node, "name", node)
         if not isinstance(name, str):
             raise TypeError(
-                "leave takes a NodeId, a node's name or an address, "
-                f"not {bounded_repr(node, 100)}"
+                f"leave takes a NodeId, a node's name or an address, not {bounded_repr(node, 100)}"
             )
         self._mesh_side().leave(name)
 

@@ -58,9 +58,7 @@ class Exports:
         if known is not None:
             if known.factory is factory:
                 return
-            raise ValueError(
-                f"{name!r} is exported already, as {bounded_repr(known.factory, 100)}"
-            )
+            raise ValueError(f"{name!r} is exported already, as {bounded_repr(known.factory, 100)}")
         if len(self._exports) >= self._exports_max:
             raise ValueError(
                 f"{len(self._exports)} names are exported already; "
