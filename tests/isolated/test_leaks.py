@@ -195,3 +195,132 @@ def test_descriptors_are_given_back_by_a_node_whose_mailboxes_are_kept() -> None
 
         assert live() == [-1] * 10
     """)
+
+
+# Raises at each place that `do` comes by, once.
+AT_EVERY_PLACE = """
+    from rabble import node as node_module
+
+    PACKAGE = os.path.dirname(rabble.__file__)
+
+    class Raised(BaseException):
+        pass
+
+    def follow(wanted, seen):
+        def trace(frame, event, argument):
+            file = frame.f_code.co_filename
+            if not file.startswith(PACKAGE) or file.endswith((".pyx", ".pxd")):
+                return None
+            place = (file, frame.f_lineno, event)
+            if event != "exception" and place not in seen:
+                seen[place] = None
+                if place == wanted:
+                    raise Raised(place)
+            return trace
+
+        return trace
+
+    def places_of(do):
+        seen = {}
+        sys.settrace(follow(None, seen))
+        try:
+            do()
+        finally:
+            sys.settrace(None)
+        return list(seen)
+
+    def at_every_place(do, look):
+        places = places_of(do)
+        look(None)
+        assert len(places) > 20
+        for place in places:
+            sys.settrace(follow(place, {}))
+            try:
+                do()
+            except Raised:
+                pass
+            finally:
+                sys.settrace(None)
+            look(place)
+"""
+
+
+@pytest.mark.parametrize("options", ["", "strict=True", "mesh=Mesh()", "mesh=Mesh(key=bytes(32))"])
+def test_a_node_that_is_half_made_leaves_nothing(options: str) -> None:
+    run(f"""
+        {AT_EVERY_PLACE}
+        logging.raiseExceptions = False
+        logging.getLogger("rabble").addHandler(logging.NullHandler())
+        logging.getLogger("rabble").propagate = False
+        made = []
+
+        def look(place):
+            if made:
+                # It was made, and what was raised came after that.
+                made.pop().shutdown()
+            gc.collect()
+            assert rabble_threads() == [], (place, rabble_threads())
+            assert not node_module._running, place
+            left = descriptors()
+            assert len(left) <= len(before), (place, before, left)
+
+        rabble.rouse({options}).shutdown()
+        gc.collect()
+        before = descriptors()
+        at_every_place(lambda: made.append(rabble.rouse({options})), look)
+    """)
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["node.register_service(Upper(), 'one')", "node.mailbox('one')"],
+    ids=["service", "mailbox"],
+)
+def test_what_is_half_registered_leaves_nothing(what: str) -> None:
+    run(f"""
+        {AT_EVERY_PLACE}
+        node = rabble.rouse()
+        made = []
+
+        def look(place):
+            if made:
+                each = made.pop()
+                each.stop() if isinstance(each, rabble.Service) else each.close()
+                del each
+            gc.collect()
+            until(lambda: node.processes() == {{}})
+            until(lambda: node.executor_status().services == 0 and not node._mailboxes)
+            until(lambda: "rabble:local:one" not in rabble_threads())
+            until(lambda: len(eventfds()) == before)
+
+        before = len(eventfds())
+        at_every_place(lambda: made.append({what}), look)
+        node.shutdown()
+    """)
+
+
+def test_a_service_whose_thread_cannot_start_leaves_nothing() -> None:
+    run("""
+        with rabble.rouse() as node:
+            start = threading.Thread.start
+
+            def refuse(thread):
+                # What comes meanwhile is lost, and has a witness.
+                node.send(node.pid("one"), "lost")
+                until(lambda: node.processes()[node.pid("one")] == 1)
+                raise RuntimeError("can't start new thread")
+
+            threading.Thread.start = refuse
+            try:
+                node.register_service(Upper(), "one")
+            except RuntimeError as error:
+                assert "can't start" in str(error)
+            else:
+                raise AssertionError("it started")
+            finally:
+                threading.Thread.start = start
+            until(lambda: node.processes() == {})
+            until(lambda: node.executor_status().dead_letters == {"no_process": 1})
+            assert node.executor_status().services == 0
+            assert node.call(node.register_service(Upper(), "one").pid, "a", PATIENCE_S) == "A"
+    """)
