@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import itertools
 import threading
 import time
@@ -143,13 +144,10 @@ class AwaitedReply:
 class Asked(weakref.ref[Ending]):
     """A request in the table, which does not keep it: it goes with whoever waits for its reply."""
 
-    __slots__ = ("to",)
+    __slots__ = ("number", "to")
 
+    number: int
     to: Pid
-
-
-#: Numbers of requests that went without having ended, over as many as wait, that the table keeps.
-GONE_MAX = 64
 
 
 class Calls:
@@ -157,8 +155,8 @@ class Calls:
 
     A request is its asker's: it ends at the latest when nobody holds its `Ending` any more. So none
     is left behind by an asker that an exception takes away, in whatever place: a KeyboardInterrupt
-    comes between any two bytecodes, those of a `finally` or of a `__del__` too. What does it here
-    is therefore no Python code, but `set.discard` itself, which the weak reference calls.
+    comes between any two bytecodes, those of a `finally` or of a `__del__` too. What notices it
+    here is therefore no Python code, but `deque.append`, which the weak reference calls.
     """
 
     def __init__(self, pid: Pid, calls_max: int) -> None:
@@ -166,27 +164,26 @@ class Calls:
         self.late_replies = 0
         self._calls_max = calls_max
         self._numbers = itertools.count()
-        self._waiting: set[Asked] = set()
-        #: May also have some that wait no more: these are forgotten when they are many.
         self._by_number: dict[int, Asked] = {}
+        #: Those whose askers have gone, until somebody looks.
+        self._gone: collections.deque[Asked] = collections.deque()
         self._closed_because: str | None = None
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        self._forget_gone()
+        return len(self._by_number)
 
     def begin(self, reply: Ending, to: Pid) -> CorrelationId:
         """A new request, to be ended by `reply`: the correlation id to send along."""
-        if len(self._waiting) >= self._calls_max:
+        waiting = len(self)
+        if waiting >= self._calls_max:
             raise QueueFull(
-                f"{len(self._waiting)} calls wait for their replies already; "
+                f"{waiting} calls wait for their replies already; "
                 f"Limits.calls_max is {self._calls_max}"
             )
-        if len(self._by_number) > 2 * len(self._waiting) + GONE_MAX:
-            self._forget_gone()
-        number = next(self._numbers)
-        asked = Asked(reply, self._waiting.discard)
+        asked = Asked(reply, self._gone.append)
+        asked.number = number = next(self._numbers)
         asked.to = to
-        self._waiting.add(asked)
         self._by_number[number] = asked
         if self._closed_because is not None:
             # The node ended between the caller's look and here.
@@ -196,11 +193,7 @@ class Calls:
     def give_up(self, correlation_id: CorrelationId) -> bool:
         """End a request whose asker waits no more. False if it had ended already."""
         assert correlation_id.request is not None
-        asked = self._by_number.get(correlation_id.request)
-        if asked is None:
-            return False
-        self._forget(correlation_id.request, asked)
-        return True
+        return self._by_number.pop(correlation_id.request, None) is not None
 
     def deliver(self, envelope: Envelope) -> None:
         """A reply or a dead letter came. Runs in the executor's thread; never blocks."""
@@ -217,16 +210,15 @@ class Calls:
             ended = reply.set_exception(failure_of(asked.to, envelope.msg.reason))
         else:
             ended = reply.set_result(envelope.msg)
-        self._forget(number, asked)
+        self._by_number.pop(number, None)
         if not ended:
             self.late_replies += 1
 
     def disconnected(self, node: NodeId) -> None:
         """The connection to a node ended: so do the requests to it. As `deliver`."""
-        for number, asked in self._by_number.copy().items():
+        for asked in self._by_number.copy().values():
             if asked.to.node == node:
                 self._end(
-                    number,
                     asked,
                     NotConnected(f"the connection to {node} ended before {asked.to} replied"),
                 )
@@ -234,23 +226,25 @@ class Calls:
     def close(self, why: str = "the node stopped") -> None:
         """The node ended: so do all requests."""
         self._closed_because = why
-        for number, asked in self._by_number.copy().items():
-            self._end(number, asked, NodeStopped(f"{why} before the reply came"))
+        for asked in self._by_number.copy().values():
+            self._end(asked, NodeStopped(f"{why} before the reply came"))
 
-    def _end(self, number: int, asked: Asked, error: Exception) -> None:
+    def _end(self, asked: Asked, error: Exception) -> None:
         reply = asked()
         if reply is not None:
             reply.set_exception(error)
-        self._forget(number, asked)
-
-    def _forget(self, number: int, asked: Asked) -> None:
-        self._by_number.pop(number, None)
-        self._waiting.discard(asked)
+        self._by_number.pop(asked.number, None)
 
     def _forget_gone(self) -> None:
-        for number, asked in self._by_number.copy().items():
-            if asked() is None:
-                self._by_number.pop(number, None)
+        while self._gone:
+            try:
+                asked = self._gone[0]
+                self._by_number.pop(getattr(asked, "number", -1), None)
+                # Last, so that one is not lost half-way. By what it is: two threads may be here.
+                self._gone.remove(asked)
+            except (IndexError, ValueError):
+                # The other thread was faster.
+                pass
 
 
 def failure_of(to: Pid, reason: DeadLetterReason) -> Exception:

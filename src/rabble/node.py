@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import collections
 import functools
 import itertools
 import logging
@@ -95,7 +96,7 @@ def rouse(
     try:
         if mesh is not None and isinstance(own, NodeId):
             key = mesh.read_key()
-            listeners = listen(mesh, mesh.bind or own.addr)
+            listen(mesh, mesh.bind or own.addr, listeners)
             host, _, port = own.addr.rpartition(":")
             if port == "0":
                 own = NodeId(own.name, f"{host}:{listeners[0].getsockname()[1]}")
@@ -198,10 +199,10 @@ class Node:
         # Changed by any thread, without a lock: a signal handler that waits for the end of the
         # node may have interrupted the holder, for which the end would have to wait.
         self._services: set[Service] = set()
-        # A mailbox is its user's: the node notices when it is dropped. What notices is `set.add`,
-        # and no Python code, which might be interrupted.
-        self._mailboxes: set[Held] = set()
-        self._dropped: set[Held] = set()
+        # A mailbox is its user's: the node notices when it is dropped. What notices it is
+        # `deque.append`, and no Python code, which might be interrupted.
+        self._mailboxes: dict[int, Held] = {}
+        self._dropped: collections.deque[Held] = collections.deque()
         # Threads that are inside of threading's start or join, which hold locks of that kind.
         self._in_threading: set[int] = set()
         self._to_join: set[threading.Thread] = set()
@@ -414,15 +415,15 @@ class Node:
         inbox = Inbox(self.limits.service_inbox_envelopes_max, polled=False)
         pid = Pid(name or f"mailbox-{next(self._mailbox_names)}", self.node_id, group)
         mailbox = Mailbox(self, pid, inbox)
-        held = Held(mailbox, self._dropped.add)
+        held = Held(mailbox, self._dropped.append)
         held.pid = pid
         held.inbox = inbox
         # First, so that it is closed with the others; an ending executor takes no inbox any more.
-        self._mailboxes.add(held)
+        self._mailboxes[id(held)] = held
         mailbox._held = held
         if not self._executor.add_inbox(pid, inbox):
             mailbox._held = None
-            self._mailboxes.discard(held)
+            self._mailboxes.pop(id(held), None)
             inbox.close()
             self._observer.refuse(pid)
         return mailbox
@@ -793,7 +794,7 @@ class Node:
             self._end_mailboxes,
             self._end_services,
             self._end_cluster,
-            self._end_calls,
+            lambda: self._end_calls(),
             functools.partial(_forget, self),
             lambda: self._reporter.end(),
             self._ended.close,
@@ -812,7 +813,7 @@ class Node:
 
     def _end_mailboxes(self) -> None:
         self._ending = True
-        for held in list(self._mailboxes):
+        for held in self._mailboxes.copy().values():
             held.inbox.close()
         self._mailboxes.clear()
         self._dropped.clear()
@@ -904,18 +905,26 @@ class Node:
 
     def _give_back_dropped(self) -> None:
         """Close the mailboxes that nobody holds any more."""
-        for held in list(self._dropped):
-            self._give_back(held)
-            self._dropped.discard(held)
+        while self._dropped:
+            try:
+                held = self._dropped[0]
+                self._give_back(held)
+                # Last, so that one is not lost half-way. By what it is: two threads may be here.
+                self._dropped.remove(held)
+            except (IndexError, ValueError):
+                # The other thread was faster.
+                pass
 
     def _give_back(self, held: Held) -> None:
-        """Close a mailbox. What is raised in the midst of it leaves nothing undone but for good."""
+        """Close a mailbox, if it is one of those there are. To be repeated if anything raises."""
+        if id(held) not in self._mailboxes:
+            return
         held.inbox.close()
         for envelope in held.inbox.take(len(held.inbox)):
             self._undelivered(envelope)
-        if held in self._mailboxes and not self._executor.stopping:
+        if not self._executor.stopping:
             self._executor.discard(held.pid, held.inbox, DownReason("stopped"))
-        self._mailboxes.discard(held)
+        self._mailboxes.pop(id(held), None)
 
     def _service_ended(self, service: Service, reason: DownReason) -> None:
         self._services.discard(service)

@@ -32,7 +32,8 @@ def checked_timeout(value: Any, name: str = "timeout") -> float:
         seconds = float(value)
     except OverflowError:
         # An int longer than any float.
-        seconds = math.inf if int(value) > 0 else 0.0
+        above: Any = value
+        seconds = math.inf if above > 0 else 0.0
     if math.isnan(seconds):
         raise ValueError(f"{name} must be a number of seconds, such as 2.5, and NaN is none")
     return min(max(seconds, 0.0), TIMEOUT_S_MAX)
