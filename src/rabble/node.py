@@ -470,14 +470,20 @@ class Node:
         inbox = Inbox(self.limits.service_inbox_envelopes_max)
         pid = Pid(name, self.node_id, group)
         service = Service(self, pid, inbox, make_handler, on_crash)
-        self._services.add(service)
         current = threading.get_ident()
         try:
+            self._services.add(service)
             if not self._executor.add_inbox(pid, inbox):
                 self._observer.refuse(pid)
             self._in_threading.add(current)
             service.thread.start()
+            self._in_threading.discard(current)
+            if self._ending:
+                # It began too late to be joined with the others, and ends at once.
+                service.thread.join()
+            return service
         except BaseException:
+            self._in_threading.discard(current)
             # If its thread began all the same, that ends at once.
             service.stop()
             inbox.close()
@@ -485,12 +491,6 @@ class Node:
             for envelope in inbox.take(len(inbox)):
                 self._undelivered(envelope)
             raise
-        finally:
-            self._in_threading.discard(current)
-        if self._ending:
-            # It began too late to be joined with the others, and ends at once.
-            service.thread.join()
-        return service
 
     def subscribe_dead_letters(self, pid: Pid, wanted: bool = True) -> None:
         """Have every dead letter of this node sent to `pid` as a `DeadLetter`, or no longer.

@@ -251,8 +251,10 @@ def every_place(role: str, seconds: float, seed: int) -> None:
             raised += tracer.raised
             failed += tracer.failed
         faulthandler.cancel_dump_traceback_later()
-        # The peer may be about to close its side of a connection.
-        until(lambda: gc.collect() >= 0 and descriptors() <= before + 2)
+        # The peer may be about to close its side of a connection. And three places are between
+        # the moment in which a number has no owner any more and that in which it has the next:
+        # there it is rather lost than closed twice.
+        until(lambda: gc.collect() >= 0 and descriptors() <= before + 2 + 3)
     print(f"{role}: {count} of {len(order)} places, {raised} met again, {failed} end the node")
     assert raised * 2 > count > 0, "few of the places are met again"
 

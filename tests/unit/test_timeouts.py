@@ -98,9 +98,7 @@ TAKERS: dict[str, Callable[[Node, Pid, Any], Any]] = {
 
 @pytest.mark.parametrize("taker", TAKERS)
 @pytest.mark.parametrize("wrong", [math.nan, "5", True], ids=str)
-def test_a_wrong_one_is_refused_before_anything_happens(
-    node: Node, taker: str, wrong: Any
-) -> None:
+def test_a_wrong_one_is_refused_before_anything_happens(node: Node, taker: str, wrong: Any) -> None:
     node.export("echo", Echo)
     got: list[Any] = []
     pid = node.spawn(Does(lambda process, msg, sender: got.append(msg)), "one")
