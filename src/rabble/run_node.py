@@ -197,7 +197,7 @@ class Signals:
         os.close(self._told)
 
     def wait(self, node: Node) -> None:
-        """Wait for a signal, or the end of the node, or a failure, which may keep it from ending."""
+        """Wait for a signal, the end of the node, or a failure, which may keep it from ending."""
         ended: Any = node._ended
         while not self.count and not ended.closed and node.failure is None:
             select.select([self._heard, ended], [], [])

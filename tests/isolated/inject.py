@@ -5,8 +5,8 @@ whatever that thread calls, of rabble or not, fails once before it has done anyt
 rabble's once afterwards. Of the frames of `rabble.steps` there is nothing to be said: they are what
 everything else stands on.
 
-`python -m tests.isolated.inject ROLE [SECONDS [SEED]]` takes the places in an order of its own until
-all are done, or the time is over.
+`python -m tests.isolated.inject ROLE [SECONDS [SEED]]` takes the places in an order of its own,
+until all are done or the time is over.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from rabble import (
     ServiceHandler,
     ShutdownTimeout,
     TlsConfig,
+    cli,
 )
-from rabble import cli
 from rabble import node as node_module
 from tests.support import PATIENCE_S, Does, Echo, until
 

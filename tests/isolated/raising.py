@@ -101,5 +101,6 @@ def at_every_place(do: Callable[[], Any], look: Callable[[object], Any]) -> None
     attempt()
     places = list(seen)
     assert len(places) > 20, places
-    for wanted in places:
+    for place in places:
+        wanted = place
         attempt()

@@ -1,4 +1,4 @@
-"""What an exception, or nobody at all, leaves behind: no call, no mailbox, no descriptor, no thread."""
+"""What an exception leaves behind, or nobody: no call, no mailbox, no descriptor, no thread."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_call_that_an_exception_ends_anywhere_leaves_nothing(how: str) -> None
 
 
 def test_a_mailbox_that_an_exception_ends_anywhere_leaves_nothing() -> None:
-    run(f"""
+    run("""
         from tests.isolated.raising import at_every_bytecode
 
         node = rabble.rouse()
