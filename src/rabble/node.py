@@ -837,23 +837,30 @@ class Node:
 
     def _fail(self, what: str, error: BaseException) -> None:
         """A thread of the runtime cannot go on: neither can the node. For any thread."""
-        text = None
-        if self._failure is None:
+        first = self._failure is None
+        if first:
             # Memory may be exhausted: so first what takes none.
             self._failure = what
-            self._failure = text = f"{what}: {described(error)}"
-        try:
-            self._executor.request_stop(0.0)
-            if not self._ended.closed:
-                # Who waits for the end, as `rabble node` does, looks at the status.
-                self._ended.signal()
-            if self._cluster is not None:
-                self._cluster.drain()
-        finally:
-            how = "failed" if text is not None else "failed, too"
-            self._reporter.report(
+        how = "failed" if first else "failed, too"
+        steps: tuple[Callable[[], object], ...] = (
+            lambda: self._executor.request_stop(0.0),
+            lambda: self._say_failure(f"{what}: {described(error)}") if first else None,
+            # Who waits for the end, as `rabble node` does, looks whether it failed.
+            lambda: None if self._ended.closed else self._ended.signal(),
+            lambda: None if self._cluster is None else self._cluster.drain(),
+            lambda: self._reporter.report(
                 logging.CRITICAL, lambda: f"{self.node_id}: {what} {how}\n{worded(error)}"
-            )
+            ),
+        )
+        for step in steps:
+            try:
+                step()
+            except BaseException:
+                # It is the failure that is told of, and not what comes of it.
+                pass
+
+    def _say_failure(self, text: str) -> None:
+        self._failure = text
 
     def _look(self, reporter: Reporter) -> None:
         """A few times a second, in the reporter's thread."""
@@ -970,14 +977,17 @@ def _forget(node: Node) -> None:
 
 def _end_all(nodes: Iterable[Node] = _running) -> None:
     own = [node for node in list(nodes) if not node._executor.forked]
-    for node in own:
-        node.request_shutdown()
     kept = []
-    for node in own:
-        try:
-            node.shutdown()
-        except ShutdownTimeout as error:
-            kept.append(str(error))
+    # Whatever is raised by the end of one, the others are ended, too.
+    for end in (Node.request_shutdown, Node.shutdown):
+        for node in own:
+            try:
+                end(node)
+            except ShutdownTimeout as error:
+                kept.append(str(error))
+            except BaseException as error:
+                node._fail("the end at exit", error)
+                kept.append(f"{node.node_id}: {described(error)}")
     if kept:
         # Raised, it has the interpreter say so and end; otherwise that would wait for the threads.
         raise ShutdownTimeout("; ".join(kept))

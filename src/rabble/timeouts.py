@@ -24,6 +24,9 @@ def checked_timeout(value: Any, name: str = "timeout") -> float:
     :raises TypeError: if it is no number.
     :raises ValueError: if it is NaN.
     """
+    if type(value) is float and 0.0 <= value <= TIMEOUT_S_MAX:
+        # Mostly. It is asked for with each message that a mailbox waits for.
+        return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"{name} must be a number of seconds, such as 2.5, not {bounded_repr(value, 100)}"
