@@ -182,7 +182,9 @@ class Reporter:
         if second != self._second:
             self._second = second
             self._admitted = 0
-        if self._admitted >= self._per_second or len(self._waiting) >= self._waiting_max:
+        full = self._admitted >= self._per_second or len(self._waiting) >= self._waiting_max
+        # The failure of a node is said once or twice, and never left out.
+        if full and level < logging.CRITICAL:
             self._suppressed += 1
             self.suppressed_total += 1
             return

@@ -311,3 +311,14 @@ def test_a_thread_that_fails_is_told_of_and_goes_on(caplog: pytest.LogCaptureFix
     log.thread.join(PATIENCE_S)
     assert [type(error) for error in failed] == [LookupError]
     assert {record.getMessage() for record in caplog.records} == {"still written"}
+
+
+def test_a_failure_is_told_whatever_else_is_suppressed(caplog: pytest.LogCaptureFixture) -> None:
+    log = reporter(HandClock())
+    for _ in range(1_000):
+        log.report(logging.ERROR, lambda: "usual")
+    log.report(logging.CRITICAL, lambda: "the node failed")
+    write(log)
+    assert caplog.records[-1].getMessage() == (
+        "the node failed\n[990 reports before this one were suppressed]"
+    )
