@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import itertools
 import threading
 import time
-from collections.abc import Callable
+import weakref
 from typing import Any, Protocol
 
 from rabble._core.codec import EncodeError
@@ -29,9 +30,33 @@ class Ending(Protocol):
     wait for the very node that ends the request. That rules `concurrent.futures` out.
     """
 
-    def set_result(self, value: Any) -> None: ...
+    def set_result(self, value: Any) -> bool:
+        """End it with a reply. False if it had ended already."""
 
-    def set_exception(self, error: Exception) -> None: ...
+    def set_exception(self, error: Exception) -> bool:
+        """End it with a failure. False if it had ended already."""
+
+
+class Outcome:
+    """How a request ended: whoever sets it first does, and nobody else.
+
+    `dict.setdefault` is atomic, and is all of it: whatever is raised in the thread that ends a
+    request, a moment before or after, its asker never waits for somebody who has gone.
+    """
+
+    __slots__ = ("_set",)
+
+    def __init__(self) -> None:
+        self._set: dict[None, tuple[Any, Exception | None]] = {}
+
+    def set(self, value: Any, error: Exception | None) -> bool:
+        """Set it, if nobody has. Returns whether it was set by this."""
+        mine = (value, error)
+        return self._set.setdefault(None, mine) is mine
+
+    def get(self) -> tuple[Any, Exception | None] | None:
+        """The reply, and the failure if there is one; `None` if it has not ended."""
+        return self._set.get(None)
 
 
 class Reply:
@@ -40,16 +65,19 @@ class Reply:
     def __init__(self) -> None:
         self._ended = threading.Lock()
         self._ended.acquire()
-        self._value: Any = None
-        self._error: Exception | None = None
+        self._outcome = Outcome()
 
-    def set_result(self, value: Any) -> None:
-        self._value = value
-        self._ended.release()
+    def set_result(self, value: Any) -> bool:
+        return self._end(value, None)
 
-    def set_exception(self, error: Exception) -> None:
-        self._error = error
+    def set_exception(self, error: Exception) -> bool:
+        return self._end(None, error)
+
+    def _end(self, value: Any, error: Exception | None) -> bool:
+        if not self._outcome.set(value, error):
+            return False
         self._ended.release()
+        return True
 
     def wait(self, timeout: float) -> bool:
         """Wait for it for `timeout` seconds; returns whether it came."""
@@ -59,21 +87,23 @@ class Reply:
         # another thread, and its handler may be what the reply, or the end, depends on.
         while not self._ended.acquire(timeout=min(max(left, 0.0), SIGNALS_S)):
             left = end - time.monotonic()
-            if left <= 0:
-                return False
+            if left <= 0 or self._outcome.get() is not None:
+                return self._outcome.get() is not None
         self._ended.release()
         return True
 
     def take(self) -> Any:
         """The reply, once it has come; raises what the request failed with."""
-        self._ended.acquire()
-        if self._error is not None:
+        outcome = self._outcome.get()
+        assert outcome is not None, "nothing has come yet"
+        value, error = outcome
+        if error is not None:
             try:
-                raise self._error
+                raise error
             finally:
                 # Its traceback holds this frame, which would hold it.
-                del self
-        return self._value
+                del self, outcome, error
+        return value
 
 
 class AwaitedReply:
@@ -81,32 +111,52 @@ class AwaitedReply:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._outcome = Outcome()
         self.future: asyncio.Future[Any] = self._loop.create_future()
 
-    def set_result(self, value: Any) -> None:
-        self._call(self.future.set_result, value)
+    def set_result(self, value: Any) -> bool:
+        return self._end(value, None)
 
-    def set_exception(self, error: Exception) -> None:
-        self._call(self.future.set_exception, error)
+    def set_exception(self, error: Exception) -> bool:
+        return self._end(None, error)
 
-    def _call(self, end: Callable[[Any], None], argument: Any) -> None:
+    def _end(self, value: Any, error: Exception | None) -> bool:
+        if not self._outcome.set(value, error):
+            return False
         try:
-            self._loop.call_soon_threadsafe(self._end, end, argument)
+            self._loop.call_soon_threadsafe(self._tell)
         except RuntimeError:
             # The loop is closed: nobody waits.
             pass
+        return True
 
-    def _end(self, end: Callable[[Any], None], argument: Any) -> None:
-        if not self.future.done():
-            end(argument)
+    def _tell(self) -> None:
+        outcome = self._outcome.get()
+        if outcome is None or self.future.done():
+            return
+        value, error = outcome
+        if error is None:
+            self.future.set_result(value)
+        else:
+            self.future.set_exception(error)
+
+
+class Asked(weakref.ref[Ending]):
+    """A request in the table, which does not keep it: it goes with whoever waits for its reply."""
+
+    __slots__ = ("number", "to")
+
+    number: int
+    to: Pid
 
 
 class Calls:
     """The requests that wait for their replies, by number.
 
-    A request's number is taken out of the table by whoever ends it: its reply, the dead letter
-    that its message became, its timeout or the node's end. `dict.pop` is atomic, so only one of
-    them gets it, and a late reply finds nothing.
+    A request is its asker's: it ends at the latest when nobody holds its `Ending` any more. So none
+    is left behind by an asker that an exception takes away, in whatever place: a KeyboardInterrupt
+    comes between any two bytecodes, those of a `finally` or of a `__del__` too. What notices it
+    here is therefore no Python code, but `deque.append`, which the weak reference calls.
     """
 
     def __init__(self, pid: Pid, calls_max: int) -> None:
@@ -114,67 +164,87 @@ class Calls:
         self.late_replies = 0
         self._calls_max = calls_max
         self._numbers = itertools.count()
-        self._waiting: dict[int, tuple[Ending, Pid]] = {}
-        self._closed = False
+        self._by_number: dict[int, Asked] = {}
+        #: Those whose askers have gone, until somebody looks.
+        self._gone: collections.deque[Asked] = collections.deque()
+        self._closed_because: str | None = None
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        self._forget_gone()
+        return len(self._by_number)
 
     def begin(self, reply: Ending, to: Pid) -> CorrelationId:
         """A new request, to be ended by `reply`: the correlation id to send along."""
-        if len(self._waiting) >= self._calls_max:
+        waiting = len(self)
+        if waiting >= self._calls_max:
             raise QueueFull(
-                f"{len(self._waiting)} calls wait for their replies already; "
+                f"{waiting} calls wait for their replies already; "
                 f"Limits.calls_max is {self._calls_max}"
             )
-        number = next(self._numbers)
-        self._waiting[number] = (reply, to)
-        if self._closed:
+        asked = Asked(reply, self._gone.append)
+        asked.number = number = next(self._numbers)
+        asked.to = to
+        self._by_number[number] = asked
+        if self._closed_because is not None:
             # The node ended between the caller's look and here.
-            self.close()
+            self.close(self._closed_because)
         return CorrelationId(self.pid, request=number)
 
     def give_up(self, correlation_id: CorrelationId) -> bool:
         """End a request whose asker waits no more. False if it had ended already."""
-        return self._take(correlation_id) is not None
+        assert correlation_id.request is not None
+        return self._by_number.pop(correlation_id.request, None) is not None
 
     def deliver(self, envelope: Envelope) -> None:
         """A reply or a dead letter came. Runs in the executor's thread; never blocks."""
-        waiting = self._take(envelope.correlation_id)
-        if waiting is None:
+        number = None if envelope.correlation_id is None else envelope.correlation_id.request
+        asked = None if number is None else self._by_number.get(number)
+        if number is None or asked is None:
             self.late_replies += 1
             return
-        reply, to = waiting
-        if isinstance(envelope.msg, DeadLetter | Bounced):
-            reply.set_exception(failure_of(to, envelope.msg.reason))
+        reply = asked()
+        # First of all, so that nothing can come between this and what its asker waits for.
+        if reply is None:
+            ended = False
+        elif isinstance(envelope.msg, DeadLetter | Bounced):
+            ended = reply.set_exception(failure_of(asked.to, envelope.msg.reason))
         else:
-            reply.set_result(envelope.msg)
+            ended = reply.set_result(envelope.msg)
+        self._by_number.pop(number, None)
+        if not ended:
+            self.late_replies += 1
 
     def disconnected(self, node: NodeId) -> None:
         """The connection to a node ended: so do the requests to it. As `deliver`."""
-        for number, (_, to) in list(self._waiting.items()):
-            if to.node == node:
-                waiting = self._waiting.pop(number, None)
-                if waiting is not None:
-                    waiting[0].set_exception(
-                        NotConnected(f"the connection to {node} ended before {to} replied")
-                    )
+        for asked in self._by_number.copy().values():
+            if asked.to.node == node:
+                self._end(
+                    asked,
+                    NotConnected(f"the connection to {node} ended before {asked.to} replied"),
+                )
 
-    def close(self) -> None:
+    def close(self, why: str = "the node stopped") -> None:
         """The node ended: so do all requests."""
-        self._closed = True
-        while self._waiting:
-            try:
-                _, (reply, _) = self._waiting.popitem()
-            except KeyError:
-                # Another thread took the last one.
-                break
-            reply.set_exception(NodeStopped("the node stopped before the reply came"))
+        self._closed_because = why
+        for asked in self._by_number.copy().values():
+            self._end(asked, NodeStopped(f"{why} before the reply came"))
 
-    def _take(self, correlation_id: CorrelationId | None) -> tuple[Ending, Pid] | None:
-        if correlation_id is None or correlation_id.request is None:
-            return None
-        return self._waiting.pop(correlation_id.request, None)
+    def _end(self, asked: Asked, error: Exception) -> None:
+        reply = asked()
+        if reply is not None:
+            reply.set_exception(error)
+        self._by_number.pop(asked.number, None)
+
+    def _forget_gone(self) -> None:
+        while self._gone:
+            try:
+                asked = self._gone[0]
+                self._by_number.pop(getattr(asked, "number", -1), None)
+                # Last, so that one is not lost half-way. By what it is: two threads may be here.
+                self._gone.remove(asked)
+            except (IndexError, ValueError):
+                # The other thread was faster.
+                pass
 
 
 def failure_of(to: Pid, reason: DeadLetterReason) -> Exception:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import collections
+import functools
 import itertools
+import logging
 import os
 import random
 import secrets
@@ -23,6 +26,7 @@ from rabble._core.executor import Executor
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.inbox import Inbox
 from rabble._core.poll import Poller
+from rabble._core.texts import bounded_repr
 from rabble.calls import AwaitedReply, Calls, Ending, Reply
 from rabble.cluster.bridge import Bridge
 from rabble.cluster.config import Mesh, listen, split_address
@@ -32,6 +36,7 @@ from rabble.errors import (
     CallTimeout,
     ForkedNode,
     NodeStopped,
+    NoProcess,
     ShutdownTimeout,
 )
 from rabble.limits import Limits
@@ -45,9 +50,11 @@ from rabble.messages import (
 from rabble.observer import Observer
 from rabble.process import Process
 from rabble.registry import MessageRegistry, default_registry
-from rabble.reports import Reporter
-from rabble.services.mailbox import Mailbox
+from rabble.reports import Reporter, described, worded
+from rabble.services.mailbox import Held, Mailbox
 from rabble.services.service import OnCrash, Service, ServiceHandler
+from rabble.steps import take_steps
+from rabble.timeouts import checked_timeout
 from rabble.watchdog import Watchdog
 
 __all__ = ["Node", "rouse"]
@@ -84,14 +91,15 @@ def rouse(
     :raises OSError: if it cannot listen there.
     """
     own = NodeId.parse(node_id) if isinstance(node_id, str) else node_id
-    key, listeners = None, []
-    if mesh is not None and isinstance(own, NodeId):
-        key = mesh.read_key()
-        listeners = listen(mesh, mesh.bind or own.addr)
-        host, _, port = own.addr.rpartition(":")
-        if port == "0":
-            own = NodeId(own.name, f"{host}:{listeners[0].getsockname()[1]}")
+    key: bytes | None = None
+    listeners: list[socket.socket] = []
     try:
+        if mesh is not None and isinstance(own, NodeId):
+            key = mesh.read_key()
+            listen(mesh, mesh.bind or own.addr, listeners)
+            host, _, port = own.addr.rpartition(":")
+            if port == "0":
+                own = NodeId(own.name, f"{host}:{listeners[0].getsockname()[1]}")
         return Node(
             own,
             limits=limits or Limits(),
@@ -173,25 +181,40 @@ class Node:
         listeners: Sequence[socket.socket] = (),
     ) -> None:
         if not isinstance(node_id, NodeId):
-            raise TypeError(f"node_id must be a NodeId or its text, not {node_id!r}")
+            raise TypeError(
+                f"node_id must be a NodeId or its text, not {bounded_repr(node_id, 100)}"
+            )
         if type(spin_us) is not int or not 0 <= spin_us <= 1_000_000:
-            raise ValueError(f"spin_us must be 0 to 1,000,000 microseconds, not {spin_us!r}")
+            raise ValueError(
+                f"spin_us must be 0 to 1,000,000 microseconds, not {bounded_repr(spin_us, 100)}"
+            )
         self.node_id = node_id
         self.limits = limits
         self.monotonic: Callable[[], float] = time.monotonic
         self._owner = os.getpid()
         self._started_s = self.monotonic()
-        self._shutdown_s = limits.shutdown_ms / 1000
-        self._failure: BaseException | None = None
+        self._shutdown_s = checked_timeout(limits.shutdown_ms / 1000)
+        self._failure: str | None = None
         self._ending = False
         # Changed by any thread, without a lock: a signal handler that waits for the end of the
         # node may have interrupted the holder, for which the end would have to wait.
         self._services: set[Service] = set()
-        self._mailboxes: set[Mailbox] = set()
+        # A mailbox is its user's: the node notices when it is dropped. What notices it is
+        # `deque.append`, and no Python code, which might be interrupted.
+        self._mailboxes: dict[int, Held] = {}
+        self._dropped: collections.deque[Held] = collections.deque()
         # Threads that are inside of threading's start or join, which hold locks of that kind.
         self._in_threading: set[int] = set()
-        self._to_join: list[threading.Thread] = []
+        self._to_join: set[threading.Thread] = set()
         self._mailbox_names = itertools.count()
+        self._cluster: ClusterServer | None = None
+        self._calls = Calls(Pid("calls", node_id, RESERVED_GROUP), limits.calls_max)
+        # Readable once the node has failed or ended: a wait on it can be nested in a signal
+        # handler, which one on a lock cannot.
+        self._ended = Inbox(1)
+        # Which thread runs the executor: its own, or the one that could not start it.
+        self._runner: dict[None, int] = {}
+        self._ran = False
         codec = (
             Codec(
                 registry,
@@ -203,6 +226,20 @@ class Node:
             else None
         )
         self._observer = Observer(self)
+        self._thread = threading.Thread(
+            target=take_steps,
+            args=(functools.partial(self._fail, "the executor"), *self._steps()),
+            name=f"rabble:{node_id.name}:executor",
+            daemon=False,
+        )
+        self._reporter = Reporter(
+            f"rabble:{node_id.name}:reports",
+            per_second=limits.log_reports_per_second_max,
+            waiting=limits.log_reports_waiting_max,
+            watch=self._look,
+            failed=functools.partial(self._fail, "the reporter"),
+            clock=self.monotonic,
+        )
         self._executor = Executor(
             node_id,
             messages,
@@ -213,23 +250,28 @@ class Node:
             codec=codec,
             seed=seed,
         )
+        try:
+            self._assemble(registry, mesh, key, listeners)
+            self._start()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _assemble(
+        self,
+        registry: MessageRegistry,
+        mesh: Mesh | None,
+        key: bytes | None,
+        listeners: Sequence[socket.socket],
+    ) -> None:
+        """Put together what hangs on the executor."""
+        limits = self.limits
         Control(self._executor)
         self.spawn = self._executor.spawn
         self.send = self._executor.send
-        self._calls = Calls(Pid("calls", node_id, RESERVED_GROUP), limits.calls_max)
         self._executor.add_callback(self._calls.pid, self._calls.deliver)
-        self._reporter = Reporter(
-            f"rabble:{node_id.name}:reports",
-            per_second=limits.log_reports_per_second_max,
-            waiting=limits.log_reports_waiting_max,
-            watch=lambda reporter: self._watchdog.look(reporter),
-            clock=self.monotonic,
-        )
         self._exports = Exports(self._executor, self._reporter, limits.exports_max)
         self._executor.add_callback(self._exports.pid, self._exports.deliver)
-        self._thread = threading.Thread(
-            target=self._run, name=f"rabble:{node_id.name}:executor", daemon=False
-        )
         self._watchdog = Watchdog(
             self._executor,
             self._thread,
@@ -237,7 +279,6 @@ class Node:
             stalled_after_s=limits.stalled_after_ms / 1000,
             clock=self.monotonic,
         )
-        self._cluster: ClusterServer | None = None
         if mesh is not None:
             poller = Poller(
                 heartbeat_ms=limits.heartbeat_ms,
@@ -247,35 +288,39 @@ class Node:
             )
             self._executor.join_mesh(poller, limits.peer_watches_max)
             self._cluster = ClusterServer(
-                node_id,
+                self.node_id,
                 mesh,
                 key,
                 listeners,
                 poller,
-                Bridge(self._executor, self._reporter, registry, limits),
+                Bridge(self._executor, self._reporter, registry, limits, self._fail),
                 limits=limits,
                 clock=self.monotonic,
                 rng=random.Random(secrets.randbits(64)),
                 token_bytes=secrets.token_bytes,
             )
-        # Readable once the node has ended: a wait on it can be nested in a signal handler, which
-        # one on a lock cannot.
-        self._ended = Inbox(1)
-        self._run_once = threading.Lock()
+
+    def _start(self) -> None:
         _at_exit(self)
-        try:
-            if getattr(threading, "_SHUTTING_DOWN", False):
-                raise NodeStopped("the interpreter ends, and would wait for a new node for ever")
-            self._reporter.thread.start()
-            self._thread.start()
-            if self._cluster is not None:
-                self._cluster.start()
-        except BaseException:
-            # It has to run to let go of what hangs on it. A thread that did start, in spite of what
-            # was raised here, is either there first or finds it done.
-            self._executor.request_stop(0.0)
-            self._run()
-            raise
+        if getattr(threading, "_SHUTTING_DOWN", False):
+            raise NodeStopped("the interpreter ends, and would wait for a new node for ever")
+        self._reporter.thread.start()
+        self._thread.start()
+        if self._cluster is not None:
+            self._cluster.start()
+
+    def _abandon(self) -> None:
+        """Let go of all, since the node could not be made. Waits for the threads that did start.
+
+        The executor has to run for that. A thread that was started, in spite of what was raised,
+        is either there first, or finds it done.
+        """
+        self._executor.request_stop(0.0)
+        take_steps(functools.partial(self._fail, "the start"), *self._steps())
+        end = self.monotonic() + self._shutdown_s
+        while not self._ended.closed and self.monotonic() < end:
+            self._ended.wait(0.1)
+        self._join_threads(end)
 
     # Names.
 
@@ -293,9 +338,10 @@ class Node:
         """Stop a process or service of this node, after what was sent to it before.
 
         Does nothing if there is none. Its monitors are told `Down`.
+
+        :raises ValueError: if it is of another node, which alone may stop it.
         """
-        if not isinstance(pid, Pid):
-            raise TypeError(f"stop takes a Pid, not {pid!r}")
+        self._check_here(pid, "stop", "send it a message, on which it stops itself")
         self.send(self._executor.pid, messages.Stop(pid))
 
     def call(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
@@ -303,7 +349,7 @@ class Node:
 
         The process replies with `Envelope(sender, reply, correlation_id=correlation_id)`.
 
-        :param timeout: in seconds.
+        :param timeout: in seconds; infinity waits for as long as the node runs.
         :returns: the reply.
         :raises CallTimeout: if none came in time. One that comes later is dropped and counted.
         :raises NoProcess: if there is no such process.
@@ -311,6 +357,7 @@ class Node:
         :raises QueueFull: if its mailbox, or the node's inbox, is full.
         :raises NodeStopped: if the node was shut down.
         """
+        left = checked_timeout(timeout)
         if threading.current_thread() is self._thread:
             raise RuntimeError(
                 "call() would wait for the executor in the executor's own thread; a process "
@@ -319,20 +366,21 @@ class Node:
         reply = Reply()
         correlation_id = self._begin_call(pid, msg, reply)
         try:
-            if reply.wait(timeout) or not self._calls.give_up(correlation_id):
-                # Or it ended in the last moment: whoever took it out is about to say how.
-                return reply.take()
-            raise CallTimeout(f"{pid} did not reply in {timeout} s")
+            if not reply.wait(left):
+                # Unless it ends in the last moment: whoever comes first says how.
+                reply.set_exception(CallTimeout(f"{pid} did not reply in {timeout} s"))
+            return reply.take()
         finally:
             self._calls.give_up(correlation_id)
 
     async def call_async(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
         """As `call`, for asyncio: never blocks the loop. Cancelling it gives the request up."""
+        left = checked_timeout(timeout)
         reply = AwaitedReply()
         try:
             correlation_id = self._begin_call(pid, msg, reply)
             try:
-                return await asyncio.wait_for(reply.future, timeout)
+                return await asyncio.wait_for(reply.future, left)
             except asyncio.TimeoutError:
                 raise CallTimeout(f"{pid} did not reply in {timeout} s") from None
             finally:
@@ -356,18 +404,27 @@ class Node:
     def mailbox(self, name: str | None = None, group: str | None = None) -> Mailbox:
         """A pid with an inbox, for a script, a test or a thread of your own.
 
+        It is closed when nobody holds it any more.
+
         :param name: `None` takes the next free `mailbox-N`.
         :raises NameTaken: if that name is in use.
         """
         self._check_usable()
         self._check_group(group)
+        self._give_back_dropped()
         inbox = Inbox(self.limits.service_inbox_envelopes_max)
         pid = Pid(name or f"mailbox-{next(self._mailbox_names)}", self.node_id, group)
         mailbox = Mailbox(self, pid, inbox)
+        held = Held(mailbox, self._dropped.append)
+        held.pid = pid
+        held.inbox = inbox
         # First, so that it is closed with the others; an ending executor takes no inbox any more.
-        self._mailboxes.add(mailbox)
+        self._mailboxes[id(held)] = held
+        mailbox._held = held
         if not self._executor.add_inbox(pid, inbox):
-            self._mailboxes.discard(mailbox)
+            mailbox._held = None
+            self._mailboxes.pop(id(held), None)
+            inbox.close()
             self._observer.refuse(pid)
         return mailbox
 
@@ -390,7 +447,9 @@ class Node:
         self._check_usable()
         self._check_group(group)
         if on_crash not in ("stop", "restart", "shutdown"):
-            raise ValueError(f"on_crash must be stop, restart or shutdown, not {on_crash!r}")
+            raise ValueError(
+                f"on_crash must be stop, restart or shutdown, not {bounded_repr(on_crash, 100)}"
+            )
         if isinstance(handler, ServiceHandler):
             if on_crash == "restart":
                 raise ValueError(
@@ -405,32 +464,44 @@ class Node:
         elif callable(handler):
             make_handler = handler
         else:
-            raise TypeError(f"register_service takes a ServiceHandler, not {handler!r}")
+            raise TypeError(
+                f"register_service takes a ServiceHandler, not {bounded_repr(handler, 100)}"
+            )
         inbox = Inbox(self.limits.service_inbox_envelopes_max)
         pid = Pid(name, self.node_id, group)
         service = Service(self, pid, inbox, make_handler, on_crash)
-        self._services.add(service)
-        if not self._executor.add_inbox(pid, inbox):
-            self._services.discard(service)
-            self._observer.refuse(pid)
         current = threading.get_ident()
-        self._in_threading.add(current)
         try:
+            self._services.add(service)
+            if not self._executor.add_inbox(pid, inbox):
+                self._observer.refuse(pid)
+            self._in_threading.add(current)
             service.thread.start()
-        except BaseException:
-            self._services.discard(service)
-            self._executor.discard(pid, inbox, DownReason("crashed", "its thread did not start"))
-            raise
-        finally:
             self._in_threading.discard(current)
-        if self._ending:
-            # It began too late to be joined with the others, and ends at once.
-            service.thread.join()
-        return service
+            if self._ending:
+                # It began too late to be joined with the others, and ends at once.
+                service.thread.join()
+            return service
+        except BaseException:
+            self._in_threading.discard(current)
+            # If its thread began all the same, that ends at once.
+            service.stop()
+            inbox.close()
+            self._service_ended(service, DownReason("crashed", "its thread did not start"))
+            for envelope in inbox.take(len(inbox)):
+                self._undelivered(envelope)
+            raise
 
     def subscribe_dead_letters(self, pid: Pid, wanted: bool = True) -> None:
-        """Have every dead letter of this node sent to `pid` as a `DeadLetter`, or no longer."""
+        """Have every dead letter of this node sent to `pid` as a `DeadLetter`, or no longer.
+
+        A subscription ends with the process, service or mailbox that has the pid now.
+
+        :raises NoProcess: if there is none on this node.
+        :raises ValueError: if `pid` is of another node.
+        """
         self._check_usable()
+        self._check_subscriber(pid, wanted)
         self._executor.subscribe_dead_letters(pid, wanted)
 
     # Other nodes.
@@ -453,7 +524,9 @@ class Node:
             else:
                 split_address(target)
         elif not isinstance(target, NodeId):
-            raise TypeError(f"join takes a NodeId or an address 'host:port', not {target!r}")
+            raise TypeError(
+                f"join takes a NodeId or an address 'host:port', not {bounded_repr(target, 100)}"
+            )
         self._mesh_side().join(target)
 
     def leave(self, node: NodeId | str | None = None) -> None:
@@ -468,7 +541,9 @@ class Node:
             node = NodeId.parse(node)
         name = self.node_id.name if node is None else getattr(node, "name", node)
         if not isinstance(name, str):
-            raise TypeError(f"leave takes a NodeId, a node's name or an address, not {node!r}")
+            raise TypeError(
+                f"leave takes a NodeId, a node's name or an address, not {bounded_repr(node, 100)}"
+            )
         self._mesh_side().leave(name)
 
     def cluster_status(self) -> ClusterStatus:
@@ -482,8 +557,14 @@ class Node:
     def subscribe_nodes(self, pid: Pid, wanted: bool = True) -> None:
         """Have `NodeUp`, `NodeDown`, `NodeStalled` and `Removed` sent to `pid`, or no longer.
 
-        Of each node that is connected already a `NodeUp` comes at once.
+        Of each node that is connected already a `NodeUp` comes at once. A subscription ends with
+        the process, service or mailbox that has the pid now.
+
+        :raises NoProcess: if there is none on this node.
+        :raises ValueError: if `pid` is of another node.
         """
+        self._check_usable()
+        self._check_subscriber(pid, wanted)
         self.send(self._executor.pid, messages.SubscribeNodes(wanted), sender=pid)
 
     def export(self, name: str, factory: Callable[..., Process]) -> None:
@@ -559,6 +640,14 @@ class Node:
             return "stopping"
         return "stalled" if self._watchdog.stalled else "running"
 
+    @property
+    def failure(self) -> str | None:
+        """Why the status is `failed`: what failed, and the exception; `None` if it is not.
+
+        A node that a defect, or the end of memory, has deprived of one of its threads ends itself.
+        """
+        return self._failure
+
     def executor_status(self) -> ExecutorStatus:
         """What the executor did so far and has before it. A frozen snapshot."""
         self._check_owner()
@@ -615,9 +704,12 @@ class Node:
     # The end.
 
     def request_shutdown(self, timeout: float | None = None) -> None:
-        """Ask the node to end. Never blocks; from any thread, process or signal handler."""
+        """Ask the node to end. Never blocks; from any thread, process or signal handler.
+
+        :param timeout: as that of `shutdown`.
+        """
         self._check_owner()
-        drain_s = self._shutdown_s if timeout is None else timeout
+        drain_s = self._shutdown_s if timeout is None else checked_timeout(timeout)
         self._executor.request_stop(drain_s / 2)
         if self._cluster is not None:
             self._cluster.drain()
@@ -631,10 +723,12 @@ class Node:
 
         :param timeout: in seconds, by default `Limits.shutdown_ms`. Half of it is for delivering
             what waits; a `receive` that does not return then is interrupted by an exception.
+            Infinity waits for as long as there is something to deliver.
         :raises ShutdownTimeout: if something could not be ended in time; says what.
         """
-        self.request_shutdown(timeout)
-        end = self.monotonic() + (self._shutdown_s if timeout is None else timeout)
+        within = self._shutdown_s if timeout is None else checked_timeout(timeout)
+        self.request_shutdown(within)
+        end = self.monotonic() + within
         current = threading.current_thread()
         own = {self._thread, self._reporter.thread}
         if current in own or any(s.thread is current for s in list(self._services)):
@@ -645,18 +739,35 @@ class Node:
             if now >= end:
                 raise ShutdownTimeout(f"{self.node_id} did not end: {self._what_keeps_it()}")
             if now >= half:
+                # Again and again: what it raises may have been caught.
                 self._executor.interrupt()
                 half = now + 0.1
             self._ended.wait(max(min(half, end) - now, 0.001))
-        if current.ident in self._in_threading:
-            return
-        assert current.ident is not None
-        self._in_threading.add(current.ident)
+        running = self._join_threads(end)
+        if running:
+            raise ShutdownTimeout(
+                f"{self.node_id} did not end: these threads run: {', '.join(running)}"
+            )
+
+    def _join_threads(self, end: float) -> list[str]:
+        """Join all threads of a node that has ended, and return the names of those that run on."""
+        current = threading.get_ident()
+        if current in self._in_threading:
+            # A signal handler's: what it interrupted joins them.
+            return []
+        self._in_threading.add(current)
         try:
-            for thread in (*self._to_join, self._thread, self._reporter.thread):
+            threads = [
+                thread
+                for thread in (*self._to_join, self._thread, self._reporter.thread)
+                # One that was never started.
+                if thread.ident is not None
+            ]
+            for thread in threads:
                 thread.join(max(end - self.monotonic(), 0.1))
+            return [thread.name for thread in threads if thread.is_alive()]
         finally:
-            self._in_threading.discard(current.ident)
+            self._in_threading.discard(current)
 
     def __enter__(self) -> Node:
         return self
@@ -676,35 +787,92 @@ class Node:
 
     # Inside.
 
-    def _run(self) -> None:
-        if not self._run_once.acquire(blocking=False):
-            return
-        try:
-            self._executor.run()
-        except BaseException as error:
-            self._failure = error
-            self._reporter.report_crash(self._executor.pid, error)
-        if not self._executor.forked:
-            self._end()
+    def _steps(self) -> tuple[Callable[[], bool | None], ...]:
+        """What the executor's thread does: run it, and let go of all that hangs on it."""
+        return (
+            self._run,
+            self._end_mailboxes,
+            self._end_services,
+            self._end_cluster,
+            lambda: self._end_calls(),
+            functools.partial(_forget, self),
+            lambda: self._reporter.end(),
+            self._ended.close,
+        )
 
-    def _end(self) -> None:
-        """Let go of all that hangs on the executor, which has ended. In its thread."""
+    def _run(self) -> bool:
+        """Run the executor. True if all that follows is somebody else's."""
+        current = threading.get_ident()
+        if self._runner.setdefault(None, current) != current:
+            return True
+        if not self._ran:
+            self._ran = True
+            self._executor.run()
+        # A `receive` may have forked, and returned in the child: the node is the parent's.
+        return self._executor.forked
+
+    def _end_mailboxes(self) -> None:
         self._ending = True
-        services = list(self._services)
-        for mailbox in list(self._mailboxes):
-            mailbox._inbox.close()
+        for held in self._mailboxes.copy().values():
+            held.inbox.close()
         self._mailboxes.clear()
+        self._dropped.clear()
+
+    def _end_services(self) -> None:
+        services = list(self._services)
         for service in services:
             service.stop()
-        # One that has not begun sees that it was stopped.
-        self._to_join = [service.thread for service in services if service._wait_for_end()]
+        for service in services:
+            # One that has not begun sees that it was stopped.
+            if service._wait_for_end():
+                self._to_join.add(service.thread)
+
+    def _end_cluster(self) -> None:
         if self._cluster is not None:
             self._cluster.request_stop(self._shutdown_s / 4)
-            self._to_join += self._cluster.join_threads()
-        self._calls.close()
-        _forget(self)
-        self._reporter.end()
-        self._ended.close()
+            self._to_join.update(self._cluster.wait_for_end())
+
+    def _end_calls(self) -> None:
+        self._calls.close(self._why_stopped())
+
+    def _fail(self, what: str, error: BaseException) -> None:
+        """A thread of the runtime cannot go on: neither can the node. For any thread."""
+        first = self._failure is None
+        if first:
+            # Memory may be exhausted: so first what takes none.
+            self._failure = what
+        how = "failed" if first else "failed, too"
+        steps: tuple[Callable[[], object], ...] = (
+            lambda: self._executor.request_stop(0.0),
+            lambda: self._say_failure(f"{what}: {described(error)}") if first else None,
+            # Who waits for the end, as `rabble node` does, looks whether it failed.
+            lambda: None if self._ended.closed else self._ended.signal(),
+            lambda: None if self._cluster is None else self._cluster.drain(),
+            lambda: self._reporter.report(
+                logging.CRITICAL, lambda: f"{self.node_id}: {what} {how}\n{worded(error)}"
+            ),
+        )
+        for step in steps:
+            try:
+                step()
+            except BaseException:
+                # It is the failure that is told of, and not what comes of it.
+                pass
+
+    def _say_failure(self, text: str) -> None:
+        self._failure = text
+
+    def _look(self, reporter: Reporter) -> None:
+        """A few times a second, in the reporter's thread."""
+        self._watchdog.look(reporter)
+        self._give_back_dropped()
+        if self._failure is not None:
+            self._executor.interrupt()
+
+    def _why_stopped(self) -> str:
+        if self._failure is not None:
+            return f"{self.node_id} failed ({self._failure})"
+        return f"{self.node_id} was shut down"
 
     def _check_owner(self) -> None:
         if self._executor.forked:
@@ -716,20 +884,54 @@ class Node:
     def _check_usable(self) -> None:
         self._check_owner()
         if self._executor.stopping:
-            raise NodeStopped(f"{self.node_id} was shut down")
+            raise NodeStopped(self._why_stopped())
 
     def _check_group(self, group: str | None) -> None:
         if group == RESERVED_GROUP:
             raise ValueError(f"the group {RESERVED_GROUP!r} is for the node's own services")
 
+    def _check_here(self, pid: Pid, what: str, instead: str) -> None:
+        if not isinstance(pid, Pid):
+            raise TypeError(f"{what} takes a Pid, not {bounded_repr(pid, 100)}")
+        if pid.node != self.node_id:
+            raise ValueError(
+                f"{what} is for what runs on {self.node_id}, and {pid} does not: {instead}"
+            )
+
+    def _check_subscriber(self, pid: Pid, wanted: bool) -> None:
+        self._check_here(pid, "a subscription", "let it subscribe on its own node")
+        if wanted and pid not in self._executor.table:
+            raise NoProcess(f"{pid} cannot subscribe: no process, service or mailbox has that pid")
+
     def _close_mailbox(self, mailbox: Mailbox) -> None:
         self._check_owner()
-        mailbox._inbox.close()
-        for envelope in mailbox._inbox.take(self.limits.service_inbox_envelopes_max):
+        held = mailbox._held
+        if held is not None:
+            self._give_back(held)
+            mailbox._held = None
+
+    def _give_back_dropped(self) -> None:
+        """Close the mailboxes that nobody holds any more."""
+        while self._dropped:
+            try:
+                held = self._dropped[0]
+                self._give_back(held)
+                # Last, so that one is not lost half-way. By what it is: two threads may be here.
+                self._dropped.remove(held)
+            except (IndexError, ValueError):
+                # The other thread was faster.
+                pass
+
+    def _give_back(self, held: Held) -> None:
+        """Close a mailbox, if it is one of those there are. To be repeated if anything raises."""
+        if id(held) not in self._mailboxes:
+            return
+        held.inbox.close()
+        for envelope in held.inbox.take(len(held.inbox)):
             self._undelivered(envelope)
-        self._mailboxes.discard(mailbox)
         if not self._executor.stopping:
-            self._executor.discard(mailbox.pid, mailbox._inbox, DownReason("stopped"))
+            self._executor.discard(held.pid, held.inbox, DownReason("stopped"))
+        self._mailboxes.pop(id(held), None)
 
     def _service_ended(self, service: Service, reason: DownReason) -> None:
         self._services.discard(service)
@@ -775,14 +977,17 @@ def _forget(node: Node) -> None:
 
 def _end_all(nodes: Iterable[Node] = _running) -> None:
     own = [node for node in list(nodes) if not node._executor.forked]
-    for node in own:
-        node.request_shutdown()
     kept = []
-    for node in own:
-        try:
-            node.shutdown()
-        except ShutdownTimeout as error:
-            kept.append(str(error))
+    # Whatever is raised by the end of one, the others are ended, too.
+    for end in (Node.request_shutdown, Node.shutdown):
+        for node in own:
+            try:
+                end(node)
+            except ShutdownTimeout as error:
+                kept.append(str(error))
+            except BaseException as error:
+                node._fail("the end at exit", error)
+                kept.append(f"{node.node_id}: {described(error)}")
     if kept:
         # Raised, it has the interpreter say so and end; otherwise that would wait for the threads.
         raise ShutdownTimeout("; ".join(kept))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rabble._core.envelope import Envelope
 from rabble._core.ids import Pid
 from rabble._core.poll import Connection
+from rabble._core.texts import bounded_str
 from rabble.cluster.codes import RefusalCode, ended
 from rabble.errors import NameTaken, QueueFull
 from rabble.messages import Metrics
@@ -34,13 +35,14 @@ class Observer:
     def unencodable(self, envelope: Envelope, error: Exception) -> None:
         """A message could not have crossed a wire (strict mode)."""
         self._node._reporter.report(
-            logging.ERROR, lambda: f"{envelope.sender} sent what cannot be encoded: {error}"
+            logging.ERROR,
+            lambda: f"{envelope.sender} sent what cannot be encoded: {bounded_str(error, 500)}",
         )
 
     def undecodable(self, envelope: Envelope, detail: str) -> None:
         """A peer sent a message that this node cannot build."""
         self._node._reporter.report(
-            logging.ERROR, lambda: f"{envelope.sender} sent what cannot be decoded: {detail}"
+            logging.ERROR, lambda: f"{envelope.sender} sent what cannot be decoded: {detail[:500]}"
         )
 
     def why_ended(self, connection: Connection) -> str:

@@ -90,10 +90,19 @@ def live(
     try:
         node.shutdown()
     except ShutdownTimeout as error:
-        print(f"rabble node: {error}", file=sys.stderr, flush=True)
+        complain(node.failure)
+        complain(str(error))
         # Otherwise the interpreter would wait for the thread that does not end.
         os._exit(FAILED)
-    return FAILED if node.status == "failed" else status
+    complain(node.failure)
+    return FAILED if node.failure is not None else status
+
+
+def complain(what: str | None) -> None:
+    """Say what is wrong, if anything is and somebody still listens."""
+    if what is not None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            print(f"rabble node: {what}", file=sys.stderr, flush=True)
 
 
 class AppError(Exception):
@@ -188,9 +197,9 @@ class Signals:
         os.close(self._told)
 
     def wait(self, node: Node) -> None:
-        """Wait for a signal, or the end of the node."""
+        """Wait for a signal, the end of the node, or a failure, which may keep it from ending."""
         ended: Any = node._ended
-        while not self.count and not ended.closed:
+        while not self.count and not ended.closed and node.failure is None:
             select.select([self._heard, ended], [], [])
             with contextlib.suppress(BlockingIOError):
                 os.read(self._heard, 4096)

@@ -78,6 +78,24 @@ def stuck(node):
                     pass
     node.send(node.spawn(Stuck(), "stuck"), 1)
 
+def fails(node):
+    # What a defect in the cluster server would do.
+    def defect():
+        raise LookupError("a defect")
+    node._cluster.post(defect)
+
+def fails_while_stuck(node):
+    class Stuck(rabble.Process):
+        def receive(self, msg, sender, correlation_id):
+            fails(node)
+            time.sleep(600)
+    node.send(node.spawn(Stuck(), "stuck"), 1)
+
+def fails_at_the_end(node):
+    def end():
+        node._end_calls = None
+    return end
+
 def flood(node):
     class Flood(rabble.Process):
         def init(self):
@@ -320,6 +338,40 @@ def test_a_node_that_ends_by_itself(tmp_path: Path) -> None:
     with running(tmp_path, "a@127.0.0.1:0", "--app", "app:ends_itself") as it:
         code, _, err = it.wait()
     assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("app", "why"),
+    [
+        ("fails", "the cluster server: LookupError: a defect"),
+        ("fails_at_the_end", "the executor: TypeError: 'NoneType' object is not callable"),
+    ],
+)
+def test_a_node_that_fails_says_why(tmp_path: Path, app: str, why: str) -> None:
+    with running(tmp_path, "a@127.0.0.1:0", "--app", f"app:{app}") as it:
+        if app == "fails":
+            code, _, err = it.wait()
+        else:
+            it.ready()
+            code, _, err = it.end()
+    assert code == 1
+    assert err.endswith(f"rabble node: {why}\n")
+    # And the log has where.
+    assert "CRITICAL a@127.0.0.1:" in err
+    assert "Traceback (most recent call last):" in err
+
+
+def test_a_node_that_fails_and_does_not_end_says_both(tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text(
+        "node = 'a@127.0.0.1:0'\napp = 'app:fails_while_stuck'\n[limits]\nshutdown_ms = 500\n"
+    )
+    with running(tmp_path, "--config", "node.toml") as it:
+        code, _, err = it.wait()
+    assert code == 1
+    first, second = err.splitlines()[-2:]
+    assert first == "rabble node: the cluster server: LookupError: a defect"
+    assert "did not end: receive of stuck::a@127.0.0.1:" in second
 
 
 def test_a_seed_file_is_watched(tmp_path: Path, peer: Node) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class Names(Resolver):
     """A resolver that answers when it is told to."""
 
     def __init__(self) -> None:
-        super().__init__("names")
+        super().__init__("names", traceback.print_exception)
         self.asked: list[tuple[str, Callable[[list[Address] | OSError], None]]] = []
         self.closed = False
 

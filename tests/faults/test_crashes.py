@@ -14,6 +14,7 @@ import random
 import re
 import sys
 import threading
+import traceback
 import weakref
 from typing import Any
 
@@ -557,6 +558,7 @@ def test_the_log_has_a_rate_and_tells_what_it_left_out(caplog: pytest.LogCapture
         per_second=10,
         waiting=256,
         watch=lambda reporter: None,
+        failed=traceback.print_exception,
         clock=lambda: clock.ns * 1e-9,
     )
     pid = Pid("victim", BARE)

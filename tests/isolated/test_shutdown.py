@@ -326,3 +326,24 @@ def test_118_twice_and_from_eight_threads_at_once() -> None:
             assert len(ended) == 8
             watched.has_ended_once()
     """)
+
+
+def test_nodes_left_running_end_although_the_end_of_one_raises() -> None:
+    body = """
+        logging.getLogger("rabble").addHandler(logging.NullHandler())
+        nodes = [rabble.rouse(f"n{number}@127.0.0.1:0", mesh=Mesh()) for number in range(3)]
+
+        def fail():
+            raise LookupError("a defect")
+
+        nodes[1].request_shutdown = fail
+        nodes[1]._cluster.drain = fail
+        says = nodes[2].spawn(Does(lambda process, msg, sender: None), "says")
+        nodes[2].send(nodes[2].pid("executor", "rabble"), Monitor(says), sender=says)
+        print("ready")
+    """
+    with Script(body) as script:
+        script.expect("ready")
+        script.wait()
+        assert "ShutdownTimeout: n1@127.0.0.1:" in script.errors()
+        assert "LookupError: a defect" in script.errors()

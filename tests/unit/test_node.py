@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import threading
@@ -47,6 +48,7 @@ from rabble import (
 )
 from rabble.node import _end_all as end_all
 from rabble.observer import Observer
+from rabble.reports import Reporter
 from tests.support import PATIENCE_S, TRACED, Does, Echo, Relay
 
 
@@ -856,3 +858,119 @@ def test_a_bad_option_is_refused(bad: dict[str, Any]) -> None:
         rabble.rouse(7)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="calls_max must be a positive int, not 0"):
         Limits(calls_max=0)
+
+
+# Who may be asked what.
+
+FAR = Pid("one", NodeId("far", "127.0.0.1:1"))
+
+
+def test_a_process_of_another_node_is_not_stopped_from_here(node: Node) -> None:
+    with pytest.raises(ValueError, match="one::far@127.0.0.1:1 does not: send it a message, on "):
+        node.stop(FAR)
+    with pytest.raises(TypeError, match="stop takes a Pid, not 'one'"):
+        node.stop("one")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("subscribe", ["subscribe_dead_letters", "subscribe_nodes"])
+def test_only_who_runs_here_may_subscribe(node: Node, subscribe: str) -> None:
+    ask = getattr(node, subscribe)
+    with pytest.raises(ValueError, match="let it subscribe on its own node"):
+        ask(FAR)
+    with pytest.raises(NoProcess, match="one::test@127.0.0.1:0 cannot subscribe: no process"):
+        ask(node.pid("one"))
+    with pytest.raises(TypeError, match="a subscription takes a Pid, not None"):
+        ask(None)
+    # What there is not can be given up.
+    ask(node.pid("one"), False)
+    ask(node.spawn(Echo(), "one"))
+
+
+# A thread of the runtime fails, and with it the node.
+
+
+def test_a_node_that_fails_ends_itself_and_says_why() -> None:
+    node = rabble.rouse()
+    echo = node.spawn(Echo(), "echo")
+    silent = node.spawn(Does(lambda process, msg, sender: None), "silent")
+    assert node.call(echo, 1, PATIENCE_S) == 1
+    assert node.failure is None
+    box = node.mailbox()
+    waits: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            node.call(silent, 1, PATIENCE_S)
+        except NodeStopped as error:
+            waits.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while not len(node._calls):
+        time.sleep(0.001)
+
+    def look(reporter: object) -> None:
+        raise LookupError("a defect")
+
+    node._reporter._watch = look  # type: ignore[assignment]
+    with pytest.raises(NodeStopped):
+        box.receive(PATIENCE_S)
+    thread.join(PATIENCE_S)
+    why = "the reporter: LookupError: a defect"
+    assert str(waits[0]) == f"{node.node_id} failed ({why}) before the reply came"
+    node.shutdown()
+    assert (node.status, node.failure) == ("failed", why)
+    assert node.executor_status().status == "failed"
+    with pytest.raises(NodeStopped, match="a defect"):
+        node.mailbox()
+
+
+def test_an_end_whose_steps_all_raise_is_one() -> None:
+    node = rabble.rouse(mesh=rabble.Mesh())
+
+    def fail(*arguments: object) -> None:
+        raise LookupError("a defect")
+
+    service = node.register_service(Idle(), "service")
+    for name in ("report", "report_crash", "end"):
+        setattr(node._reporter, name, fail)
+    node._calls.close = fail  # type: ignore[assignment]
+    assert node._cluster is not None
+    node._cluster.drain = fail  # type: ignore[method-assign]
+    service._hand_back = fail  # type: ignore[method-assign]
+    with contextlib.suppress(LookupError):
+        node.request_shutdown()
+    while not node._ended.closed:
+        node._ended.wait(0.1)
+    assert node.status == "failed"
+    assert node.failure is not None and "LookupError: a defect" in node.failure
+    # That of a reporter that was not told to end is all that runs on, and is told of.
+    with pytest.raises(ShutdownTimeout, match="these threads run: rabble:local:reports"):
+        node._cluster = None
+        node.shutdown(0.2)
+    Reporter.end(node._reporter)
+    node.shutdown()
+
+
+class Idle(rabble.ServiceHandler):
+    pass
+
+
+@pytest.mark.parametrize("what", ["join", "leave", "watch_seed_file"])
+def test_a_cluster_server_that_has_ended_takes_nothing_more(what: str) -> None:
+    with rabble.rouse(mesh=rabble.Mesh()) as node:
+        cluster = node._cluster
+        assert cluster is not None
+
+        def fail() -> None:
+            raise LookupError("a defect")
+
+        cluster.post(fail)
+        cluster._serving.acquire()
+        cluster._serving.release()
+        for _ in range(100):
+            with pytest.raises(NodeStopped, match="the cluster server of local@.* has ended"):
+                getattr(cluster, what)("far")
+        cluster.post(fail)
+        assert not cluster._commands
+    assert node.failure == "the cluster server: LookupError: a defect"

@@ -23,7 +23,12 @@ class Bridge:
     """What the cluster server needs of its node; see `Surroundings`. For any thread."""
 
     def __init__(
-        self, executor: Executor, reporter: Reporter, registry: MessageRegistry, limits: Limits
+        self,
+        executor: Executor,
+        reporter: Reporter,
+        registry: MessageRegistry,
+        limits: Limits,
+        failed: Callable[[str, BaseException], None],
     ) -> None:
         self._executor = executor
         self._reporter = reporter
@@ -32,6 +37,7 @@ class Bridge:
         self.link_up: Callable[[Connection], None] = executor.link_up
         self.tell_nodes: Callable[[object], None] = executor.tell_nodes
         self.report: Callable[[int, Callable[[], str]], None] = reporter.report
+        self.failed = failed
 
     def make_link(self, peer: NodeId, incarnation: int) -> Link:
         """A codec is one connection's: what it keeps of the latest names is the peer's doing."""

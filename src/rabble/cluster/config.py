@@ -87,10 +87,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def listen(mesh: Mesh, addr: str) -> list[socket.socket]:
+def listen(
+    mesh: Mesh, addr: str, listeners: list[socket.socket] | None = None
+) -> list[socket.socket]:
     """Listen on all addresses that `addr` means. Resolves names, so it may take a while.
 
     :param addr: `host:port`; port 0 takes a free one, the same for all.
+    :param listeners: is filled, and returned; its sockets are closed if this raises.
     :raises ValueError: if that would be open to all of a network.
     :raises OSError: if it cannot be done; says what and where.
     """
@@ -98,7 +101,7 @@ def listen(mesh: Mesh, addr: str) -> list[socket.socket]:
     found = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
     )
-    listeners: list[socket.socket] = []
+    listeners = [] if listeners is None else listeners
     try:
         for family, kind, proto, _, where in dict.fromkeys(found):
             if mesh.open_to_all and not is_loopback(str(where[0])):
@@ -106,8 +109,8 @@ def listen(mesh: Mesh, addr: str) -> list[socket.socket]:
                     f"listening on {addr} would take in anybody who can reach it: give the mesh a "
                     f"key (`rabble keygen FILE`) or certificates, or listen on 127.0.0.1"
                 )
-            sock = socket.socket(family, kind, proto)
-            listeners.append(sock)
+            listeners.append(socket.socket(family, kind, proto))
+            sock = listeners[-1]
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:

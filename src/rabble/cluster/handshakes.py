@@ -191,8 +191,10 @@ class Handshakes:
         self._more.pop(link_id, None)
         pending = self._pending.get(link_id)
         if pending is not None:
-            self._forget(pending)
-            pending.close()
+            try:
+                self._forget(pending)
+            finally:
+                pending.close()
         return dialled or pending is not None
 
     # Accepting.
@@ -374,11 +376,12 @@ class Handshakes:
 
     def stop_listening(self) -> None:
         """Close the listeners."""
-        for listener in self._listeners:
-            if self._resume_at is None:
+        while self._listeners:
+            listener = self._listeners[-1]
+            if self._resume_at is None and listener.fileno() in self._selector.get_map():
                 self._selector.unregister(listener)
             listener.close()
-        self._listeners = []
+            self._listeners.pop()
         self._resume_at = None
 
     def stop_dialling(self) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from rabble._core.inbox import Inbox
 from rabble.cluster.relay_pump import FAREWELL_S, Counts, Pump, Stream
+from rabble.steps import take_steps
 
 __all__ = ["Relay", "RelayStatus"]
 
@@ -48,6 +49,7 @@ class Relay:
     :param buffer_bytes_max: how much each direction of a connection keeps at most, besides what
         the kernel does; also how much it carries before the next connection has its turn.
     :param clock: monotonic seconds.
+    :param failed: called with what ends the thread, in the thread.
 
     The poll loop closes its end when it is done with a peer, or gives up on it. What it wrote
     before that is sent to the peer first, but not for longer than 5 s; then the connection ends
@@ -56,7 +58,14 @@ class Relay:
     both are end of file or ECONNRESET, and both mean that the peer is gone.
     """
 
-    def __init__(self, name: str, *, buffer_bytes_max: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        buffer_bytes_max: int,
+        clock: Callable[[], float],
+        failed: Callable[[BaseException], None],
+    ) -> None:
         if buffer_bytes_max < 1:
             raise ValueError(f"Relay: buffer_bytes_max must be positive, not {buffer_bytes_max}")
         self._name = name
@@ -68,6 +77,8 @@ class Relay:
         self._counts = Counts()
         self._adopted = 0
         self._stopping = False
+        self._failed = failed
+        self._pump: Pump | None = None
         self.thread: threading.Thread | None = None
 
     def adopt(self, stream: ssl.SSLSocket) -> int:
@@ -87,7 +98,12 @@ class Relay:
                 if self._stopping:
                     raise RuntimeError(f"{self._name}: a relay that was stopped adopts nothing")
                 if self.thread is None:
-                    thread = threading.Thread(target=self._run, name=self._name, daemon=False)
+                    thread = threading.Thread(
+                        target=take_steps,
+                        args=(self._fail, self._carry, self._refuse, self._close_pump),
+                        name=self._name,
+                        daemon=False,
+                    )
                     thread.start()
                     self.thread = thread
                 self._given.append(Stream(near, stream))
@@ -126,19 +142,30 @@ class Relay:
             wakeups=counts.wakeups,
         )
 
-    def _run(self) -> None:
-        try:
-            with Pump(self._awake, self._buffer_bytes_max, self._clock, self._counts) as pump:
-                while not self._stopping:
-                    pump.turn()
-                    self._hand_over(pump)
-                self._hand_over(pump)
-                pump.finish(self._clock() + FAREWELL_S)
-        finally:
-            with self._lock:
-                self._stopping = True
-            while self._given:
-                self._given.popleft().close()
+    def _carry(self) -> None:
+        if self._stopping:
+            return
+        self._pump = pump = Pump(self._awake, self._buffer_bytes_max, self._clock, self._counts)
+        while not self._stopping:
+            pump.turn()
+            self._hand_over(pump)
+        self._hand_over(pump)
+        pump.finish(self._clock() + FAREWELL_S)
+
+    def _fail(self, error: BaseException) -> None:
+        self._stopping = True
+        self._failed(error)
+
+    def _refuse(self) -> None:
+        """Take no more; what came too late is cut."""
+        self._stopping = True
+        while self._given:
+            self._given[0].close()
+            self._given.popleft()
+
+    def _close_pump(self) -> None:
+        if self._pump is not None:
+            self._pump.close()
 
     def _hand_over(self, pump: Pump) -> None:
         while self._given:

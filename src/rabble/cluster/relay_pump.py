@@ -121,12 +121,15 @@ class Pump:
         self._epoll = select.epoll()
         self._epoll.register(awake.fileno(), select.EPOLLIN)
 
-    def __enter__(self) -> Pump:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """Cut all streams, whatever state an exception has left them in. Idempotent."""
         for stream in list(self._streams):
-            self._close(stream)
+            stream.close()
+            del self._streams[stream]
+        self._counts.streams = 0
+        self._by_fd.clear()
+        self._ready.clear()
+        self._ends.clear()
         self._epoll.close()
 
     def add(self, stream: Stream) -> None:

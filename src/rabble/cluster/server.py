@@ -47,10 +47,12 @@ from rabble.cluster.membership import Membership, MembershipError
 from rabble.cluster.names import Resolver
 from rabble.cluster.relay import Relay
 from rabble.cluster.seeds import Seeds
+from rabble.errors import NodeStopped
 from rabble.limits import Limits
 from rabble.messages import ClusterStatus, NodeStalled, PeerStatus
 from rabble.messages import Removed as RemovedMessage
 from rabble.registry import MessageRegistry
+from rabble.steps import take_steps
 
 __all__ = ["ClusterServer", "Surroundings", "new_incarnation"]
 
@@ -83,6 +85,9 @@ class Surroundings(Protocol):
 
     def report(self, level: int, words: Callable[[], str]) -> None:
         """Write to the log, at a bounded rate."""
+
+    def failed(self, what: str, error: BaseException) -> None:
+        """A thread of the control plane cannot go on: neither can the node."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -151,6 +156,14 @@ class ClusterServer:
         self._early_leaves: set[str] = set()
         self._draining = False
         self._stop_at: float | None = None
+        self._closed = False
+        # Which thread serves, or lets go of what no thread ever served.
+        self._owner: dict[None, int] = {}
+        # Held until the thread has nothing more to do. Who waits for the end waits for this and
+        # not in thread.join(), for threading's locks may be held by whoever a signal handler
+        # interrupted.
+        self._serving = threading.Lock()
+        self._serving.acquire()
         self._next_beat: float | None = None
         self._next_digest = clock()
         self._refusals: collections.Counter[str] = collections.Counter()
@@ -165,6 +178,7 @@ class ClusterServer:
                 f"rabble:{own.name}:tls",
                 buffer_bytes_max=limits.relay_buffer_bytes_max,
                 clock=clock,
+                failed=functools.partial(surroundings.failed, "the TLS relay"),
             )
         self._handshakes = Handshakes(
             self,
@@ -173,14 +187,20 @@ class ClusterServer:
             config=self._handshake_config,
             contexts=contexts,
             loopback_only=mesh.open_to_all,
-            resolver=Resolver(f"rabble:{own.name}:names"),
+            resolver=Resolver(
+                f"rabble:{own.name}:names",
+                functools.partial(surroundings.failed, "a thread that looks up names"),
+            ),
             limits=limits,
             clock=clock,
             token_bytes=token_bytes,
         )
         self._seeds = Seeds(
             mesh,
-            Resolver(f"rabble:{own.name}:seeds"),
+            Resolver(
+                f"rabble:{own.name}:seeds",
+                functools.partial(surroundings.failed, "a thread that looks up seeds"),
+            ),
             added=self._add_seed,
             dropped=self._drop_seed,
             post=self.post,
@@ -188,30 +208,50 @@ class ClusterServer:
             refresh_s=limits.seeds_refresh_ms / 1000,
         )
         self.thread = threading.Thread(
-            target=self._run, name=f"rabble:{own.name}:cluster", daemon=False
+            target=take_steps,
+            args=(self._failed, self._serve, *self._last_steps()),
+            name=f"rabble:{own.name}:cluster",
+            daemon=False,
         )
         self.poll_thread = threading.Thread(
-            target=poller.run, name=f"rabble:{own.name}:poll", daemon=False
+            target=take_steps,
+            args=(functools.partial(surroundings.failed, "the poll loop"), poller.run),
+            name=f"rabble:{own.name}:poll",
+            daemon=False,
         )
 
     # For any thread.
 
     def post(self, command: Callable[[], None]) -> None:
-        """Have something done in the server's thread. Never blocks."""
-        self._commands.append(command)
-        self._poller.nudge()
+        """Have something done in the server's thread. Never blocks.
+
+        When that has ended nothing is done any more.
+        """
+        if not self._closed:
+            self._commands.append(command)
+            self._poller.nudge()
 
     def join(self, target: NodeId | str) -> None:
-        """Make a node a member, or whoever answers at an address. Returns at once."""
+        """Make a node a member, or whoever answers at an address. Returns at once.
+
+        :raises NodeStopped: if the server has ended. So do `leave` and `watch_seed_file`.
+        """
+        self._check_runs()
         self.post(functools.partial(self._join, target))
 
     def leave(self, name: str) -> None:
         """Make the node of that name no member, or dial that address no longer. Returns at once."""
+        self._check_runs()
         self.post(functools.partial(self._leave, name))
 
     def watch_seed_file(self, path: str | os.PathLike[str]) -> None:
         """Join who is listed in a file, which is read again when it changes. Returns at once."""
-        self.post(functools.partial(self._seeds.watch_file, path))
+        self._check_runs()
+        self.post(functools.partial(self._seeds.watch_file, os.fspath(path)))
+
+    def _check_runs(self) -> None:
+        if self._closed:
+            raise NodeStopped(f"the cluster server of {self.own} has ended")
 
     def status(self) -> ClusterStatus:
         """The mesh as this node sees it. Never blocks."""
@@ -238,19 +278,22 @@ class ClusterServer:
         )
 
     def start(self) -> None:
-        """Start both threads. Called once."""
+        """Start both threads. Called once; if it raises, `wait_for_end` lets go of all there is."""
         self.poll_thread.start()
-        try:
-            self.thread.start()
-        except BaseException:
-            self._close()
-            raise
+        self.thread.start()
 
-    def join_threads(self) -> list[threading.Thread]:
-        """Wait for the end that was requested, and return both threads, to be joined."""
-        if self.thread.ident is not None:
-            self.thread.join()
-        return [thread for thread in (self.thread, self.poll_thread) if thread.ident is not None]
+    def wait_for_end(self) -> list[threading.Thread]:
+        """Wait for the end that was requested, and return the threads, to be joined."""
+        if self.thread.ident is None:
+            # Never started. One that comes to life all the same finds that it is too late.
+            take_steps(self._failed, *self._last_steps())
+        else:
+            self._serving.acquire()
+            self._serving.release()
+        threads = [self.thread, self.poll_thread]
+        if self._relay is not None and self._relay.thread is not None:
+            threads.append(self._relay.thread)
+        return [thread for thread in threads if thread.ident is not None]
 
     def drain(self) -> None:
         """The node is about to end: let no new peer in, and dial none. Never blocks."""
@@ -262,20 +305,19 @@ class ClusterServer:
 
     # The loop.
 
-    def _run(self) -> None:
-        try:
-            self._seeds.start()
-            while not self._is_over():
-                for key, events in self._selector.select(self._patience()):
-                    key.data(events)
-                self._do_commands()
-                self._tick()
-        except BaseException as error:
-            text = f"the cluster server of {self.own} failed: {error!r}"
-            self._node.report(logging.CRITICAL, lambda: text)
-            raise
-        finally:
-            self._close()
+    def _serve(self) -> None:
+        if self._closed or self._stop_at is not None:
+            return
+        self._seeds.start()
+        while not self._is_over():
+            for key, events in self._selector.select(self._patience()):
+                key.data(events)
+            self._do_commands()
+            self._tick()
+
+    def _failed(self, error: BaseException) -> None:
+        self._closed = True
+        self._node.failed("the cluster server", error)
 
     def _patience(self) -> float:
         """How long there is nothing for `_tick` to do, in seconds."""
@@ -333,21 +375,47 @@ class ClusterServer:
         self._by_id.clear()
         self._publish()
 
-    def _close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._handshakes.close()
-        self._seeds.close()
-        for linked in self._by_id.values():
+    def _last_steps(self) -> tuple[Callable[[], bool | None], ...]:
+        """What follows the service, or takes its place, in one thread."""
+        return (
+            self._is_late,
+            lambda: self._handshakes.close(),
+            lambda: self._seeds.close(),
+            self._abort_all,
+            self._end_relay,
+            self._selector.close,
+            self._poller.stop,
+            self._end_serving,
+        )
+
+    def _is_late(self) -> bool:
+        """Whether another thread has taken these steps already."""
+        self._closed = True
+        self._commands.clear()
+        current = threading.get_ident()
+        return self._owner.setdefault(None, current) != current
+
+    def _abort_all(self) -> None:
+        while self._by_id:
             # There are some only if this thread failed: that is no end in order.
+            link_id, linked = next(iter(self._by_id.items()))
             linked.connection.abort(0)
-        for connection in self._parting:
-            connection.abort(RefusalCode.SHUTDOWN)
-        self._parting.clear()
-        self._by_id.clear()
+            del self._by_id[link_id]
+        while self._parting:
+            self._parting[-1].abort(RefusalCode.SHUTDOWN)
+            del self._parting[-1]
+        for sock, _, _ in self._fresh.values():
+            sock.close()
+        self._fresh.clear()
+        self._publish()
+
+    def _end_relay(self) -> None:
         if self._relay is not None:
             self._relay.stop()
-        self._selector.close()
-        self._poller.stop()
+
+    def _end_serving(self) -> None:
+        if self._serving.locked():
+            self._serving.release()
 
     # Handshakes.
 
@@ -457,7 +525,8 @@ class ClusterServer:
             except BaseException:
                 os.close(fd)
                 raise
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            # No descriptors, or no more threads, are left; or the relay has failed.
             text = f"{self.own.name}: the connection to {peer} cannot be used: {error}"
             self._node.report(logging.ERROR, lambda: text)
             sock.close()

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rabble._core.envelope import Envelope
-from rabble._core.executor import Executor, Interrupted
+from rabble._core.executor import Executor
 from rabble._core.ids import CorrelationId, NodeId, Pid
+from rabble._core.texts import Interrupted, bounded_repr
 from rabble.errors import NameTaken, NodeStopped, SpawnRefused
 from rabble.messages import DeadLetterReason
 from rabble.reports import Reporter, described
@@ -50,13 +51,14 @@ class Exports:
         Pid(name, self.pid.node)
         if not callable(factory):
             raise TypeError(
-                f"export takes a Process class or a function that makes one, not {factory!r}"
+                "export takes a Process class or a function that makes one, "
+                f"not {bounded_repr(factory, 100)}"
             )
         known = self._exports.get(name)
         if known is not None:
             if known.factory is factory:
                 return
-            raise ValueError(f"{name!r} is exported already, as {known.factory!r}")
+            raise ValueError(f"{name!r} is exported already, as {bounded_repr(known.factory, 100)}")
         if len(self._exports) >= self._exports_max:
             raise ValueError(
                 f"{len(self._exports)} names are exported already; "
@@ -78,6 +80,12 @@ class Exports:
             answer = ["spawned", self._spawn(envelope.msg)]
         except SpawnRefused as error:
             answer = ["refused", str(error)]
+        except Interrupted:
+            raise
+        except BaseException as error:
+            # Of the objects that are concerned. Whoever asked is told all the same.
+            self._reporter.report_crash(self.pid, error)
+            answer = ["refused", cut(described(BaseException.with_traceback(error, None)))]
         # A node that ends is still heard by whoever asked.
         reply = Envelope(sender, answer, self.pid, envelope.correlation_id)
         if not self._executor.post(reply):
@@ -189,4 +197,4 @@ def pid_of_answer(answer: Any) -> Pid:
             return pid
         case ["refused", str(text)]:
             raise SpawnRefused(text)
-    raise SpawnRefused(cut(f"the answer is none: {answer!r}"))
+    raise SpawnRefused(f"the answer is none: {bounded_repr(answer, TEXT_CHARS_MAX)}")

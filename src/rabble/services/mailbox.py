@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -10,19 +11,23 @@ from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, Pid
 from rabble._core.inbox import Inbox
 from rabble.errors import CallTimeout, NodeStopped
+from rabble.timeouts import checked_timeout
 
 if TYPE_CHECKING:
     from rabble.node import Node
 
-__all__ = ["Mailbox"]
+__all__ = ["Held", "Mailbox"]
 
 
 class Mailbox:
     """A pid with an inbox, for whatever thread holds it. Made by `Node.mailbox`.
 
-    A context manager: leaving it closes the mailbox, and its pid is free again. Any thread may
-    send; one thread at a time may receive.
+    A context manager: leaving it closes the mailbox, and its pid is free again. So it is, a moment
+    later, when nobody holds the mailbox any more. Any thread may send; one thread at a time may
+    receive.
     """
+
+    _held: Held | None = None
 
     def __init__(self, node: Node, pid: Pid, inbox: Inbox) -> None:
         self._node = node
@@ -36,13 +41,14 @@ class Mailbox:
     def receive(self, timeout: float | None = None) -> Envelope:
         """Wait for the next envelope.
 
-        :param timeout: in seconds; `None` waits without end, until the node stops.
+        :param timeout: in seconds; `None`, or infinity, waits until the node stops.
         :raises CallTimeout: if nothing came in time.
         :raises NodeStopped: if the node stopped, or the mailbox was closed, and nothing is left.
         """
+        within = None if timeout is None else checked_timeout(timeout)
         # In a forked child nothing would ever come.
         self._node._check_owner()
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None if within is None else time.monotonic() + within
         while True:
             taken: list[Envelope] = self._inbox.take(1)
             if taken:
@@ -72,3 +78,12 @@ class Mailbox:
     ) -> None:
         if not self._node._executor.forked:
             self.close()
+
+
+class Held(weakref.ref[Mailbox]):
+    """What a node keeps of a mailbox, which is its user's: what it takes to close a dropped one."""
+
+    __slots__ = ("inbox", "pid")
+
+    pid: Pid
+    inbox: Inbox

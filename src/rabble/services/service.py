@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, Pid
 from rabble._core.inbox import Inbox
+from rabble._core.texts import bounded_repr
 from rabble.messages import DeadLetterReason, DownReason
 from rabble.reports import described
+from rabble.steps import take_steps
 
 if TYPE_CHECKING:
     from rabble.node import Node
@@ -80,12 +82,16 @@ class Service:
         self._stopping = False
         self._begun = False
         self._sleeps = False
+        self._reason = DownReason("stopped", "")
         # Held until the thread has nothing more to do. The executor waits for this and not in
         # thread.join(), for threading's locks may be held by whoever a signal handler interrupted.
         self._serving = threading.Lock()
         self._serving.acquire()
         self.thread = threading.Thread(
-            target=self._run, name=f"rabble:{pid.node.name}:{pid.name}", daemon=False
+            target=take_steps,
+            args=(self._failed, self._run, self._let_go, self._hand_back, self._end_serving),
+            name=f"rabble:{pid.node.name}:{pid.name}",
+            daemon=False,
         )
 
     def send(self, to: Pid, msg: Any, *, correlation_id: CorrelationId | None = None) -> None:
@@ -125,30 +131,37 @@ class Service:
             raise RuntimeError(f"{self.pid}: only the handler's own methods may poll files")
         return self._selector
 
-    def _run(self) -> None:
-        reason = DownReason("stopped", "")
+    def _run(self) -> bool:
+        """All lives of the handler. True if a handler forked, and returned in the child."""
         self._begun = True
-        try:
-            while not self._stopping:
-                failure = self._serve()
-                if failure is None or self.node._executor.forked:
-                    break
-                reason = DownReason("crashed", described(failure))
-                del failure  # What it was raised from holds the handler's frames.
-                if self._stopping or not self._may_restart():
-                    break
-        finally:
-            # If a handler forked, and returned in the child, all this is the parent's.
-            if not self.node._executor.forked:
-                self._let_go(reason)
+        while not self._stopping:
+            failure = self._serve()
+            if failure is None or self.node._executor.forked:
+                break
+            self._reason = DownReason("crashed", described(failure))
+            del failure  # What it was raised from holds the handler's frames.
+            if self._stopping or not self._may_restart():
+                break
+        # Then all that follows is the parent's.
+        return self.node._executor.forked
 
-    def _let_go(self, reason: DownReason) -> None:
+    def _failed(self, error: BaseException) -> None:
+        """What is the runtime's here raised: that is no crash of the handler."""
+        self._stopping = True
+        self.node._fail(f"the thread of {self.pid}", error)
+
+    def _let_go(self) -> None:
         self._inbox.close()
-        self.node._service_ended(self, reason)
+        self.node._service_ended(self, self._reason)
+
+    def _hand_back(self) -> None:
         self._taken.extend(self._inbox.take(len(self._inbox)))
-        for envelope in self._taken:
-            self.node._undelivered(envelope)
-        self._serving.release()
+        while self._taken:
+            self.node._undelivered(self._taken.popleft())
+
+    def _end_serving(self) -> None:
+        if self._serving.locked():
+            self._serving.release()
 
     def _wait_for_end(self) -> bool:
         """Wait, after `stop`, until the service has ended. False if it had not begun and won't."""
@@ -226,7 +239,7 @@ class Service:
             if not isinstance(envelope, Envelope):
                 raise TypeError(
                     f"{self.pid}: a handler may return None, one Envelope or an iterable of "
-                    f"Envelopes, not {envelope!r}"
+                    f"Envelopes, not {bounded_repr(envelope, 200)}"
                 )
             if envelope.sender is None:
                 envelope = Envelope(envelope.to, envelope.msg, self.pid, envelope.correlation_id)
