@@ -1,4 +1,4 @@
-# Every task of the project. A fresh machine needs only make, Python 3.10 or newer and a C compiler:
+# Every task of the project. A fresh machine needs only make, Python 3.11 or newer and a C compiler:
 # each target makes what it stands on, first of all a virtual environment.
 #
 #   make bench [ARGS="pingpong --quick"]     make test [ARGS="-k timers"] [PYTHON=python3.12]

@@ -1,7 +1,7 @@
 """The build of the compiled core: one extension for each .pyx file of src/rabble/_core.
 
-The environment chooses the kind of build, and may choose several at once; without any of these it is
-the release build:
+The environment chooses the kind of build, and may choose several at once; without any of these it
+is the release build:
 
 RABBLE_DEBUG=1           no optimisation, bounds and None checks, asserts and live-object counters
 RABBLE_LINETRACE=1       line tracing, for coverage; the C files lie beside their sources

@@ -23,8 +23,8 @@ settings.register_profile("thorough", settings.get_profile("rabble"), max_exampl
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "rabble"))
 
 if interval := os.environ.get("RABBLE_SWITCH_INTERVAL"):
-    # Seconds that a thread may keep the interpreter while another waits for it. `make tiny` has them
-    # switch at every chance, so that what one thread leaves half done another one meets.
+    # Seconds that a thread may keep the interpreter while another waits for it. `make tiny` has
+    # them switch at every chance, so that what one leaves half done another one meets.
     sys.setswitchinterval(float(interval))
 
 

@@ -148,7 +148,7 @@ def cert(given: argparse.Namespace) -> int:
         return USAGE_ERROR
     from rabble.cluster import certificates
 
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     try:
         if given.kind == "ca":
             made, key = certificates.make_authority(given.folder, now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import importlib
+import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,10 +122,9 @@ def tls_of(values: Mapping[str, Any]) -> TlsConfig | None:
 
 def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values of a file, and its limits."""
-    toml = toml_module()
     try:
         with path.open("rb") as file:
-            found = toml.load(file)
+            found = tomllib.load(file)
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
     except ValueError as error:
@@ -160,15 +159,3 @@ def check_keys(path: Path, found: Iterable[str], allowed: Iterable[str], where: 
             raise SettingsError(
                 f"{path}: {where}{key} is unknown.{hint} There are: {', '.join(sorted(known))}."
             )
-
-
-def toml_module() -> Any:
-    """`tomllib`, or what stands in for it on Python 3.10."""
-    for name in ("tomllib", "tomli"):
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue
-    raise SettingsError(
-        "--config needs tomli on a Python before 3.11; install rabble with its extra: rabble[toml]"
-    )

@@ -259,13 +259,6 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == f"rabble node: {file}: No such file or directory\n"
 
 
-def test_without_tomllib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "tomllib", None)
-    monkeypatch.setitem(sys.modules, "tomli", None)
-    with pytest.raises(SettingsError, match=r"rabble\[toml\]"):
-        settings("--config", str(tmp_path / "node.toml"))
-
-
 @pytest.mark.parametrize(
     ("arguments", "status", "wrong"),
     [

@@ -35,7 +35,7 @@ from tests.support import PATIENCE_S
 
 A = NodeId("alpha", "127.0.0.1:7001")
 B = NodeId("beta", "127.0.0.1:7002")
-TODAY = datetime.datetime.now(datetime.timezone.utc)
+TODAY = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
 
 #: What one side came to: the end of its handshake, or the error of its stream.

@@ -7,12 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -25,7 +21,7 @@ def test_msgpack_is_the_only_dependency() -> None:
 
 def test_metadata() -> None:
     metadata = importlib.metadata.metadata("rabble")
-    assert metadata["Requires-Python"] == ">=3.10"
+    assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Version"] == PROJECT["project"]["version"]
     extras = set(metadata.get_all("Provides-Extra") or [])

@@ -14,7 +14,7 @@ from rabble import KeyFileError, cli
 from rabble.cluster.keys import read_key
 from rabble.cluster.tls import TlsConfig
 
-NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.timezone.utc)
+NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 
 Output = pytest.CaptureFixture[str]
 

@@ -140,7 +140,7 @@ class Proxy:
 
         try:
             asyncio.run_coroutine_threadsafe(bounded(), self._loop).result()
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise TimeoutError(f"not in {timeout_s} s") from None
 
     def _stir(self) -> None:
