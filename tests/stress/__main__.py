@@ -80,6 +80,9 @@ class Actor:
         self.number = number
         self.dice = random.Random(f"{world.seed}:thread {number}")
         self.tellers = {name: world.teller(f"t{number}@{name}") for name in world.nodes}
+        # A call is said by the pid of calls: to another node that is another pair than a plain
+        # `send` of the same thread, whose large messages it passes.
+        self.callers = {name: world.teller(f"c{number}@{name}") for name in world.nodes}
         self.boxes = itertools.count()
         self.errors: list[str] = []
         self.faults: list[Violation] = []
@@ -183,8 +186,8 @@ class Actor:
             teller.refuse(said)
             raise
 
-    def call(self, name: str, node: Node, teller: Teller) -> None:
-        world, dice = self.world, self.dice
+    def call(self, name: str, node: Node, _: Teller) -> None:
+        world, dice, teller = self.world, self.dice, self.callers[name]
         if world.credits and dice.random() < 0.3:
             said = teller.say(dice.choice(world.credits), dice.randrange(8), do="reply")
         else:
@@ -243,8 +246,8 @@ class Actor:
         if not fits:
             self.fault("call", what)
 
-    def call_async(self, name: str, node: Node, teller: Teller) -> None:
-        world, dice = self.world, self.dice
+    def call_async(self, name: str, node: Node, _: Teller) -> None:
+        world, dice, teller = self.world, self.dice, self.callers[name]
 
         async def one() -> None:
             said = self.request(teller)
