@@ -73,7 +73,7 @@ class Colour(enum.Enum):
 
 def link(own=A, peer=B, registry=REGISTRY, **more) -> Link:
     bounds = {k: more.pop(k) for k in ("depth_max", "elements_max") if k in more}
-    executor = Pid("executor", own, "rabble")
+    executor = more.pop("executor", Pid("executor", own, "rabble"))
     codec = Codec(registry, **bounds)
     return Link(own, peer, 7, executor, codec=codec, open_names=OPEN, **more)
 
@@ -92,7 +92,7 @@ def told(envelope: Envelope):
     return {
         4: ("monitor", about, to),
         5: ("demonitor", about, to),
-        6: ("down", to, about, heard.why, heard.detail),
+        6: ("down", to, about, heard.why, heard.life, heard.detail),
         7: ("undelivered", to, cid, heard.why),
         8: ("lost", heard.count),
         101: ("undecodable", to, about, cid),
@@ -128,7 +128,7 @@ def slow_listener(**more) -> reference.Listener:
 
 def say(to: Link, what) -> None:
     if what[0] == "envelope":
-        to.say(what[1])
+        to.say(*what[1:])
     else:
         getattr(to, what[0])(*what[1:])
 
@@ -213,6 +213,16 @@ def pids_of(node):
 
 senders, receivers = pids_of(A), pids_of(B)
 cids = st.none() | st.builds(CorrelationId, senders | receivers | pids_of(C), numbers, numbers)
+#: Who may have asked what node A passes on.
+askers = (receivers | pids_of(C)).filter(lambda pid: pid.group != "rabble") | st.sampled_from(
+    [Pid("calls", node, "rabble") for node in (B, C)]
+)
+
+
+def forwarded(to, msg, asker, connection, request, forwarder):
+    return ("envelope", Envelope(to, msg, asker, CorrelationId(asker, connection, request)), forwarder)
+
+
 contents = st.one_of(
     st.none(),
     st.integers(-(2**63), 2**64 - 1),
@@ -227,7 +237,15 @@ whats = st.one_of(
         st.just("envelope"), st.builds(Envelope, receivers, contents, st.none() | senders, cids)
     ),
     st.tuples(st.sampled_from(["monitor", "demonitor"]), senders, receivers),
-    st.tuples(st.just("down"), receivers, senders, st.integers(1, 5), st.sampled_from(["", "ö!"])),
+    st.builds(forwarded, receivers, contents, askers, numbers, numbers, senders),
+    st.tuples(
+        st.just("down"),
+        receivers,
+        senders,
+        st.integers(1, 5),
+        st.integers(0, 2**64 - 1),
+        st.sampled_from(["", "ö!"]),
+    ),
     st.tuples(st.just("undelivered"), receivers, cids, st.integers(1, 6)),
     st.tuples(st.just("lost"), st.integers(1, 2**32 - 1)),
 )
@@ -240,7 +258,7 @@ def expected_of(what):
     e = what[1]
     if e.to.group == "rabble" and e.to.name not in OPEN:
         return ("refused", e.to, e.sender, e.correlation_id)
-    return what
+    return what[:2]
 
 
 def pair_of(what):
@@ -395,7 +413,7 @@ def frames_in(data):
     st.sampled_from([(0, 1, 2), (8191, 0, 77, 4000), tuple(range(8192))]),
 )
 def test_what_the_reference_says_is_heard(said, fragment_bytes, places):
-    speaker = reference.Speaker(REGISTRY, fragment_bytes, places)
+    speaker = reference.Speaker(A, REGISTRY, fragment_bytes, places)
     for what in said:
         speaker.say(what)
     heard, code = hear(listener(), speaker.take_data() + speaker.take_bulk())
@@ -570,10 +588,16 @@ def test_what_the_peer_would_call_spoofed_is_not_said():
         ("envelope", Envelope(Pid("x", C), 1)),
         ("envelope", Envelope(RECEIVER, 1, RECEIVER)),
         ("envelope", Envelope(RECEIVER, 1, Pid("x", C))),
+        # Nobody answers in another's name, and nobody asks in that of another's runtime.
+        ("envelope", Envelope(RECEIVER, 1, Pid("x", C), CorrelationId(SENDER))),
+        ("envelope", Envelope(RECEIVER, 1, Pid("x", C), CorrelationId(Pid("x", C, "g")))),
+        ("envelope", asked_by(Pid("executor", C, "rabble"))),
+        ("envelope", asked_by(Pid("spawner", B, "rabble"))),
+        ("envelope", asked_by(Pid("x", C)), RECEIVER),
         ("monitor", RECEIVER, RECEIVER),
         ("demonitor", SENDER, SENDER),
-        ("down", SENDER, SENDER, 1),
-        ("down", RECEIVER, RECEIVER, 1),
+        ("down", SENDER, SENDER, 1, 0),
+        ("down", RECEIVER, RECEIVER, 1, 0),
         ("undelivered", SENDER, None, 1),
     ):
         with pytest.raises(EncodeError, match="does not live on"):
@@ -581,13 +605,51 @@ def test_what_the_peer_would_call_spoofed_is_not_said():
     assert listener().decode(speaker.take_data()) == []
 
 
+def asked_by(asker, msg=1, request=None):
+    """A request of `asker` to the receiver, as who is asked first may pass it on."""
+    return Envelope(RECEIVER, msg, asker, CorrelationId(asker, None, request))
+
+
+@pytest.mark.parametrize("places", [2, 8192])
+@pytest.mark.parametrize("size", [0, 100, 200_000])
+def test_a_request_is_passed_on_in_the_name_of_who_asked(places, size):
+    """By the data lane, in full by the bulk lane, in fragments; for another node and for the one
+    that it is passed on to.
+    """
+    speaker, to = link(places=places), listener()
+    askers = [Pid("x", C), RECEIVER, Pid("y", B), Pid("calls", B, "rabble")]
+    said = [asked_by(asker, b"x" * size, n) for n, asker in enumerate(askers)]
+    for envelope in said:
+        speaker.say(envelope)
+    speaker.say(asked_by(askers[0], "by whom it was asked"), SENDER)
+    said.append(asked_by(askers[0], "by whom it was asked"))
+    data = speaker.take_data() + speaker.take_bulk()
+    heard = to.decode(data)
+    assert sorted(heard, key=repr) == sorted(said, key=repr)
+    # The frames have who passed it on, which the peer can hold against whom it is connected to.
+    assert b"rabble::executor::a@h:1" in data and b"m::a@h:1" in data
+
+
+def test_what_is_passed_on_keeps_the_order_of_its_pair():
+    speaker, to = link(fragment_bytes=100), listener()
+    asker = Pid("x", C)
+    said = [asked_by(asker, b"x" * 1000), asked_by(asker, 2), Envelope(RECEIVER, 3, SENDER)]
+    for envelope in said:
+        speaker.say(envelope)
+    data, bulk = speaker.take_data(), speaker.take_bulk()
+    # Only what another pair says passes the large one.
+    assert to.decode(data) == said[2:]
+    assert [one[4] for one in frames_in(bulk)][-1] == 2
+    assert to.decode(bulk) == said[:2]
+
+
 def test_a_text_is_cut_to_what_a_down_may_have():
     speaker, to = link(), listener()
-    speaker.down(RECEIVER, SENDER, 2, "e\u0301" * 100_000)
-    speaker.down(RECEIVER, SENDER, 2, "\ud800 \U0001f600" + "\U0001f600" * 249)
+    speaker.down(RECEIVER, SENDER, 2, 3, "e\u0301" * 100_000)
+    speaker.down(RECEIVER, SENDER, 2, 3, "\ud800 \U0001f600" + "\U0001f600" * 249)
     one, two = (told(e) for e in to.decode(speaker.take_data()))
-    assert one[4] == "\xe9" * 500
-    assert two[4] == "? " + "\U0001f600" * 249
+    assert one[5] == "\xe9" * 500
+    assert two[5] == "? " + "\U0001f600" * 249
 
 
 def test_encoding_that_speaks_itself_is_refused():
@@ -604,7 +666,7 @@ def test_encoding_that_speaks_itself_is_refused():
             for act in (
                 lambda: speaker.say(Envelope(RECEIVER, 1)),
                 lambda: speaker.monitor(SENDER, RECEIVER),
-                lambda: speaker.down(RECEIVER, SENDER, 1),
+                lambda: speaker.down(RECEIVER, SENDER, 1, 0),
                 lambda: speaker.undelivered(RECEIVER, None, 1),
                 lambda: speaker.lost(1),
                 speaker.take_data,
@@ -629,7 +691,7 @@ def test_a_pair_follows_its_large_message_until_that_is_gone():
     speaker.say(Envelope(RECEIVER, b"x" * 1000, SENDER))
     assert [one[4] for one in frames_in(speaker.take_data())] == [1, 1]
     speaker.say(Envelope(RECEIVER, 1, SENDER))
-    speaker.down(RECEIVER, SENDER, 1)
+    speaker.down(RECEIVER, SENDER, 1, 0)
     speaker.say(Envelope(other, 2, SENDER))
     speaker.say(Envelope(RECEIVER, 3))
     speaker.monitor(SENDER, RECEIVER)
@@ -947,6 +1009,7 @@ def test_bounds_of_a_link():
         {"places": 1},
         {"places": 16384},
         {"peer": A},
+        {"executor": Pid("executor", B, "rabble")},
     ):
         with pytest.raises(ValueError, match="Link: "):
             link(**wrong)
@@ -958,9 +1021,9 @@ def test_bounds_of_a_link():
 
 def test_what_is_told_can_be_read():
     to = listener()
-    (envelope,) = to.decode(PREAMBLE + frame(6, 0, b"\0\0\0\1\2oh"))
+    (envelope,) = to.decode(PREAMBLE + frame(6, 0, b"\0\0\0\1\2" + struct.pack(">Q", 9) + b"oh"))
     assert repr(envelope.msg) == (
-        f"<Heard 6 from a@h:1: to={RECEIVER!r}, about={SENDER!r}, why=2, detail='oh'>"
+        f"<Heard 6 from a@h:1: to={RECEIVER!r}, about={SENDER!r}, why=2, life=9, detail='oh'>"
     )
     assert envelope.msg.link is to
     error = LinkError(16, "no")
@@ -984,7 +1047,8 @@ def valid_stream(rng: random.Random) -> list[bytes]:
                 lambda: speaker.say(Envelope(to, msg, sender, cid)),  # noqa: B023
                 lambda: speaker.say(Envelope(to, msg, rng.choice([None, sender]), cid)),  # noqa: B023
                 lambda: speaker.monitor(sender, to),  # noqa: B023
-                lambda: speaker.down(to, sender, rng.randrange(1, 6), "why"),  # noqa: B023
+                lambda: speaker.down(to, sender, rng.randrange(1, 6), 7, "why"),  # noqa: B023
+                lambda: speaker.say(Envelope(to, msg, to, CorrelationId(to)), sender),  # noqa: B023
                 lambda: speaker.undelivered(to, cid, rng.randrange(1, 7)),  # noqa: B023
             ]
         )()
@@ -1008,7 +1072,7 @@ def mutate(rng: random.Random, frames: list[bytes]) -> bytes:
             body[at : at + rng.randrange(4)] = rng.randbytes(rng.randrange(4))
             one = bytearray(frame(one[4], one[5], bytes(body)))
         elif kind == 3:
-            one[5] = rng.randrange(32)
+            one[5] = rng.randrange(64)
         elif kind == 4:
             one[4] = rng.choice([1, 2, 3, 4, 5, 6, 7, 8, 16, 19, 20])
         elif kind == 5:

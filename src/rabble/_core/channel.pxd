@@ -21,7 +21,6 @@ cdef extern from "<sys/epoll.h>" nogil:
     enum: EPOLLOUT
 
 cdef enum:
-    BULK_WINDOW = 2 << 20             # of the bulk lane, that is sent ahead of the peer's TAKEN
     CONTROL_BYTES_MAX = 8 << 20       # of control frames that wait, either way
 
 cdef enum ChannelState:

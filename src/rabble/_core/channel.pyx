@@ -12,6 +12,14 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
 from rabble._core.bulk cimport BulkFrame
+from rabble._core.capacities cimport (
+    BULK_BYTES_KEPT,
+    BULK_WINDOW,
+    BULK_WINDOW_SHARED,
+    PUSH_BYTES_MAX,
+    SEND_BYTES_MAX,
+    SEND_PIECES,
+)
 from rabble._core.frame cimport BYE, CODE_TIMEOUT, PING, TAKEN, store_64
 from rabble._core.inbox cimport monotonic_ns
 from rabble._core.lane cimport (
@@ -27,13 +35,8 @@ from rabble._core.lane cimport (
 from rabble._core.writer cimport Writer
 
 cdef enum:
-    BULK_WINDOW_SHARED = 32 << 10     # BULK_WINDOW while the data lane is in use: that waits behind
-    SHARED_NS = 5_000_000             # for how long it counts as such
+    SHARED_NS = 5_000_000             # for how long the data lane counts as in use
     SHARED_NS_PER_BYTE = 3            # ... over a long way, which takes as long by itself
-    SAID_BYTES_MAX = 256 << 10        # that one send takes
-    PIECES = 32                       # of memory that one send takes: two are a frame
-    PUSH_BYTES_MAX = 1 << 20          # that one look sends on one connection
-    BULK_BYTES_KEPT = 8 << 20         # ... of the bulk lane, where the next will be as large
     LINGER_NS = 1_000_000_000
 
 cdef extern from "<sys/epoll.h>" nogil:
@@ -236,8 +239,8 @@ cdef int finish_begun(Channel* c) noexcept nogil:
 
 cdef Py_ssize_t send_bulk(Channel* c, bint one) noexcept nogil:
     """Send the next frames of the bulk lane, or just `one`, or the rest of it."""
-    cdef size_t most = min(<size_t>SAID_BYTES_MAX, c.bulk_window)
-    cdef iovec pieces[PIECES]
+    cdef size_t most = min(<size_t>SEND_BYTES_MAX, c.bulk_window)
+    cdef iovec pieces[SEND_PIECES]
     cdef msghdr message
     cdef BulkFrame* frame = next_bulk(c)
     cdef const unsigned char* own = c.bulk.data + c.bulk.head
@@ -246,7 +249,7 @@ cdef Py_ssize_t send_bulk(Channel* c, bint one) noexcept nogil:
     cdef size_t left
     cdef int n = 0
     cdef Py_ssize_t sent
-    while total < c.bulk_held and total < most and n + 2 <= PIECES:
+    while total < c.bulk_held and total < most and n + 2 <= SEND_PIECES:
         left = frame.own_size - min(begun, frame.own_size)
         if left:
             pieces[n].iov_base = <void*>(own + frame.own_size - left)
@@ -303,7 +306,7 @@ cdef void push(Sockets* s, Channel* c) noexcept nogil:
             pass
         elif held(&c.control):
             lane = &c.control
-        elif held(&c.data) and (c.data_run < SAID_BYTES_MAX or not may_send_bulk(c)):
+        elif held(&c.data) and (c.data_run < SEND_BYTES_MAX or not may_send_bulk(c)):
             lane = &c.data
         elif may_send_bulk(c):
             pass
@@ -316,7 +319,7 @@ cdef void push(Sockets* s, Channel* c) noexcept nogil:
             sent = send_bulk(c, held(&c.control) or held(&c.data))
         else:
             sent = send(
-                c.fd, lane.data + lane.head, min(held(lane), <size_t>SAID_BYTES_MAX),
+                c.fd, lane.data + lane.head, min(held(lane), <size_t>SEND_BYTES_MAX),
                 MSG_DONTWAIT | MSG_NOSIGNAL,
             )
         if sent < 0:

@@ -17,9 +17,10 @@ from rabble._core.decode cimport Decoder
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.frame cimport (
     CODE_DECODE, CODE_DECODE_LIMIT, CODE_FRAME_TOO_LARGE, CODE_LIMIT, CODE_PROTOCOL, CODE_SPOOF,
-    DETAIL_MAX, DOWN, ENVELOPE, FLAG_CID, FLAG_CONNECTION, FLAG_FIRST, FLAG_FULL, FLAG_LAST,
-    FLAG_REQUEST, FLAG_SENDER, FRAGMENT, FRAME_HEADER, HEAD_MAX, LOST, NAME, PING, PLACES,
-    UNDELIVERED, Frame, flags_agree, load_16, load_32, load_64, next_frame,
+    DETAIL_MAX, DOWN, DOWN_TAIL, ENVELOPE, ENVELOPE_FLAGS, FLAG_CID, FLAG_CONNECTION, FLAG_FIRST,
+    FLAG_FORWARDED, FLAG_FULL, FLAG_LAST, FLAG_REQUEST, FLAG_SENDER, FRAGMENT, FRAME_HEADER,
+    HEAD_MAX, LOST, NAME, PING, PLACES, UNDELIVERED, Frame, flags_agree, load_16, load_32, load_64,
+    may_be_forwarded, next_frame,
 )
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node
 from rabble._core.queue cimport EnvelopeQueue
@@ -38,7 +39,6 @@ cdef extern from "Python.h":
 
 cdef enum:
     PAYLOAD_BYTES_MIN = 4 << 20             # memory taken for a payload before more of it has come
-    ENVELOPE_FLAGS = FLAG_SENDER | FLAG_CID | FLAG_CONNECTION | FLAG_REQUEST | FLAG_FULL
     WHY_DOWN_MAX = 5
     WHY_UNDELIVERED_MAX = 6
 
@@ -72,7 +72,8 @@ cdef class Heard:
             f"{name}={value!r}"
             for name, value in (
                 ("to", self.to), ("about", self.about), ("correlation_id", self.correlation_id),
-                ("why", self.why), ("detail", self.detail), ("count", self.count),
+                ("why", self.why), ("life", self.life), ("detail", self.detail),
+                ("count", self.count),
             )
             if value
         )
@@ -254,11 +255,13 @@ cdef class Hearer:
         return 0
 
     cdef int about(self, Pid pid) except -1:
+        cdef int found = MAY_ASK if may_be_forwarded(pid) else 0
         if same_node(pid.node, self.own):
             if pid.group == RESERVED_GROUP and pid.name not in self.open_names:
-                return IS_OWN | IS_RESERVED
-            return IS_OWN
-        return IS_PEER if same_node(pid.node, self.peer) else IS_ELSEWHERE
+                found |= IS_RESERVED
+            return found | IS_OWN
+        # Of its own processes the peer says itself what they ask.
+        return IS_PEER if same_node(pid.node, self.peer) else found | IS_ELSEWHERE
 
     cdef int hear_fragment(self, Cursor* c, EnvelopeQueue out) except -1:
         cdef const unsigned char* part = c.frame.body
@@ -393,13 +396,15 @@ cdef class Hearer:
             heard.to = <Pid>name_at(self, p, IS_OWN)
             heard.about = <Pid>name_at(self, p + 2, IS_PEER)
             p += 4
-        if not 1 <= end - p <= 1 + DETAIL_MAX:
+        if not DOWN_TAIL <= end - p <= DOWN_TAIL + DETAIL_MAX:
             raise LinkError(CODE_PROTOCOL, f"a DOWN has {end - p} bytes behind its pids")
         heard.why = p[0]
+        heard.life = load_64(p + 1)
+        p += DOWN_TAIL
         if not 1 <= heard.why <= WHY_DOWN_MAX:
             raise LinkError(CODE_DECODE, f"why {heard.why} of a DOWN is unknown")
         try:
-            heard.detail = PyUnicode_DecodeUTF8(<const char*>p + 1, end - p - 1, NULL)
+            heard.detail = PyUnicode_DecodeUTF8(<const char*>p, end - p, NULL)
         except UnicodeDecodeError as error:
             raise LinkError(CODE_DECODE, f"a text is not UTF-8: {error.reason}") from None
         return self.tell(heard, out)
@@ -432,8 +437,10 @@ cdef class Hearer:
             head.sender = name_at(self, p, IS_PEER)
             p += 2
         if flags & FLAG_CID:
-            head.asker = name_at(self, p, IS_OWN | IS_PEER | IS_ELSEWHERE)
+            head.asker = name_at(self, p, askers(flags))
             p = read_numbers(p + 2, head)
+            if flags & FLAG_FORWARDED:
+                head.sender = head.asker
         return p - body
 
     cdef Py_ssize_t read_full_head(
@@ -449,8 +456,10 @@ cdef class Hearer:
             self.full_sender = self.read_text(&p, end, IS_PEER)
             head.sender = <PyObject*>self.full_sender
         if flags & FLAG_CID:
-            self.full_asker = self.read_text(&p, end, IS_OWN | IS_PEER | IS_ELSEWHERE)
+            self.full_asker = self.read_text(&p, end, askers(flags))
             head.asker = <PyObject*>self.full_asker
+            if flags & FLAG_FORWARDED:
+                head.sender = head.asker
             numbers = (8 if flags & FLAG_CONNECTION else 0) + (8 if flags & FLAG_REQUEST else 0)
             if end - p < numbers:
                 raise LinkError(CODE_PROTOCOL, "an envelope ends within its head")
@@ -489,6 +498,11 @@ cdef inline PyObject* name_at(Hearer hearer, const unsigned char* p, int wanted)
     return hearer.heard[index]
 
 
+cdef inline int askers(int flags) noexcept:
+    """What the pid of an ENVELOPE's correlation id may be: see "Forwarding" in the protocol."""
+    return MAY_ASK if flags & FLAG_FORWARDED else IS_OWN | IS_PEER | IS_ELSEWHERE
+
+
 cdef object no_name(Hearer hearer, size_t index, int wanted):
     if index >= PLACES or hearer.heard[index] is NULL:
         return LinkError(CODE_PROTOCOL, f"place {index} of the table of names was not filled")
@@ -496,6 +510,8 @@ cdef object no_name(Hearer hearer, size_t index, int wanted):
 
 
 cdef str spoof(Pid pid, int wanted):
+    if wanted == MAY_ASK:
+        return f"{ascii(str(pid))} is nobody whose requests that node may pass on"
     where = "this node" if wanted & IS_OWN else "the node that speaks"
     return f"{ascii(str(pid))} is no pid of {where}"
 

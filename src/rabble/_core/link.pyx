@@ -69,13 +69,17 @@ cdef class Link:
             )
         if not 2 <= places <= PLACES or places & (places - 1):
             raise ValueError(f"Link: places must be a power of two, 2 to {PLACES}, not {places}")
+        if executor.node != own:
+            raise ValueError(f"Link: {executor} is not the executor of {own}")
         if own == peer:
             raise ValueError(f"Link: {own} does not need a connection to itself")
         self.own = own
         self.peer = peer
         self.incarnation = incarnation
         self.codec = codec
-        self.speaker = Speaker(own, peer, codec.encoder, fragment_bytes, message_bytes_max, places)
+        self.speaker = Speaker(
+            own, peer, executor, codec.encoder, fragment_bytes, message_bytes_max, places
+        )
         self.hearer = Hearer(
             self, own, peer, executor, codec.decoder, frozenset(open_names), message_bytes_max,
             frame_bytes_max,
@@ -98,15 +102,18 @@ cdef class Link:
 
     # For tests and benchmarks: the same as the poll loop and the executor do, in Python's terms.
 
-    def say(self, Envelope envelope not None):
-        """Append an envelope to its lane. Raises `EncodeError`."""
-        self.speaker.say_envelope(envelope)
+    def say(self, Envelope envelope not None, Pid forwarder=None):
+        """Append an envelope to its lane. Raises `EncodeError`.
+
+        :param forwarder: who passes it on, if it is a request of another node's; else the executor.
+        """
+        self.speaker.say_envelope(envelope, forwarder)
 
     def say_all(self, list envelopes not None):
         """Append several envelopes, in order, up to the first that raises `EncodeError`."""
         cdef Speaker speaker = self.speaker
         for envelope in envelopes:
-            speaker.say_envelope(<Envelope?>envelope)
+            speaker.say_envelope(<Envelope?>envelope, None)
 
     def monitor(self, Pid watcher not None, Pid watched not None):
         """Say that `watcher`, of this node, monitors `watched`, of the peer."""
@@ -116,9 +123,11 @@ cdef class Link:
         """Say that it does no longer."""
         self.speaker.say_demonitor(watcher, watched)
 
-    def down(self, Pid watcher not None, Pid watched not None, int why, str detail=""):
-        """Say that `watched`, of this node, has ended."""
-        self.speaker.say_down(watcher, watched, why, detail)
+    def down(
+        self, Pid watcher not None, Pid watched not None, int why, uint64_t life, str detail=""
+    ):
+        """Say that this life of `watched`, of this node, has ended; 0: no life is known."""
+        self.speaker.say_down(watcher, watched, why, life, detail)
 
     def undelivered(self, Pid to not None, CorrelationId correlation_id, int why):
         """Say that an envelope of `to`, of the peer, became a dead letter here."""
@@ -142,7 +151,7 @@ cdef class Link:
 
     def encode(self, Envelope envelope not None):
         """The bytes of an envelope, with whatever else waited in both lanes."""
-        self.speaker.say_envelope(envelope)
+        self.speaker.say_envelope(envelope, None)
         return self.take_data() + self.take_bulk()
 
     def decode(self, bytes data not None):

@@ -28,8 +28,8 @@ from posix.unistd cimport close, getpid, read
 
 from rabble._core.arrivals cimport cut, step, take_locked
 from rabble._core.bulk cimport BulkFrame, forget_frames
+from rabble._core.capacities cimport BATCH_FRAMES_MAX, BULK_WINDOW, LARGE_BYTES
 from rabble._core.channel cimport (
-    BULK_WINDOW,
     CLOSED,
     CONTROL_BYTES_MAX,
     OPEN,
@@ -61,7 +61,6 @@ from rabble._core.speak cimport Speaker
 __all__ = ["Connection", "Poller"]
 
 cdef enum:
-    LARGE_BYTES = 8 << 20             # messages up to here find memory that is there already
     STUCK_NS = 2_000_000              # after which the poll thread looks in the executor's place
     BUSY_TICK_NS = 50_000_000         # how often it looks whether it has to
 
@@ -408,9 +407,9 @@ cdef class Poller:
         Those of the data lane come before those of the bulk lane.
         """
         cdef const unsigned char* frames
-        cdef size_t size = self.take(connection, most, TAKEN_FRAMES_MAX, False, &frames)
+        cdef size_t size = self.take(connection, most, BATCH_FRAMES_MAX, False, &frames)
         if size == 0:
-            size = self.take(connection, most, TAKEN_FRAMES_MAX, True, &frames)
+            size = self.take(connection, most, BATCH_FRAMES_MAX, True, &frames)
         heard = PyBytes_FromStringAndSize(<const char*>frames, size)
         if connection.owes_taken:
             self.flush(connection)

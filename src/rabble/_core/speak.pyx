@@ -29,9 +29,9 @@ from rabble._core.encode cimport Encoder
 from rabble._core.encode import EncodeError
 from rabble._core.envelope cimport Envelope
 from rabble._core.frame cimport (
-    DEMONITOR, DETAIL_MAX, DOWN, ENVELOPE, FLAG_CID, FLAG_CONNECTION, FLAG_FULL, FLAG_REQUEST,
-    FLAG_SENDER, FRAME_HEADER, HEAD_MAX, LOST, MONITOR, NAME, TAKEN, UNDELIVERED, store_16,
-    store_32, store_64, store_header,
+    DEMONITOR, DETAIL_MAX, DOWN, DOWN_TAIL, ENVELOPE, FLAG_CID, FLAG_CONNECTION, FLAG_FORWARDED,
+    FLAG_FULL, FLAG_REQUEST, FLAG_SENDER, FRAME_HEADER, HEAD_MAX, LOST, MONITOR, NAME, TAKEN,
+    UNDELIVERED, may_be_forwarded, store_16, store_32, store_64, store_header,
 )
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
 from rabble._core.writer cimport Writer
@@ -50,11 +50,13 @@ cdef class Speaker:
     """The encoder of one connection: a `Link` makes it, and has checked what it is made of."""
 
     def __cinit__(
-        self, NodeId own not None, NodeId peer not None, Encoder encoder not None,
-        Py_ssize_t fragment_bytes, Py_ssize_t message_bytes_max, Py_ssize_t places,
+        self, NodeId own not None, NodeId peer not None, Pid executor not None,
+        Encoder encoder not None, Py_ssize_t fragment_bytes, Py_ssize_t message_bytes_max,
+        Py_ssize_t places,
     ):
         self.own = own
         self.peer = peer
+        self.executor = executor
         self.encoder = encoder
         self.fragment_bytes = fragment_bytes
         self.message_bytes_max = message_bytes_max
@@ -103,7 +105,7 @@ cdef class Speaker:
         w.size = 0
         return data
 
-    cdef int say_envelope(self, Envelope envelope) except -1:
+    cdef int say_envelope(self, Envelope envelope, Pid forwarder) except -1:
         cdef Writer* w = &self.data
         cdef CorrelationId cid = envelope.correlation_id
         cdef Py_ssize_t to, start, message
@@ -114,7 +116,7 @@ cdef class Speaker:
         if self.is_speaking:
             raise speaking()
         if self.pairs is not None and self.is_in_bulk(envelope.sender, envelope.to):
-            return self.say_in_full(envelope)
+            return self.say_in_full(envelope, forwarder)
         # The names first, so that their frames come first. They stay said if the message cannot be
         # encoded: the peer's table then is as this one.
         to = self.place_of(envelope.to, -1)
@@ -124,15 +126,19 @@ cdef class Speaker:
             flags = FLAG_SENDER
             sender = self.place_of(envelope.sender, -1)
             if not self.said[sender].is_own:
-                raise foreign(envelope.sender, "sender", self.own)
+                flags |= FLAG_FORWARDED
+                forwarder = self.who_forwards(envelope, forwarder)
+                sender = self.place_of(forwarder, to)
+                if sender == NO_PLACE:
+                    return self.say_in_full(envelope, forwarder)
         if cid is not None:
             flags |= FLAG_CID
             asker = self.place_of(cid.pid, to)
             if asker == NO_PLACE:
                 # Three pids fight for two places.
-                return self.say_in_full(envelope)
+                return self.say_in_full(envelope, forwarder)
         if self.is_large_bytes(envelope.msg):
-            return self.say_bytes(envelope, <bytes>envelope.msg)
+            return self.say_bytes(envelope, forwarder, <bytes>envelope.msg)
         start = w.size
         if w.capacity - start < HEAD_ROOM:
             make_room(self.encoder, w, HEAD_ROOM)
@@ -147,7 +153,7 @@ cdef class Speaker:
             p = store_numbers(p + 2, cid, &flags)
         message = w.size = p - w.data
         if self.say_message(envelope.msg, start) > self.fragment_bytes:
-            return self.move_to_bulk(envelope, start, message)
+            return self.move_to_bulk(envelope, forwarder, start, message)
         store_header(w.data + start, w.size - start, ENVELOPE, <unsigned char>flags)
         return 0
 
@@ -173,18 +179,18 @@ cdef class Speaker:
             self.is_speaking = False
         return w.size - message
 
-    cdef int say_in_full(self, Envelope envelope) except -1:
+    cdef int say_in_full(self, Envelope envelope, Pid forwarder) except -1:
         """Say it without indexes, by the bulk lane, which has what is in full."""
         cdef Py_ssize_t start = self.data.size
         if self.is_large_bytes(envelope.msg):
-            return self.say_bytes(envelope, <bytes>envelope.msg)
+            return self.say_bytes(envelope, forwarder, <bytes>envelope.msg)
         self.say_message(envelope.msg, start)
-        return self.move_to_bulk(envelope, start, start)
+        return self.move_to_bulk(envelope, forwarder, start, start)
 
     cdef inline bint is_large_bytes(self, object msg) noexcept:
         return type(msg) is bytes and 2 + PyBytes_GET_SIZE(msg) > self.fragment_bytes
 
-    cdef int say_bytes(self, Envelope envelope, bytes msg) except -1:
+    cdef int say_bytes(self, Envelope envelope, Pid forwarder, bytes msg) except -1:
         """Say a message that is nothing but many bytes: the bulk lane has them from where they are.
         """
         cdef Py_ssize_t size = PyBytes_GET_SIZE(msg)
@@ -205,11 +211,12 @@ cdef class Speaker:
         if head_size + size > self.message_bytes_max:
             raise too_long(self, head_size + size)
         return self.put_in_bulk(
-            envelope, head, head_size, <const unsigned char*>PyBytes_AS_STRING(msg), size, msg
+            envelope, forwarder, head, head_size, <const unsigned char*>PyBytes_AS_STRING(msg),
+            size, msg,
         )
 
     cdef int move_to_bulk(
-        self, Envelope envelope, Py_ssize_t start, Py_ssize_t message
+        self, Envelope envelope, Pid forwarder, Py_ssize_t start, Py_ssize_t message
     ) except -1:
         """Move the message at the end of the data lane to the bulk lane; cut that back to `start`.
 
@@ -217,7 +224,8 @@ cdef class Speaker:
         """
         try:
             return self.put_in_bulk(
-                envelope, NULL, 0, self.data.data + message, self.data.size - message, None
+                envelope, forwarder, NULL, 0, self.data.data + message,
+                self.data.size - message, None,
             )
         finally:
             self.cut_back(start)
@@ -225,6 +233,7 @@ cdef class Speaker:
     cdef int put_in_bulk(
         self,
         Envelope envelope,
+        Pid forwarder,
         const unsigned char* begin,
         Py_ssize_t begin_size,
         const unsigned char* source,
@@ -238,7 +247,7 @@ cdef class Speaker:
         cdef unsigned char head[HEAD_MAX + 1 + 5]
         cdef Py_ssize_t head_size, size
         cdef bint cut = begin_size + source_size > self.fragment_bytes
-        head_size = self.write_head(head, envelope)
+        head_size = self.write_head(head, envelope, forwarder)
         if begin_size:
             memcpy(head + head_size, begin, begin_size)
             head_size += begin_size
@@ -307,7 +316,9 @@ cdef class Speaker:
         w.size += FRAME_HEADER + 4
         return 0
 
-    cdef int say_down(self, Pid watcher, Pid watched, int why, str detail) except -1:
+    cdef int say_down(
+        self, Pid watcher, Pid watched, int why, uint64_t life, str detail
+    ) except -1:
         cdef bytes text = detail_text(detail)
         cdef bytes watcher_text, watched_text
         cdef Py_ssize_t first, second, n
@@ -321,7 +332,7 @@ cdef class Speaker:
             flags = FLAG_FULL
             watcher_text = self.encoder.text_of(watcher)
             watched_text = self.encoder.text_of(watched)
-            n = FRAME_HEADER + 5 + len(watcher_text) + len(watched_text) + len(text)
+            n = FRAME_HEADER + 4 + len(watcher_text) + len(watched_text) + DOWN_TAIL + len(text)
             add_frame(&self.bulk, self.encoder, n, 0)
             self.goes_to_bulk(watched, watcher, n)
             start = self.bulk.own.data + self.bulk.own.size - n
@@ -333,7 +344,7 @@ cdef class Speaker:
                 raise foreign(watcher, "watcher", self.peer)
             if not self.said[second].is_own:
                 raise foreign(watched, "watched", self.own)
-            n = FRAME_HEADER + 5 + len(text)
+            n = FRAME_HEADER + 4 + DOWN_TAIL + len(text)
             make_room(self.encoder, &self.data, n)
             start = self.data.data + self.data.size
             self.data.size += n
@@ -341,7 +352,8 @@ cdef class Speaker:
             store_16(start + FRAME_HEADER + 2, <uint32_t>second)
             p = start + FRAME_HEADER + 4
         p[0] = <unsigned char>why
-        memcpy(p + 1, PyBytes_AS_STRING(text), len(text))
+        store_64(p + 1, life)
+        memcpy(p + DOWN_TAIL, PyBytes_AS_STRING(text), len(text))
         store_header(start, n, DOWN, flags)
         return 0
 
@@ -479,18 +491,39 @@ cdef class Speaker:
                 w.data = data
                 w.capacity = capacity
 
-    cdef Py_ssize_t write_head(self, unsigned char* p, Envelope envelope) except -1:
+    cdef Pid who_forwards(self, Envelope envelope, Pid forwarder):
+        """Who passes on an envelope whose sender is not of this node; `EncodeError` if nobody may.
+
+        What may be passed on is a request, in the name of who asked it.
+        """
+        cdef Pid sender = envelope.sender
+        cdef CorrelationId cid = envelope.correlation_id
+        if cid is None or not same_pid(cid.pid, sender) or not may_be_forwarded(sender):
+            raise foreign(sender, "sender", self.own)
+        if forwarder is None:
+            return self.executor
+        if not same_node(forwarder.node, self.own):
+            raise foreign(forwarder, "forwarder", self.own)
+        return forwarder
+
+    cdef Py_ssize_t write_head(
+        self, unsigned char* p, Envelope envelope, Pid forwarder
+    ) except -1:
         """The flags of an ENVELOPE in full and the fields in front of its message; how many bytes.
 
         At most HEAD_MAX + 1.
         """
         cdef unsigned char* start = p
         cdef CorrelationId cid = envelope.correlation_id
+        cdef Pid sender = envelope.sender
         cdef int flags = FLAG_FULL
         p = store_text(p + 1, self.encoder.text_of(envelope.to))
-        if envelope.sender is not None:
+        if sender is not None:
             flags |= FLAG_SENDER
-            p = store_text(p, self.encoder.text_of(envelope.sender))
+            if not same_node(sender.node, self.own):
+                flags |= FLAG_FORWARDED
+                sender = self.who_forwards(envelope, forwarder)
+            p = store_text(p, self.encoder.text_of(sender))
         if cid is not None:
             flags |= FLAG_CID
             p = store_numbers(store_text(p, self.encoder.text_of(cid.pid)), cid, &flags)

@@ -1,9 +1,9 @@
 """The hierarchical timing wheel: timers by the million, started and cancelled in constant time.
 
 This is scheme 7 of Varghese & Lauck, "Hashed and Hierarchical Timing Wheels" (SOSP 1987): levels
-of 256 slots, where a slot of level n is 256**n ticks long. A timer lies at the level of the
-highest byte in which its deadline differs from now, in the slot which that byte of the deadline
-numbers. So what lies at a level is due before all that lies above it, and the earliest slot is the
+of 256 slots, where a slot of level n is 256**n ticks long (the `tiny` build has more levels, of 4).
+A timer lies at the level of the highest byte in which its deadline differs from now, in the slot
+which that byte of the deadline numbers. So what lies at a level is due before all that lies above it, and the earliest slot is the
 first occupied one of the lowest occupied level: found in a bitmap, however far away it is. When
 now reaches the start of a slot, its timers move down, each to the level that is now its own; at
 level 0 a slot is a single tick, and its timers fire. A timer moves at most four times in its life.
@@ -24,6 +24,8 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint64_t
 
+from rabble._core.capacities cimport WHEEL_LEVELS, WHEEL_SLOT_BITS
+
 from reprlib import repr as short_repr
 
 __all__ = ["Timer", "TimerWheel", "validate_delay_ms"]
@@ -33,19 +35,23 @@ cdef extern from *:
     /* What a user may ask for: 366 days of milliseconds. */
     #define RABBLE_DELAY_MAX INT64_C(31622400000)
     /* What the wheel can hold: three quarters of the topmost level. */
-    #define RABBLE_DELAY_REACH (INT64_C(192) << 32)
+    #define RABBLE_WHEEL_TOP_SHIFT ((RABBLE_WHEEL_LEVELS - 1) * RABBLE_WHEEL_SLOT_BITS)
+    #define RABBLE_DELAY_REACH ((INT64_C(3) << RABBLE_WHEEL_SLOT_BITS) / 4 << RABBLE_WHEEL_TOP_SHIFT)
+    /* Room for what the executor adds, and a slot's start does not pass the end of int64_t. */
+    _Static_assert(RABBLE_DELAY_REACH > 2 * RABBLE_DELAY_MAX, "a year must fit into the wheel");
+    _Static_assert(RABBLE_WHEEL_TOP_SHIFT + RABBLE_WHEEL_SLOT_BITS < 62, "ticks must fit");
     /* Far enough below the end of int64_t that no deadline passes it. */
     #define RABBLE_TICK_MAX (INT64_C(1) << 62)
     """
     const int64_t DELAY_MAX "RABBLE_DELAY_MAX"
     const int64_t DELAY_REACH "RABBLE_DELAY_REACH"
     const int64_t TICK_MAX "RABBLE_TICK_MAX"
+    enum: TOP_SHIFT "RABBLE_WHEEL_TOP_SHIFT"
     int count_trailing_zeros "__builtin_ctzll"(uint64_t bits) noexcept nogil
     int count_leading_zeros "__builtin_clzll"(uint64_t bits) noexcept nogil
 
 cdef enum:
-    TOP = LEVELS - 1
-    TOP_SHIFT = TOP * 8
+    TOP = WHEEL_LEVELS - 1
 
 
 @cython.final
@@ -113,11 +119,11 @@ cdef inline PyObject* timer_of(Node* node) noexcept nogil:
 # Functions, as the debug build cannot check `self` for None in an assignment without the GIL.
 
 cdef inline void set_bit(uint64_t* words, int bit) noexcept nogil:
-    words[bit // 64] |= <uint64_t>1 << (bit % 64)
+    words[bit // WORD_BITS] |= <uint64_t>1 << (bit % WORD_BITS)
 
 
 cdef inline void clear_bit(uint64_t* words, int bit) noexcept nogil:
-    words[bit // 64] &= ~(<uint64_t>1 << (bit % 64))
+    words[bit // WORD_BITS] &= ~(<uint64_t>1 << (bit % WORD_BITS))
 
 
 @cython.final
@@ -136,7 +142,7 @@ cdef class TimerWheel:
         cdef Node* head
         cdef int slot
         cdef int64_t tick = to_ticks(now)
-        for slot in range(LEVELS * SLOTS):
+        for slot in range(WHEEL_LEVELS * SLOTS):
             head = &self.slots[slot]
             head.next = head.prev = head
         if not 0 <= tick <= TICK_MAX:
@@ -284,20 +290,23 @@ cdef class TimerWheel:
         for word in range(TOP * WORDS):
             bits = self.occupied[word]
             if bits != 0:
-                slot[0] = word * 64 + count_trailing_zeros(bits)
-                shift = slot[0] // SLOTS * 8
-                return (self.now >> (shift + 8) << (shift + 8)) | (
-                    <int64_t>(slot[0] % SLOTS) << shift
-                )
+                slot[0] = word * WORD_BITS + count_trailing_zeros(bits)
+                shift = slot[0] // SLOTS * WHEEL_SLOT_BITS
+                return (
+                    self.now >> (shift + WHEEL_SLOT_BITS) << (shift + WHEEL_SLOT_BITS)
+                ) | (<int64_t>(slot[0] % SLOTS) << shift)
         # The ring, beginning at the word of now's slot. What that word has in front of the slot
-        # would be 193 slots away or more, which is beyond the reach of a timer.
+        # would be more than three quarters of the ring away, beyond the reach of a timer; but if
+        # the ring is one word, that is behind all else: so it is looked at last.
         current = self.now >> TOP_SHIFT
         own = <int>(current % SLOTS)
-        for nth in range(WORDS):
-            word = (own // 64 + nth) % WORDS
+        for nth in range(WORDS + (WORDS == 1)):
+            word = (own // WORD_BITS + nth) % WORDS
             bits = self.occupied[TOP * WORDS + word]
+            if WORDS == 1 and nth == 0:
+                bits &= ~<uint64_t>0 << own
             if bits != 0:
-                found = word * 64 + count_trailing_zeros(bits)
+                found = word * WORD_BITS + count_trailing_zeros(bits)
                 slot[0] = TOP * SLOTS + found
                 return (current + (found + SLOTS - own) % SLOTS) << TOP_SHIFT
         return -1
@@ -305,8 +314,10 @@ cdef class TimerWheel:
     cdef void link(self, Node* node) noexcept nogil:
         """Put it at the end of the slot that is right for its deadline as seen from now."""
         cdef uint64_t differing = <uint64_t>(node.deadline ^ self.now)
-        cdef int level = min((63 - count_leading_zeros(differing | 1)) // 8, TOP)
-        cdef int slot = level * SLOTS + <int>((node.deadline >> (level * 8)) % SLOTS)
+        cdef int level = min((63 - count_leading_zeros(differing | 1)) // WHEEL_SLOT_BITS, TOP)
+        cdef int slot = level * SLOTS + <int>(
+            (node.deadline >> (level * WHEEL_SLOT_BITS)) % SLOTS
+        )
         cdef Node* head = &self.slots[slot]
         node.next = head
         node.prev = head.prev
@@ -350,7 +361,7 @@ cdef class TimerWheel:
         if dropped == 0:
             # Also where the arguments were refused, and there are no rings yet.
             return 0
-        for slot in range(LEVELS * SLOTS):
+        for slot in range(WHEEL_LEVELS * SLOTS):
             head = &self.slots[slot]
             while head.next is not head:
                 node = head.next
