@@ -452,8 +452,9 @@ class Watch:
         self.ordered = ordered
         #: idle, asked, sure (the monitor holds), leaving
         self.state = "idle"
-        #: Lives before this one have ended.
+        #: Lives before this one have ended, as the last Down said.
         self.floor = 0
+        self.down_last = ""
         self.heard_last = 0
         #: The life that was heard while the monitor held.
         self.current = 0
@@ -482,7 +483,7 @@ class Watch:
 
     def heard(self, life: int) -> None:
         if life < self.floor:
-            self.fault("life after its Down", f"life {life} spoke after a Down")
+            self.fault("life after its Down", f"life {life} spoke after {self.down_last}")
         if self.state == "sure" and self.ordered:
             if self.current and life != self.current:
                 self.fault("next life before the Down", f"life {life} after life {self.current}")
@@ -498,6 +499,7 @@ class Watch:
         if self.state == "sure" and kind == "no_process" and self.current:
             self.fault("Down reason", f"{kind} of life {self.current}, which was heard")
         self.floor = self.heard_last + 1
+        self.down_last = f"{kind} of life {life} after life {self.heard_last} was heard"
         self.current = 0
         self.state = "idle"
 
