@@ -129,8 +129,8 @@ cdef bint must_pass(object error) noexcept:
 
 
 cdef str excuse(object value, object error, bint as_repr):
-    return f"{with_article(type_name(value))} whose {'repr' if as_repr else 'str'} raises " \
-           f"{type_name(error)}"
+    what = "repr" if as_repr else "str"
+    return f"{with_article(type_name(value))} whose {what} raises {type_name(error)}"
 
 
 cdef str with_article(str name):
