@@ -6,8 +6,8 @@
 # Without PYTHON the environment is .venv; each version asked for by PYTHON has one of its own, as
 # the compiled modules have, so versions can take turns without rebuilding.
 
-.PHONY: help bench microbench test test-all soak build lint format debug asan fuzz coverage wheels \
-        docs clean distclean
+.PHONY: help bench microbench test test-all soak build lint format debug asan tiny tiny-asan fuzz \
+        coverage wheels docs clean distclean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -35,6 +35,8 @@ help:
 	@echo "make format    let ruff lay the Python files out"
 	@echo "make debug     the tests against a build with checks, asserts and counters"
 	@echo "make asan      the tests against a build with address and undefined-behaviour sanitizers"
+	@echo "make tiny      the tests against a build whose every capacity is its smallest"
+	@echo "make tiny-asan  that build with the sanitizers: ARGS=tests/stress"
 	@echo "make fuzz      what strangers may say, on that build: ARGS=\"link --runs 1000000\""
 	@echo "make coverage  the tests against a line-trace build; fails under 95 %"
 	@echo "make wheels    dist/: the sdist, and a manylinux wheel for each supported Python found"
@@ -86,7 +88,7 @@ format: $(VENV)/.has-build-test-lint
 	$(RUN) -m ruff format $(wildcard $(LINTED))
 
 # Each variant lives in a copy of the tree under build/, so none replaces the release build.
-debug asan: $(VENV)/.has-build-test
+debug asan tiny tiny-asan: $(VENV)/.has-build-test
 	$(RUN) tools/variant.py $@ $(ARGS)
 
 fuzz: $(VENV)/.has-build-test

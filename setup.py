@@ -1,9 +1,11 @@
 """The build of the compiled core: one extension for each .pyx file of src/rabble/_core.
 
-The environment chooses the kind of build; without any of these it is the release build:
+The environment chooses the kind of build, and may choose several at once; without any of these it is
+the release build:
 
 RABBLE_DEBUG=1           no optimisation, bounds and None checks, asserts and live-object counters
 RABBLE_LINETRACE=1       line tracing, for coverage; the C files lie beside their sources
+RABBLE_TINY=1            every capacity of src/rabble/_core/capacities.pxd its smallest; asserts on
 RABBLE_SANITIZE=LIST     `address,undefined` or either; asserts on
 RABBLE_NO_EXTENSIONS=1   no compiling at all: `make` registers the package, then builds in place
 """
@@ -24,6 +26,13 @@ DIRECTIVES = {
     "initializedcheck": False,
     "nonecheck": False,
     "cdivision": True,
+    # A method that Cython "binds" takes any object for its self, unasked: Inbox.arm(5) would crash.
+    # Descriptors of the interpreter's own kind ask. What they take is told as builtins tell it.
+    "binding": False,
+    # What Cython makes up for pickling trusts whatever it is given; who can be pickled says how.
+    "auto_pickle": False,
+    "embedsignature": True,
+    "embedsignature.format": "clinic",
 }
 
 
@@ -33,9 +42,11 @@ def switch(name):
 
 DEBUG = switch("RABBLE_DEBUG")
 LINETRACE = switch("RABBLE_LINETRACE")
+TINY = switch("RABBLE_TINY")
 SANITIZE = sorted(filter(None, os.environ.get("RABBLE_SANITIZE", "").split(",")))
 NO_EXTENSIONS = switch("RABBLE_NO_EXTENSIONS")
-VARIANT = "-".join(["debug"] * DEBUG + ["linetrace"] * LINETRACE + SANITIZE) or "release"
+CHOSEN = ["debug"] * DEBUG + ["linetrace"] * LINETRACE + ["tiny"] * TINY + SANITIZE
+VARIANT = "-".join(CHOSEN) or "release"
 
 
 def check_machine():
@@ -73,7 +84,7 @@ def compile_arguments():
         ]
     if DEBUG:
         return ["-O0", "-g3"]
-    if LINETRACE:
+    if LINETRACE or TINY:
         return ["-O1"]
     return ["-O3"]
 
@@ -82,9 +93,12 @@ def macros():
     chosen = []
     if DEBUG:
         chosen.append(("RABBLE_DEBUG", "1"))
-    if DEBUG or SANITIZE:
+    if TINY:
+        chosen.append(("RABBLE_TINY", "1"))
+    if DEBUG or SANITIZE or TINY:
         # Without free lists each object comes from its type's tp_alloc and goes through its
-        # tp_free: where the counters are, and where the sanitizer sees what is used after its end.
+        # tp_free: where the counters are, and where the sanitizer, or Python's own allocator with
+        # its checks on, sees what is used after its end.
         chosen.append(("CYTHON_USE_FREELISTS", "0"))
     if LINETRACE:
         chosen.append(("CYTHON_TRACE_NOGIL", "1"))
@@ -145,8 +159,11 @@ class BuildExt(build_ext):
         self._last.write_text(VARIANT)
 
 
-check_machine()
-setup(
-    ext_modules=[] if NO_EXTENSIONS else extensions(),
-    cmdclass={"build_ext": BuildExt},
-)
+# Where processes are not forked (from Python 3.14 on) those in which cythonize translates begin by
+# importing this file.
+if __name__ == "__main__":
+    check_machine()
+    setup(
+        ext_modules=[] if NO_EXTENSIONS else extensions(),
+        cmdclass={"build_ext": BuildExt},
+    )

@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import os
 import signal
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,11 @@ from tests import cimports
 settings.register_profile("rabble", deadline=None, print_blob=True)
 settings.register_profile("thorough", settings.get_profile("rabble"), max_examples=2_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "rabble"))
+
+if interval := os.environ.get("RABBLE_SWITCH_INTERVAL"):
+    # Seconds that a thread may keep the interpreter while another waits for it. `make tiny` has them
+    # switch at every chance, so that what one thread leaves half done another one meets.
+    sys.setswitchinterval(float(interval))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

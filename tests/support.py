@@ -9,8 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rabble import CorrelationId, Envelope, NameTaken, NodeId, Output, Pid, Process, messages
-from rabble._core.codec import Codec
+from rabble import (
+    CorrelationId,
+    Envelope,
+    NameTaken,
+    NodeId,
+    Output,
+    Pid,
+    Process,
+    QueueFull,
+    messages,
+)
 from rabble._core.control import Control
 from rabble._core.executor import Executor
 
@@ -93,14 +102,15 @@ class Witness:
         return True
 
     def refuse(self, pid: Pid | None = None) -> None:
-        raise NameTaken(f"{pid}")
+        raise QueueFull("the inbox is full") if pid is None else NameTaken(f"{pid}")
 
 
 @contextlib.contextmanager
 def bare_executor(
     clock: Callable[[], int] | None = None,
     witness: Witness | None = None,
-    codec: Codec | None = None,
+    codec: Any = None,
+    inbox_max: int = 1 << 24,
 ) -> Iterator[Executor]:
     """An executor without a thread, to be driven by `step`; ended when it is left.
 
@@ -111,7 +121,7 @@ def bare_executor(
         messages,
         Process,
         witness or Witness(),
-        inbox_max=1 << 24,
+        inbox_max=inbox_max,
         spin_us=0,
         clock=clock,
         codec=codec,
@@ -120,8 +130,9 @@ def bare_executor(
     try:
         yield executor
     finally:
-        executor.request_stop(0)
-        executor.run()
+        if not executor.stopping:
+            executor.request_stop(0)
+            executor.run()
 
 
 def until(holds: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""Builds and tests a variant of the core (debug, asan, coverage) in a copy of the tree.
+"""Builds and tests a variant of the core (debug, asan, tiny, coverage) in a copy of the tree.
 
     python tools/variant.py NAME [PYTEST ARGUMENT...]
     python tools/variant.py fuzz TARGET [ARGUMENT OF tests.fuzz...]
@@ -23,11 +23,15 @@ LEFT_OUT = shutil.ignore_patterns(
 SWITCHES = {
     "debug": {"RABBLE_DEBUG": "1"},
     "asan": {"RABBLE_SANITIZE": "address,undefined"},
+    "tiny": {"RABBLE_TINY": "1"},
+    "tiny-asan": {"RABBLE_TINY": "1", "RABBLE_SANITIZE": "address,undefined"},
     "coverage": {"RABBLE_LINETRACE": "1"},
     "fuzz": {"RABBLE_SANITIZE": "address,undefined"},
 }
 #: What chooses no build, but how the nodes of a run are: handed on.
-HANDED_ON = {"RABBLE_FRAGMENT_BYTES"}
+HANDED_ON = {"RABBLE_FRAGMENT_BYTES", "RABBLE_SWITCH_INTERVAL"}
+#: The smallest capacities meet a thread switch at every chance (tests/conftest.py sets it).
+RESTLESS = {"RABBLE_SWITCH_INTERVAL": "0.000001"}
 
 
 def sync(source: Path, target: Path) -> None:
@@ -103,16 +107,22 @@ def main(name: str, arguments: list[str]) -> int:
         return failed
     if name == "debug":
         return run("-X", "dev", "-m", "pytest", *arguments)
-    if name == "asan":
+    patient = ("--timeout=600", "-o", "faulthandler_timeout=500")
+    restless = RESTLESS if name.startswith("tiny") else {}
+    if name == "tiny":
+        # Python's allocator overwrites what is freed: to use it afterwards does not go unseen.
+        run_with = {**restless, "PYTHONMALLOC": "debug"}
+        return run("-m", "pytest", *patient, *arguments, **run_with)
+    if name in ("asan", "tiny-asan"):
         # A report ends the process: were its file descriptor captured, nobody would see it.
-        shown = ("--capture=sys", "--timeout=600")
-        return run("-m", "pytest", *shown, *arguments, **sanitizer_environment())
+        run_with = {**restless, **sanitizer_environment()}
+        return run("-m", "pytest", "--capture=sys", *patient, *arguments, **run_with)
     if name == "fuzz":
         return run("-m", "tests.fuzz", *arguments, **sanitizer_environment())
     run("-m", "coverage", "erase")
     # What faulthandler shows of threads that run it reads without their lock: traced, that crashes.
-    patient = ("--timeout=600", "-o", "faulthandler_timeout=0")
-    failed = run("-m", "coverage", "run", "-m", "pytest", *patient, *arguments)
+    blind = ("--timeout=600", "-o", "faulthandler_timeout=0")
+    failed = run("-m", "coverage", "run", "-m", "pytest", *blind, *arguments)
     run("-m", "coverage", "combine", "--quiet")
     return run("-m", "coverage", "report") or failed
 

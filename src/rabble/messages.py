@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
+from rabble._core.texts import bounded_repr
 
 if TYPE_CHECKING:
     from rabble.process import Process
@@ -87,10 +88,22 @@ class Spawn:
 class Stop:
     """Asks that a process or service of this node ends. Nothing happens if there is none."""
 
-    #: Who is to end.
+    #: Who is to end. Of another node nobody is stopped: that ends who asked for it.
     pid: Pid
-    #: What its monitors are told; by default `DownReason("stopped")`.
+    #: What its monitors are told; by default `DownReason("stopped")`. Of kind `stopped`, `crashed`
+    #: or `shutdown`: the others are for the runtime to say.
     reason: DownReason | None = None
+
+    def __post_init__(self) -> None:
+        if self.reason is not None and type(self.reason) is not DownReason:
+            raise TypeError(
+                f"Stop: reason must be a DownReason or None, not {bounded_repr(self.reason, 200)}"
+            )
+        if self.reason is not None and self.reason.kind not in DownReason.STOP_KINDS:
+            raise ValueError(
+                f"Stop: the kind of the reason must be one of {', '.join(DownReason.STOP_KINDS)}, "
+                f"not {self.reason.kind!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -169,6 +182,8 @@ class DownReason:
         "disconnected",
         "refused",
     )
+    #: Those that a `Stop` may give.
+    STOP_KINDS: ClassVar[tuple[str, ...]] = ("stopped", "crashed", "shutdown")
 
     #: `stopped`, `crashed`, `no_process` (it did not run when it was to be watched), `shutdown`,
     #: `disconnected` (its node cannot be reached; it may live), or `refused` (its node lets itself
@@ -178,20 +193,33 @@ class DownReason:
     detail: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in DownReason.KINDS:
+        if type(self.kind) is not str or self.kind not in DownReason.KINDS:
             raise ValueError(
-                f"DownReason: kind must be one of {', '.join(DownReason.KINDS)}, not {self.kind!r}"
+                f"DownReason: kind must be one of {', '.join(DownReason.KINDS)}, "
+                f"not {bounded_repr(self.kind, 200)}"
+            )
+        if type(self.detail) is not str:
+            raise TypeError(
+                f"DownReason: detail must be a str, not {bounded_repr(self.detail, 200)}"
             )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Down:
-    """A monitored process ended. Comes once, after its last message."""
+    """A monitored process ended.
+
+    Comes once for each `Monitor`, after the last message of the life that ended and before the
+    first one of the next life of that name.
+    """
 
     #: Which process.
     pid: Pid
     #: Why.
     reason: DownReason
+    #: Which life of that name: its number is unique among all starts of processes and services of
+    #: one start of its node. 0 where none ended: `no_process`, `refused`, `disconnected`. Two
+    #: that differ in nothing else are equal.
+    life: int = dataclasses.field(default=0, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

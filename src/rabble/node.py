@@ -412,7 +412,7 @@ class Node:
         self._check_usable()
         self._check_group(group)
         self._give_back_dropped()
-        inbox = Inbox(self.limits.service_inbox_envelopes_max, polled=False)
+        inbox = Inbox(self.limits.service_inbox_envelopes_max)
         pid = Pid(name or f"mailbox-{next(self._mailbox_names)}", self.node_id, group)
         mailbox = Mailbox(self, pid, inbox)
         held = Held(mailbox, self._dropped.append)

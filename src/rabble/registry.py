@@ -60,9 +60,10 @@ class MessageRegistry:
         #: Held while a class is added, and while a codec works out how to write or build one.
         self.lock = threading.RLock()
         #: What codecs worked out, by class and by the wire name's bytes. Emptied by `register`.
-        self.plans_by_class: dict[type, object] = {}
+        self.plans_by_class: dict[object, object] = {}
         self.plans_by_name: dict[bytes, object] = {}
-        self._by_class: dict[type, Registration] = {}
+        #: By the class's id: a metaclass may hash and compare its classes as it likes.
+        self._by_class: dict[int, Registration] = {}
         self._by_name: dict[str, Registration] = {}
 
     def register(self, cls: type, name: str | None = None) -> None:
@@ -90,28 +91,28 @@ class MessageRegistry:
                     f"the wire name {name!r} belongs to {'.'.join(origin(known.cls))}; "
                     f"give {'.'.join(origin(cls))} another: @message(name=...)"
                 )
-            before = self._by_class.get(cls)
+            before = self._by_class.get(id(cls))
             if before is not None and before.name != name:
                 raise ValueError(
                     f"{'.'.join(origin(cls))} is registered already, as {before.name!r}"
                 )
             if known is not None:
-                del self._by_class[known.cls]
-            self._by_class[cls] = registration
+                del self._by_class[id(known.cls)]
+            self._by_class[id(cls)] = registration
             self._by_name[name] = registration
             self.plans_by_class.clear()
             self.plans_by_name.clear()
 
     def name_of(self, cls: type) -> str:
         """The wire name of a class. Raises `LookupError` if it is not registered."""
-        registration = self._by_class.get(cls)
+        registration = self.registration_of(cls)
         if registration is None:
             raise LookupError(f"{cls!r} is not registered; declare it with @rabble.message")
         return registration.name
 
     def class_of(self, name: str) -> type:
         """The class of a wire name. Raises `LookupError` if none is registered under it."""
-        registration = self._by_name.get(name)
+        registration = self.registration_named(name)
         if registration is None:
             raise LookupError(f"no class is registered as {name!r}")
         return registration.cls
@@ -119,14 +120,18 @@ class MessageRegistry:
     def fields_of(self, cls: type) -> tuple[str, ...]:
         """Names of a class's fields in the order in which they travel. Raises `LookupError`."""
         self.name_of(cls)
-        return self._by_class[cls].fields
+        return self._by_class[id(cls)].fields
 
     def registration_of(self, cls: type) -> Registration | None:
         """All that is known of a class; `None` if it is not registered."""
-        return self._by_class.get(cls)
+        return self._by_class.get(id(cls))
+
+    def registration_named(self, name: str) -> Registration | None:
+        """All that is known of the class of a wire name; `None` if there is none."""
+        return self._by_name.get(name)
 
     def __contains__(self, cls: object) -> bool:
-        return cls in self._by_class
+        return id(cls) in self._by_class
 
     def __len__(self) -> int:
         return len(self._by_class)

@@ -156,7 +156,7 @@ class Reporter:
         self._suppressed = 0
         self._waiting: collections.deque[tuple[int, str]] = collections.deque()
         self._waiting_max = waiting
-        self._awake = Inbox(1, polled=False)
+        self._awake = Inbox(1)
         self.suppressed_total = 0
         self.thread = threading.Thread(
             target=take_steps, args=(failed, self._work), name=name, daemon=False

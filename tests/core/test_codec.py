@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import gc
 import math
@@ -16,10 +17,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rabble._core import codec as codec_module
+from rabble._core import decode as decode_module
+from rabble._core import encode as encode_module
+from rabble._core import hear as hear_module
+from rabble._core import link as link_module
+from rabble._core import plan as plan_module
+from rabble._core import speak as speak_module
 from rabble._core.codec import Codec, DecodeError, DecodeLimitError, EncodeError
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
-from rabble.registry import MessageRegistry, message
+from rabble._core.texts import Interrupted
+from rabble.registry import MessageRegistry, Registration, message
 from tests.reference import codec as reference
 
 REGISTRY = MessageRegistry()
@@ -504,3 +513,449 @@ def test_nothing_leaks():
     work()
     gc.collect()
     assert sys.getallocatedblocks() - before < 500
+
+
+# What a user's code does while the codec looks at its objects. On a build of `asan` what is used
+# after its end is a finding by itself.
+
+
+def declared(registry, **attributes):
+    """A registered class without slots, whose fields are what `__getattribute__` makes of them."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Meddler:
+        field: object = None
+
+        def __getattribute__(self, name):
+            return attributes[name]()
+
+    registry.register(Meddler, "Meddler")
+    return Meddler
+
+
+def test_what_a_property_replaces_is_written_to_its_end():
+    registry = MessageRegistry()
+
+    @message(name="Outer", registry=registry)
+    class Outer:
+        first: object
+        then: object
+
+    def replace():
+        object.__setattr__(outer, "first", None)
+        listed[1] = None
+        mapped["also"] = None
+        return 7
+
+    meddler = declared(registry, field=replace)
+    listed, mapped = [[meddler(), 1], ["x" * 40]], {"k": [meddler(), 2], "also": "y" * 40}
+    outer = Outer([meddler(), ["z" * 40] * 20], [listed, mapped])
+    data = Codec(registry).encode_message(outer)
+    back = Codec(MessageRegistry()).decode_message
+    with pytest.raises(DecodeError):
+        back(data)
+    # The slot's old value was written whole, what was changed before its turn as it then was.
+    meddled = ext(1, "Meddler", [7])
+    assert data[-len(reference.encode(registry, {"also": None})[1:]) :].endswith(b"also\xc0")
+    assert data.count(meddled) == 3
+    assert data.count(b"z" * 40) == 20
+    assert b"x" * 40 not in data and b"y" * 40 not in data
+
+
+def test_a_dict_that_grows_with_each_look_has_an_end():
+    registry = MessageRegistry()
+    looks = []
+
+    def grow():
+        looks.append(0)
+        mapped[f"k{len(looks)}"] = meddler()
+        return 1
+
+    meddler = declared(registry, field=grow)
+    mapped = {"k": meddler()}
+    with pytest.raises(EncodeError, match="changed its size"):
+        Codec(registry).encode_message(mapped)
+    assert len(looks) == 1
+    mapped = {"first" + "x" * 100: meddler(), "second" + "x" * 100: 1}
+    looks[:] = [0] * 10
+
+    def clear():
+        mapped.clear()
+        return 1
+
+    declared_again = declared(MessageRegistry(), field=clear)
+    registry = MessageRegistry()
+    registry.register(declared_again, "Clears")
+    mapped = {"first" + "x" * 100: declared_again(), "second" + "x" * 100: 1}
+    with pytest.raises(EncodeError, match="changed its size"):
+        Codec(registry).encode_message(mapped)
+
+
+def test_classes_that_are_registered_meanwhile():
+    registry = MessageRegistry()
+
+    def register():
+        name = f"New{len(registry)}"
+        registry.register(
+            type(name, (enum.Enum,), enum.EnumType.__prepare__(name, (enum.Enum,))), name
+        )
+        return Colour.RED
+
+    meddler = declared(registry, field=register)
+    registry.register(Colour, "Colour")
+    codec = Codec(registry)
+    expected = [ext(1, "Meddler", [Colour.RED])]
+    assert codec.encode_message([meddler()] * 3) == b"\x93" + expected[0] * 3
+    assert len(registry) == 5
+    assert codec.encode_message([meddler()]) == b"\x91" + expected[0]
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyError, MemoryError, GeneratorExit])
+def test_what_a_property_raises_comes_out_as_it_is(error):
+    registry = MessageRegistry()
+
+    def fail():
+        raise error("no")
+
+    meddler = declared(registry, field=fail)
+    codec = Codec(registry)
+    for value in (meddler(), [meddler()], {"k": meddler()}):
+        with pytest.raises(error, match="no"):
+            codec.encode_message(value)
+    assert codec.decode_message(codec.encode_message([1])) == [1]
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyError, MemoryError, GeneratorExit])
+def test_whatever_a_constructor_raises_it_refuses(error):
+    registry = MessageRegistry()
+
+    @message(name="Fails", registry=registry)
+    class Fails:
+        n: int
+
+        def __post_init__(self):
+            raise error("x" * 1_000_000)
+
+    with pytest.raises(DecodeError, match=f"Fails refuses: {error.__name__}: '?x+") as caught:
+        Codec(registry).decode_message(ext(1, "Fails", [1]))
+    assert len(str(caught.value)) < 1_000
+
+
+def test_an_interruption_is_nobodys_failure():
+    registry = MessageRegistry()
+
+    @message(name="Ends", registry=registry)
+    class Ends:
+        def __post_init__(self):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        Codec(registry).decode_message(ext(1, "Ends", []))
+
+
+class Equal(type):
+    """Its classes are all equal, and have one hash."""
+
+    def __eq__(cls, other):
+        return True
+
+    def __hash__(cls):
+        return 7
+
+
+class Unhashable(type):
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Raising(type):
+    """Once the class is declared, which compares it."""
+
+    declared = False
+
+    def __hash__(cls):
+        if Raising.declared:
+            raise SystemExit(cls.__name__)
+        return 7
+
+    def __eq__(cls, other):
+        return hash(cls) == 7
+
+
+def test_classes_that_say_they_are_equal_are_told_apart():
+    """By another class's plan memory would be read that the instance does not have."""
+    registry = MessageRegistry()
+
+    class Wide(metaclass=Equal):
+        fields = [f"f{n}" for n in range(200)]
+        __annotations__ = dict.fromkeys(fields, int)
+
+    del Wide.fields
+    wide = message(name="Wide", registry=registry)(Wide)
+
+    class Thin(metaclass=Equal):
+        __slots__ = ()
+
+    codec = Codec(registry)
+    one = wide(*range(200))
+    expected = reference.extension(
+        1, CODEC.encode_message("Wide") + CODEC.encode_message(list(range(200)))
+    )
+    assert codec.encode_message(one) == expected
+    assert Thin not in registry
+    with pytest.raises(EncodeError, match="a Thin cannot be in a message"):
+        codec.encode_message(Thin())
+    assert codec.encode_message(one) == expected
+
+
+@pytest.mark.parametrize("metaclass", [Unhashable, Raising, Equal])
+def test_a_class_of_any_metaclass_travels_or_is_refused(metaclass, monkeypatch):
+    registry = MessageRegistry()
+
+    @message(name="Odd", registry=registry)
+    class Odd(metaclass=metaclass):
+        n: int
+
+    class Unknown(metaclass=metaclass):
+        pass
+
+    monkeypatch.setattr(Raising, "declared", True)
+    codec = Codec(registry)
+    for _ in range(2):
+        data = codec.encode_message([Odd(1), Odd(2)])
+        assert data == b"\x92" + ext(1, "Odd", [1]) + ext(1, "Odd", [2])
+        assert [odd.n for odd in codec.decode_message(data)] == [1, 2]
+        with pytest.raises(EncodeError, match="an? Unknown cannot be in a message"):
+            codec.encode_message(Unknown())
+    # ... also where an enum's value should be.
+    with pytest.raises(DecodeError, match="no member of that value"):
+        codec_of(registry).decode_message(reference.extension(2, b"\xa6Colour" + data[1:13]))
+
+
+def codec_of(registry):
+    registry.register(Colour, "Colour")
+    return Codec(registry)
+
+
+def test_an_object_that_lies_about_its_class_is_refused_all_the_same():
+    class Liar:
+        @property
+        def __class__(self):
+            raise SystemExit("asked")
+
+    class Name(str):
+        __slots__ = ()
+
+    for value, text in ((Liar(), "a Liar cannot"), (Name("x"), "it is a subclass of str")):
+        with pytest.raises(EncodeError, match=text):
+            CODEC.encode_message(value)
+    with pytest.raises(EncodeError, match="a dict's key is a Liar"):
+        CODEC.encode_message({Liar(): 1})
+
+
+def test_a_slot_of_another_class_is_none():
+    """Its offset lies behind the end of the instance."""
+    registry = MessageRegistry()
+
+    class Wide:
+        __slots__ = tuple(f"f{n}" for n in range(200))
+
+    @message(name="Thin", registry=registry)
+    class Thin:
+        n: int
+        m: int
+
+    one = Thin(1, 2)
+    Thin.m = Wide.f199
+    codec = Codec(registry)
+    with pytest.raises(TypeError, match="f199"):
+        codec.encode_message(one)
+    with pytest.raises(DecodeError, match="refuses: TypeError"):
+        codec.decode_message(ext(1, "Thin", [1, 2]))
+
+
+def test_two_names_of_one_slot_and_a_slot_that_hides_another():
+    registry = MessageRegistry()
+
+    @message(name="Twin", registry=registry)
+    class Twin:
+        a: object
+        b: object
+
+    Twin.b = Twin.a
+    codec = Codec(registry)
+    assert codec.encode_message(Twin(1, 2)) == ext(1, "Twin", [2, 2])
+    data = ext(1, "Twin", [[1], [2]])
+
+    def build():
+        for _ in range(1_000):
+            assert codec.decode_message(data).a == [2]
+
+    build()
+    gc.collect()
+    before = sys.getallocatedblocks()
+    build()
+    gc.collect()
+    assert sys.getallocatedblocks() - before < 500
+
+    class Base:
+        __slots__ = ("n",)
+
+    @dataclasses.dataclass(frozen=True)
+    class Derived(Base):
+        __slots__ = ("n",)
+        n: int
+
+    registry.register(Derived, "Derived")
+    assert codec.decode_message(codec.encode_message(Derived(5))) == Derived(5)
+
+
+def test_a_registry_that_says_any_class_is_built_by_its_slots():
+    class Claims(MessageRegistry):
+        def registration_named(self, name):
+            found = super().registration_named(name)
+            return found and dataclasses.replace(found, built_by_slots=True)
+
+    registry = Claims()
+
+    class Many(dict):
+        __slots__ = ("n",)
+
+        def __init__(self, n):
+            self.n = n
+
+    registry._by_name["Many"] = Registration(Many, "Many", ("n",))
+    many = Codec(registry).decode_message(ext(1, "Many", [1]))
+    many["k"] = many.n
+    assert many == {"k": 1}
+
+
+def test_what_stands_in_a_registrys_tables_is_looked_at():
+    registry = MessageRegistry()
+
+    @message(name="Order", registry=registry)
+    class Order:
+        id: int
+
+    codec = Codec(registry)
+    data = codec.encode_message(Order(1))
+    assert codec.decode_message(data) == Order(1)
+    plan = registry.plans_by_name[b"Order"]
+    for junk in (None, 5, type(plan).__new__(type(plan)), codec):
+        registry.plans_by_class[Order] = junk
+        assert codec.encode_message(Order(1)) == data
+        registry.plans_by_class.clear()
+        registry.plans_by_name[b"Order"] = junk
+        try:
+            assert codec.encode_message(Order(1)) == data
+        except EncodeError:
+            registry.plans_by_name.clear()
+        registry.plans_by_name[b"Order"] = junk
+        try:
+            assert codec.decode_message(data) == Order(1)
+        except DecodeError:
+            registry.plans_by_name.clear()
+    registry.plans_by_class[Empty] = plan
+    with pytest.raises(EncodeError, match="an? Empty cannot"):
+        codec.encode_message(Empty())
+
+
+def test_a_member_is_found_without_asking_it():
+    asked = []
+
+    class Asked(enum.Enum):
+        A = 1
+
+        @property
+        def value(self):
+            if asked:
+                raise SystemExit("asked")
+            return self._value_
+
+    registry = MessageRegistry()
+    registry.register(Asked, "Asked")
+    codec = Codec(registry)
+    data = codec.encode_message(Asked.A)
+    asked.append(1)
+    assert codec.decode_message(data) is Asked.A
+    with pytest.raises(DecodeError, match="no member"):
+        codec.decode_message(ext(2, "Asked", True))
+    # A class that cannot be looked at now is no more than unknown.
+    with pytest.raises(DecodeError, match="'Asked' cannot be built here: SystemExit: asked"):
+        registry.plans_by_name.clear()
+        codec.decode_message(data)
+
+
+def test_a_list_that_is_not_filled_yet_is_seen_by_nobody():
+    registry = MessageRegistry()
+    seen = []
+
+    @message(name="Looks", registry=registry)
+    class Looks:
+        def __post_init__(self):
+            lists = (each for each in gc.get_objects() if type(each) is list)
+            seen.extend(each[-1] for each in lists if len(each) == 7_654)
+
+    data = b"\xdc" + struct.pack(">H", 7_654) + ext(1, "Looks", []) + b"\x01" * 7_653
+    value = Codec(registry).decode_message(data)
+    assert seen == []
+    assert gc.is_tracked(value)
+
+
+def test_blank_and_wrong_objects():
+    for wrong in (None, 1, "x", bytearray(b"\1"), memoryview(b"\1")):
+        with pytest.raises(TypeError):
+            CODEC.decode_message(wrong)
+        with pytest.raises(TypeError):
+            CODEC.decode_envelope(wrong)
+        with pytest.raises(TypeError):
+            CODEC.encode_envelope(wrong)
+    for module, name in (
+        (codec_module, "Codec"), (encode_module, "Encoder"), (decode_module, "Decoder"),
+        (hear_module, "Hearer"), (speak_module, "Speaker"), (link_module, "Link"),
+    ):  # fmt: skip
+        cls = getattr(module, name)
+        with pytest.raises(TypeError):
+            cls.__new__(cls)
+        with pytest.raises(TypeError):
+            type("Sub", (cls,), {})
+    assert repr(plan_module.Plan.__new__(plan_module.Plan))
+    heard = hear_module.Heard.__new__(hear_module.Heard)
+    assert (heard.link, heard.life, heard.to) == (None, 0, None)
+    with pytest.raises(AttributeError):
+        repr(heard)
+    try:
+        blank = Envelope.__new__(Envelope)
+    except TypeError:
+        return
+    with pytest.raises(TypeError, match="never filled"):
+        CODEC.encode_envelope(blank)
+
+
+@pytest.mark.parametrize("lasting", [1, 40])
+def test_without_memory_it_encodes_and_decodes_or_says_so(lasting):
+    testcapi = pytest.importorskip("_testcapi")
+    value = [
+        {"k": [1, "é" * 100, 2.5, 1 << 63]}, PID, NODE, CorrelationId(PID, 1, 2), Empty(),
+        Order(1, Colour.GREEN, 0.5), Positive(1), b"x" * 2_000,
+    ]  # fmt: skip
+    data = CODEC.encode_message(value)
+    failed = 0
+    for first in range(1, 120):
+        codec = Codec(REGISTRY)
+        for act, given, expected in (
+            (codec.encode_message, value, data),
+            (codec.decode_message, data, value),
+        ):
+            result = None
+            try:
+                testcapi.set_nomemory(first, first + lasting)
+                try:
+                    result = act(given)
+                finally:
+                    testcapi.remove_mem_hooks()
+            except (MemoryError, DecodeError):
+                failed += 1
+            assert result in (None, expected)
+            # It is as good as before.
+            assert act(given) == expected
+    assert failed

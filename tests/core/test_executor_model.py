@@ -43,6 +43,9 @@ delays = st.sampled_from([1, 1, 2, 3, 5, 8, 255, 256, 257, 65_535, 65_536, 70_00
 # One action of a process: a letter to somebody, or something asked of the executor.
 actions = st.one_of(
     st.tuples(st.sampled_from(["say", "say badly"]), names),
+    # Around the size of a ring, and past what it grows to; how often the run queue grows while one
+    # output is put into it depends on what was delivered before.
+    st.tuples(st.just("say often"), names, st.sampled_from([2, 3, 100, 255, 256, 257, 300, 1_000])),
     st.tuples(st.sampled_from(["stop", "monitor", "demonitor", "spawn"]), names),
     st.tuples(st.just("timer"), numbers, delays),
     st.tuples(st.just("cancel"), numbers, st.booleans()),
@@ -90,7 +93,7 @@ class Scripted(Process):
             msg = ("cancelled", about.request, msg.was_active)
         self.model.trace.append((self.pid.name, msg, sender and sender.name))
         todo, shape = next(self.script, ([], "list"))
-        out = [self.envelope(*action) for action in todo]
+        out = [envelope for action in todo for envelope in self.envelopes(*action)]
         if shape == "one" and out:
             return out[0]
         if shape == "generator":
@@ -109,10 +112,12 @@ class Scripted(Process):
         yield from out
         raise RuntimeError("as the script says")
 
-    def envelope(self, what: str, about: Any, how: Any = None) -> Envelope:
+    def envelopes(self, what: str, about: Any, how: Any = None) -> list[Envelope]:
+        if what == "say often":
+            return [Envelope(Pid(about, BARE), "said") for _ in range(how)]
         if what in ("say", "say badly"):
-            return Envelope(Pid(about, BARE), UNENCODABLE if what == "say badly" else "said")
-        return Envelope(self.executor, self.model.control(self.pid, what, about, how))
+            return [Envelope(Pid(about, BARE), UNENCODABLE if what == "say badly" else "said")]
+        return [Envelope(self.executor, self.model.control(self.pid, what, about, how))]
 
 
 class ScriptedWithInit(Scripted):
@@ -125,7 +130,9 @@ def reference_script(remaining: Iterator[Any]) -> Script:
         todo, shape = next(remaining, ([], "list"))
         out: list[Letter] = []
         for action in todo:
-            if action[0] in ("say", "say badly"):
+            if action[0] == "say often":
+                out += [(action[1], "said", None)] * action[2]
+            elif action[0] in ("say", "say badly"):
                 out.append((action[1], UNENCODABLE if action[0] == "say badly" else "said", None))
             else:
                 out.append(("executor", action, None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -176,3 +177,76 @@ def test_comparison_with_another_type_is_not_equality() -> None:
         assert value != "p"
         with pytest.raises(TypeError):
             value < "p"  # type: ignore[operator]  # noqa: B015
+
+
+class Odd(str):
+    """A str whose every method lies or raises."""
+
+    def _raise(self, *args: object) -> Any:
+        raise SystemExit("asked")
+
+    __str__ = __repr__ = __hash__ = __eq__ = __len__ = __iter__ = __contains__ = _raise
+    encode = partition = rpartition = startswith = isascii = split = _raise
+
+
+class Nameless(type):
+    __name__ = property(Odd._raise)  # type: ignore[assignment]
+
+
+class Unsayable(metaclass=Nameless):
+    __str__ = __repr__ = Odd._raise  # type: ignore[assignment]
+    __class__ = str  # type: ignore[assignment]
+
+
+def test_a_subclass_of_str_is_taken_for_its_text_and_none_of_its_methods_is_asked() -> None:
+    made = Pid(Odd("p"), NodeId(Odd("n"), Odd("h:1")), Odd("g"))
+    assert made == Pid("p", NodeId("n", "h:1"), "g")
+    for text in (made.name, made.group, made.node.name, made.node.addr):
+        assert type(text) is str
+    assert Pid.parse(Odd("g::p::n@h:1")) == made
+    assert NodeId.parse(Odd("n@h:1")) == made.node
+    for wrong in (Odd(""), Odd("a@b"), Odd("\ud800"), Odd("x" * 300)):
+        with pytest.raises(ValueError, match="is not usable"):
+            Pid(wrong, NODE)
+
+
+def test_what_is_no_name_is_refused_without_a_word_from_it_that_is_not_bounded() -> None:
+    class Wordy:
+        def __repr__(self) -> str:
+            return "x" * 1_000_000
+
+    wrong: Any
+    for wrong in (Unsayable(), Wordy(), "x" * 1_000_000, 10**5000, -(10**5000)):
+        for make in (
+            lambda: Pid(wrong, NODE),  # noqa: B023
+            lambda: Pid("p", NODE, wrong),  # noqa: B023
+            lambda: NodeId(wrong, "h:1"),  # noqa: B023
+            lambda: NodeId("n", wrong),  # noqa: B023
+            lambda: Pid.parse(wrong),  # noqa: B023
+            lambda: NodeId.parse(wrong),  # noqa: B023
+            lambda: CorrelationId(Pid("p", NODE), wrong),  # noqa: B023
+            lambda: CorrelationId(Pid("p", NODE), 1, wrong),  # noqa: B023
+        ):
+            with pytest.raises((TypeError, ValueError)) as caught:
+                make()
+            assert len(str(caught.value)) < 400
+
+
+def test_there_is_no_request_after_the_last_one() -> None:
+    last = CorrelationId(Pid("p", NODE), 1, 2**63 - 1)
+    with pytest.raises(ValueError, match=r"request must be 0 to 2\*\*63 - 1"):
+        last.next_request()
+
+
+@pytest.mark.parametrize("cls", [NodeId, Pid, CorrelationId])
+def test_a_value_without_its_parts_cannot_be_made(cls: Any) -> None:
+    for make in (cls, lambda: cls.__new__(cls), lambda: cls(None), lambda: object.__new__(cls)):
+        with pytest.raises(TypeError):
+            make()
+
+
+def test_a_method_asks_whose_it_is() -> None:
+    for method in (Pid.__reduce__, NodeId.__copy__, CorrelationId.next_request):
+        for other in (None, 5, NODE if method is not NodeId.__copy__ else "n"):
+            with pytest.raises(TypeError, match="doesn't apply to"):
+                method(other)  # type: ignore[arg-type]

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import math
 import os
 import select
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import pytest
 
 from rabble import Envelope, NodeId, Pid
 from rabble._core.inbox import Inbox
+from rabble._core.queue import EnvelopeQueue
 from tests.support import PATIENCE_S, TRACED
 
 PID = Pid("p", NodeId("n", "h:1"))
@@ -91,7 +97,7 @@ PPOLL = {"x86_64": "271", "aarch64": "73"}
 
 
 @contextlib.contextmanager
-def signal_when_waiting(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def signal_when_waiting(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
     """Send the main thread one signal as soon as it waits in an inbox."""
     main = threading.main_thread()
     assert main.ident is not None
@@ -120,7 +126,7 @@ def signal_when_waiting(handler: Callable[[int, FrameType | None], None]) -> Ite
 
 def test_a_signal_handler_runs_during_a_wait_and_may_put() -> None:
     inbox = Inbox(10)
-    with signal_when_waiting(lambda number, frame: inbox.try_put(Envelope(PID, number)) and None):
+    with signal_when_waiting(lambda number, frame: inbox.try_put(Envelope(PID, number))):
         assert inbox.wait(PATIENCE_S)
     assert [e.msg for e in inbox.take(5)] == [signal.SIGUSR1]
 
@@ -147,3 +153,174 @@ def test_its_descriptor_goes_with_it_and_is_not_inherited() -> None:
     del inbox
     with pytest.raises(OSError):
         os.fstat(fd)
+
+
+# Descriptors.
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def eventfds() -> int:
+    count = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            count += os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventfd]"
+    return count
+
+
+def test_a_closed_inbox_that_nobody_polls_has_no_descriptor_whoever_keeps_it() -> None:
+    before = eventfds()
+    kept = [Inbox(2) for _ in range(50)]
+    assert eventfds() == before + 50
+    for inbox in kept:
+        inbox.try_put(Envelope(PID, inbox))
+        inbox.close()
+    assert eventfds() == before
+    # It is usable as any closed one.
+    inbox = kept[0]
+    inbox.signal()
+    inbox.close()
+    assert inbox.wait(PATIENCE_S) is True and inbox.wait() is True
+    assert [e.msg for e in inbox.take(5)] == [inbox]
+    assert inbox.wait(PATIENCE_S) is False and not inbox.arm()
+    # Who begins to poll a closed one finds it readable, now and for ever.
+    assert readable(inbox) and inbox.take(1) == [] and readable(inbox)
+    assert eventfds() == before + 1
+    for inbox in kept:
+        inbox.take(1)
+    del inbox
+    kept.clear()
+    assert eventfds() == before
+
+
+def test_a_descriptor_that_somebody_asked_for_stays_until_the_inbox_goes() -> None:
+    inbox = Inbox(1)
+    with select.epoll() as epoll:
+        epoll.register(inbox.fileno(), select.EPOLLIN)
+        inbox.close()
+        assert epoll.poll(0) == [(inbox.fileno(), select.EPOLLIN)]
+        assert is_open(inbox.fileno())
+
+
+def test_the_descriptor_stays_for_all_threads_that_wait_for_it() -> None:
+    before = eventfds()
+    inbox = Inbox(1)
+    ready = threading.Barrier(5)
+    results: list[bool] = []
+
+    def wait() -> None:
+        ready.wait(PATIENCE_S)
+        results.append(inbox.wait(PATIENCE_S))
+
+    threads = [threading.Thread(target=wait) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    ready.wait(PATIENCE_S)
+    inbox.close()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert results == [False] * 4
+    assert eventfds() == before
+
+
+@pytest.mark.skipif(TRACED, reason="a tracer's own code would meet the exception first")
+def test_a_handler_may_close_the_inbox_that_its_thread_waits_for() -> None:
+    before = eventfds()
+    inbox = Inbox(10)
+    with signal_when_waiting(lambda number, frame: inbox.close()):
+        assert inbox.wait(PATIENCE_S) is False
+    assert eventfds() == before
+
+
+def test_wrong_arguments_open_and_close_nothing() -> None:
+    # In a process of its own: were 0 closed here, so would be what the next test opens.
+    script = """
+import os
+from rabble._core.inbox import Inbox
+from rabble._core.queue import EnvelopeQueue
+
+before = os.listdir("/proc/self/fd")
+for wrong in ((), (0,), (-1,), (1 << 64,), ("5",), (None,), (1, 2)):
+    try:
+        Inbox(*wrong)
+    except (TypeError, ValueError, OverflowError):
+        os.fstat(0)
+    else:
+        raise AssertionError(wrong)
+assert os.listdir("/proc/self/fd") == before
+print("0 is still there")
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, capture_output=True, text=True
+    )
+    assert (said.stdout, said.stderr) == ("0 is still there\n", "")
+
+
+# Timeouts.
+
+
+@pytest.mark.parametrize("never", [None, math.inf, 1e300, 1e10, 10**400, 2**63, 2**62])
+def test_a_timeout_without_bound_waits_until_there_is_something(never: Any) -> None:
+    inbox = Inbox(10)
+    with signal_when_waiting(lambda number, frame: inbox.try_put(Envelope(PID, 1))):
+        assert inbox.wait(never) is True
+
+
+@pytest.mark.parametrize("over", [0, -0.0, -1, -1e300, -math.inf, -(10**400), False])
+def test_a_timeout_that_is_over_waits_for_nothing(over: Any) -> None:
+    assert Inbox(1).wait(over) is False
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -math.nan, "1", b"1", 1j, [], object()])
+def test_what_is_no_timeout_is_refused_whether_or_not_there_is_something(wrong: Any) -> None:
+    inbox = Inbox(1)
+    for _ in range(2):
+        with pytest.raises((ValueError, TypeError), match="number"):
+            inbox.wait(wrong)
+        inbox.try_put(Envelope(PID, 1))
+    inbox.close()
+    with pytest.raises((ValueError, TypeError), match="number"):
+        inbox.wait(wrong)
+
+
+@pytest.mark.parametrize("most", [0, -1, -sys.maxsize, sys.maxsize])
+def test_taking_is_bounded_by_what_is_there(most: int) -> None:
+    inbox = Inbox(1000)
+    for n in range(700):
+        inbox.try_put(Envelope(PID, n))
+    taken = inbox.take(most)
+    assert [e.msg for e in taken] == list(range(700 if most > 0 else 0))
+    # It is a list like any other.
+    taken.extend(taken)
+    taken.append(Envelope(PID, 0))
+    assert len(taken) == (1401 if most > 0 else 1)
+
+
+def sees_cycles(*classes: type) -> bool:
+    return all(cls.__flags__ & 1 << 14 for cls in classes)
+
+
+@pytest.mark.skipif(
+    not sees_cycles(Envelope, EnvelopeQueue), reason="the collector sees none of these yet"
+)
+def test_an_inbox_that_only_its_own_messages_name_is_collected() -> None:
+    gc.collect()
+    before = eventfds()
+    for _ in range(20):
+        inbox = Inbox(10)
+        inbox.fileno()
+        inbox.try_put(Envelope(PID, {"answer to": inbox}))
+    del inbox
+    gc.collect()
+    assert eventfds() == before
+
+
+def test_the_collector_sees_an_inbox() -> None:
+    assert sees_cycles(Inbox)
+    assert [type(each) for each in gc.get_referents(Inbox(1))] == [EnvelopeQueue]

@@ -26,6 +26,7 @@ from rabble._core.frame import cut
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.link import Heard, Link, LinkError
 from rabble._core.queue import EnvelopeQueue
+from rabble._core.texts import Interrupted
 from rabble.registry import MessageRegistry, message
 from tests.reference import codec as reference_codec
 from tests.reference import link as reference
@@ -73,7 +74,7 @@ class Colour(enum.Enum):
 
 def link(own=A, peer=B, registry=REGISTRY, **more) -> Link:
     bounds = {k: more.pop(k) for k in ("depth_max", "elements_max") if k in more}
-    executor = Pid("executor", own, "rabble")
+    executor = more.pop("executor", Pid("executor", own, "rabble"))
     codec = Codec(registry, **bounds)
     return Link(own, peer, 7, executor, codec=codec, open_names=OPEN, **more)
 
@@ -92,7 +93,7 @@ def told(envelope: Envelope):
     return {
         4: ("monitor", about, to),
         5: ("demonitor", about, to),
-        6: ("down", to, about, heard.why, heard.detail),
+        6: ("down", to, about, heard.why, heard.life, heard.detail),
         7: ("undelivered", to, cid, heard.why),
         8: ("lost", heard.count),
         101: ("undecodable", to, about, cid),
@@ -128,7 +129,7 @@ def slow_listener(**more) -> reference.Listener:
 
 def say(to: Link, what) -> None:
     if what[0] == "envelope":
-        to.say(what[1])
+        to.say(*what[1:])
     else:
         getattr(to, what[0])(*what[1:])
 
@@ -213,6 +214,20 @@ def pids_of(node):
 
 senders, receivers = pids_of(A), pids_of(B)
 cids = st.none() | st.builds(CorrelationId, senders | receivers | pids_of(C), numbers, numbers)
+#: Who may have asked what node A passes on.
+askers = (receivers | pids_of(C)).filter(lambda pid: pid.group != "rabble") | st.sampled_from(
+    [Pid("calls", node, "rabble") for node in (B, C)]
+)
+
+
+def forwarded(to, msg, asker, connection, request, forwarder):
+    return (
+        "envelope",
+        Envelope(to, msg, asker, CorrelationId(asker, connection, request)),
+        forwarder,
+    )
+
+
 contents = st.one_of(
     st.none(),
     st.integers(-(2**63), 2**64 - 1),
@@ -227,7 +242,15 @@ whats = st.one_of(
         st.just("envelope"), st.builds(Envelope, receivers, contents, st.none() | senders, cids)
     ),
     st.tuples(st.sampled_from(["monitor", "demonitor"]), senders, receivers),
-    st.tuples(st.just("down"), receivers, senders, st.integers(1, 5), st.sampled_from(["", "ö!"])),
+    st.builds(forwarded, receivers, contents, askers, numbers, numbers, senders),
+    st.tuples(
+        st.just("down"),
+        receivers,
+        senders,
+        st.integers(1, 5),
+        st.integers(0, 2**64 - 1),
+        st.sampled_from(["", "ö!"]),
+    ),
     st.tuples(st.just("undelivered"), receivers, cids, st.integers(1, 6)),
     st.tuples(st.just("lost"), st.integers(1, 2**32 - 1)),
 )
@@ -240,7 +263,7 @@ def expected_of(what):
     e = what[1]
     if e.to.group == "rabble" and e.to.name not in OPEN:
         return ("refused", e.to, e.sender, e.correlation_id)
-    return what
+    return what[:2]
 
 
 def pair_of(what):
@@ -395,7 +418,7 @@ def frames_in(data):
     st.sampled_from([(0, 1, 2), (8191, 0, 77, 4000), tuple(range(8192))]),
 )
 def test_what_the_reference_says_is_heard(said, fragment_bytes, places):
-    speaker = reference.Speaker(REGISTRY, fragment_bytes, places)
+    speaker = reference.Speaker(A, REGISTRY, fragment_bytes, places)
     for what in said:
         speaker.say(what)
     heard, code = hear(listener(), speaker.take_data() + speaker.take_bulk())
@@ -570,10 +593,16 @@ def test_what_the_peer_would_call_spoofed_is_not_said():
         ("envelope", Envelope(Pid("x", C), 1)),
         ("envelope", Envelope(RECEIVER, 1, RECEIVER)),
         ("envelope", Envelope(RECEIVER, 1, Pid("x", C))),
+        # Nobody answers in another's name, and nobody asks in that of another's runtime.
+        ("envelope", Envelope(RECEIVER, 1, Pid("x", C), CorrelationId(SENDER))),
+        ("envelope", Envelope(RECEIVER, 1, Pid("x", C), CorrelationId(Pid("x", C, "g")))),
+        ("envelope", asked_by(Pid("executor", C, "rabble"))),
+        ("envelope", asked_by(Pid("spawner", B, "rabble"))),
+        ("envelope", asked_by(Pid("x", C)), RECEIVER),
         ("monitor", RECEIVER, RECEIVER),
         ("demonitor", SENDER, SENDER),
-        ("down", SENDER, SENDER, 1),
-        ("down", RECEIVER, RECEIVER, 1),
+        ("down", SENDER, SENDER, 1, 0),
+        ("down", RECEIVER, RECEIVER, 1, 0),
         ("undelivered", SENDER, None, 1),
     ):
         with pytest.raises(EncodeError, match="does not live on"):
@@ -581,13 +610,51 @@ def test_what_the_peer_would_call_spoofed_is_not_said():
     assert listener().decode(speaker.take_data()) == []
 
 
+def asked_by(asker, msg=1, request=None):
+    """A request of `asker` to the receiver, as who is asked first may pass it on."""
+    return Envelope(RECEIVER, msg, asker, CorrelationId(asker, None, request))
+
+
+@pytest.mark.parametrize("places", [2, 8192])
+@pytest.mark.parametrize("size", [0, 100, 200_000])
+def test_a_request_is_passed_on_in_the_name_of_who_asked(places, size):
+    """By the data lane, in full by the bulk lane, in fragments; for another node and for the one
+    that it is passed on to.
+    """
+    speaker, to = link(places=places), listener()
+    askers = [Pid("x", C), RECEIVER, Pid("y", B), Pid("calls", B, "rabble")]
+    said = [asked_by(asker, b"x" * size, n) for n, asker in enumerate(askers)]
+    for envelope in said:
+        speaker.say(envelope)
+    speaker.say(asked_by(askers[0], "by whom it was asked"), SENDER)
+    said.append(asked_by(askers[0], "by whom it was asked"))
+    data = speaker.take_data() + speaker.take_bulk()
+    heard = to.decode(data)
+    assert sorted(heard, key=repr) == sorted(said, key=repr)
+    # The frames have who passed it on, which the peer can hold against whom it is connected to.
+    assert b"rabble::executor::a@h:1" in data and b"m::a@h:1" in data
+
+
+def test_what_is_passed_on_keeps_the_order_of_its_pair():
+    speaker, to = link(fragment_bytes=100), listener()
+    asker = Pid("x", C)
+    said = [asked_by(asker, b"x" * 1000), asked_by(asker, 2), Envelope(RECEIVER, 3, SENDER)]
+    for envelope in said:
+        speaker.say(envelope)
+    data, bulk = speaker.take_data(), speaker.take_bulk()
+    # Only what another pair says passes the large one.
+    assert to.decode(data) == said[2:]
+    assert [one[4] for one in frames_in(bulk)][-1] == 2
+    assert to.decode(bulk) == said[:2]
+
+
 def test_a_text_is_cut_to_what_a_down_may_have():
     speaker, to = link(), listener()
-    speaker.down(RECEIVER, SENDER, 2, "e\u0301" * 100_000)
-    speaker.down(RECEIVER, SENDER, 2, "\ud800 \U0001f600" + "\U0001f600" * 249)
+    speaker.down(RECEIVER, SENDER, 2, 3, "e\u0301" * 100_000)
+    speaker.down(RECEIVER, SENDER, 2, 3, "\ud800 \U0001f600" + "\U0001f600" * 249)
     one, two = (told(e) for e in to.decode(speaker.take_data()))
-    assert one[4] == "\xe9" * 500
-    assert two[4] == "? " + "\U0001f600" * 249
+    assert one[5] == "\xe9" * 500
+    assert two[5] == "? " + "\U0001f600" * 249
 
 
 def test_encoding_that_speaks_itself_is_refused():
@@ -604,7 +671,7 @@ def test_encoding_that_speaks_itself_is_refused():
             for act in (
                 lambda: speaker.say(Envelope(RECEIVER, 1)),
                 lambda: speaker.monitor(SENDER, RECEIVER),
-                lambda: speaker.down(RECEIVER, SENDER, 1),
+                lambda: speaker.down(RECEIVER, SENDER, 1, 0),
                 lambda: speaker.undelivered(RECEIVER, None, 1),
                 lambda: speaker.lost(1),
                 speaker.take_data,
@@ -620,6 +687,113 @@ def test_encoding_that_speaks_itself_is_refused():
     assert vars(back.msg) == {"field": 5}
 
 
+def test_what_a_property_raises_leaves_nothing_in_a_lane():
+    registry = MessageRegistry()
+
+    @dataclasses.dataclass(frozen=True)
+    class Raises:
+        field: object = None
+
+        def __getattribute__(self, name):
+            raise SystemExit(name)
+
+    registry.register(Raises, "Raises")
+    speaker, to = link(registry=registry, fragment_bytes=100), link(B, A, registry=registry)
+    for before in ([], ["x" * 200]):
+        with pytest.raises(SystemExit):
+            speaker.say(Envelope(RECEIVER, [*before, Raises()], SENDER))
+    speaker.say(Envelope(RECEIVER, 1, SENDER))
+    assert to.decode(speaker.take_data() + speaker.take_bulk()) == [Envelope(RECEIVER, 1, SENDER)]
+
+
+# No memory.
+
+
+def starvation():
+    """`starve(first, end)` has those allocations fail, counted from now on; `feed()` ends that."""
+    testcapi = pytest.importorskip("_testcapi")
+    return testcapi.set_nomemory, testcapi.remove_mem_hooks
+
+
+@pytest.mark.parametrize("lasting", [1, 40])
+def test_without_memory_an_envelope_is_said_or_not_and_no_less(lasting):
+    starve, feed = starvation()
+    cid = CorrelationId(Pid("x", C), 1, 2)
+    asker = Pid("y", C)
+    whats = [
+        ("envelope", Envelope(RECEIVER, [1, "x" * 30, Pair(1, Colour.RED)], SENDER, cid)),
+        ("envelope", Envelope(Pid("o", B), b"x" * 1_000, SENDER)),
+        ("envelope", Envelope(Pid("o", B), {"k": "y" * 300}, SENDER)),
+        ("envelope", Envelope(Pid("o", B), 3, asker, CorrelationId(asker))),
+        ("down", Pid("o", B), SENDER, 1, 7, "why"),
+        ("monitor", SENDER, RECEIVER),
+        ("undelivered", RECEIVER, cid, 1),
+        ("lost", 3),
+    ]
+    for places in (2, 8192):
+        for first in range(1, 60):
+            speaker = link(fragment_bytes=100, places=places)
+            speaker.refuse(Envelope(Pid("o", B), 1, SENDER))
+            said = []
+            for what in whats:
+                with contextlib.suppress(MemoryError):
+                    starve(first, first + lasting)
+                    try:
+                        say(speaker, what)
+                    finally:
+                        feed()
+                    said.append(what)
+            # Whatever became of these, what is said next is heard.
+            said.append(("envelope", Envelope(Pid("o", B), "last", SENDER)))
+            say(speaker, said[-1])
+            data = speaker.take_data() + speaker.take_bulk()
+            heard, code = hear(listener(), data)
+            assert code is None
+            assert by_pair(w for w in heard if w[0] != "lost") == by_pair(
+                w[:2] if w[0] == "envelope" else w for w in said if w[0] != "lost"
+            ), (places, first)
+            lost = sum(what[1] for what in heard if what[0] == "lost")
+            assert lost == sum(what[1] for what in said if what[0] == "lost")
+
+
+@pytest.mark.parametrize("lasting", [1, 40])
+def test_without_memory_what_is_heard_is_whole_or_the_end(lasting):
+    starve, feed = starvation()
+    speaker = link(fragment_bytes=100)
+    said = [
+        Envelope(RECEIVER, [1, "x" * 30, Pair(1, Colour.RED), {"k": [2]}], SENDER),
+        Envelope(Pid("o", B), b"x" * 1_000, SENDER, CorrelationId(SENDER, 1, 2)),
+        Envelope(Pid("o", B), [Positive(3), SENDER, A, CorrelationId(SENDER)], SENDER),
+        Envelope(Pid("o", B), "y" * 300, SENDER),
+    ]
+    speaker.say_all(said)
+    speaker.down(RECEIVER, SENDER, 1, 2, "why")
+    data = speaker.take_data() + speaker.take_bulk()
+    whole = hear(listener(), data)
+    ended = 0
+    for first in range(1, 150):
+        to, queue = listener(), EnvelopeQueue()
+        ends = False
+        try:
+            starve(first, first + lasting)
+            try:
+                to.decode_into(data, queue)
+            finally:
+                feed()
+        except (LinkError, MemoryError) as error:
+            # The interpreter has no memory to pass on a LinkError either.
+            ends = True
+            assert type(error) is MemoryError or error.code == 19
+        heard = [told(queue.take()) for _ in range(len(queue))]
+        sound = [what for what in heard if what[0] != "undecodable"]
+        assert ends or len(heard) == len(whole[0]), first
+        assert [what for what in whole[0] if what in sound] == sound
+        if ends:
+            ended += 1
+            assert hear(to, data) == ([], 19)
+    assert ended
+
+
 # Lanes.
 
 
@@ -629,7 +803,7 @@ def test_a_pair_follows_its_large_message_until_that_is_gone():
     speaker.say(Envelope(RECEIVER, b"x" * 1000, SENDER))
     assert [one[4] for one in frames_in(speaker.take_data())] == [1, 1]
     speaker.say(Envelope(RECEIVER, 1, SENDER))
-    speaker.down(RECEIVER, SENDER, 1)
+    speaker.down(RECEIVER, SENDER, 1, 0)
     speaker.say(Envelope(other, 2, SENDER))
     speaker.say(Envelope(RECEIVER, 3))
     speaker.monitor(SENDER, RECEIVER)
@@ -855,7 +1029,7 @@ def test_ever_new_classes_and_keys_leave_nothing_behind(count):
     assert registry.plans_by_name == registry.plans_by_class == {}
 
 
-def test_a_message_class_cannot_hear_on_its_own_link_nor_hide_an_exit():
+def test_a_message_class_cannot_hear_on_its_own_link_nor_end_more_than_its_message():
     registry = MessageRegistry()
     to = link(B, A, registry=registry)
 
@@ -868,6 +1042,10 @@ def test_a_message_class_cannot_hear_on_its_own_link_nor_hide_an_exit():
                 raise SystemExit(3)
             if self.what == "mute":
                 raise Mute
+            if self.what == "long":
+                raise ValueError(self, "x" * 10_000_000)
+            if self.what == "over":
+                raise Interrupted
             to.decode(b"")
 
     class Mute(Exception):
@@ -877,11 +1055,17 @@ def test_a_message_class_cannot_hear_on_its_own_link_nor_hide_an_exit():
     def built(what):
         return frame(2, 0, b"\0\0" + reference_codec.extension(1, b"\xa7Meddler\x91\xa4" + what))
 
-    heard, code = hear(to, PREAMBLE + built(b"hear") + built(b"mute"))
-    assert [what[0] for what in heard] == ["undecodable"] * 2
-    assert code is None
-    with pytest.raises(SystemExit):
-        to.decode(built(b"exit"))
+    said = [built(what) for what in (b"hear", b"mute", b"exit", b"long")]
+    heard = to.decode(PREAMBLE + b"".join(said))
+    assert [told(each)[0] for each in heard] == ["undecodable"] * 4
+    details = [each.msg.detail for each in heard]
+    assert "made its own link hear" in details[0]
+    assert details[1].endswith("Mute: a Mute whose str raises RuntimeError")
+    assert details[2].endswith("SystemExit: 3")
+    assert all(len(detail) <= 1_000 for detail in details)
+    # What ends the node's thread is nobody's failure.
+    with pytest.raises(Interrupted):
+        to.decode(built(b"over"))
     assert hear(to, b"") == ([], 19)
 
 
@@ -947,6 +1131,7 @@ def test_bounds_of_a_link():
         {"places": 1},
         {"places": 16384},
         {"peer": A},
+        {"executor": Pid("executor", B, "rabble")},
     ):
         with pytest.raises(ValueError, match="Link: "):
             link(**wrong)
@@ -958,9 +1143,9 @@ def test_bounds_of_a_link():
 
 def test_what_is_told_can_be_read():
     to = listener()
-    (envelope,) = to.decode(PREAMBLE + frame(6, 0, b"\0\0\0\1\2oh"))
+    (envelope,) = to.decode(PREAMBLE + frame(6, 0, b"\0\0\0\1\2" + struct.pack(">Q", 9) + b"oh"))
     assert repr(envelope.msg) == (
-        f"<Heard 6 from a@h:1: to={RECEIVER!r}, about={SENDER!r}, why=2, detail='oh'>"
+        f"<Heard 6 from a@h:1: to={RECEIVER!r}, about={SENDER!r}, why=2, life=9, detail='oh'>"
     )
     assert envelope.msg.link is to
     error = LinkError(16, "no")
@@ -984,7 +1169,8 @@ def valid_stream(rng: random.Random) -> list[bytes]:
                 lambda: speaker.say(Envelope(to, msg, sender, cid)),  # noqa: B023
                 lambda: speaker.say(Envelope(to, msg, rng.choice([None, sender]), cid)),  # noqa: B023
                 lambda: speaker.monitor(sender, to),  # noqa: B023
-                lambda: speaker.down(to, sender, rng.randrange(1, 6), "why"),  # noqa: B023
+                lambda: speaker.down(to, sender, rng.randrange(1, 6), 7, "why"),  # noqa: B023
+                lambda: speaker.say(Envelope(to, msg, to, CorrelationId(to)), sender),  # noqa: B023
                 lambda: speaker.undelivered(to, cid, rng.randrange(1, 7)),  # noqa: B023
             ]
         )()
@@ -1008,7 +1194,7 @@ def mutate(rng: random.Random, frames: list[bytes]) -> bytes:
             body[at : at + rng.randrange(4)] = rng.randbytes(rng.randrange(4))
             one = bytearray(frame(one[4], one[5], bytes(body)))
         elif kind == 3:
-            one[5] = rng.randrange(32)
+            one[5] = rng.randrange(64)
         elif kind == 4:
             one[4] = rng.choice([1, 2, 3, 4, 5, 6, 7, 8, 16, 19, 20])
         elif kind == 5:

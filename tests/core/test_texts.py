@@ -95,8 +95,12 @@ def test_an_interruption_passes_and_in_the_main_thread_ctrl_c():
         with pytest.raises(Interrupted):
             bounded(Untellable(Interrupted()), 100)
         with pytest.raises(KeyboardInterrupt):
-            bounded([Untellable(KeyboardInterrupt())] if bounded is bounded_repr
-                    else Untellable(KeyboardInterrupt()), 100)
+            bounded(
+                [Untellable(KeyboardInterrupt())]
+                if bounded is bounded_repr
+                else Untellable(KeyboardInterrupt()),
+                100,
+            )
     texts = []
     value = Untellable(KeyboardInterrupt())
     thread = threading.Thread(target=lambda: texts.append(bounded_str(value, 100)))

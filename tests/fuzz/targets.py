@@ -213,8 +213,8 @@ def sayable(what: tuple[Any, ...]) -> tuple[Any, ...] | None:
         return None
     if what[0] == "down":
         # What is said is in normal form C, and cut.
-        text = unicodedata.normalize("NFC", what[4])
-        return (*what[:4], text) if len(text.encode()) <= 1_000 else None
+        text = unicodedata.normalize("NFC", what[5])
+        return (*what[:5], text) if len(text.encode()) <= 1_000 else None
     return what
 
 

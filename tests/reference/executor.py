@@ -28,6 +28,11 @@ class Life:
     script: Script
     limit: int | None
     started: bool
+    #: The number of the first letter that was queued after its spawn.
+    since: int
+    #: Letters that were queued before it and were given to it.
+    early: int = 0
+    ended: bool = False
 
 
 @dataclasses.dataclass(eq=False)
@@ -56,7 +61,8 @@ class ReferenceExecutor:
         self.encodable = encodable
         self.now_ns = 0
         self.inbox: deque[Letter] = deque()
-        self.queue: deque[Letter] = deque()
+        self.queue: deque[tuple[int, Letter]] = deque()
+        self.queued = 0  # letters ever put into it, which numbers them
         self.lives: dict[str, Life] = {}
         self.watchers: dict[str, list[str]] = {}
         self.timers: list[ReferenceTimer] = []  # that run, in the order of their starts
@@ -67,7 +73,7 @@ class ReferenceExecutor:
         if name in self.lives:
             return False
         script, limit, has_init = self.make(name)
-        life = Life(name, script, limit, started=not has_init)
+        life = Life(name, script, limit, started=not has_init, since=self.queued)
         self.lives[name] = life
         if has_init:
             # It waits for the next look at what other threads sent.
@@ -82,30 +88,43 @@ class ReferenceExecutor:
         now = self.now_ns // TICK_NS
         for timer in sorted(self.timers, key=lambda t: -(-t.due_ns // TICK_NS)):
             if -(-timer.due_ns // TICK_NS) <= now:
-                self.queue.append(("executor", ("fire", timer), None))
+                self.put("executor", ("fire", timer), None)
         while self.queue:
-            to, message, sender = self.queue.popleft()
+            number, (to, message, sender) = self.queue.popleft()
+            life = self.lives.get(to)
             if to == "executor":
                 self.control(message, sender)
-            elif to not in self.lives:
+            elif life is None:
                 self.dead.append((to, message, "NO_PROCESS"))
+            elif life.limit is not None and number < life.since and life.early == life.limit:
+                # More waited for the name when it was spawned than may wait for it.
+                self.dead.append((to, message, "MAILBOX_FULL"))
             else:
-                self.give(self.lives[to], message, sender)
+                life.early += number < life.since
+                self.give(life, message, sender)
+
+    def put(self, to: str, message: Any, sender: str | None) -> None:
+        self.queue.append((self.queued, (to, message, sender)))
+        self.queued += 1
 
     def send(self, to: str, message: Any, sender: str | None) -> None:
         if self.strict and to != "executor" and not self.encodable(message):
             self.dead.append((to, message, "UNENCODABLE"))
             return
-        # What the executor itself says takes no place in a mailbox.
-        waiting = sum(1 for letter in self.queue if letter[0] == to and letter[2] != "executor")
         life = self.lives.get(to)
-        if sender != "executor" and life and life.limit is not None and waiting >= life.limit:
-            self.dead.append((to, message, "MAILBOX_FULL"))
-            return
-        self.queue.append((to, message, sender))
+        if life and life.limit is not None:
+            waiting = sum(n >= life.since and letter[0] == to for n, letter in self.queue)
+            if waiting >= life.limit:
+                self.dead.append((to, message, "MAILBOX_FULL"))
+                return
+        self.put(to, message, sender)
 
     def tell(self, to: str, message: Any) -> None:
-        self.queue.append((to, message, "executor"))
+        """Say something to who has that name now; it takes no place in a mailbox."""
+        if to in self.lives:
+            self.put("executor", ("notice", self.lives[to], message), None)
+        else:
+            self.put(to, message, "executor")
 
     def give(self, life: Life, message: Any, sender: str | None) -> None:
         if not self.start(life):
@@ -134,6 +153,12 @@ class ReferenceExecutor:
 
     def control(self, message: Any, sender: str | None) -> None:
         what, about = message[:2]
+        if what == "notice":
+            if about.ended:
+                self.dead.append((about.name, message[2], "NO_PROCESS"))
+            else:
+                self.give(about, message[2], "executor")
+            return
         asker = self.lives.get(sender or "")
         if what == "start":
             if self.lives.get(about.name) is about:
@@ -173,6 +198,7 @@ class ReferenceExecutor:
 
     def remove(self, life: Life, reason: str) -> None:
         del self.lives[life.name]
+        life.ended = True
         self.timers = [t for t in self.timers if t.owner is not life]
         for others in self.watchers.values():
             if life.name in others:

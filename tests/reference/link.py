@@ -1,7 +1,7 @@
 """What two nodes say, once more: slow, short, and written from docs/internals/wire-protocol.md.
 
 What is said and heard are tuples: ("envelope", Envelope), ("monitor", watcher, watched),
-("demonitor", watcher, watched), ("down", watcher, watched, why, detail),
+("demonitor", watcher, watched), ("down", watcher, watched, why, life, detail),
 ("undelivered", to, correlation id, why), ("lost", count); heard only are ("refused", to, sender,
 correlation id) and ("undecodable", ...).
 """
@@ -23,11 +23,11 @@ PING, PONG, BYE, MEMBERSHIP, TAKEN = range(16, 21)
 # Of each kind: the flags that it has, and the bytes its body may take.
 SHAPES = {
     NAME: (0, range(2 + 8, 2 + 1025 + 1)),
-    ENVELOPE: (31, range(3, 1 << 32)),
+    ENVELOPE: (63, range(3, 1 << 32)),
     FRAGMENT: (3, range(1, 1 << 32)),
     MONITOR: (0, [4]),
     DEMONITOR: (0, [4]),
-    DOWN: (16, range(5, 2 * 1027 + 1 + 1000 + 1)),
+    DOWN: (16, range(13, 2 * 1027 + 9 + 1000 + 1)),
     UNDELIVERED: (14, range(3, 2 + 2 + 8 + 8 + 1 + 1)),
     LOST: (16, [4]),
     PING: (1, [16]),
@@ -67,7 +67,7 @@ def cut(data: bytes, frame_bytes_max: int = 1 << 20) -> tuple[int, int, bytes, i
     allowed, sizes = SHAPES[kind]
     need(not flags & ~allowed and size in sizes)
     if kind in (ENVELOPE, UNDELIVERED):
-        need(flags & 2 or not flags & 12)
+        need(agree(flags))
         pid = 2 + 8 if flags & 16 else 2
         bits = [flags >> n & 1 for n in range(4)]
         head = pid * (1 + bits[0] + bits[1]) + 8 * (bits[2] + bits[3])
@@ -75,10 +75,15 @@ def cut(data: bytes, frame_bytes_max: int = 1 << 20) -> tuple[int, int, bytes, i
     if kind == FRAGMENT and flags & 1:
         need(size > 4)
     if kind == DOWN:
-        need(size >= 2 * (2 + 8) + 1 if flags & 16 else size <= 5 + 1000)
+        need(size >= 2 * (2 + 8) + 9 if flags & 16 else size <= 13 + 1000)
     if len(data) < 4 + length:
         return None
     return kind, flags, data[6 : 4 + length], 4 + length
+
+
+def agree(flags: int) -> bool:
+    """Whether what belongs to a correlation id comes with one, and what was passed on with both."""
+    return bool(flags & 2 or not flags & 44) and bool(flags & 1 or not flags & 32)
 
 
 class Speaker:
@@ -86,11 +91,13 @@ class Speaker:
 
     def __init__(
         self,
+        own: NodeId,
         registry: MessageRegistry,
         fragment_bytes: int = 65536,
         places: tuple[int, ...] = tuple(range(8192)),
     ) -> None:
         assert len(places) >= 3
+        self.own = own
         self.registry = registry
         self.fragment_bytes = fragment_bytes
         self.places = places
@@ -122,13 +129,13 @@ class Speaker:
     def say(self, what: tuple[Any, ...]) -> None:
         kind = what[0]
         if kind == "envelope":
-            self.envelope(what[1])
+            self.envelope(*what[1:])
         elif kind in ("monitor", "demonitor"):
             body = b"".join(self.indexes(*what[1:]))
             self.data.append(frame(MONITOR if kind == "monitor" else DEMONITOR, 0, body))
         elif kind == "down":
-            _, watcher, watched, why, detail = what
-            tail = bytes([why]) + detail.encode()
+            _, watcher, watched, why, life, detail = what
+            tail = struct.pack(">BQ", why, life) + detail.encode()
             if (watched, watcher) in self.pairs:
                 body = self.text(watcher) + self.text(watched) + tail
                 self.bulk.append(frame(DOWN, 16, body))
@@ -156,10 +163,15 @@ class Speaker:
                 flags, data = flags | 8, data + struct.pack(">Q", cid.request)
         return flags, data
 
-    def envelope(self, e: Envelope) -> None:
+    def envelope(self, e: Envelope, forwarder: Pid | None = None) -> None:
         message = codec.encode(self.registry, e.msg)
-        pids = [p for p in (e.to, e.sender, e.correlation_id and e.correlation_id.pid) if p]
-        flags, numbers = self.numbers(e.correlation_id)
+        sender, cid = e.sender, e.correlation_id
+        flags, numbers = self.numbers(cid)
+        if sender is not None and sender.node != self.own:
+            assert cid is not None and cid.pid == sender
+            sender = forwarder or Pid("executor", self.own, "rabble")
+            flags |= 32
+        pids = [p for p in (e.to, sender, cid and cid.pid) if p]
         flags |= 0 if e.sender is None else 1
         if len(message) <= self.fragment_bytes and (e.sender, e.to) not in self.pairs:
             body = b"".join(self.indexes(*pids)) + numbers + message
@@ -238,9 +250,10 @@ class Listener:
         elif kind == DOWN:
             watcher, body = self.pid(flags, body, self.own)
             watched, body = self.pid(flags, body, self.peer)
-            need(1 <= len(body) <= 1001)
-            need(1 <= body[0] <= 5, DECODE)
-            self.heard.append(("down", watcher, watched, body[0], self.decoded(body[1:])))
+            need(9 <= len(body) <= 1009)
+            why, life = struct.unpack(">BQ", body[:9])
+            need(1 <= why <= 5, DECODE)
+            self.heard.append(("down", watcher, watched, why, life, self.decoded(body[9:])))
         elif kind == UNDELIVERED:
             to, _, cid, body = self.head(flags, body)
             need(body[0] in (1, 2, 3, 4, 5, 6), DECODE)
@@ -266,7 +279,7 @@ class Listener:
             self.claimed, body = struct.unpack(">I", body[:4])[0], body[4:]
             need(self.claimed <= self.message_bytes_max + 1 + 3 * 1027 + 16, FRAME_TOO_LARGE)
             inner = body[0]
-            need(inner & 16 and inner < 32 and (inner & 2 or not inner & 12))
+            need(inner & 16 and inner < 64 and agree(inner))
         need(self.claimed is not None)
         self.whole += body
         need(len(self.whole) <= self.claimed)
@@ -282,6 +295,11 @@ class Listener:
             sender, body = self.pid(flags, body, self.peer)
         if flags & 2:
             asker, body = self.pid(flags, body, None)
+            if flags & 32:
+                # It passes on what another node's process asked, and no part of its runtime.
+                need(asker.node != self.peer, SPOOF)
+                need(asker.group != "rabble" or asker.name == "calls", SPOOF)
+                sender = asker
             numbers: list[int | None] = [None, None]
             need(len(body) >= 8 * ((flags >> 2 & 1) + (flags >> 3 & 1)))
             for place, flag in enumerate((4, 8)):

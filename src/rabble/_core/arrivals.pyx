@@ -10,6 +10,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.unistd cimport read
 
+from rabble._core.capacities cimport (
+    POLL_EVENTS,
+    RECV_BULK_HIGH,
+    RECV_BYTES_MAX,
+    RECV_BYTES_MIN,
+    RECV_HIGH,
+    RECV_LOW,
+)
 from rabble._core.channel cimport (
     CLOSED,
     CONTROL_BYTES_MAX,
@@ -45,14 +53,6 @@ from rabble._core.frame cimport (
 from rabble._core.inbox cimport monotonic_ns
 from rabble._core.lane cimport Lane, append, drop, hand_on, held, reserve, trade
 
-cdef enum:
-    EVENTS = 64                       # that one look takes from the kernel
-    HEARD_BYTES_MIN = 16 << 10        # room for what one recv brings; doubled while it fills up
-    HEARD_BYTES_MAX = 256 << 10
-    HEARD_HIGH = 1 << 20              # of whole frames that wait: nothing more is read ...
-    HEARD_LOW = 256 << 10             # ... until so few do
-    HEARD_BULK_HIGH = 8 << 20         # the same of the bulk lane, to keep the way free for others
-
 cdef extern from "<sys/epoll.h>" nogil:
     enum: EPOLLERR
     enum: EPOLLHUP
@@ -74,13 +74,13 @@ cdef void pull(Sockets* s, Channel* c) noexcept nogil:
     """Read once, and cut what came into frames."""
     cdef size_t room
     cdef Py_ssize_t got
-    room = HEARD_BYTES_MIN
-    while room < HEARD_BYTES_MAX and room <= c.heard.capacity // 2:
+    room = RECV_BYTES_MIN
+    while room < RECV_BYTES_MAX and room <= c.heard.capacity // 2:
         room *= 2
     if reserve(&c.heard, room) != 0:
         give_up(s, c, 0, ENOMEM)
         return
-    room = min(c.heard.capacity - c.heard.tail, <size_t>HEARD_BYTES_MAX)
+    room = min(c.heard.capacity - c.heard.tail, <size_t>RECV_BYTES_MAX)
     while True:
         got = recv(c.fd, c.heard.data + c.heard.tail, room, MSG_DONTWAIT)
         if got >= 0 or errno != EINTR:
@@ -96,7 +96,7 @@ cdef void pull(Sockets* s, Channel* c) noexcept nogil:
     c.bytes_heard += got
     if c.state == OPEN:
         c.heard.tail += got
-        if <size_t>got == room and c.heard.capacity < HEARD_BYTES_MAX:
+        if <size_t>got == room and c.heard.capacity < RECV_BYTES_MAX:
             reserve(&c.heard, c.heard.capacity)
         cut(s, c)
 
@@ -138,7 +138,7 @@ cdef void cut(Sockets* s, Channel* c) noexcept nogil:
         return
     if held(&c.heard) and c.partial_ns == 0:
         c.partial_ns = c.heard_ns
-    if held(&c.ready) > HEARD_HIGH or held(&c.ready_bulk) > HEARD_BULK_HIGH:
+    if held(&c.ready) > RECV_HIGH or held(&c.ready_bulk) > RECV_BULK_HIGH:
         c.paused = True
         watch_for(s, c, c.interest & ~<uint32_t>EPOLLIN)
 
@@ -203,7 +203,7 @@ cdef void take_locked(
         trade(taken_bulk, &c.ready_bulk)
         bulk_waits[0] = held(taken) != 0
     c.whole = held(&c.ready) + held(&c.ready_bulk)
-    if c.paused and held(&c.ready) < HEARD_LOW and held(&c.ready_bulk) < HEARD_BULK_HIGH // 2:
+    if c.paused and held(&c.ready) < RECV_LOW and held(&c.ready_bulk) < RECV_BULK_HIGH // 2:
         c.paused = False
         # The peer was not silent, nor slow with its frame: we did not listen.
         c.heard_ns = monotonic_ns()
@@ -213,13 +213,13 @@ cdef void take_locked(
             watch_for(s, c, c.interest | EPOLLIN)
 
 
-cdef void step(Sockets* s) noexcept nogil:
-    """One look at all sockets. Never blocks."""
-    cdef epoll_event events[EVENTS]
+cdef bint step(Sockets* s) noexcept nogil:
+    """One look at all sockets. Never blocks. Whether as much was found as one look may find."""
+    cdef epoll_event events[POLL_EVENTS]
     cdef uint64_t count
     cdef Channel* c
     cdef int found, n
-    found = epoll_wait(s.epfd, events, EVENTS, 0)
+    found = epoll_wait(s.epfd, events, POLL_EVENTS, 0)
     for n in range(found):
         c = <Channel*>events[n].data.ptr
         if c is NULL:
@@ -235,3 +235,4 @@ cdef void step(Sockets* s) noexcept nogil:
             if c.paused and not events[n].events & (EPOLLERR | EPOLLHUP):
                 continue
             pull(s, c)
+    return found == POLL_EVENTS

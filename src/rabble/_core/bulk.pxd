@@ -34,6 +34,9 @@ cdef inline uint64_t bulk_sent(const BulkWriter* bulk) noexcept:
     """How many of the bytes ever put there the peer has taken."""
     return bulk.said - bulk.size - bulk.unsent
 
+# Take the memory that a frame of `own_size` bytes needs, so that to add it cannot fail.
+cdef int reserve_frame(BulkWriter* bulk, Encoder encoder, size_t own_size) except -1
+
 # Add a frame, and so many bytes of its own that are to be filled in.
 cdef BulkFrame* add_frame(
     BulkWriter* bulk, Encoder encoder, size_t own_size, size_t rest_size

@@ -16,12 +16,16 @@ from rabble._core.frame cimport (
 __all__ = []
 
 
+cdef int reserve_frame(BulkWriter* bulk, Encoder encoder, size_t own_size) except -1:
+    make_room(encoder, &bulk.own, own_size)
+    return make_room(encoder, &bulk.frames, sizeof(BulkFrame))
+
+
 cdef BulkFrame* add_frame(
     BulkWriter* bulk, Encoder encoder, size_t own_size, size_t rest_size
 ) except NULL:
     cdef BulkFrame* frame
-    make_room(encoder, &bulk.own, own_size)
-    make_room(encoder, &bulk.frames, sizeof(BulkFrame))
+    reserve_frame(bulk, encoder, own_size)
     frame = <BulkFrame*>(bulk.frames.data + bulk.frames.size)
     frame.own_size = own_size
     frame.rest_size = rest_size

@@ -30,7 +30,7 @@ cdef extern from *:
     #define RABBLE_SEEN_PLACES RABBLE_CAPACITY(256, 2)
     #define RABBLE_ENCODE_BYTES_MIN RABBLE_CAPACITY(1024, 16)
     #define RABBLE_ENCODE_BYTES_KEPT RABBLE_CAPACITY(65536, 16)
-    /* session: the table of names is the protocol's, the same at both ends */
+    /* session: of the table of names, whose 8192 places are the protocol's, so many are used */
     #define RABBLE_NAME_PLACES RABBLE_CAPACITY(8192, 2)
     #define RABBLE_PAIRS_MIN RABBLE_CAPACITY(256, 2)
     #define RABBLE_DATA_BYTES_KEPT RABBLE_CAPACITY(8 << 20, 16)
@@ -75,7 +75,7 @@ cdef extern from *:
     enum: ENCODE_BYTES_MIN "RABBLE_ENCODE_BYTES_MIN"          # an encoder's buffer at first
     enum: ENCODE_BYTES_KEPT "RABBLE_ENCODE_BYTES_KEPT"        # a larger one is not kept
 
-    enum: NAME_PLACES "RABBLE_NAME_PLACES"          # of a connection's table of names, each way
+    enum: NAME_PLACES "RABBLE_NAME_PLACES"    # of a connection's table of names, for what is said
     enum: PAIRS_MIN "RABBLE_PAIRS_MIN"    # pairs in the bulk lane, remembered before they are sifted
     enum: DATA_BYTES_KEPT "RABBLE_DATA_BYTES_KEPT"            # a larger data lane is cut back
     enum: PAYLOAD_BYTES_MIN "RABBLE_PAYLOAD_BYTES_MIN"        # taken for a payload before it came

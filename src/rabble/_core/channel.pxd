@@ -21,7 +21,6 @@ cdef extern from "<sys/epoll.h>" nogil:
     enum: EPOLLOUT
 
 cdef enum:
-    BULK_WINDOW = 2 << 20             # of the bulk lane, that is sent ahead of the peer's TAKEN
     CONTROL_BYTES_MAX = 8 << 20       # of control frames that wait, either way
 
 cdef enum ChannelState:
@@ -102,6 +101,7 @@ cdef struct Sockets:
 cdef int watch_fd(Sockets* s, int fd, void* what) noexcept nogil
 
 # The beginning and the end of a channel's stay. Two take the lock, the third needs the GIL instead.
+# One that was never admitted is CLOSED, and can be released, too.
 cdef int admit(Sockets* s, Channel* c) noexcept nogil
 cdef void release(Sockets* s, Channel* c) noexcept nogil
 cdef void forget_messages(Channel* c) noexcept

@@ -12,6 +12,14 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
 from rabble._core.bulk cimport BulkFrame
+from rabble._core.capacities cimport (
+    BULK_BYTES_KEPT,
+    BULK_WINDOW,
+    BULK_WINDOW_SHARED,
+    PUSH_BYTES_MAX,
+    SEND_BYTES_MAX,
+    SEND_PIECES,
+)
 from rabble._core.frame cimport BYE, CODE_TIMEOUT, PING, TAKEN, store_64
 from rabble._core.inbox cimport monotonic_ns
 from rabble._core.lane cimport (
@@ -27,13 +35,8 @@ from rabble._core.lane cimport (
 from rabble._core.writer cimport Writer
 
 cdef enum:
-    BULK_WINDOW_SHARED = 32 << 10     # BULK_WINDOW while the data lane is in use: that waits behind
-    SHARED_NS = 5_000_000             # for how long it counts as such
+    SHARED_NS = 5_000_000             # for how long the data lane counts as in use
     SHARED_NS_PER_BYTE = 3            # ... over a long way, which takes as long by itself
-    SAID_BYTES_MAX = 256 << 10        # that one send takes
-    PIECES = 32                       # of memory that one send takes: two are a frame
-    PUSH_BYTES_MAX = 1 << 20          # that one look sends on one connection
-    BULK_BYTES_KEPT = 8 << 20         # ... of the bulk lane, where the next will be as large
     LINGER_NS = 1_000_000_000
 
 cdef extern from "<sys/epoll.h>" nogil:
@@ -75,6 +78,7 @@ cdef int admit(Sockets* s, Channel* c) noexcept nogil:
     pthread_mutex_lock(&s.lock)
     failed = watch_fd(s, c.fd, c)
     if not failed:
+        c.state = OPEN
         c.interest = EPOLLIN
         c.next = s.first
         s.first = c
@@ -89,9 +93,10 @@ cdef void release(Sockets* s, Channel* c) noexcept nogil:
     pthread_mutex_lock(&s.lock)
     give_up(s, c, 0, 0)
     place = &s.first
-    while place[0] is not c:
+    while place[0] is not NULL and place[0] is not c:
         place = &place[0].next
-    place[0] = c.next
+    if place[0] is c:
+        place[0] = c.next
     pthread_mutex_unlock(&s.lock)
     drop(&c.heard)
     drop(&c.ready)
@@ -236,8 +241,8 @@ cdef int finish_begun(Channel* c) noexcept nogil:
 
 cdef Py_ssize_t send_bulk(Channel* c, bint one) noexcept nogil:
     """Send the next frames of the bulk lane, or just `one`, or the rest of it."""
-    cdef size_t most = min(<size_t>SAID_BYTES_MAX, c.bulk_window)
-    cdef iovec pieces[PIECES]
+    cdef size_t most = min(<size_t>SEND_BYTES_MAX, c.bulk_window)
+    cdef iovec pieces[SEND_PIECES]
     cdef msghdr message
     cdef BulkFrame* frame = next_bulk(c)
     cdef const unsigned char* own = c.bulk.data + c.bulk.head
@@ -246,19 +251,25 @@ cdef Py_ssize_t send_bulk(Channel* c, bint one) noexcept nogil:
     cdef size_t left
     cdef int n = 0
     cdef Py_ssize_t sent
-    while total < c.bulk_held and total < most and n + 2 <= PIECES:
+    # Frames go in whole, the last one past `most`, but none of them past what one send takes.
+    while total < c.bulk_held and total < most and n + 2 <= SEND_PIECES:
         left = frame.own_size - min(begun, frame.own_size)
         if left:
             pieces[n].iov_base = <void*>(own + frame.own_size - left)
-            pieces[n].iov_len = left
-            total += left
+            pieces[n].iov_len = min(left, <size_t>SEND_BYTES_MAX)
+            total += pieces[n].iov_len
             n += 1
+            if left > SEND_BYTES_MAX:
+                break
         begun -= frame.own_size - left
         if frame.rest_size:
+            left = frame.rest_size - begun
             pieces[n].iov_base = <void*>(frame.rest + begun)
-            pieces[n].iov_len = frame.rest_size - begun
-            total += frame.rest_size - begun
+            pieces[n].iov_len = min(left, <size_t>SEND_BYTES_MAX)
+            total += pieces[n].iov_len
             n += 1
+            if left > SEND_BYTES_MAX:
+                break
         if one:
             break
         own += frame.own_size
@@ -303,7 +314,7 @@ cdef void push(Sockets* s, Channel* c) noexcept nogil:
             pass
         elif held(&c.control):
             lane = &c.control
-        elif held(&c.data) and (c.data_run < SAID_BYTES_MAX or not may_send_bulk(c)):
+        elif held(&c.data) and (c.data_run < SEND_BYTES_MAX or not may_send_bulk(c)):
             lane = &c.data
         elif may_send_bulk(c):
             pass
@@ -316,7 +327,7 @@ cdef void push(Sockets* s, Channel* c) noexcept nogil:
             sent = send_bulk(c, held(&c.control) or held(&c.data))
         else:
             sent = send(
-                c.fd, lane.data + lane.head, min(held(lane), <size_t>SAID_BYTES_MAX),
+                c.fd, lane.data + lane.head, min(held(lane), <size_t>SEND_BYTES_MAX),
                 MSG_DONTWAIT | MSG_NOSIGNAL,
             )
         if sent < 0:
@@ -403,7 +414,10 @@ cdef void flush_locked(
             or c.bulk_held
         ):
             # Nothing waits, so it goes past the lanes.
-            sent = send(c.fd, data.data, data.size, MSG_DONTWAIT | MSG_NOSIGNAL)
+            sent = send(
+                c.fd, data.data, min(<size_t>data.size, <size_t>SEND_BYTES_MAX),
+                MSG_DONTWAIT | MSG_NOSIGNAL,
+            )
             if sent > 0:
                 c.bytes_said += sent
                 begun = sent

@@ -12,6 +12,7 @@ from rabble._core.encode cimport Encoder
 from rabble._core.encode import EncodeError
 from rabble._core.envelope cimport Envelope
 from rabble._core.reader import DecodeError, DecodeLimitError, UnknownMessageError
+from rabble._core.texts cimport bounded_repr
 
 __all__ = ["Codec", "DecodeError", "DecodeLimitError", "EncodeError", "UnknownMessageError"]
 
@@ -42,7 +43,9 @@ cdef class Codec:
             ("elements_max", elements_max, 1 << 31),
         ):
             if type(value) is not int or not 1 <= value <= most:
-                raise ValueError(f"Codec: {name} must be 1 to {most}, not {value!r}")
+                raise ValueError(
+                    f"Codec: {name} must be 1 to {most}, not {bounded_repr(value, 100)}"
+                )
         self.registry = registry
         self.message_bytes_max = message_bytes_max
         self.depth_max = depth_max
@@ -62,6 +65,8 @@ cdef class Codec:
 
     def encode_envelope(self, Envelope env not None):
         """The bytes of an envelope. Raises `EncodeError`."""
+        if env.to is None:
+            raise TypeError("an envelope that was never filled cannot be encoded")
         return self.encoder.encode_envelope(env)
 
     def decode_envelope(self, bytes data not None):

@@ -1,17 +1,41 @@
 # Control messages: what processes ask of their runtime, and the runtime of its executor.
 
 from rabble._core.envelope cimport Envelope
-from rabble._core.executor cimport Executor
+from rabble._core.executor cimport Controls, Discard, Executor, Linked, Notice, Undelivered
 from rabble._core.hear cimport Heard
+from rabble._core.ids cimport Pid
 from rabble._core.poll cimport Connection
 from rabble._core.table cimport Entry
+from rabble._core.timers cimport Timer
 
-cdef class Control:
+cdef class Control(Controls):
     cdef Executor executor
+    cdef tuple classes             # of the messages, in the order of `Message` in control.pyx
     cdef object timeout_class      # protocol.Timeout: built for every timer that fires
     cdef object down_reason        # protocol.DownReason
 
     cdef Entry asker(self, Envelope envelope)
+
+    # What processes ask.
+    cdef int start_timer(self, object request, Envelope envelope) except -1
+    cdef int cancel_timer(self, object request, Envelope envelope) except -1
+    cdef int spawn(self, object request, Envelope envelope) except -1
+    cdef int stop(self, object request) except -1
+    cdef int monitor(self, object request, Envelope envelope) except -1
+    cdef int demonitor(self, object request, Envelope envelope) except -1
+    cdef int get_metrics(self, Envelope envelope) except -1
+    cdef int subscribe_nodes(self, object request, Envelope envelope) except -1
+
+    # What the runtime says itself.
+    cdef int notice(self, Notice notice) except -1
+    cdef int timer(self, Timer timer) except -1
+    cdef int start_process(self, Entry entry) except -1
+    cdef int discard(self, Discard request) except -1
+    cdef int undelivered(self, Undelivered letter) except -1
+    cdef int linked(self, Linked request) except -1
+
+    # What other nodes say.
+    cdef int heard(self, Heard heard) except -1
     cdef int watch(self, Heard heard, Connection connection) except -1
     cdef int unwatch(self, Heard heard, Connection connection) except -1
     cdef int down(self, Heard heard, Connection connection) except -1

@@ -1,4 +1,4 @@
-"""Counters of live objects, one for each class of the core, which the debug build keeps.
+"""What a test asks about the build: its capacities, and in the debug build counts of live objects.
 
 Everything an object of a compiled class costs goes through two slots of its type: `tp_alloc` gives
 it memory and `tp_free` takes it back. In a debug build, importing this module puts functions that
@@ -6,12 +6,17 @@ count in front of both. So the classes know nothing of it, and the release build
 does nothing, carries no code for it. Free lists would go past both slots; `setup.py` leaves them
 out of the debug build, where a use after the end is then seen as one.
 
+The capacities are those of `capacities.pxd`, which are others in the `tiny` build: a test that
+means "more than fits" takes its numbers from here.
+
 What was made before the import is not counted: tests compare counts, and import this first.
 """
 
+from rabble._core cimport capacities
+
 from importlib import import_module
 
-__all__ = ["ENABLED", "live_counts"]
+__all__ = ["CAPACITIES", "ENABLED", "live_counts"]
 
 cdef extern from *:
     """
@@ -74,6 +79,45 @@ cdef extern from *:
 
 #: Whether this is a debug build, which counts.
 ENABLED = bool(RABBLE_COUNTS)
+
+#: By name, those of this build.
+CAPACITIES = {
+    "IS_TINY": capacities.IS_TINY,
+    "QUEUE_PLACES_MIN": capacities.QUEUE_PLACES_MIN,
+    "QUEUE_PLACES_KEPT": capacities.QUEUE_PLACES_KEPT,
+    "TURN_DELIVERIES_MAX": capacities.TURN_DELIVERIES_MAX,
+    "DUE_QUEUED_MAX": capacities.DUE_QUEUED_MAX,
+    "WHEEL_SLOT_BITS": capacities.WHEEL_SLOT_BITS,
+    "WHEEL_LEVELS": capacities.WHEEL_LEVELS,
+    "SENT_PLACES": capacities.SENT_PLACES,
+    "SEEN_PLACES": capacities.SEEN_PLACES,
+    "ENCODE_BYTES_MIN": capacities.ENCODE_BYTES_MIN,
+    "ENCODE_BYTES_KEPT": capacities.ENCODE_BYTES_KEPT,
+    "NAME_PLACES": capacities.NAME_PLACES,
+    "PAIRS_MIN": capacities.PAIRS_MIN,
+    "DATA_BYTES_KEPT": capacities.DATA_BYTES_KEPT,
+    "PAYLOAD_BYTES_MIN": capacities.PAYLOAD_BYTES_MIN,
+    "LANE_BYTES_MIN": capacities.LANE_BYTES_MIN,
+    "LANE_BYTES_KEPT": capacities.LANE_BYTES_KEPT,
+    "BULK_WINDOW": capacities.BULK_WINDOW,
+    "BULK_WINDOW_SHARED": capacities.BULK_WINDOW_SHARED,
+    "SEND_BYTES_MAX": capacities.SEND_BYTES_MAX,
+    "SEND_PIECES": capacities.SEND_PIECES,
+    "PUSH_BYTES_MAX": capacities.PUSH_BYTES_MAX,
+    "BULK_BYTES_KEPT": capacities.BULK_BYTES_KEPT,
+    "POLL_EVENTS": capacities.POLL_EVENTS,
+    "RECV_BYTES_MIN": capacities.RECV_BYTES_MIN,
+    "RECV_BYTES_MAX": capacities.RECV_BYTES_MAX,
+    "RECV_HIGH": capacities.RECV_HIGH,
+    "RECV_LOW": capacities.RECV_LOW,
+    "RECV_BULK_HIGH": capacities.RECV_BULK_HIGH,
+    "LARGE_BYTES": capacities.LARGE_BYTES,
+    "BATCH_FRAMES_MAX": capacities.BATCH_FRAMES_MAX,
+    "BATCH_BULK_FRAMES_MIN": capacities.BATCH_BULK_FRAMES_MIN,
+    "BATCH_DATA_BYTES": capacities.BATCH_DATA_BYTES,
+    "BATCH_BULK_BYTES": capacities.BATCH_BULK_BYTES,
+    "FLUSH_BYTES": capacities.FLUSH_BYTES,
+}
 
 # By their names: it refers to what is there when it runs, and is not compiled against any of them.
 MODULES = (

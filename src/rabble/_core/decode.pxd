@@ -2,12 +2,10 @@
 
 from cpython.object cimport PyObject
 
+from rabble._core.capacities cimport SEEN_PLACES
 from rabble._core.envelope cimport Envelope
 from rabble._core.plan cimport Plan
 from rabble._core.reader cimport Reader
-
-cdef enum:
-    SEEN_PLACES = 256           # a power of two
 
 cdef class ByteCache:
     cdef list keys              # bytes, or None; a key has one possible place
@@ -36,6 +34,7 @@ cdef class Decoder:
     cdef dict read_map(self, Reader* r, Py_ssize_t n)
     cdef object read_ext(self, Reader* r, Py_ssize_t size)
     cdef object read_message(self, Reader* r)
+    cdef object read_by_constructor(self, Reader* r, Plan plan)
     cdef object read_enum(self, Reader* r)
     cdef object read_correlation_id(self, Reader* r)
     cdef object read_pid(self, Reader* r, const unsigned char* data, Py_ssize_t size)

@@ -8,15 +8,17 @@ registry are ever built.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.dict cimport PyDict_GetItem, PyDict_SetItem, PyDict_Size
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_SetItem, PyDict_Size
 from cpython.list cimport PyList_GET_ITEM, PyList_New, PyList_SET_ITEM
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from rabble._core.capacities cimport SEEN_PLACES
 from rabble._core.envelope cimport Envelope, new_envelope
+from rabble._core.failure cimport PyErr_GivenExceptionMatches, owned, take_failure
 from rabble._core.ids cimport CorrelationId, NodeId, Pid
 from rabble._core.plan cimport (
     EXT_CORRELATION_ID, EXT_ENUM, EXT_MESSAGE, EXT_NODE_ID, EXT_PID, RABBLE_SET_SLOT, Plan, plan_of,
@@ -25,7 +27,7 @@ from rabble._core.reader cimport (
     Reader, array_header, beyond, check_end, check_length, malformed, rabble_load_16,
     rabble_load_32, rabble_load_64, read_str, str_header, unknown, width_of,
 )
-from rabble._core.reader import DecodeError
+from rabble._core.texts cimport bounded_str, must_pass, type_name
 
 __all__ = ["Decoder"]
 
@@ -55,13 +57,23 @@ cdef extern from *:
 cdef extern from "Python.h":
     bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
     str PyUnicode_DecodeUTF8(const char* data, Py_ssize_t size, const char* errors)
-    object PyObject_Vectorcall(
+    # NULL with its exception pending, for who calls it to look at.
+    PyObject* PyObject_Vectorcall(
         object callee, PyObject* const* args, size_t nargs, PyObject* names
-    )
+    ) noexcept
+    long long PyLong_AsLongLongAndOverflow(object value, int* overflow) noexcept
+    void PyObject_GC_UnTrack(PyObject* value) noexcept
+    void PyObject_GC_Track(PyObject* value) noexcept
+
+# What returns NULL, with its exception pending, instead of raising it.
+ctypedef PyObject* (*quiet_parser)(const unsigned char* data, Py_ssize_t size) noexcept
+ctypedef PyObject* (*quiet_planner)(PyObject* registry, PyObject* name) noexcept
 
 cdef enum:
     KNOWN_BYTES_MIN = 2       # of these strings some are cached; CPython has all shorter ones ...
     KNOWN_BYTES_MAX = 32      # ... and longer keys rarely come again
+    REASON_MAX = 500          # characters of what an exception of the user's says of itself
+    FIELDS_NEAR = 16          # fields of a message for which no memory is taken
 
 
 cdef str shown(const unsigned char* data, Py_ssize_t size):
@@ -71,10 +83,42 @@ cdef str shown(const unsigned char* data, Py_ssize_t size):
 
 cdef str reason_of(object error):
     """What an exception of the user's says of itself, if it can."""
+    return f"{type_name(error)}: {bounded_str(error, REASON_MAX)}"
+
+
+cdef object parse_pid(const unsigned char* data, Py_ssize_t size):
+    return Pid.parse(PyUnicode_DecodeUTF8(<const char*>data, size, NULL))
+
+
+cdef object parse_node_id(const unsigned char* data, Py_ssize_t size):
+    return NodeId.parse(PyUnicode_DecodeUTF8(<const char*>data, size, NULL))
+
+
+cdef object parsed(Reader* r, quiet_parser parse, const unsigned char* data, Py_ssize_t size):
+    """What that text is, or a DecodeError that says what is wrong with it."""
+    cdef PyObject* found = parse(data, size)
+    if found is not NULL:
+        return owned(found)
+    error = take_failure()
+    if PyErr_GivenExceptionMatches(error, ValueError):
+        # One of the texts of ids.pyx or of Python, which are short.
+        raise malformed(r, str(error))
+    raise error
+
+
+cdef object find_plan(object registry, bytes name):
+    """The plan of what is registered under a wire name; None if nothing is."""
+    registration = registry.registration_named(name.decode())
+    if registration is None:
+        return None
+    # No `with`, which takes exceptions as `except` does: see failure.pxd.
+    registry.lock.acquire()
     try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:
-        return type(error).__name__
+        # What is registered may have been replaced meanwhile.
+        registration = registry.registration_named(registration.name)
+        return plan_of(registry, registration)
+    finally:
+        registry.lock.release()
 
 
 @cython.final
@@ -154,11 +198,11 @@ cdef class Decoder:
         sender = self.read(&r)
         correlation_id = self.read(&r)
         if type(to) is not Pid:
-            raise malformed(&r, f"the receiver is a {type(to).__name__}, no pid")
+            raise malformed(&r, f"the receiver is a {type_name(to)}, no pid")
         if sender is not None and type(sender) is not Pid:
-            raise malformed(&r, f"the sender is a {type(sender).__name__}, no pid")
+            raise malformed(&r, f"the sender is a {type_name(sender)}, no pid")
         if correlation_id is not None and type(correlation_id) is not CorrelationId:
-            raise malformed(&r, f"the correlation id is a {type(correlation_id).__name__}")
+            raise malformed(&r, f"the correlation id is a {type_name(correlation_id)}")
         msg = self.read(&r)
         check_end(&r)
         return new_envelope(<Pid>to, msg, <Pid>sender, <CorrelationId>correlation_id)
@@ -275,11 +319,15 @@ cdef class Decoder:
         cdef list out
         claim(self, r, n, n)
         out = PyList_New(n)
+        # Its places are empty at first, and what is built meanwhile may run a user's code, which
+        # must not come by it: `gc.get_objects()` shows what is tracked.
+        PyObject_GC_UnTrack(<PyObject*>out)
         for i in range(n):
             r.owed -= 1
             item = self.read(r)
             Py_INCREF(item)
             PyList_SET_ITEM(out, i, item)
+        PyObject_GC_Track(<PyObject*>out)
         r.depth += 1
         return out
 
@@ -318,12 +366,8 @@ cdef class Decoder:
         elif code == EXT_CORRELATION_ID:
             value = self.read_correlation_id(r)
         elif code == EXT_NODE_ID:
-            try:
-                value = NodeId.parse(read_str(r, size))
-            except DecodeError:
-                raise
-            except ValueError as error:
-                raise malformed(r, str(error)) from None
+            value = parsed(r, <quiet_parser><void*>parse_node_id, r.at, size)
+            r.at += size
         else:
             raise malformed(r, f"extension type {code} is unknown")
         if r.at != r.end:
@@ -333,9 +377,8 @@ cdef class Decoder:
         return value
 
     cdef object read_message(self, Reader* r):
-        cdef Py_ssize_t n, i, _i
+        cdef Py_ssize_t n, i
         cdef Plan plan = None
-        cdef PyObject** items
         n = str_header(r)
         if n >= 0:
             check_length(r, n)
@@ -359,25 +402,42 @@ cdef class Decoder:
                 Py_INCREF(item)
                 RABBLE_SET_SLOT(value, plan.offsets[i], <PyObject*>item)
         else:
-            values = []
-            for _i in range(n):
-                r.owed -= 1
-                values.append(self.read(r))
-            items = <PyObject**>PyMem_Calloc(n or 1, sizeof(PyObject*))
-            if items is NULL:
-                raise MemoryError
-            for i in range(n):
-                items[i] = PyList_GET_ITEM(values, i)
-            try:
-                value = PyObject_Vectorcall(
-                    plan.cls, items, 0, <PyObject*>plan.fields if n else NULL
-                )
-            except Exception as error:
-                raise unknown(r, f"{plan.name} refuses: {reason_of(error)}") from error
-            finally:
-                PyMem_Free(items)
+            value = self.read_by_constructor(r, plan)
         r.depth += 1
         return value
+
+    cdef object read_by_constructor(self, Reader* r, Plan plan):
+        """An instance whose constructor is called, which may be the user's own."""
+        cdef PyObject* near[FIELDS_NEAR]
+        cdef PyObject** items = near
+        cdef PyObject* found
+        cdef Py_ssize_t i
+        cdef Py_ssize_t count = 0
+        if plan.count > FIELDS_NEAR:
+            items = <PyObject**>PyMem_Malloc(plan.count * sizeof(PyObject*))
+            if items is NULL:
+                raise MemoryError
+        try:
+            while count != plan.count:
+                r.owed -= 1
+                item = self.read(r)
+                Py_INCREF(item)
+                items[count] = <PyObject*>item
+                count += 1
+            found = PyObject_Vectorcall(
+                plan.cls, items, 0, <PyObject*>plan.fields if count else NULL
+            )
+        finally:
+            for i in range(count):
+                Py_XDECREF(items[i])
+            if items != near:
+                PyMem_Free(items)
+        if found is not NULL:
+            return owned(found)
+        error = take_failure()
+        if must_pass(error):
+            raise error
+        raise unknown(r, f"{plan.name} refuses: {reason_of(error)}") from error
 
     cdef object read_enum(self, Reader* r):
         cdef Py_ssize_t n
@@ -392,12 +452,17 @@ cdef class Decoder:
         if plan.members is None:
             raise unknown(r, f"{plan.name} is a message class here, and no enum")
         value = self.read(r)
-        member = None
-        if type(value) in (int, str, bytes, bool, float, type(None)):
-            member = plan.members.get(value)
-        if member is None or type(member.value) is not type(value):
+        cls = type(value)
+        found = None
+        # What these are equal to no user's code decides.
+        if (
+            cls is int or cls is str or value is None or cls is bytes or cls is bool
+            or cls is float
+        ):
+            found = plan.members.get(value)
+        if found is None or (<tuple>found)[0] is not cls:
             raise unknown(r, f"{plan.name} has no member of that value")
-        return member
+        return (<tuple>found)[1]
 
     cdef object read_correlation_id(self, Reader* r):
         cdef Py_ssize_t n = str_header(r)
@@ -408,42 +473,53 @@ cdef class Decoder:
         r.at += n
         connection = self.read(r)
         request = self.read(r)
-        try:
-            return CorrelationId(pid, connection, request)
-        except (TypeError, ValueError) as error:
-            raise malformed(r, str(error)) from None
+        # Looked at here: the error of a CorrelationId would word what is no number.
+        if not is_number(connection) or not is_number(request):
+            raise malformed(r, "a number of a correlation id is not nil or 0 to 2**63 - 1")
+        return CorrelationId(pid, connection, request)
 
     cdef object read_pid(self, Reader* r, const unsigned char* data, Py_ssize_t size):
         cdef PyObject* found = self.seen_pids.find(data, size)
         if found is not NULL:
             return <object>found
-        try:
-            pid = Pid.parse(PyUnicode_DecodeUTF8(<const char*>data, size, NULL))
-        except ValueError as error:
-            raise malformed(r, f"no pid: {error}") from None
+        pid = parsed(r, <quiet_parser><void*>parse_pid, data, size)
         self.seen_pids.keep(data, size, pid)
         return pid
 
     cdef Plan plan_of_name(self, Reader* r, const unsigned char* data, Py_ssize_t size):
         cdef bytes name = PyBytes_FromStringAndSize(<const char*>data, size)
-        cdef PyObject* found = PyDict_GetItem(self.plans_by_name, name)
-        cdef Plan plan = None
-        if found is not NULL:
+        cdef PyObject* found = PyDict_GetItemWithError(self.plans_by_name, name)
+        # Anybody can put things there.
+        if found is not NULL and type(<object>found) is Plan and (<Plan>found).cls is not None:
             return <Plan>found
-        try:
-            cls = self.registry.class_of(name.decode())
-            with self.registry.lock:
-                plan = plan_of(self.registry, cls)
-        except UnicodeDecodeError:
-            raise malformed(r, f"the wire name {shown(data, size)} is not UTF-8") from None
-        except LookupError:
-            pass
+        found = (<quiet_planner><void*>find_plan)(<PyObject*>self.registry, <PyObject*>name)
+        if found is NULL:
+            error = take_failure()
+            if must_pass(error):
+                raise error
+            if PyErr_GivenExceptionMatches(error, UnicodeDecodeError):
+                raise malformed(r, f"the wire name {shown(data, size)} is not UTF-8")
+            # To look at a class may run its metaclass's code, or an enum's.
+            raise unknown(
+                r, f"{shown(data, size)} cannot be built here: {reason_of(error)}"
+            ) from error
+        plan = owned(found)
         if plan is None:
             raise unknown(
                 r, f"no class is registered as {shown(data, size)}; the receiver builds only "
                    f"what it registered itself"
             )
-        return plan
+        return <Plan>plan
+
+
+cdef inline bint is_number(object value) noexcept:
+    """Whether a correlation id may have it as connection or request."""
+    cdef int overflow = 0
+    if value is None:
+        return True
+    return type(value) is int and PyLong_AsLongLongAndOverflow(value, &overflow) >= 0 and (
+        overflow == 0
+    )
 
 
 cdef int check_size(Decoder decoder, Reader* r) except -1:

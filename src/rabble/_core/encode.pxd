@@ -5,12 +5,9 @@ from rabble._core.ids cimport Pid
 from rabble._core.plan cimport Plan
 from rabble._core.writer cimport Writer
 
-cdef enum:
-    SENT_PLACES = 256           # a power of two
-
 cdef class Encoder:
     cdef object registry        # of the classes that may be sent
-    cdef dict plans_by_class    # complete ones; shared with the registry, which empties it
+    cdef dict plans_by_class    # complete ones, by `plan_key`; the registry's, which empties it
     cdef Py_ssize_t message_bytes_max   # of one message or envelope
     cdef int depth_max          # how deep containers may be nested
     cdef Py_ssize_t elements_max        # of all containers of one message together
@@ -41,6 +38,7 @@ cdef class Encoder:
     cdef int write_dict(self, Writer* w, dict value) except -1
     cdef int write_other(self, Writer* w, object value) except -1
     cdef int write_message(self, Writer* w, Plan plan, object value) except -1
+    cdef int write_slot(self, Writer* w, Plan plan, object value, Py_ssize_t i) except -1
     cdef int write_pid(self, Writer* w, Pid pid) except -1
     cdef int write_text(self, Writer* w, bytes text) except -1
     cdef int write_ext(self, Writer* w, int code, Py_ssize_t start) except -1

@@ -7,19 +7,22 @@ Depth is bounded, as it is for who reads it; that also is what ends a cycle.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.dict cimport PyDict_GetItem, PyDict_Next, PyDict_Size
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next, PyDict_Size
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
-from cpython.object cimport PyObject
+from cpython.object cimport PyCallable_Check, PyObject, PyObject_TypeCheck, PyTypeObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memmove
 
+from rabble._core.capacities cimport ENCODE_BYTES_KEPT, ENCODE_BYTES_MIN, SENT_PLACES
 from rabble._core.envelope cimport Envelope
+from rabble._core.failure cimport PyErr_ExceptionMatches, owned, take_failure
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_pid
 from rabble._core.plan cimport (
     EXT_CORRELATION_ID, EXT_ENUM, EXT_MESSAGE, EXT_NODE_ID, EXT_PID, RABBLE_SLOT, Plan, plan_of,
 )
+from rabble._core.texts cimport bounded_repr, type_name
 from rabble._core.writer cimport (
     KIND_ARRAY, KIND_MAP, RABBLE_STORE_16, RABBLE_STORE_32, RABBLE_STORE_64, Writer, put_bytes_head,
     put_head, put_int, put_str_head,
@@ -28,13 +31,12 @@ from rabble._core.writer cimport (
 __all__ = ["EncodeError", "Encoder"]
 
 cdef extern from "Python.h":
-    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    # These return NULL with their exception pending, for who calls them to look at.
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) noexcept
+    PyObject* PyObject_GetAttr(object value, object name) noexcept
+    bint PyType_Check(object value) noexcept
     long long PyLong_AsLongLongAndOverflow(object value, int* overflow) except? -1
     unsigned long long PyLong_AsUnsignedLongLong(object value) except? 0xffffffffffffffff
-
-cdef enum:
-    SPARE_BYTES_MAX = 65536   # a buffer that grew above this is not kept
-    BUFFER_BYTES_MIN = 1024
 
 
 class EncodeError(ValueError):
@@ -42,25 +44,50 @@ class EncodeError(ValueError):
 
 
 cdef str refusal(object value):
-    """Why a value of that type is not encoded, and what to do."""
-    name = type(value).__name__
+    """Why a value of that type is not encoded, and what to do. It is not asked itself."""
     advice = "declare its class with @rabble.message"
     for plain in (bool, int, float, str, bytes, list, tuple, dict):
-        if isinstance(value, plain):
+        if is_of(plain, value):
             advice = (
                 f"it is a subclass of {plain.__name__}: send {plain.__name__}(value), "
                 f"or register its class if it is an enum"
             )
             break
-    if isinstance(value, (set, frozenset)):
+    if is_of(set, value) or is_of(frozenset, value):
         advice = "send a sorted list of its elements"
-    elif isinstance(value, (bytearray, memoryview)):
+    elif is_of(bytearray, value) or is_of(memoryview, value):
         advice = "send bytes(value)"
-    elif isinstance(value, type) or callable(value):
+    elif PyType_Check(value) or PyCallable_Check(value):
         advice = "classes and functions do not travel; send a name that the receiver knows"
     return (
-        f"a {name} cannot be in a message: {advice}. Allowed are None, bool, int, float, str, "
-        f"bytes, list, tuple, dict with str keys, NodeId, Pid, CorrelationId and registered classes"
+        f"a {type_name(value)} cannot be in a message: {advice}. Allowed are None, bool, int, "
+        f"float, str, bytes, list, tuple, dict with str keys, NodeId, Pid, CorrelationId and "
+        f"registered classes"
+    )
+
+
+cdef inline bint is_of(object cls, object value) noexcept:
+    """`isinstance`, without what a value may say of its class."""
+    return PyObject_TypeCheck(value, <PyTypeObject*>cls)
+
+
+cdef inline object plan_key(object cls):
+    """What a class has in the table of plans: itself, or its address.
+
+    A metaclass may hash and compare its classes as it likes. None of that is the table's matter.
+    """
+    return cls if type(cls) is type else <size_t><PyObject*>cls
+
+
+cdef inline bint is_plan_of(PyObject* found, object cls) noexcept:
+    """Whether what the table has is a complete plan, and of that very class.
+
+    Anybody can put things there, and by another class's plan memory would be read that is none.
+    """
+    return (
+        type(<object>found) is Plan
+        and (<Plan>found).cls is cls
+        and ((<Plan>found).head is not None)
     )
 
 
@@ -114,8 +141,8 @@ cdef class Encoder:
         w.capacity = self.spare_capacity
         self.spare = NULL
         if w.data is NULL:
-            w.data = <unsigned char*>PyMem_RawMalloc(BUFFER_BYTES_MIN)
-            w.capacity = BUFFER_BYTES_MIN
+            w.data = <unsigned char*>PyMem_RawMalloc(ENCODE_BYTES_MIN)
+            w.capacity = ENCODE_BYTES_MIN
             if w.data is NULL:
                 raise MemoryError
         w.size = 0
@@ -129,7 +156,7 @@ cdef class Encoder:
         w.elements = self.elements_max
 
     cdef void close(self, Writer* w) noexcept:
-        if self.spare is NULL and w.capacity <= SPARE_BYTES_MAX:
+        if self.spare is NULL and w.capacity <= ENCODE_BYTES_KEPT:
             self.spare = w.data
             self.spare_capacity = w.capacity
         else:
@@ -141,7 +168,7 @@ cdef class Encoder:
         return PyBytes_FromStringAndSize(<char*>w.data, w.size)
 
     cdef int grow(self, Writer* w, Py_ssize_t n) except -1:
-        cdef Py_ssize_t capacity = max(w.capacity, BUFFER_BYTES_MIN)
+        cdef Py_ssize_t capacity = max(w.capacity, ENCODE_BYTES_MIN)
         cdef unsigned char* data
         if w.capacity - w.size >= n:
             return 0
@@ -235,12 +262,9 @@ cdef class Encoder:
         cdef Py_ssize_t size = 0
         cdef const char* text
         cdef unsigned char* p
-        try:
-            text = PyUnicode_AsUTF8AndSize(value, &size)
-        except UnicodeEncodeError:
-            raise EncodeError(
-                f"the str {ascii(value[:40])} has lone surrogates, which UTF-8 does not carry"
-            ) from None
+        text = PyUnicode_AsUTF8AndSize(value, &size)
+        if text is NULL:
+            raise without_utf8(value)
         if w.capacity - w.size < size + 5:
             self.grow(w, size + 5)
         p = w.data + w.size
@@ -258,7 +282,7 @@ cdef class Encoder:
     cdef int enter(self, Writer* w, object value, Py_ssize_t n) except -1:
         if w.depth == 0:
             raise EncodeError(
-                f"a {type(value).__name__} is nested deeper than {self.depth_max} containers, "
+                f"a {type_name(value)} is nested deeper than {self.depth_max} containers, "
                 f"or contains itself"
             )
         if n > w.elements:
@@ -297,14 +321,15 @@ cdef class Encoder:
         cdef Py_ssize_t written = 0
         self.enter(w, value, n)
         self.write_head(w, KIND_MAP, n)
-        while PyDict_Next(value, &place, &key, &item):
-            if type(<object>key) is not str:
-                raise EncodeError(
-                    f"a dict's key is a {type(<object>key).__name__}; "
-                    f"only str keys can be in a message"
-                )
+        # A value's properties may change the dict: both are held, and there is an end to it.
+        while written != n and PyDict_Next(value, &place, &key, &item):
+            name = <object>key
             held = <object>item
-            self.write_str(w, <str>key)
+            if type(name) is not str:
+                raise EncodeError(
+                    f"a dict's key is a {type_name(name)}; only str keys can be in a message"
+                )
+            self.write_str(w, <str>name)
             self.write(w, held)
             written += 1
         if written != n or PyDict_Size(value) != n:
@@ -335,8 +360,8 @@ cdef class Encoder:
             self.write(w, (<CorrelationId>value).connection)
             self.write(w, (<CorrelationId>value).request)
             return self.write_ext(w, EXT_CORRELATION_ID, start)
-        found = PyDict_GetItem(self.plans_by_class, cls)
-        if found is not NULL:
+        found = PyDict_GetItemWithError(self.plans_by_class, plan_key(cls))
+        if found is not NULL and is_plan_of(found, cls):
             plan = <Plan>found
         else:
             plan = self.plan_of_class(cls)
@@ -346,13 +371,12 @@ cdef class Encoder:
             return self.write_message(w, plan, value)
         encoded = plan.encoded.get(<size_t><PyObject*>value)
         if encoded is None:
-            raise EncodeError(f"{value!r} is no member of {plan.name}")
+            raise EncodeError(f"{bounded_repr(value, 200)} is no member of {plan.name}")
         return self.write_text(w, encoded)
 
     cdef int write_message(self, Writer* w, Plan plan, object value) except -1:
         cdef Py_ssize_t start = w.size
         cdef Py_ssize_t i
-        cdef PyObject* item
         self.enter(w, value, plan.count)
         if w.capacity - start < 3:
             self.grow(w, 3)
@@ -360,20 +384,19 @@ cdef class Encoder:
         self.write_text(w, plan.head)
         for i in range(plan.count):
             if plan.offsets is not NULL:
-                item = RABBLE_SLOT(value, plan.offsets[i])
-                if item is NULL:
-                    raise EncodeError(f"{plan.name}: field {plan.fields[i]} was never set")
-                self.write(w, <object>item)
+                self.write_slot(w, plan, value, i)
             else:
-                try:
-                    held = getattr(value, plan.fields[i])
-                except AttributeError:
-                    raise EncodeError(
-                        f"{plan.name}: field {plan.fields[i]} was never set"
-                    ) from None
-                self.write(w, held)
+                self.write(w, field_of(plan, value, i))
         w.depth += 1
         return self.write_ext(w, EXT_MESSAGE, start)
+
+    cdef inline int write_slot(self, Writer* w, Plan plan, object value, Py_ssize_t i) except -1:
+        """Write what a slot has, which is held: a property of what it contains may replace it."""
+        cdef PyObject* item = RABBLE_SLOT(value, plan.offsets[i])
+        if item is NULL:
+            raise never_set(plan, i)
+        held = <object>item
+        return self.write(w, held)
 
     cdef bytes text_of(self, Pid pid):
         cdef Py_ssize_t place = pid.hash_value & (SENT_PLACES - 1)
@@ -425,13 +448,20 @@ cdef class Encoder:
 
     cdef Plan plan_of_class(self, object cls):
         """The plan to write instances of a class by; None if it is not registered."""
-        cdef Plan plan
-        with self.registry.lock:
-            plan = plan_of(self.registry, cls)
-            if plan is not None:
+        cdef Plan plan = None
+        # No `with`, which takes exceptions as `except` does: see failure.pxd.
+        self.registry.lock.acquire()
+        try:
+            registration = self.registry.registration_of(cls)
+            if registration is not None and registration.cls is cls:
+                plan = plan_of(self.registry, registration)
+                if plan.cls is not cls:
+                    raise EncodeError(f"the plan of {plan.name} is not of its class")
                 if plan.head is None:
                     self.complete(plan)
-                self.plans_by_class[cls] = plan
+                self.plans_by_class[plan_key(cls)] = plan
+        finally:
+            self.registry.lock.release()
         return plan
 
     cdef int complete(self, Plan plan) except -1:
@@ -447,7 +477,7 @@ cdef class Encoder:
             head = PyBytes_FromStringAndSize(<char*>w.data, w.size)
             if plan.members is not None:
                 encoded = {}
-                for value, member in plan.members.items():
+                for value, (_, member) in plan.members.items():
                     w.size = 3
                     self.write_text(&w, head)
                     self.write(&w, value)
@@ -458,3 +488,30 @@ cdef class Encoder:
         plan.encoded = encoded
         plan.head = head
         return 0
+
+
+cdef object field_of(Plan plan, object value, Py_ssize_t i):
+    """What an instance says that a field of it is."""
+    cdef PyObject* found = PyObject_GetAttr(value, plan.fields[i])
+    if found is not NULL:
+        return owned(found)
+    matches = PyErr_ExceptionMatches(AttributeError)
+    error = take_failure()
+    if matches:
+        raise never_set(plan, i)
+    raise error
+
+
+cdef object never_set(Plan plan, Py_ssize_t i):
+    return EncodeError(f"{plan.name}: field {plan.fields[i]} was never set")
+
+
+cdef object without_utf8(str value):
+    """What to raise for a str of which there is no UTF-8: it has none, or there is no memory."""
+    matches = PyErr_ExceptionMatches(UnicodeEncodeError)
+    error = take_failure()
+    if not matches:
+        return error
+    return EncodeError(
+        f"the str {ascii(value[:40])} has lone surrogates, which UTF-8 does not carry"
+    )

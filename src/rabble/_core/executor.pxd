@@ -1,7 +1,7 @@
 # The executor: the one thread that owns the run queue and calls `receive`.
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from rabble._core.envelope cimport Envelope
 from rabble._core.idle cimport Idle
@@ -12,6 +12,23 @@ from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.routes cimport Routes
 from rabble._core.table cimport DispatchTable, Entry, EntryKind
 from rabble._core.timers cimport TimerWheel
+
+cdef enum Added:
+    # What became of a spawn.
+    ADDED = 0
+    TAKEN = 1            # the name is in use
+    ENDING = 2           # the executor ends
+    FULL = 3             # too much waits for it
+
+cdef struct Span:
+    # A stretch of the run queue that other threads sent: where it begins and ends, counted in
+    # envelopes that were ever taken out.
+    size_t begin
+    size_t end
+
+cdef class Controls:
+    # Who handles the control messages of one executor: see `control`.
+    cdef int handle(self, Envelope envelope) except -1
 
 cdef class Executor:
     cdef readonly NodeId node
@@ -28,9 +45,10 @@ cdef class Executor:
     cdef object process_class              # the base class of processes
     cdef Py_ssize_t runtime_offset         # where in a process its `_runtime` lies
     cdef unsigned int born_after_forks     # how many forks led to where it was made
-    cdef dict controls                     # control message class -> function(message, envelope)
+    cdef Controls controls                 # handles the control messages
     cdef object observer                   # told of crashes and dead letters (see `__init__`)
     cdef object codec                      # strict mode: every message goes through it; or None
+    cdef object local_classes              # ids of the classes that the strict mode lets pass
     cdef object clock                      # handed-in clock in ns, or None for CLOCK_MONOTONIC
     cdef object seed
     cdef int64_t epoch_ns                  # when tick 0 of the wheel was
@@ -40,19 +58,30 @@ cdef class Executor:
     cdef volatile bint is_stopping         # drain, then end
     cdef volatile int64_t stop_ns          # ... by this time at the latest
     cdef int64_t limited                   # how many entries have a mailbox limit
+    cdef bint checks                       # whether what is sent is looked at: limits, strict mode
+    cdef uint64_t lives                    # processes ever spawned
+    cdef uint64_t other_lives              # services, mailboxes and callbacks ever added
     cdef PyObject* current                 # whose `receive` runs: its Entry, which its caller holds
     cdef object failure                    # what the last failed `receive` raised
-    cdef tuple subscribers                 # pids that are told of every dead letter
-    cdef tuple node_subscribers            # pids that are told of nodes that come and go
+    cdef dict letter_subscribers           # Pid -> Entry of who is told of every dead letter
+    cdef dict node_subscribers             # Pid -> Entry of who is told of nodes that come and go
     cdef size_t popped                     # envelopes ever taken out of the run queue
+    cdef Span* spans                       # ring: what of the run queue other threads sent, in order
+    cdef size_t spans_mask
+    cdef size_t spans_head
+    cdef size_t spans_tail
+    cdef bint in_turn                      # a turn is on: `step` and `run` refuse
     cdef bint ended                        # nothing is told to anybody any more
     cdef readonly int64_t delivered
     cdef readonly int64_t processes
     cdef readonly int64_t crashes
+    cdef readonly int64_t failed_reports   # how often the observer raised when it was told
     cdef readonly dict dead_letters        # reason -> how many
     cdef readonly bint running             # in `run`
+    cdef bint has_run
     cdef unsigned long thread_id           # whose thread that is
-    cdef bint interrupting                 # Interrupted was asked for and not yet raised
+    cdef bint interrupting                 # Interrupted was asked for and not yet seen
+    cdef int64_t interrupted_at            # `delivered`, when that was considered last
 
     cdef int64_t now_ns(self) except -1
     cdef int turn(self, int64_t most) except -1
@@ -60,17 +89,22 @@ cdef class Executor:
     cdef int wait(self, int64_t most) except -1
     cdef int deliver(self, Envelope envelope) except -1
     cdef int give_to_process(self, Entry entry, Envelope envelope) except -1
+    cdef bint leaves_mailbox(self, Entry entry) noexcept
     cdef bint emit(self, Entry entry, PyObject* result) except -1
-    cdef bint emit_many(self, Entry entry, PyObject* owned) except -1
-    cdef int emit_item(self, Entry entry, object item, int owners) except -1
+    cdef int emit_item(self, Entry entry, object item, int owners, list fresh) except -1
     cdef int crash(self, Entry entry, Envelope envelope) except -1
+    cdef object checked(self, Envelope envelope)
     cdef int admit(self, Envelope envelope) except -1
-    cdef int admit_since(self, size_t tail) except -1
+    cdef int recount(self) except -1
+    cdef int set_checks(self) except -1
+    cdef int take_in(self) except -1
+    cdef int note_span(self, size_t begin) except -1
+    cdef void forget_spans(self) noexcept
     cdef int route(self, Envelope envelope) except -1
     cdef int hear(self) except -1
     cdef int connect(self, Connection connection) except -1
     cdef int disconnect(self, Connection connection) except -1
-    cdef int say_down(self, Envelope envelope) except -1
+    cdef int say_down(self, Connection connection, Pid watcher, object down) except -1
     cdef int say_undelivered(self, Envelope envelope, object reason) except -1
     cdef int count_lost(self, NodeId peer, object count) except -1
     cdef int watch(self, Pid watcher, Pid watched) except -1
@@ -78,9 +112,18 @@ cdef class Executor:
     cdef int drop_all_for(self, NodeId node) except -1
     cdef int drop(self, Envelope envelope, object reason) except -1
     cdef int remove_entry(self, Entry entry, object reason) except -1
+    cdef object detach(self, Entry entry)
+    cdef int tell_ended(self, Entry entry, object watchers, object reason) except -1
+    cdef int subscribe(self, Entry entry, dict subscribers, int which, bint wanted) except -1
     cdef int tell(self, Pid to, object msg, CorrelationId correlation_id=*) except -1
+    cdef int notify(self, Entry entry, object msg, CorrelationId correlation_id=*) except -1
+    cdef int notify_now(self, Entry entry, object msg, CorrelationId correlation_id=*) except -1
+    cdef int notify_all(self, dict subscribers, object msg) except -1
+    cdef int observe(self, str what, object about, object error) except -1
     cdef bint accept(self, Envelope envelope) except -1
-    cdef bint add(self, Pid pid, object process, object mailbox_max) except -1
+    cdef bint put(self, Envelope envelope) except -1
+    cdef bint is_full(self) noexcept
+    cdef Added add(self, Pid pid, object process, object mailbox_max, bint from_outside) except? FULL
     cdef bint add_target(self, Pid pid, object target, EntryKind kind) except -1
     cdef bint drained(self) noexcept
     cdef int64_t time_left(self, int64_t now, int64_t most) noexcept
@@ -89,7 +132,6 @@ cdef class Executor:
     cdef int refuse(self, Envelope envelope, object error) except -1
     cdef int tell_shutdown(self) except -1
     cdef int absorb_interrupt(self) except -1
-    cdef int end(self) except -1
     cdef int fire(self, int64_t now) except -1
     cdef int control(self, Envelope envelope) except -1
     cdef int ask(self, object request) except -1
@@ -107,3 +149,12 @@ cdef class Linked:
 cdef class Undelivered:
     cdef Envelope envelope                 # what a service was given and did not take
     cdef object reason
+
+cdef class Notice:
+    # What the runtime has to say, and to which life: its successor under the same name gets no
+    # notice that was meant for the one before.
+    cdef Entry entry                       # whom it is for, of this node; or None:
+    cdef Connection connection             # a Down for a process at the other end of this ...
+    cdef Pid watcher                       # ... and which
+    cdef object msg
+    cdef CorrelationId correlation_id

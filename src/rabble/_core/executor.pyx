@@ -7,15 +7,25 @@ every millisecond as `receive` lets it, the executor takes what other threads se
 timers that are due.
 
 What a process asks of its runtime is a message to the executor's own pid, handled in its turn like
-any other: so control messages keep their place among the sender's messages.
+any other: so control messages keep their place among the sender's messages. What the runtime has
+to say to a process takes its turn as well, as a `Notice` that names the life it is meant for.
+
+Whatever a user's object raises while the executor looks at it ends that object's process, or that
+envelope, and nothing else. Such calls leave their exception pending and are asked whether they
+failed: see `failure.pxd` for why no `except` clause is in the way.
 """
 
 cimport cython
+from cpython.exc cimport PyErr_ExceptionMatches
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int64_t
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memset
 
+from rabble._core.capacities cimport DUE_QUEUED_MAX, IS_TINY, TURN_DELIVERIES_MAX
 from rabble._core.envelope cimport Envelope, new_envelope
+from rabble._core.failure cimport take_failure
 from rabble._core.idle cimport Idle
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
 from rabble._core.inbox cimport Inbox, monotonic_ns
@@ -24,26 +34,33 @@ from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, Routes
 from rabble._core.table cimport (
     CALLBACK,
+    DEAD_LETTERS,
     EXECUTOR,
     INBOX,
+    NODES,
     PROCESS,
     DispatchTable,
     Entry,
     EntryKind,
+    MailboxLimit,
 )
+from rabble._core.texts cimport bounded_repr, bounded_str, type_name
 from rabble._core.timers cimport Timer, TimerWheel
 
 from types import FunctionType
 
+from rabble._core.texts import Interrupted
+
 __all__ = ["Executor", "Interrupted"]
 
 cdef enum:
-    TURN_DELIVERIES_MAX = 1024       # between two looks at the inbox and the timers
-    TURN_NS_MAX = 1_000_000
+    TURN_NS_MAX = 1_000_000          # between two looks at the inbox and the timers
     CLOCK_STRIDE = 16                # deliveries between two looks at the clock, if they are fast
-    DUE_QUEUED_MAX = 1024            # timers that fired and stand in the run queue
     DRAIN_LOOK_NS = 2_000_000        # between two looks at whether the services are done
     GIL_OFFER_NS = 5_000_000         # CPython's own switch interval
+    DRAIN_S_MAX = 31_622_400         # 366 days: what a drain without end is taken for
+    DETAIL_MAX = 500                 # characters of an exception's text that a Down has
+    SPANS_MIN = 16
 
 cdef extern from *:
     """
@@ -58,30 +75,43 @@ cdef extern from *:
        whether it raised just if it says so: the interpreter is who says it. */
     #define RABBLE_CALL(function, args, count) \
         (((PyFunctionObject *)(function))->vectorcall(function, args, count, NULL))
+    #define RABBLE_IS_INSTANCE(object, type) \
+        PyType_IsSubtype(Py_TYPE(object), (PyTypeObject *)(type))
+    #define RABBLE_IS_ITERABLE(object) (Py_TYPE(object)->tp_iter != NULL || PySequence_Check(object))
+    #define RABBLE_TYPE(object) ((PyObject *)Py_TYPE(object))
     """
     unsigned int forks "rabble_forks"
     int RABBLE_WATCH_FORKS() noexcept
     Py_ssize_t member_offset "RABBLE_MEMBER_OFFSET"(object member) noexcept
     PyObject* RABBLE_CALL(PyObject* function, PyObject* const* args, size_t count)
+    # By the layout itself: `isinstance` believes what an object says of its class.
+    bint RABBLE_IS_INSTANCE(object value, object cls) noexcept
+    bint RABBLE_IS_ITERABLE(object value) noexcept
+    PyObject* RABBLE_TYPE(object value) noexcept
 
 cdef extern from "Python.h":
+    # Declared without `except`: what they raise stays pending until it is taken.
     PyObject* PyObject_Vectorcall(
         PyObject* callable, PyObject* const* args, size_t nargsf, PyObject* kwnames
     )
+    PyObject* PyObject_GetAttr(PyObject* obj, PyObject* name)
+    PyObject* PyObject_CallMethodObjArgs(PyObject* obj, PyObject* name, ...)
     Py_ssize_t Py_REFCNT(PyObject* obj) noexcept
     int PyThreadState_SetAsyncExc(unsigned long thread_id, PyObject* exc) noexcept
     unsigned long PyThread_get_thread_ident() noexcept
     int PyException_SetTraceback(object error, object traceback) except -1
     void PyException_SetContext(object error, PyObject* context) noexcept
     void PyException_SetCause(object error, PyObject* cause) noexcept
-    int PyObject_GenericSetAttr(object obj, object name, object value) except -1
     bint PyMethod_Check(object obj) noexcept
     PyObject* PyMethod_GET_FUNCTION(object method) noexcept
     PyObject* PyMethod_GET_SELF(object method) noexcept
 
-
-class Interrupted(BaseException):
-    """Raised in a `receive` that had not returned when its node had to end."""
+# The same functions, called so that what they raise stays pending: they return -1 or NULL then.
+ctypedef int (*quiet_step)(Executor executor) noexcept
+ctypedef int (*quiet_output)(Executor executor, Entry entry, PyObject* result) noexcept
+ctypedef int (*quiet_say)(Routes routes, Envelope envelope) noexcept
+ctypedef int (*quiet_control)(Controls controls, Envelope envelope) noexcept
+ctypedef PyObject* (*quiet_codec)(Executor executor, Envelope envelope) noexcept
 
 
 @cython.final
@@ -99,20 +129,21 @@ cdef class Undelivered:
     """Control message of the runtime: a service was given this and did not take it."""
 
 
+@cython.final
+@cython.freelist(256)
+cdef class Notice:
+    """Control message of the runtime: say something to a life, if it still is one."""
+
+
+cdef class Controls:
+    """The handlers of control messages; `rabble._core.control` has them."""
+
+    cdef int handle(self, Envelope envelope) except -1:
+        raise TypeError("this executor was given nobody who handles control messages")
+
+
 if RABBLE_WATCH_FORKS() != 0:
     raise MemoryError("pthread_atfork failed")
-
-
-cdef object pending_error():
-    """The exception that a C-API call left behind, taken."""
-    try:
-        reraise()
-    except BaseException as error:
-        return error
-
-
-cdef int reraise() except -1:
-    return -1
 
 
 @cython.final
@@ -123,7 +154,7 @@ cdef class Executor:
     :param protocol: the module with the control messages (`rabble.messages`).
     :param process_class: the base class of processes (`rabble.process.Process`).
     :param observer: who is told and asked what concerns the layer above (`rabble.observer`).
-    :param inbox_max: how many envelopes of other threads may wait.
+    :param inbox_max: how many envelopes of other threads may wait, wherever they do.
     :param spin_us: how long to look for work before sleeping, in microseconds; 0 is off.
     :param codec: strict mode: encodes and decodes every message. `None` is off.
     :param seed: of the processes' random sources.
@@ -132,12 +163,12 @@ cdef class Executor:
     `run` belongs to one thread; all else but `step` is for any.
     """
 
-    def __init__(
+    def __cinit__(
         self,
         NodeId node not None,
-        protocol,
-        process_class,
-        observer,
+        protocol not None,
+        process_class not None,
+        observer not None,
         *,
         size_t inbox_max,
         int64_t spin_us,
@@ -154,25 +185,36 @@ cdef class Executor:
         self.due = []
         self.stride = CLOCK_STRIDE
         self.protocol = protocol
+        self.local_classes = frozenset([id(cls) for cls in protocol.LOCAL_CLASSES])
         self.process_class = process_class
         self.runtime_offset = member_offset(process_class._runtime)
         self.born_after_forks = forks
         self.observer = observer
         self.codec = codec
+        self.checks = codec is not None
         self.seed = seed
         self.clock = clock
         self.idle = Idle(spin_us)
         self.epoch_ns = self.now_ns()
         self.batch_ns = self.epoch_ns
+        self.interrupted_at = -1
         self.dead_letters = {}
-        self.subscribers = ()
-        self.node_subscribers = ()
-        self.controls = {}
+        self.letter_subscribers = {}
+        self.node_subscribers = {}
+        self.controls = Controls()
+        self.spans = <Span*>PyMem_RawMalloc(SPANS_MIN * sizeof(Span))
+        if self.spans is NULL:
+            raise MemoryError
+        self.spans_mask = SPANS_MIN - 1
         cdef Entry own = Entry.__new__(Entry)
         own.pid = self.pid
         own.target = self.pid
+        own.runtime = self
         own.kind = EXECUTOR
         self.table.add(own)
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.spans)
 
     # What any thread may call.
 
@@ -195,6 +237,14 @@ cdef class Executor:
     def inbox_depth(self):
         """Envelopes of other threads that were not taken in yet."""
         return self.inbox.queue.count()
+
+    @property
+    def outside_depth(self):
+        """Envelopes of other threads that no process has been given yet: what `inbox_max` bounds.
+
+        """
+        self.forget_spans()
+        return self.inbox.queue.count() + self.inbox.elsewhere
 
     @property
     def timers(self):
@@ -249,18 +299,18 @@ cdef class Executor:
         letter.reason = reason
         self.ask(letter)
 
-    def new_random(self, Pid pid not None):
-        """A process's own random source."""
+    def new_random(self, Pid pid not None, life):
+        """The random source of one life of a process."""
         from random import Random
-        return Random(f"{self.seed}:{pid}")
+        return Random(f"{self.seed}:{pid}:{life}")
 
     def send(
         self, Pid to not None, msg, *, Pid sender=None, CorrelationId correlation_id=None
     ):
         """Send a message. It must not be changed any more.
 
-        What `Node.send` is. Raises what the observer's `refuse` raises if the inbox is full, the
-        executor ends, or this is a forked child.
+        What `Node.send` is. Raises what the observer's `refuse` raises if too much waits already,
+        the executor ends, or this is a forked child.
         """
         if forks != self.born_after_forks or not self.accept(
             new_envelope(to, msg, sender, correlation_id)
@@ -272,7 +322,7 @@ cdef class Executor:
 
         They are still heard while the node drains. Returns False if it was not accepted.
         """
-        if self.ended or not self.inbox.put(envelope):
+        if self.ended or not self.put(envelope):
             return False
         self.idle.call()
         return True
@@ -283,48 +333,52 @@ cdef class Executor:
         :raises TypeError: if `process` is none.
         :raises ValueError: if the name or the limit is not usable, or this very object runs.
 
-        Raises what the observer's `refuse` raises if the name is taken, the executor ends, or
-        this is a forked child.
+        Raises what the observer's `refuse` raises if the name is taken, too much waits for the
+        executor already (of a process that has an `init`), the executor ends, or this is a forked
+        child.
         """
-        cdef Pid pid
-        pid = Pid(name, self.node, group)
-        if forks != self.born_after_forks or not self.add(pid, process, mailbox_max):
-            self.observer.refuse(pid)
+        cdef Added added = ENDING
+        cdef Pid pid = Pid(name, self.node, group)
+        if forks == self.born_after_forks:
+            added = self.add(pid, process, mailbox_max, True)
+            if added == ADDED:
+                return pid
+        if added == FULL:
+            self.observer.refuse()
+        self.observer.refuse(pid)
         return pid
 
-    cdef bint add(self, Pid pid, object process, object mailbox_max) except -1:
-        """Add a process. False if its pid is taken or the executor ends."""
+    cdef Added add(self, Pid pid, object process, object mailbox_max, bint from_outside) except? FULL:
+        """Add a process. Whatever may fail or run somebody's code comes before the table knows it.
+
+        :param from_outside: another thread asks, which the bound of the inbox concerns.
+        """
         cdef Entry entry
+        cdef Envelope request = None
+        cdef MailboxLimit limit = None
         cdef object bound
-        cdef PyObject* known
-        cdef unsigned int limit = 0
+        cdef object former = None
+        cdef PyObject** runtime
         if pid.group is not None and pid.group == self.pid.group:
             raise ValueError(f"the group {pid.group!r} is for the node's own services")
-        if not isinstance(process, self.process_class):
-            raise TypeError(f"only a Process can be spawned, not {process!r}")
+        if not RABBLE_IS_INSTANCE(process, self.process_class):
+            raise TypeError(
+                f"only a Process can be spawned, not {bounded_repr(process, 200)} "
+                f"(of type {type_name(process)})"
+            )
         if mailbox_max is not None:
             if type(mailbox_max) is not int or not 1 <= mailbox_max < 1 << 31:
-                raise ValueError(f"mailbox_max must be 1 to 2**31 - 1, not {mailbox_max!r}")
-            limit = mailbox_max
-        # Read in place: asking for an attribute that is not set yet costs an exception.
-        known = (<PyObject**>(<char*><PyObject*>process + self.runtime_offset))[0]
-        if (
-            known is not NULL
-            and type(<object>known) is Entry
-            and (<Entry>known).target is process
-        ):
-            raise ValueError(
-                f"this {type(process).__name__} runs already, as {(<Entry>known).pid}; "
-                f"spawn a new instance for every process"
-            )
-        if self.is_stopping:
-            return False
+                raise ValueError(
+                    f"mailbox_max must be 1 to 2**31 - 1, not {bounded_repr(mailbox_max, 200)}"
+                )
+            limit = MailboxLimit.__new__(MailboxLimit)
+            limit.most = mailbox_max
         entry = Entry.__new__(Entry)
         entry.pid = pid
         entry.target = process
         entry.runtime = self
         entry.kind = PROCESS
-        entry.mailbox_max = limit
+        entry.limit = limit
         # The plain function is called with the process as its first argument: a bound method for
         # each process would cost 80 bytes, and a shift of the arguments per call. (Asking for the
         # process's __dict__ would make one, where CPython keeps the attributes without.)
@@ -338,18 +392,45 @@ cdef class Executor:
             entry.takes_self = True
         else:
             entry.receive = bound
-        if not self.table.add(entry):
-            return False
-        # Past a __setattr__ of the class's own: that of a frozen one would refuse.
-        PyObject_GenericSetAttr(process, "_runtime", entry)
-        self.processes += 1
-        if limit:
-            self.limited += 1
         if type(process).init is not self.process_class.init:
             # It runs in the executor's thread, soon, or before a message that comes sooner.
             entry.unstarted = True
-            self.ask(entry)
-        return True
+            request = new_envelope(self.pid, entry, None, None)
+        # From here on nobody's code runs, so what was found stays true.
+        if self.is_stopping:
+            return ENDING
+        # Where its entry lies: asking for an attribute that is not set yet costs an exception, and
+        # the __setattr__ of a frozen class would refuse.
+        runtime = <PyObject**>(<char*><PyObject*>process + self.runtime_offset)
+        if runtime[0] is not NULL:
+            former = <object>runtime[0]
+            if type(former) is Entry and (<Entry>former).target is process:
+                raise ValueError(
+                    f"this {type_name(process)} runs already, as {(<Entry>former).pid}; "
+                    f"spawn a new instance for every process"
+                )
+        if request is not None:
+            if from_outside and self.is_full():
+                return FULL
+            self.inbox.queue.reserve(1)
+        if limit is not None:
+            limit.counted_from = self.popped + self.run_queue.count()
+        if not self.table.add(entry):
+            return TAKEN
+        # Even numbers: how many services there are does not change what processes draw at random.
+        self.lives += 1
+        entry.life = 2 * self.lives
+        Py_INCREF(entry)
+        Py_XDECREF(runtime[0])     # `former` holds it, so that nothing ends here.
+        runtime[0] = <PyObject*>entry
+        self.processes += 1
+        if limit is not None:
+            self.limited += 1
+            self.checks = True
+        if request is not None:
+            self.inbox.put_always(request)
+            self.idle.call()
+        return ADDED
 
     def add_inbox(self, Pid pid not None, Inbox inbox not None):
         """Add a service or mailbox whose envelopes go into `inbox`. False if the pid is taken."""
@@ -374,29 +455,38 @@ cdef class Executor:
         self.ask(request)
 
     def subscribe_dead_letters(self, Pid pid not None, bint wanted=True):
-        """Have every dead letter told to `pid` as a `DeadLetter` message, or no longer."""
-        if wanted:
-            self.subscribers = tuple(dict.fromkeys(self.subscribers + (pid,)))
-        else:
-            self.subscribers = tuple(p for p in self.subscribers if p != pid)
+        """Have every dead letter told to `pid` as a `DeadLetter` message, or no longer.
 
-    def subscribe_nodes(self, Pid pid not None, bint wanted=True):
-        """Have `pid` told of every node that comes and goes, or no longer."""
+        A subscription belongs to the life that `pid` has now, and ends with it. Returns False, and
+        does nothing, if no process or service of this node has that pid. For any thread.
+        """
+        cdef PyObject* found = self.table.find(pid)
+        if found is NULL:
+            return False
+        self.subscribe(<Entry>found, self.letter_subscribers, DEAD_LETTERS, wanted)
+        return True
+
+    cdef int subscribe(self, Entry entry, dict subscribers, int which, bint wanted) except -1:
         if wanted:
-            self.node_subscribers = tuple(dict.fromkeys(self.node_subscribers + (pid,)))
+            subscribers[entry.pid] = entry
+            entry.subscribed |= which
         else:
-            self.node_subscribers = tuple(p for p in self.node_subscribers if p != pid)
+            subscribers.pop(entry.pid, None)
+            entry.subscribed &= ~which
+        return 0
 
     @property
     def node_subscribed(self):
         """The pids that are told of nodes that come and go."""
-        return self.node_subscribers
+        return tuple(self.node_subscribers)
 
     def join_mesh(self, Poller poller not None, Py_ssize_t watches_max):
         """Reach other nodes by the connections of `poller`. Called once, before `run`.
 
         :param watches_max: how much of the processes here each peer may monitor, in pairs.
         """
+        if self.routes is not None or self.has_run:
+            raise RuntimeError("join_mesh is called once, before run")
         self.routes = Routes(poller)
         self.watches_max = watches_max
         poller.watch(self.inbox.fd)
@@ -412,8 +502,14 @@ cdef class Executor:
 
     def tell_nodes(self, msg):
         """Send a message of the runtime to all that subscribed to nodes. For any thread."""
-        for pid in self.node_subscribers:
-            self.inbox.put_always(new_envelope(<Pid>pid, msg, self.pid, None))
+        cdef Notice notice
+        cdef Entry entry
+        # Of a list: while an envelope is made other threads may run, and subscribe.
+        for entry in list(self.node_subscribers.values()):
+            notice = Notice.__new__(Notice)
+            notice.entry = entry
+            notice.msg = msg
+            self.inbox.put_always(new_envelope(self.pid, notice, None, None))
         self.idle.call()
 
     def wake(self):
@@ -423,10 +519,16 @@ cdef class Executor:
     def request_stop(self, double drain_s):
         """Take nothing more in, deliver what waits for at most `drain_s` seconds, then end.
 
+        :raises ValueError: if `drain_s` is not a number. Less than 0 is 0; a year is the most.
+
         Idempotent; never blocks; may be called from a signal handler.
         """
+        if drain_s != drain_s:
+            raise ValueError("the time to drain must be seconds, not NaN")
         if not self.is_stopping:
-            self.stop_ns = self.now_ns() + <int64_t>(max(drain_s, 0.0) * 1e9)
+            self.stop_ns = self.now_ns() + <int64_t>(
+                min(max(drain_s, 0.0), <double>DRAIN_S_MAX) * 1e9
+            )
             self.is_stopping = True
         self.inbox.wake()
         self.idle.recall()
@@ -436,42 +538,30 @@ cdef class Executor:
 
         Any exception that leaves it is a defect of rabble, or the end of memory.
         """
-        cdef bint told = False
-        cdef int64_t offered = 0
+        cdef int status
+        cdef object error = None
+        if self.has_run or self.in_turn:
+            raise RuntimeError("an executor runs once, and in one thread")
+        self.has_run = True
         self.thread_id = PyThread_get_thread_ident()
         self.running = True
-        try:
-            while True:
-                self.turn(TURN_DELIVERIES_MAX)
-                if forks != self.born_after_forks:
-                    # A `receive` forked, and returned in the child: the node is the parent's.
-                    break
-                if self.is_stopping:
-                    if not told:
-                        told = True
-                        self.tell_shutdown()
-                    elif self.now_ns() >= self.stop_ns:
-                        break
-                    elif self.drained():
-                        if self.observer.quiet():
-                            break
-                        self.wait(DRAIN_LOOK_NS)
-                elif self.run_queue.count() == 0:
-                    self.wait(-1)
-                if self.batch_ns - offered > GIL_OFFER_NS:
-                    # A run of deliveries to inboxes never enters the interpreter's own loop,
-                    # where the GIL is offered to other threads.
-                    offered = self.batch_ns
-                    with nogil:
-                        pass
-        except Interrupted:
-            # It was meant for a `receive` that returned just then; the time is over all the same.
-            self.interrupting = False
-        finally:
-            self.running = False
-            self.is_stopping = True
-            self.absorb_interrupt()
-            self.end()
+        status = (<quiet_step><void*>loop)(self)
+        if status < 0:
+            error = take_failure()
+            if type(error) is Interrupted:
+                # It was meant for what did not return just then; the time is over all the same.
+                self.interrupting = False
+                error = None
+        self.running = False
+        self.is_stopping = True
+        for step in range(END_STEPS):
+            status = end_step(self, step)
+            if status < 0:
+                failure = take_failure()
+                if error is None and type(failure) is not Interrupted:
+                    error = failure
+        if error is not None:
+            raise error
 
     cdef bint drained(self) noexcept:
         return (
@@ -481,20 +571,28 @@ cdef class Executor:
         )
 
     def interrupt(self):
-        """Have `Interrupted` raised in the `receive` that runs, if one does.
+        """Have `Interrupted` raised in what the executor runs, if that does not return.
 
-        It reaches Python code, and ends no call into C.
+        It reaches Python code, and ends no call into C. Who asks again after a while has it raised
+        again, as somebody's code may have caught it.
         """
-        if self.running and self.current is not NULL and not self.interrupting:
+        if not self.running:
+            return
+        if self.current is not NULL or self.delivered == self.interrupted_at:
             self.interrupting = True
             PyThreadState_SetAsyncExc(self.thread_id, <PyObject*>Interrupted)
+        self.interrupted_at = self.delivered
 
     def step(self, int64_t most=TURN_DELIVERIES_MAX):
         """Take in what waits and make at most `most` deliveries; returns how many were made.
 
         For tests and simulators, which drive an executor that has no thread.
+
+        :raises RuntimeError: if it runs in a thread, has ended, or is in a turn.
         """
         cdef int64_t before = self.delivered
+        if self.has_run or self.in_turn:
+            raise RuntimeError("an executor that runs, has ended, or is in a turn takes no step")
         self.turn(most)
         return self.delivered - before
 
@@ -506,10 +604,22 @@ cdef class Executor:
         return self.clock()
 
     cdef bint accept(self, Envelope envelope) except -1:
-        if self.is_stopping or not self.inbox.put(envelope):
+        if self.is_stopping or not self.put(envelope):
             return False
         self.idle.call()
         return True
+
+    cdef inline bint put(self, Envelope envelope) except -1:
+        """Put it into the inbox, if there is room. In any thread."""
+        return self.inbox.put(envelope) or (not self.is_full() and self.inbox.put(envelope))
+
+    cdef bint is_full(self) noexcept:
+        """Whether the inbox is. What was delivered in this turn is counted off first: exactly so
+        many wait as `inbox_max` says before anybody is refused.
+        """
+        if self.inbox.is_full():
+            self.forget_spans()
+        return self.inbox.is_full()
 
     cdef int ask(self, object request) except -1:
         """Send a control message of the runtime's own, which no limit refuses."""
@@ -523,7 +633,11 @@ cdef class Executor:
         entry.target = target
         entry.runtime = self
         entry.kind = kind
-        return not self.is_stopping and self.table.add(entry)
+        if self.is_stopping or not self.table.add(entry):
+            return False
+        self.other_lives += 1
+        entry.life = 2 * self.other_lives + 1
+        return True
 
     cdef int turn(self, int64_t most) except -1:
         """Look outside once, then deliver until the queue is empty or it is time to look again."""
@@ -532,57 +646,146 @@ cdef class Executor:
         cdef int64_t now, _, until_look
         cdef PyObject* taken
         self.batch_ns = start
-        self.poll(start)
-        if self.routes is not None:
-            self.hear()
-        until_look = self.stride
-        for _ in range(min(most, TURN_DELIVERIES_MAX)):
-            if self.run_queue.count() == 0:
-                break
-            taken = self.run_queue.take_owned()
-            self.popped += 1
-            try_deliver(self, taken)
-            until_look -= 1
-            if until_look == 0:
-                now = self.now_ns()
-                # Slow processes: look after every delivery, from the next turn's first one on too.
-                if (now - looked) * CLOCK_STRIDE > TURN_NS_MAX // 4 * self.stride:
-                    self.stride = 1
-                else:
-                    self.stride = CLOCK_STRIDE
-                if now - start >= TURN_NS_MAX:
+        self.in_turn = True
+        try:
+            self.poll(start)
+            if self.routes is not None:
+                self.hear()
+            until_look = self.stride
+            for _ in range(min(most, TURN_DELIVERIES_MAX)):
+                if self.run_queue.count() == 0:
                     break
-                until_look = self.stride
-                looked = now
-        if self.routes is not None and self.routes.dirty:
-            self.routes.flush()
+                taken = self.run_queue.take_owned()
+                self.popped += 1
+                try_deliver(self, taken)
+                until_look -= 1
+                if until_look == 0:
+                    now = self.now_ns()
+                    # Slow processes: look after every delivery, from the next turn's first on too.
+                    if (now - looked) * CLOCK_STRIDE > TURN_NS_MAX // 4 * self.stride:
+                        self.stride = 1
+                    else:
+                        self.stride = CLOCK_STRIDE
+                    if now - start >= TURN_NS_MAX:
+                        break
+                    until_look = self.stride
+                    looked = now
+            if self.inbox.elsewhere != 0:
+                self.forget_spans()
+            if self.routes is not None and self.routes.dirty:
+                self.routes.flush()
+        finally:
+            self.in_turn = False
         return 0
 
     cdef int poll(self, int64_t now) except -1:
-        cdef Envelope envelope
         if self.inbox.queue.count() != 0:
-            if self.limited or self.codec is not None:
-                while self.inbox.queue.count() != 0:
-                    envelope = self.inbox.queue.take()
-                    self.admit(envelope)
-            else:
-                self.run_queue.take_all(self.inbox.queue)
+            self.take_in()
         if self.wheel.count != 0 or len(self.due) != 0:
             self.fire(now)
         return 0
+
+    cdef int take_in(self) except -1:
+        """Move what other threads sent into the run queue.
+
+        Just what stands there now: who sends faster than this would keep all others waiting. Where
+        there is no memory for it, it stays where it is until there is.
+        """
+        cdef size_t begin = self.popped + self.run_queue.count()
+        cdef size_t left = self.inbox.queue.count()
+        cdef Envelope envelope
+        if not self.checks:
+            if not self.run_queue.take_all(self.inbox.queue):
+                return 0
+        else:
+            if not self.run_queue.has_room(left):
+                return 0
+            while left != 0 and self.inbox.queue.count() != 0:
+                left -= 1
+                envelope = self.inbox.queue.take()
+                admit_outside(self, envelope)
+        return self.note_span(begin)
+
+    cdef int note_span(self, size_t begin) except -1:
+        """Note that the run queue was sent by other threads from `begin` to its end.
+
+        So it is known how much of it has not been delivered, without counting deliveries. A
+        stretch that follows the one before without a gap is one with it; where there is no memory
+        for another, what lies between them is counted as well.
+        """
+        cdef size_t end = self.popped + self.run_queue.count()
+        cdef size_t capacity, i
+        cdef Span* spans
+        cdef Span* last
+        if end == begin:
+            return 0
+        if self.spans_head != self.spans_tail:
+            last = &self.spans[(self.spans_tail - 1) & self.spans_mask]
+            if last.end == begin:
+                self.inbox.elsewhere += end - last.end
+                last.end = end
+                return 0
+            if self.spans_tail - self.spans_head > self.spans_mask:
+                capacity = 2 * (self.spans_mask + 1)
+                spans = <Span*>PyMem_RawMalloc(capacity * sizeof(Span))
+                if spans is NULL:
+                    self.inbox.elsewhere += end - last.end
+                    last.end = end
+                    return 0
+                for i in range(self.spans_tail - self.spans_head):
+                    spans[i] = self.spans[(self.spans_head + i) & self.spans_mask]
+                PyMem_RawFree(self.spans)
+                self.spans = spans
+                self.spans_mask = capacity - 1
+                self.spans_tail -= self.spans_head
+                self.spans_head = 0
+        last = &self.spans[self.spans_tail & self.spans_mask]
+        last.begin = begin
+        last.end = end
+        self.spans_tail += 1
+        self.inbox.elsewhere += end - begin
+        return 0
+
+    cdef void forget_spans(self) noexcept:
+        """Forget what has been delivered by now."""
+        cdef Span* oldest
+        if self.run_queue.count() == 0:
+            # Also where dead letters took something out in between.
+            self.spans_head = self.spans_tail
+            self.inbox.elsewhere = 0
+            return
+        while self.spans_head != self.spans_tail:
+            oldest = &self.spans[self.spans_head & self.spans_mask]
+            if <Py_ssize_t>(self.popped - oldest.begin) <= 0:
+                break
+            if <Py_ssize_t>(self.popped - oldest.end) < 0:
+                self.inbox.elsewhere -= self.popped - oldest.begin
+                oldest.begin = self.popped
+                break
+            self.inbox.elsewhere -= oldest.end - oldest.begin
+            self.spans_head += 1
 
     cdef int fire(self, int64_t now) except -1:
         """Queue the timers that are due, but no more than others can be expected to wait behind.
 
         By way of the queue: what was sent before one fired is delivered before it, and a cancel
-        that stands in front of it still takes effect.
+        that stands in front of it still takes effect. What there is no memory for stays due.
         """
-        if len(self.due) == 0:
+        cdef int64_t tick = (now - self.epoch_ns) // 1_000_000
+        cdef Envelope envelope
+        if len(self.due) == 0 and tick > self.wheel.now:
             # Else what else is due by now comes after these.
-            self.wheel.c_advance((now - self.epoch_ns) // 1_000_000, self.due)
-            self.due.reverse()
+            try:
+                self.wheel.c_advance(tick, self.due)
+            finally:
+                # If memory ran out, what has fired is in there all the same.
+                self.due.reverse()
         while len(self.due) != 0 and self.due_queued < DUE_QUEUED_MAX:
-            self.run_queue.put(new_envelope(self.pid, self.due.pop(), None, None))
+            if not self.run_queue.has_room(1):
+                break
+            envelope = new_envelope(self.pid, self.due[len(self.due) - 1], None, None)
+            self.due.pop()
+            self.run_queue.put(envelope)
             self.due_queued += 1
         return 0
 
@@ -622,9 +825,6 @@ cdef class Executor:
         cdef PyObject* found
         cdef Entry entry
         self.delivered += 1
-        if envelope.to is None:
-            # Only Envelope.__new__(Envelope) makes such a thing.
-            return self.drop(envelope, self.protocol.DeadLetterReason.NO_PROCESS)
         if self.routes is not None and envelope.to.node is self.routes.recent_node:
             # Nobody of another node is in the table.
             self.delivered -= 1
@@ -637,135 +837,27 @@ cdef class Executor:
             return self.drop(envelope, self.protocol.DeadLetterReason.NO_PROCESS)
         entry = <Entry>found
         if entry.kind == PROCESS:
+            if entry.limit is not None and not self.leaves_mailbox(entry):
+                return self.drop(envelope, self.protocol.DeadLetterReason.MAILBOX_FULL)
             return self.give_to_process(entry, envelope)
         if entry.kind == EXECUTOR:
             return self.control(envelope)
         return self.give_to_target(entry, envelope)
 
-    # Other nodes.
+    cdef bint leaves_mailbox(self, Entry entry) noexcept:
+        """Count out what was just taken from the run queue for a process with a mailbox limit.
 
-    cdef int route(self, Envelope envelope) except -1:
-        """Hand over an envelope for another node to the connection that leads there."""
-        cdef int said = NOT_CONNECTED
-        if self.routes is not None:
-            try:
-                if type(envelope.msg) is self.protocol.Down and envelope.sender is self.pid:
-                    return self.say_down(envelope)
-                said = self.routes.say(envelope)
-            except Exception as error:
-                self.observer.unencodable(envelope, error)
-                return self.drop(envelope, self.protocol.DeadLetterReason.UNENCODABLE)
-        if said == NOT_CONNECTED:
-            self.drop(envelope, self.protocol.DeadLetterReason.NOT_CONNECTED)
-        elif said == PEER_BUSY:
-            self.drop(envelope, self.protocol.DeadLetterReason.PEER_BUSY)
-        return 0
-
-    cdef int say_down(self, Envelope envelope) except -1:
-        """A process of this node ended that one of the peer's monitors."""
-        cdef Connection connection = self.routes.find(envelope.to.node)
-        cdef dict watchers
-        if connection is None:
-            # Its node is told nothing any more: to its processes all of this one is down.
-            return 0
-        watchers = connection.watched.get(envelope.msg.pid)
-        if watchers is not None:
-            if watchers.pop(envelope.to, None):
-                connection.watched_count -= 1
-            if not watchers:
-                del connection.watched[envelope.msg.pid]
-        reason = envelope.msg.reason
-        why = self.protocol.DOWN_CODES.get(reason.kind, 1)
-        connection.speaker.say_down(envelope.to, envelope.msg.pid, why, reason.detail)
-        return self.routes.answered(connection)
-
-    cdef int hear(self) except -1:
-        """Look at the sockets, and queue what came."""
-        cdef Poller poller = self.routes.poller
-        cdef Connection connection
-        cdef size_t tail
-        poller.sockets.progress = <unsigned long long>self.delivered
-        if self.is_stopping:
-            # What peers say from now on lies behind the end of the connection.
-            poller.sockets.ready = False
-            return 0
-        if poller.sockets.connections == 0 and not poller.sockets.ready:
-            return 0
-        poller.look()
-        if not poller.sockets.ready:
-            return 0
-        tail = self.run_queue.tail
-        over = self.routes.hear(self.run_queue, self.popped)
-        if self.limited and self.run_queue.tail != tail:
-            self.admit_since(tail)
-            self.routes.shrunk(self.popped + self.run_queue.count())
-        if over is not None:
-            for connection in over:
-                self.disconnect(connection)
-        return 0
-
-    cdef int connect(self, Connection connection) except -1:
-        """A connection to a node is established."""
-        cdef Connection old = self.routes.by_name.get(connection.link.peer.name)
-        if old is not None:
-            self.routes.hear_all(old, self.run_queue)
-            self.disconnect(old)
-        self.routes.add(connection)
-        up = self.protocol.NodeUp(connection.link.peer, connection.link.incarnation)
-        for pid in self.node_subscribers:
-            self.tell(<Pid>pid, up)
-        return 0
-
-    cdef int disconnect(self, Connection connection) except -1:
-        """A connection has come to its end: so has, for this node, all that lives behind it."""
-        cdef PyObject* found
-        cdef dict watchers
-        cdef NodeId node = connection.link.peer
-        if not self.routes.remove(connection):
-            return 0
-        # What was sent before must not reach the node's next start.
-        self.poll(self.batch_ns)
-        self.drop_all_for(node)
-        self.routes.shrunk(self.popped + self.run_queue.count())
-        for watched, watchers in connection.watched.items():
-            found = self.table.find(<Pid>watched)
-            if found is not NULL and (<Entry>found).watchers is not None:
-                for watcher in watchers:
-                    (<Entry>found).watchers.pop(watcher, None)
-        why = self.observer.why_ended(connection)
-        if why == "shutdown":
-            reason = self.protocol.DownReason("shutdown", f"{node} ended")
-        else:
-            reason = self.protocol.DownReason(
-                "disconnected", f"the connection to {node} ended: {why}"
-            )
-        for watched, watchers in connection.watches.items():
-            down = self.protocol.Down(watched, reason)
-            for pid in watchers:
-                found = self.table.find(<Pid>pid)
-                if found is not NULL and (<Entry>found).watched is not None:
-                    (<Entry>found).watched.pop(watched, None)
-                self.tell(<Pid>pid, down)
-        connection.watches = {}
-        connection.watched = {}
-        connection.watched_count = 0
-        down = self.protocol.NodeDown(node, connection.link.incarnation, why)
-        for pid in self.node_subscribers:
-            self.tell(<Pid>pid, down)
-        self.observer.disconnected(connection)
-        return 0
-
-    cdef int drop_all_for(self, NodeId node) except -1:
-        cdef size_t left = self.run_queue.count()
-        cdef Envelope envelope
-        while left != 0:
-            left -= 1
-            envelope = self.run_queue.take()
-            if envelope.to is not None and same_node(envelope.to.node, node):
-                self.drop(envelope, self.protocol.DeadLetterReason.NOT_CONNECTED)
-            else:
-                self.run_queue.put(envelope)
-        return 0
+        False if it came before the process was spawned, with more than may wait: then nobody knew
+        of the limit, so what exceeds it is found here.
+        """
+        cdef MailboxLimit limit = entry.limit
+        if <Py_ssize_t>(limit.counted_from - self.popped) >= 0:
+            if limit.early >= limit.most:
+                return False
+            limit.early += 1
+        elif limit.queued:
+            limit.queued -= 1
+        return True
 
     cdef int give_to_process(self, Entry entry, Envelope envelope) except -1:
         cdef PyObject* args[4]
@@ -773,8 +865,6 @@ cdef class Executor:
         if entry.unstarted and not self.start(entry):
             return self.drop(envelope, self.protocol.DeadLetterReason.PROCESS_CRASHED)
         entry.delivered += 1
-        if entry.queued and envelope.sender is not self.pid:
-            entry.queued -= 1
         # Borrowed: only this thread takes them out of the entry, and not while it is in `receive`.
         args[0] = <PyObject*>entry.target
         args[1] = <PyObject*>envelope.msg
@@ -796,19 +886,15 @@ cdef class Executor:
     cdef bint start(self, Entry entry) except -1:
         """Call `init`. False if that ended the process."""
         cdef object process = entry.target
-        cdef PyObject* init
-        cdef PyObject* result
+        cdef PyObject* bound
+        cdef PyObject* result = NULL
         entry.unstarted = False
         self.current = <PyObject*>entry
         try:
-            try:
-                bound = process.init
-            except BaseException as error:
-                self.failure = error
-                self.crash(entry, None)
-                return False
-            init = <PyObject*>bound
-            result = PyObject_Vectorcall(init, NULL, 0, NULL)
+            bound = PyObject_GetAttr(<PyObject*>process, <PyObject*>"init")
+            if bound is not NULL:
+                result = PyObject_Vectorcall(bound, NULL, 0, NULL)
+                Py_DECREF(<object>bound)
             if not self.emit(entry, result):
                 self.crash(entry, None)
         finally:
@@ -816,16 +902,22 @@ cdef class Executor:
         return entry.target is not None
 
     cdef int give_to_target(self, Entry entry, Envelope envelope) except -1:
+        cdef PyObject* result
+        cdef PyObject* args[1]
         entry.delivered += 1
         if entry.kind == INBOX:
             if not (<Inbox>entry.target).put(envelope):
                 self.drop(envelope, self.protocol.DeadLetterReason.MAILBOX_FULL)
             return 0
-        try:
-            entry.target(envelope)
-        except BaseException as error:
-            self.observer.crashed(entry.pid, error)
+        args[0] = <PyObject*>envelope
+        result = PyObject_Vectorcall(<PyObject*>entry.target, args, 1, NULL)
+        if result is NULL:
+            self.observe("crashed", entry.pid, take_failure())
+        else:
+            Py_DECREF(<object>result)
         return 0
+
+    # What `receive` returned.
 
     cdef bint emit(self, Entry entry, PyObject* result) except -1:
         """Queue what `receive` returned, and take over its reference.
@@ -833,136 +925,305 @@ cdef class Executor:
         False, with the error in `failure` and nothing queued, if it raised, or returned what
         cannot be sent.
         """
-        cdef size_t tail = self.run_queue.tail
+        cdef size_t before
+        cdef int status
         if result is NULL:
-            self.failure = pending_error()
+            self.failure = take_failure()
             return False
         if result is <PyObject*>None:
             Py_DECREF(<object>result)
             return True
-        if type(<object>result) is not Envelope:
-            return self.emit_many(entry, result)
-        if (<Envelope>result).sender is None:
+        if (
+            type(<object>result) is Envelope
+            and not self.checks
+            and self.run_queue.count() <= self.run_queue.mask
+        ):
+            # As almost always: one envelope, nobody else's, and there is room.
+            if (<Envelope>result).sender is not None:
+                self.run_queue.put_owned(result)
+                return True
             if Py_REFCNT(result) == 1:
                 (<Envelope>result).sender = entry.pid
-            else:
-                result = copy_from(entry, result)
-        self.run_queue.put_owned(result)
-        if self.limited or self.codec is not None:
-            self.admit_since(tail)
-        return True
+                self.run_queue.put_owned(result)
+                return True
+        before = self.run_queue.count()
+        status = (<quiet_output><void*>emit_output)(self, entry, result)
+        if status < 0:
+            self.failure = take_failure()
+            # Nothing is taken out of the queue while a delivery goes on, so all that is more than
+            # before is this call's.
+            self.run_queue.drop_newest(self.run_queue.count() - before)
+            if self.limited:
+                self.recount()
+        Py_DECREF(<object>result)
+        return status == 0
 
-    cdef bint emit_many(self, Entry entry, PyObject* owned) except -1:
-        """As `emit`, for what should be an iterable of envelopes."""
-        cdef size_t tail = self.run_queue.tail
-        cdef object result = <object>owned
-        cdef int owners = 1
-        Py_DECREF(result)
-        if type(result) is list or type(result) is tuple:
-            # An envelope that only this list holds, which only the executor holds, is nobody
-            # else's; one of a list that is kept elsewhere is.
-            owners = 2 if Py_REFCNT(owned) == 1 else 0
-        try:
-            if type(result) is list:
-                for item in <list>result:
-                    self.emit_item(entry, item, owners)
-            elif type(result) is tuple:
-                for item in <tuple>result:
-                    self.emit_item(entry, item, owners)
-            else:
-                iterator = iter_of(entry, result)
-                for item in iterator:
-                    self.emit_item(entry, item, owners)
-        except BaseException as error:
-            self.failure = error
-            self.run_queue.truncate(tail)
-            return False
-        if self.limited or self.codec is not None:
-            self.admit_since(tail)
-        return True
+    cdef int emit_item(self, Entry entry, object item, int owners, list fresh) except -1:
+        """Queue one envelope, its sender filled in; or put it into `fresh`, to be looked at.
 
-    cdef int emit_item(self, Entry entry, object item, int owners) except -1:
-        """Queue one envelope, its sender filled in.
-
-        That is done in place if its `owners` are all the references there are; an envelope that
-        somebody else holds too, to send it again perhaps, is copied.
+        The sender is filled in in place if its `owners` are all the references there are; an
+        envelope that somebody else holds too, to send it again perhaps, is copied.
         """
         cdef PyObject* owned = <PyObject*>item
+        cdef Envelope envelope
         if type(item) is not Envelope:
             raise wrong_output(entry, item)
-        if (<Envelope>item).sender is None and Py_REFCNT(owned) != owners:
-            owned = copy_from(entry, owned)
-        else:
-            if (<Envelope>item).sender is None:
+        if (<Envelope>item).sender is None:
+            if Py_REFCNT(owned) != owners:
+                envelope = new_envelope(
+                    (<Envelope>item).to,
+                    (<Envelope>item).msg,
+                    entry.pid,
+                    (<Envelope>item).correlation_id,
+                )
+            else:
                 (<Envelope>item).sender = entry.pid
-            Py_INCREF(item)
-        self.run_queue.put_owned(owned)
+                envelope = <Envelope>item
+        else:
+            envelope = <Envelope>item
+        if fresh is not None:
+            fresh.append(self.checked(envelope))
+        else:
+            self.run_queue.put_owned(<PyObject*>envelope)
+            Py_INCREF(envelope)
         return 0
 
+    cdef object checked(self, Envelope envelope):
+        """Strict mode: the envelope as another node would get it, or why it cannot go there.
+
+        The latter as an `Undelivered`. Raises what the message's own code raised.
+        """
+        cdef PyObject* copied
+        cdef Undelivered letter
+        if (
+            self.codec is None
+            or <size_t>RABBLE_TYPE(envelope.msg) in self.local_classes
+            or same_pid(envelope.to, self.pid)
+        ):
+            return envelope
+        copied = (<quiet_codec><void*>recoded)(self, envelope)
+        if copied is not NULL:
+            again = <object>copied
+            Py_DECREF(again)
+            return again
+        if not PyErr_ExceptionMatches(ValueError):
+            raise take_failure()
+        error = take_failure()
+        self.observe("unencodable", envelope, error)
+        letter = Undelivered.__new__(Undelivered)
+        letter.envelope = envelope
+        letter.reason = self.protocol.DeadLetterReason.UNENCODABLE
+        return letter
+
+    cdef int admit(self, Envelope envelope) except -1:
+        """Queue an envelope if its receiver's mailbox has room for it."""
+        cdef PyObject* found
+        cdef MailboxLimit limit
+        if self.limited:
+            found = self.table.find(envelope.to)
+            if found is not NULL and (<Entry>found).limit is not None:
+                limit = (<Entry>found).limit
+                if limit.queued >= limit.most:
+                    return self.drop(envelope, self.protocol.DeadLetterReason.MAILBOX_FULL)
+                self.run_queue.reserve(1)
+                limit.queued += 1
+        self.run_queue.put(envelope)
+        return 0
+
+    cdef int recount(self) except -1:
+        """Count anew what waits for each process with a limit: the queue was changed inside."""
+        cdef Entry entry
+        cdef PyObject* found
+        cdef size_t position
+        for entry in self.table.snapshot():
+            if entry.limit is not None:
+                entry.limit.queued = 0
+                entry.limit.counted_from = self.popped
+        position = self.run_queue.head
+        while position != self.run_queue.tail:
+            # Finding a pid runs nobody's code, so the queue stays as it is meanwhile.
+            found = self.table.find(
+                (<Envelope>self.run_queue.slots[position & self.run_queue.mask]).to
+            )
+            if found is not NULL and (<Entry>found).limit is not None:
+                (<Entry>found).limit.queued += 1
+            position += 1
+        return 0
+
+    cdef int set_checks(self) except -1:
+        self.checks = self.codec is not None or self.limited != 0
+        return 0
+
+    # The end of a process.
+
     cdef int crash(self, Entry entry, Envelope envelope) except -1:
-        """`receive` or `init` failed: end that process and nothing else."""
+        """`receive` or `init` failed: end that process and nothing else.
+
+        It is let go of first of all, and the traceback, which holds its frame, before anything
+        is said of it: so if it had all the memory there is some again.
+        """
         cdef object error = self.failure
+        cdef object watchers = None
+        cdef bint ends = entry.target is not None
         self.failure = None
         if type(error) is Interrupted:
             self.interrupting = False
         self.crashes += 1
-        detail = f"{type(error).__name__}: {error_text(error)}"
-        if entry.target is not None:
-            self.remove_entry(entry, self.protocol.DownReason("crashed", detail))
-        self.observer.crashed(entry.pid, error)
-        if envelope is not None:
-            self.drop(envelope, self.protocol.DeadLetterReason.PROCESS_CRASHED)
-        # The traceback holds the frame of `receive`, and with it the process and the message. (By
-        # assignment it could not be taken from a frozen class's.)
+        if ends:
+            watchers = self.detach(entry)
+        self.observe("crashed", entry.pid, error)
+        # (By assignment it could not be taken from a frozen class's.)
         PyException_SetTraceback(error, None)
         PyException_SetContext(error, NULL)
         PyException_SetCause(error, NULL)
-        return 0
-
-    cdef int admit(self, Envelope envelope) except -1:
-        """Queue an envelope past what slows sending down: the strict mode and mailbox limits."""
-        cdef PyObject* found
-        cdef Entry entry
-        if (
-            self.codec is not None
-            and type(envelope.msg) not in self.protocol.LOCAL_CLASSES
-            and not same_pid(envelope.to, self.pid)
-        ):
-            try:
-                copied = self.codec.decode_message(self.codec.encode_message(envelope.msg))
-            except ValueError as error:
-                self.observer.unencodable(envelope, error)
-                return self.drop(envelope, self.protocol.DeadLetterReason.UNENCODABLE)
-            envelope = new_envelope(
-                envelope.to, copied, envelope.sender, envelope.correlation_id
+        if ends:
+            self.tell_ended(
+                entry,
+                watchers,
+                self.protocol.DownReason("crashed", described(error)),
             )
-        if self.limited and envelope.sender is not self.pid:
-            # What the executor itself has to say, a Down say, is promised and takes no place.
-            found = self.table.find(envelope.to)
-            if found is not NULL:
-                entry = <Entry>found
-                if entry.mailbox_max:
-                    if entry.queued >= entry.mailbox_max:
-                        return self.drop(
-                            envelope, self.protocol.DeadLetterReason.MAILBOX_FULL
-                        )
-                    entry.queued += 1
-        self.run_queue.put(envelope)
+        if envelope is not None:
+            self.drop(envelope, self.protocol.DeadLetterReason.PROCESS_CRASHED)
         return 0
 
-    cdef int admit_since(self, size_t tail) except -1:
-        cdef list fresh = []
-        cdef Envelope envelope
-        cdef size_t position
-        cdef PyObject* owned
-        position = tail
-        while position != self.run_queue.tail:
-            owned = self.run_queue.slots[position & self.run_queue.mask]
-            fresh.append(<object>owned)
-            position += 1
-        self.run_queue.truncate(tail)
-        for envelope in fresh:
-            self.admit(envelope)
+    cdef int remove_entry(self, Entry entry, object reason) except -1:
+        """End a process or service: its timers, its monitors, and the cycle between the two."""
+        return self.tell_ended(entry, self.detach(entry), reason)
+
+    cdef object detach(self, Entry entry):
+        """Take a process or service out of all that knows it; returns who monitored it.
+
+        Nothing here may fail: who is half gone would be there for ever.
+        """
+        cdef PyObject* found
+        cdef Timer timer
+        cdef Connection connection
+        cdef dict timers = entry.timers
+        cdef dict watched = entry.watched
+        cdef dict watchers = entry.watchers
+        cdef dict pairs
+        self.table.remove(entry.pid)
+        entry.timers = entry.watched = entry.watchers = None
+        if entry.kind == PROCESS:
+            self.processes -= 1
+        if entry.limit is not None:
+            self.limited -= 1
+            self.set_checks()
+        if entry.subscribed:
+            self.subscribe(entry, self.letter_subscribers, DEAD_LETTERS, False)
+            self.subscribe(entry, self.node_subscribers, NODES, False)
+        if timers is not None:
+            for timer in timers.values():
+                self.wheel.c_cancel(timer)
+        if watchers is not None:
+            # Its own monitor of itself has nobody left to tell.
+            watchers.pop(entry.pid, None)
+            for pid in watchers:
+                found = self.table.find(<Pid>pid)
+                if found is not NULL:
+                    if (<Entry>found).watched is not None:
+                        (<Entry>found).watched.pop(entry.pid, None)
+                elif self.routes is not None:
+                    connection = self.routes.find((<Pid>pid).node)
+                    pairs = None if connection is None else connection.watched.get(entry.pid)
+                    if pairs is not None:
+                        if pairs.pop(pid, None):
+                            connection.watched_count -= 1
+                        if not pairs:
+                            del connection.watched[entry.pid]
+        if entry.kind == INBOX:
+            # Whoever owns it takes what is left, and learns that nothing follows.
+            (<Inbox>entry.target).close()
+        entry.target = None
+        entry.receive = None
+        entry.takes_self = False
+        if watched is not None:
+            for pid in watched:
+                found = self.table.find(<Pid>pid)
+                if found is not NULL:
+                    if (<Entry>found).watchers is not None:
+                        (<Entry>found).watchers.pop(entry.pid, None)
+                elif self.routes is not None:
+                    self.unwatch(entry.pid, <Pid>pid)
+        return watchers
+
+    cdef int tell_ended(self, Entry entry, object watchers, object reason) except -1:
+        """Tell who monitored a life that it has ended: in its turn, behind what that life sent."""
+        cdef PyObject* found
+        cdef Notice notice
+        cdef Connection connection
+        if not watchers:
+            return 0
+        down = self.protocol.Down(entry.pid, reason, entry.life)
+        for pid in watchers:
+            found = self.table.find(<Pid>pid)
+            if found is not NULL:
+                self.notify(<Entry>found, down)
+            elif self.routes is not None:
+                connection = self.routes.find((<Pid>pid).node)
+                # Else that node is told nothing any more: to its processes all of this one is down.
+                if connection is not None:
+                    notice = Notice.__new__(Notice)
+                    notice.connection = connection
+                    notice.watcher = <Pid>pid
+                    notice.msg = down
+                    self.run_queue.put(new_envelope(self.pid, notice, None, None))
+        return 0
+
+    # What the runtime has to say.
+
+    cdef int tell(self, Pid to, object msg, CorrelationId correlation_id=None) except -1:
+        """Say something to who has that pid now."""
+        cdef PyObject* found = self.table.find(to)
+        if found is not NULL:
+            return self.notify(<Entry>found, msg, correlation_id)
+        self.run_queue.put(new_envelope(to, msg, self.pid, correlation_id))
+        return 0
+
+    cdef int notify(self, Entry entry, object msg, CorrelationId correlation_id=None) except -1:
+        """Say something to a life of this node, in its turn."""
+        cdef Notice notice = Notice.__new__(Notice)
+        notice.entry = entry
+        notice.msg = msg
+        notice.correlation_id = correlation_id
+        self.run_queue.put(new_envelope(self.pid, notice, None, None))
+        return 0
+
+    cdef int notify_now(self, Entry entry, object msg, CorrelationId correlation_id=None) except -1:
+        """Say something to a life of this node at once: what stands in the queue came after it.
+
+        No limit of a mailbox counts it: what the runtime has to say, a Down say, is promised.
+        """
+        cdef Envelope envelope = new_envelope(entry.pid, msg, self.pid, correlation_id)
+        if entry.target is None:
+            return self.drop(envelope, self.protocol.DeadLetterReason.NO_PROCESS)
+        if entry.kind == PROCESS:
+            return self.give_to_process(entry, envelope)
+        if entry.kind == EXECUTOR:
+            # Who monitors with the executor's pid as its own.
+            return self.drop(envelope, self.protocol.DeadLetterReason.REFUSED)
+        return self.give_to_target(entry, envelope)
+
+    cdef int notify_all(self, dict subscribers, object msg) except -1:
+        cdef Entry entry
+        # Of a list: while an envelope is made other threads may run, and subscribe.
+        for entry in list(subscribers.values()):
+            self.notify(entry, msg)
+        return 0
+
+    cdef int observe(self, str what, object about, object error) except -1:
+        """Tell the observer. What it raises is counted: nobody is there to be told of that."""
+        cdef PyObject* told = PyObject_CallMethodObjArgs(
+            <PyObject*>self.observer, <PyObject*>what, <PyObject*>about, <PyObject*>error, NULL
+        )
+        if told is not NULL:
+            Py_DECREF(<object>told)
+            return 0
+        failure = take_failure()
+        if type(failure) is Interrupted:
+            # The time is over, which the loop sees by itself.
+            self.interrupting = False
+        self.failed_reports += 1
         return 0
 
     cdef int drop(self, Envelope envelope, object reason) except -1:
@@ -978,15 +1239,134 @@ cdef class Executor:
             and not same_node(envelope.sender.node, self.node)
         ):
             self.say_undelivered(envelope, reason)
-        if not self.subscribers and envelope.correlation_id is None:
+        if not self.letter_subscribers and envelope.correlation_id is None:
             return 0
         letter = self.protocol.DeadLetter(envelope, reason)
-        for pid in self.subscribers:
-            self.tell(<Pid>pid, letter)
+        self.notify_all(self.letter_subscribers, letter)
         if envelope.sender is not None and envelope.correlation_id is not None:
             found = self.table.find(envelope.sender)
             if found is not NULL and (<Entry>found).kind == CALLBACK:
-                self.tell(envelope.sender, letter, envelope.correlation_id)
+                self.notify(<Entry>found, letter, envelope.correlation_id)
+        return 0
+
+    # Other nodes.
+
+    cdef int route(self, Envelope envelope) except -1:
+        """Hand over an envelope for another node to the connection that leads there."""
+        cdef int said = NOT_CONNECTED
+        if self.routes is not None:
+            said = (<quiet_say><void*>say)(self.routes, envelope)
+            if said < 0:
+                error = take_failure()
+                if type(error) is Interrupted:
+                    self.interrupting = False
+                self.observe("unencodable", envelope, error)
+                return self.drop(envelope, self.protocol.DeadLetterReason.UNENCODABLE)
+        if said == NOT_CONNECTED:
+            self.drop(envelope, self.protocol.DeadLetterReason.NOT_CONNECTED)
+        elif said == PEER_BUSY:
+            self.drop(envelope, self.protocol.DeadLetterReason.PEER_BUSY)
+        return 0
+
+    cdef int say_down(self, Connection connection, Pid watcher, object down) except -1:
+        """A process of this node ended that one of the peer's monitors."""
+        if self.routes.find(watcher.node) is not connection:
+            # Whom it concerned is down for this node.
+            return 0
+        reason = down.reason
+        why = self.protocol.DOWN_CODES.get(reason.kind, 1)
+        connection.speaker.say_down(watcher, down.pid, why, down.life, reason.detail)
+        return self.routes.answered(connection)
+
+    cdef int hear(self) except -1:
+        """Look at the sockets, and queue what came."""
+        cdef Poller poller = self.routes.poller
+        cdef Connection connection
+        cdef size_t before, count
+        poller.sockets.progress = <unsigned long long>self.delivered
+        if self.is_stopping:
+            # What peers say from now on lies behind the end of the connection.
+            poller.sockets.ready = False
+            return 0
+        if poller.sockets.connections == 0 and not poller.sockets.ready:
+            return 0
+        poller.look()
+        if not poller.sockets.ready:
+            return 0
+        before = self.run_queue.count()
+        over = self.routes.hear(self.run_queue, self.popped)
+        count = self.run_queue.count() - before
+        if self.limited and count != 0:
+            admit_newest(self, count)
+            self.routes.shrunk(self.popped + self.run_queue.count())
+        if over is not None:
+            for connection in over:
+                self.disconnect(connection)
+        return 0
+
+    cdef int connect(self, Connection connection) except -1:
+        """A connection to a node is established."""
+        cdef Connection old = self.routes.by_name.get(connection.link.peer.name)
+        if old is not None:
+            self.routes.hear_all(old, self.run_queue)
+            if self.limited:
+                self.recount()
+            self.disconnect(old)
+        self.routes.add(connection)
+        up = self.protocol.NodeUp(connection.link.peer, connection.link.incarnation)
+        return self.notify_all(self.node_subscribers, up)
+
+    cdef int disconnect(self, Connection connection) except -1:
+        """A connection has come to its end: so has, for this node, all that lives behind it."""
+        cdef PyObject* found
+        cdef dict watchers, watches, watched_here
+        cdef NodeId node = connection.link.peer
+        if not self.routes.remove(connection):
+            return 0
+        # What was sent before must not reach the node's next start.
+        self.poll(self.batch_ns)
+        self.drop_all_for(node)
+        self.routes.shrunk(self.popped + self.run_queue.count())
+        watches, connection.watches = connection.watches, {}
+        watched_here, connection.watched = connection.watched, {}
+        connection.watched_count = 0
+        for watched, watchers in watched_here.items():
+            found = self.table.find(<Pid>watched)
+            if found is not NULL and (<Entry>found).watchers is not None:
+                for watcher in watchers:
+                    (<Entry>found).watchers.pop(watcher, None)
+        why = self.observer.why_ended(connection)
+        if why == "shutdown":
+            reason = self.protocol.DownReason("shutdown", f"{node} ended")
+        else:
+            reason = self.protocol.DownReason(
+                "disconnected", f"the connection to {node} ended: {why}"
+            )
+        for watched, watchers in watches.items():
+            down = self.protocol.Down(watched, reason)
+            for pid in watchers:
+                found = self.table.find(<Pid>pid)
+                if found is not NULL:
+                    if (<Entry>found).watched is not None:
+                        (<Entry>found).watched.pop(watched, None)
+                    self.notify(<Entry>found, down)
+        down = self.protocol.NodeDown(node, connection.link.incarnation, why)
+        self.notify_all(self.node_subscribers, down)
+        self.observer.disconnected(connection)
+        return 0
+
+    cdef int drop_all_for(self, NodeId node) except -1:
+        cdef size_t left = self.run_queue.count()
+        cdef Envelope envelope
+        while left != 0:
+            left -= 1
+            envelope = self.run_queue.take()
+            if same_node(envelope.to.node, node):
+                self.drop(envelope, self.protocol.DeadLetterReason.NOT_CONNECTED)
+            else:
+                self.run_queue.put(envelope)
+        if self.limited:
+            self.recount()
         return 0
 
     cdef int say_undelivered(self, Envelope envelope, object reason) except -1:
@@ -1003,56 +1383,12 @@ cdef class Executor:
 
     cdef int count_lost(self, NodeId peer, object count) except -1:
         """A peer dropped envelopes that were for this node, because its queue was full."""
+        cdef Entry entry
         reason = self.protocol.DeadLetterReason.LOST
         self.dead_letters[reason] = self.dead_letters.get(reason, 0) + count
-        for pid in self.subscribers:
+        for entry in list(self.letter_subscribers.values()):
             # At once: what stands in the queue came after the gap, and must not be seen before.
-            self.deliver(new_envelope(<Pid>pid, self.protocol.Lost(peer, count), self.pid, None))
-        return 0
-
-    cdef int tell(self, Pid to, object msg, CorrelationId correlation_id=None) except -1:
-        self.run_queue.put(new_envelope(to, msg, self.pid, correlation_id))
-        return 0
-
-    cdef int remove_entry(self, Entry entry, object reason) except -1:
-        """End a process or service: its timers, its monitors, and the cycle between the two."""
-        cdef PyObject* found
-        cdef Timer timer
-        self.table.remove(entry.pid)
-        if entry.kind == PROCESS:
-            self.processes -= 1
-        if entry.mailbox_max:
-            self.limited -= 1
-        if entry.timers is not None:
-            for timer in entry.timers.values():
-                self.wheel.c_cancel(timer)
-            entry.timers = None
-        if entry.watched is not None:
-            for pid in entry.watched:
-                found = self.table.find(<Pid>pid)
-                if found is not NULL:
-                    if (<Entry>found).watchers is not None:
-                        (<Entry>found).watchers.pop(entry.pid, None)
-                elif self.routes is not None:
-                    self.unwatch(entry.pid, <Pid>pid)
-            entry.watched = None
-        if entry.watchers is not None:
-            watchers = entry.watchers
-            entry.watchers = None
-            # Its own monitor of itself has nobody left to tell.
-            watchers.pop(entry.pid, None)
-            down = self.protocol.Down(entry.pid, reason)
-            for pid in watchers:
-                found = self.table.find(<Pid>pid)
-                if found is not NULL and (<Entry>found).watched is not None:
-                    (<Entry>found).watched.pop(entry.pid, None)
-                self.tell(<Pid>pid, down)
-        if entry.kind == INBOX:
-            # Whoever owns it takes what is left, and learns that nothing follows.
-            (<Inbox>entry.target).close()
-        entry.target = None
-        entry.receive = None
-        entry.takes_self = False
+            self.notify_now(entry, self.protocol.Lost(peer, count))
         return 0
 
     cdef int watch(self, Pid watcher, Pid watched) except -1:
@@ -1061,11 +1397,11 @@ cdef class Executor:
         cdef dict watchers
         if connection is None or not connection.is_open():
             return 0
+        connection.speaker.say_monitor(watcher, watched)
         watchers = connection.watches.get(watched)
         if watchers is None:
             watchers = connection.watches[watched] = {}
         watchers[watcher] = True
-        connection.speaker.say_monitor(watcher, watched)
         self.routes.touch(connection)
         return 1
 
@@ -1083,18 +1419,9 @@ cdef class Executor:
     # Control messages.
 
     cdef int control(self, Envelope envelope) except -1:
-        handler = self.controls.get(type(envelope.msg))
-        try:
-            if handler is None:
-                raise TypeError(
-                    f"the executor was sent a {type(envelope.msg).__name__}; it understands "
-                    + ", ".join(sorted(
-                        c.__name__ for c in self.controls if c.__module__ == self.protocol.__name__
-                    ))
-                )
-            handler(envelope.msg, envelope)
-        except Exception as error:
-            self.refuse(envelope, error)
+        cdef int status = (<quiet_control><void*>handle)(self.controls, envelope)
+        if status < 0:
+            self.refuse(envelope, take_failure())
         return 0
 
     cdef int refuse(self, Envelope envelope, object error) except -1:
@@ -1104,10 +1431,13 @@ cdef class Executor:
         if envelope.sender is not None:
             found = self.table.find(envelope.sender)
         if found is not NULL and (<Entry>found).kind == PROCESS:
+            # Held: the table's may be the only other reference.
             entry = <Entry>found
             self.failure = error
             return self.crash(entry, envelope)
-        self.observer.crashed(envelope.sender, error)
+        if type(error) is Interrupted:
+            self.interrupting = False
+        self.observe("crashed", envelope.sender, error)
         return self.drop(envelope, self.protocol.DeadLetterReason.REFUSED)
 
     # The end.
@@ -1119,43 +1449,123 @@ cdef class Executor:
         NULL would leave CPython 3.11 looking for it for ever, before every call.)
         """
         if self.interrupting:
-            try:
-                self.observer.quiet()
-            except Interrupted:
-                self.interrupting = False
+            self.interrupting = False
+            self.observer.quiet()
         return 0
 
     cdef int tell_shutdown(self) except -1:
         """Who monitors the executor is told that the node ends, and its answer is still sent."""
         cdef Entry own = <Entry>self.table.find(self.pid)
         if own.watchers is not None:
-            for pid in own.watchers:
+            for pid in list(own.watchers):
                 self.tell(<Pid>pid, self.protocol.Shutdown("the node shuts down"))
         return 0
 
-    cdef int end(self) except -1:
-        """Let go of everything; what was not delivered is counted as dead letters."""
-        cdef Entry entry
-        cdef Envelope envelope
-        self.ended = True
-        if self.routes is not None:
-            self.routes.flush()
-        self.run_queue.take_all(self.inbox.queue)
-        while self.run_queue.count() != 0:
-            envelope = self.run_queue.take()
-            if envelope.to is not self.pid:
-                self.drop(envelope, self.protocol.DeadLetterReason.NODE_SHUTDOWN)
-        self.wheel.clear()
-        self.due.clear()
-        for entry in self.table.snapshot():
-            entry.target = None
-            entry.receive = None
-            entry.takes_self = False
-            entry.timers = entry.watchers = entry.watched = None
-        self.table.clear()
-        self.processes = 0
-        self.current = NULL
-        return 0
+
+# The end, in steps that each are done whatever became of the one before.
+
+cdef enum EndStep:
+    END_INTERRUPT        # an exception that was asked for and has not been raised
+    END_FLUSH            # what was said is sent
+    END_QUEUE            # what was not delivered is counted as dead letters
+    END_INBOX            # ... and what was not even taken in
+    END_TIMERS
+    END_ENTRIES          # every process and service is let go of
+    END_STEPS
+
+
+cdef int end_step(Executor executor, int step) noexcept:
+    """Do one step; -1 with its exception pending."""
+    cdef int status = 0
+    executor.ended = True
+    executor.current = NULL
+    if step == END_INTERRUPT:
+        status = (<quiet_step><void*>absorb)(executor)
+    elif step == END_FLUSH:
+        status = (<quiet_step><void*>flush)(executor)
+    elif step == END_QUEUE:
+        status = (<quiet_drain><void*>drop_all)(executor, executor.run_queue)
+    elif step == END_INBOX:
+        status = (<quiet_drain><void*>drop_all)(executor, executor.inbox.queue)
+    elif step == END_TIMERS:
+        executor.wheel.drop_all()
+        status = (<quiet_step><void*>clear_due)(executor)
+    elif step == END_ENTRIES:
+        status = (<quiet_step><void*>let_go)(executor)
+    return status
+
+
+ctypedef int (*quiet_drain)(Executor executor, EnvelopeQueue queue) noexcept
+
+
+cdef int absorb(Executor executor) except -1:
+    return executor.absorb_interrupt()
+
+
+cdef int flush(Executor executor) except -1:
+    if executor.routes is not None:
+        executor.routes.flush()
+    return 0
+
+
+cdef int drop_all(Executor executor, EnvelopeQueue queue) except -1:
+    cdef Envelope envelope
+    cdef int status
+    while queue.count() != 0:
+        envelope = queue.take()
+        if envelope.to is not executor.pid:
+            executor.drop(envelope, executor.protocol.DeadLetterReason.NODE_SHUTDOWN)
+    return 0
+
+
+cdef int clear_due(Executor executor) except -1:
+    executor.due.clear()
+    return 0
+
+
+cdef int let_go(Executor executor) except -1:
+    """Cut what refers to each other. Whatever a process does in its own end finds an empty table."""
+    cdef dict entries = executor.table.clear()
+    cdef Entry entry
+    executor.processes = 0
+    executor.letter_subscribers.clear()
+    executor.node_subscribers.clear()
+    for entry in entries.values():
+        entry.timers = entry.watchers = entry.watched = None
+        entry.receive = None
+        entry.takes_self = False
+        entry.target = None
+    return 0
+
+
+cdef int loop(Executor executor) except -1:
+    """Deliver until it is asked to stop, and for as long as there is time to drain after that."""
+    cdef bint told = False
+    cdef int64_t offered = 0
+    while True:
+        executor.turn(TURN_DELIVERIES_MAX)
+        if forks != executor.born_after_forks:
+            # A `receive` forked, and returned in the child: the node is the parent's.
+            break
+        if executor.is_stopping:
+            if not told:
+                told = True
+                executor.tell_shutdown()
+            elif executor.now_ns() >= executor.stop_ns:
+                break
+            elif executor.drained():
+                if executor.observer.quiet():
+                    break
+                executor.wait(DRAIN_LOOK_NS)
+        elif executor.run_queue.count() == 0:
+            executor.wait(-1)
+        if executor.batch_ns - offered > GIL_OFFER_NS:
+            # A run of deliveries to inboxes never enters the interpreter's own loop,
+            # where the GIL is offered to other threads.
+            offered = executor.batch_ns
+            with nogil:
+                pass
+    return 0
 
 
 cdef int try_deliver(Executor executor, PyObject* owned) except -1:
@@ -1165,45 +1575,122 @@ cdef int try_deliver(Executor executor, PyObject* owned) except -1:
     return executor.deliver(envelope)
 
 
-cdef PyObject* copy_from(Entry entry, PyObject* shared) except NULL:
-    """A copy of an envelope, sent by `entry`; the caller owns its reference."""
-    cdef Envelope envelope = <Envelope>shared
-    cdef Envelope copied = new_envelope(
-        envelope.to, envelope.msg, entry.pid, envelope.correlation_id
-    )
-    Py_INCREF(copied)
-    return <PyObject*>copied
+# What is called so that its exception stays pending.
+
+cdef int emit_output(Executor executor, Entry entry, object result) except -1:
+    """Queue what `receive` returned: one envelope, or an iterable of them."""
+    cdef list fresh = None
+    cdef int owners = 0
+    cdef bint checked = executor.checks
+    if checked:
+        fresh = []
+    if type(result) is Envelope:
+        executor.emit_item(entry, result, 1, fresh)
+    elif type(result) is list or type(result) is tuple:
+        # An envelope that only this list holds, which only the executor holds, is nobody
+        # else's; one of a list that is kept elsewhere is.
+        if Py_REFCNT(<PyObject*>result) == 1:
+            owners = 2
+        if type(result) is list:
+            for item in <list>result:
+                executor.emit_item(entry, item, owners, fresh)
+        else:
+            for item in <tuple>result:
+                executor.emit_item(entry, item, owners, fresh)
+    elif RABBLE_IS_ITERABLE(result):
+        for item in result:
+            executor.emit_item(entry, item, 0, fresh)
+    else:
+        raise wrong_output(entry, result)
+    if checked:
+        # Nothing of it failed: now each goes where there is room for it.
+        for item in fresh:
+            if type(item) is Envelope:
+                executor.admit(<Envelope>item)
+            else:
+                executor.drop((<Undelivered>item).envelope, (<Undelivered>item).reason)
+    elif executor.limited:
+        # A generator that spawned what has a limit, and sent to it.
+        executor.recount()
+    return 0
 
 
-cdef object iter_of(Entry entry, object result):
-    try:
-        return iter(result)
-    except TypeError:
-        raise wrong_output(entry, result) from None
+cdef int admit_outside(Executor executor, Envelope envelope) except -1:
+    """Look at what another thread sent, and queue it. Whatever is wrong with it ends it alone."""
+    cdef PyObject* checked
+    if executor.codec is not None:
+        checked = (<quiet_codec><void*>check)(executor, envelope)
+        if checked is NULL:
+            error = take_failure()
+            if type(error) is Interrupted:
+                executor.interrupting = False
+            executor.observe("unencodable", envelope, error)
+            return executor.drop(envelope, executor.protocol.DeadLetterReason.UNENCODABLE)
+        item = <object>checked
+        Py_DECREF(item)
+        if type(item) is not Envelope:
+            return executor.drop((<Undelivered>item).envelope, (<Undelivered>item).reason)
+        envelope = <Envelope>item
+    return executor.admit(envelope)
 
+
+cdef int admit_newest(Executor executor, size_t count) except -1:
+    """Look at what other nodes sent, which has just been queued."""
+    cdef list fresh = []
+    cdef Envelope envelope
+    cdef size_t position
+    for position in range(executor.run_queue.tail - count, executor.run_queue.tail):
+        # Only the list grows, so what is in the queue stays where it is.
+        fresh.append(<object>executor.run_queue.slots[position & executor.run_queue.mask])
+    executor.run_queue.drop_newest(count)
+    for envelope in fresh:
+        executor.admit(envelope)
+    return 0
+
+
+cdef object check(Executor executor, Envelope envelope):
+    return executor.checked(envelope)
+
+
+cdef object recoded(Executor executor, Envelope envelope):
+    """The envelope with a message that went through the codec."""
+    msg = executor.codec.decode_message(executor.codec.encode_message(envelope.msg))
+    return new_envelope(envelope.to, msg, envelope.sender, envelope.correlation_id)
+
+
+cdef int say(Routes routes, Envelope envelope) except -1:
+    return routes.say(envelope)
+
+
+cdef int handle(Controls controls, Envelope envelope) except -1:
+    return controls.handle(envelope)
+
+
+# Texts.
 
 cdef object wrong_output(Entry entry, object value):
     return TypeError(
-        f"{type(entry.target).__name__}.receive returned {shown(value)}; "
-        f"it may return None, one Envelope, or an iterable of Envelopes"
+        f"{type_name(entry.target)}.receive returned {bounded_repr(value, 200)} "
+        f"(a {type_name(value)}); it may return None, one Envelope, or an iterable of Envelopes"
     )
 
 
-cdef str shown(object value):
-    try:
-        text = repr(value)
-    except Exception:
-        text = "an object whose repr fails"
-    if len(text) > 200:
-        text = text[:197] + "..."
-    return f"{text} (a {type(value).__name__})"
+# Made once: there when memory is not.
+cdef str NO_WORDS = "an exception for whose text there was no memory"
+
+ctypedef PyObject* (*quiet_words)(PyObject* error) noexcept
 
 
-cdef str error_text(object error):
-    try:
-        text = str(error)
-    except Interrupted:
-        raise
-    except BaseException:
-        text = "its str fails"
-    return text if len(text) <= 500 else text[:497] + "..."
+cdef object words_of(object error):
+    return f"{type_name(error)}: {bounded_str(error, DETAIL_MAX)}"
+
+
+cdef object described(object error):
+    """An exception's class and text, whatever its `__str__` does."""
+    cdef PyObject* words = (<quiet_words><void*>words_of)(<PyObject*>error)
+    if words is NULL:
+        take_failure()
+        return NO_WORDS
+    text = <object>words
+    Py_DECREF(text)
+    return text

@@ -6,6 +6,8 @@
 # that): what may fail is called so that it returns a status and leaves its exception pending, and
 # this takes it. The same holds for what `finally` does, which is safe, as Cython checks there.
 
+from cpython.object cimport PyObject
+
 cdef extern from *:
     """
     #ifndef RABBLE_FAILURE
@@ -32,12 +34,18 @@ cdef extern from *:
         }
         return error;
     }
+    #define RABBLE_OWNED(value) ((PyObject *)(value))
     #endif
     """
     # The pending exception, which is pending no longer; None if there is none.
     object take_failure "rabble_take_failure" ()
 
+    # A new reference that a call has returned, and that is not NULL, as an object.
+    object owned "RABBLE_OWNED" (PyObject* value)
+
 cdef extern from "Python.h":
     # Whether one is pending, borrowed; and whether the pending one is of a class.
     void* pending_failure "PyErr_Occurred" () noexcept
     bint PyErr_ExceptionMatches(object cls) noexcept
+    # The same of one that was taken. (`isinstance` asks the exception, which may be a user's.)
+    bint PyErr_GivenExceptionMatches(object error, object cls) noexcept

@@ -1,6 +1,8 @@
-# Frames: what a connection's stream of bytes is cut into. Nothing here needs the GIL.
+# Frames: what a connection's stream of bytes is cut into. What has no pid needs no GIL.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from rabble._core.ids cimport Pid
 
 cdef enum FrameKind:
     # Data lane; ENVELOPE and DOWN also bulk lane, FRAGMENT only that.
@@ -28,9 +30,11 @@ cdef enum Flag:
     FLAG_CONNECTION = 4
     FLAG_REQUEST = 8
     FLAG_FULL = 16          # ENVELOPE, DOWN: texts of pids instead of indexes; LOST: bulk lane
+    FLAG_FORWARDED = 32     # ENVELOPE: its sender passed on what the correlation id's pid asked
     FLAG_FIRST = 1          # FRAGMENT
     FLAG_LAST = 2
     FLAG_IDLE = 1           # PING, PONG
+    ENVELOPE_FLAGS = 63     # all that an ENVELOPE may have
 
 cdef enum Code:
     # Why a connection is refused or ended; the numbers are those of REFUSE and BYE.
@@ -58,9 +62,14 @@ cdef enum Code:
 cdef enum:
     PID_TEXT_MIN = 8        # bytes: n::n@h:1
     PID_TEXT_MAX = 1025     # four parts of 255, "::" twice and "@"
+    DOWN_TAIL = 1 + 8       # bytes of a DOWN between its pids and its text: why, and the life
     DETAIL_MAX = 1000       # bytes of text that a DOWN may have
     HEAD_MAX = 3 * (2 + PID_TEXT_MAX) + 16      # bytes in front of an ENVELOPE's message
     PLACES = 8192           # of the table of names, in each direction
+
+# Whether another node than its own may pass on what this one asked: see "Forwarding" in the
+# protocol. Of the pids of the runtime that is the one of threads that call.
+cdef bint may_be_forwarded(Pid asker) noexcept
 
 cdef struct Frame:
     uint8_t kind
@@ -125,8 +134,11 @@ cdef inline size_t least_head(uint8_t flags) noexcept nogil:
     )
 
 cdef inline bint flags_agree(uint8_t flags) noexcept nogil:
-    """Whether connection and request come with the correlation id that they belong to."""
-    return flags & FLAG_CID or not flags & (FLAG_CONNECTION | FLAG_REQUEST)
+    """Whether connection and request come with the correlation id that they belong to, and what
+    was passed on with that and with who did it."""
+    if flags & FLAG_FORWARDED and not flags & FLAG_SENDER:
+        return False
+    return flags & FLAG_CID or not flags & (FLAG_CONNECTION | FLAG_REQUEST | FLAG_FORWARDED)
 
 cdef inline Py_ssize_t next_frame(
     const unsigned char* data, size_t size, size_t frame_bytes_max, Frame* out

@@ -9,6 +9,8 @@ of `speak` and `hear`.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t
 
+from rabble._core.ids cimport Pid
+
 __all__ = ["FrameError", "cut"]
 
 
@@ -18,6 +20,10 @@ class FrameError(ValueError):
     def __init__(self, code):
         super().__init__(f"no frame: code {code}")
         self.code = code
+
+
+cdef bint may_be_forwarded(Pid asker) noexcept:
+    return asker.group != "rabble" or asker.name == "calls"
 
 
 cdef Py_ssize_t check_frame(
@@ -41,7 +47,7 @@ cdef Py_ssize_t check_frame(
     allowed = 0
     most = length
     if kind == ENVELOPE:
-        allowed = FLAG_SENDER | FLAG_CID | FLAG_CONNECTION | FLAG_REQUEST | FLAG_FULL
+        allowed = ENVELOPE_FLAGS
         least = least_head(flags) + 1
     elif kind == NAME:
         least = 2 + PID_TEXT_MIN
@@ -53,8 +59,8 @@ cdef Py_ssize_t check_frame(
         least = most = 4
     elif kind == DOWN:
         allowed = FLAG_FULL
-        least = 2 * (2 + PID_TEXT_MIN) + 1 if flags & FLAG_FULL else 5
-        most = (2 * (2 + PID_TEXT_MAX) + 1 if flags & FLAG_FULL else 5) + DETAIL_MAX
+        least = DOWN_TAIL + (2 * (2 + PID_TEXT_MIN) if flags & FLAG_FULL else 4)
+        most = DOWN_TAIL + (2 * (2 + PID_TEXT_MAX) if flags & FLAG_FULL else 4) + DETAIL_MAX
     elif kind == UNDELIVERED:
         allowed = FLAG_CID | FLAG_CONNECTION | FLAG_REQUEST
         least = most = least_head(flags) + 1

@@ -16,7 +16,7 @@ cdef enum:
 cdef struct Head:
     # What an ENVELOPE says in front of its message. The references are borrowed; NULL is none.
     PyObject* to                # whom it is for
-    PyObject* sender            # whom it is from
+    PyObject* sender            # whom it is from; of what was passed on, who asked
     PyObject* asker             # the correlation id's pid ...
     uint64_t connection         # ... and its numbers: of the connection ...
     uint64_t request            # ... and of the request
@@ -31,6 +31,7 @@ cdef struct Cursor:
     int flags                   # of the ENVELOPE whose message is being decoded ...
     const unsigned char* body   # ... and its body: in the frame, or put together of fragments
     size_t size                 # ... and how long that is
+    PyObject* undecodable       # borrowed: why that message could not be built
 
 cdef enum About:
     # What is known of a pid that the peer named.
@@ -38,6 +39,7 @@ cdef enum About:
     IS_PEER = 2                 # it lives on the node that speaks
     IS_ELSEWHERE = 4            # ... or on neither
     IS_RESERVED = 8             # it is not to be reached from outside
+    MAY_ASK = 16                # the peer may pass on what it asked
 
 cdef class Heard:
     """What a peer said that is no envelope for a process; the message of one for the executor."""
@@ -47,6 +49,7 @@ cdef class Heard:
     cdef readonly Pid about                     # whom of the peer it concerns, or None
     cdef readonly CorrelationId correlation_id  # UNDELIVERED, HEARD_*: the envelope's, or None
     cdef readonly int why                       # DOWN, UNDELIVERED: as in the frame
+    cdef readonly uint64_t life                 # DOWN: of the process that ended; 0: not known
     cdef readonly str detail                    # DOWN, HEARD_UNDECODABLE: the reason, as text
     cdef readonly uint32_t count                # LOST: how many envelopes
 
@@ -86,7 +89,8 @@ cdef class Hearer:
         self, Cursor* c, int flags, const unsigned char* body, size_t size, bytes payload,
         EnvelopeQueue out,
     ) except -1
-    cdef int hear_undecodable(self, Cursor* c, object error, EnvelopeQueue out) except -1
+    cdef int go_on_after(self, Cursor* c, object error, EnvelopeQueue out) except -1
+    cdef int hear_undecodable(self, Cursor* c, EnvelopeQueue out) except -1
     cdef int tell(self, Heard heard, EnvelopeQueue out) except -1
     cdef int hear_name(self, Frame* frame) except -1
     cdef int about(self, Pid pid) except -1

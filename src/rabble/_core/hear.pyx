@@ -13,23 +13,28 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_CLEAR, Py_INCREF, Py_XDECREF
 from libc.string cimport memcpy
 
+from rabble._core.capacities cimport PAYLOAD_BYTES_MIN
 from rabble._core.decode cimport Decoder
 from rabble._core.envelope cimport Envelope, new_envelope
+from rabble._core.failure cimport PyErr_GivenExceptionMatches, owned, take_failure
 from rabble._core.frame cimport (
     CODE_DECODE, CODE_DECODE_LIMIT, CODE_FRAME_TOO_LARGE, CODE_LIMIT, CODE_PROTOCOL, CODE_SPOOF,
-    DETAIL_MAX, DOWN, ENVELOPE, FLAG_CID, FLAG_CONNECTION, FLAG_FIRST, FLAG_FULL, FLAG_LAST,
-    FLAG_REQUEST, FLAG_SENDER, FRAGMENT, FRAME_HEADER, HEAD_MAX, LOST, NAME, PING, PLACES,
-    UNDELIVERED, Frame, flags_agree, load_16, load_32, load_64, next_frame,
+    DETAIL_MAX, DOWN, DOWN_TAIL, ENVELOPE, ENVELOPE_FLAGS, FLAG_CID, FLAG_CONNECTION, FLAG_FIRST,
+    FLAG_FORWARDED, FLAG_FULL, FLAG_LAST, FLAG_REQUEST, FLAG_SENDER, FRAGMENT, FRAME_HEADER,
+    HEAD_MAX, LOST, NAME, PING, PLACES, UNDELIVERED, Frame, flags_agree, load_16, load_32, load_64,
+    may_be_forwarded, next_frame,
 )
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node
 from rabble._core.queue cimport EnvelopeQueue
-from rabble._core.reader cimport Reader
+from rabble._core.reader cimport Reader, decode_utf8
 from rabble._core.reader import DecodeError, DecodeLimitError, UnknownMessageError
+from rabble._core.texts cimport bounded_str, must_pass, type_name
 
 __all__ = ["Heard", "Hearer", "LinkError"]
 
 cdef extern from "Python.h":
     str PyUnicode_DecodeUTF8(const char* data, Py_ssize_t size, const char* errors)
+    int PyException_SetTraceback(object error, PyObject* traceback) except -1
     # As they are, for bytes that are still being written: these must have no other owner.
     PyObject* new_bytes "PyBytes_FromStringAndSize" (const char* data, Py_ssize_t size) except NULL
     char* bytes_data "PyBytes_AS_STRING" (PyObject* value)
@@ -37,12 +42,15 @@ cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject** value, Py_ssize_t size) except -1
 
 cdef enum:
-    PAYLOAD_BYTES_MIN = 4 << 20             # memory taken for a payload before more of it has come
-    ENVELOPE_FLAGS = FLAG_SENDER | FLAG_CID | FLAG_CONNECTION | FLAG_REQUEST | FLAG_FULL
+    TEXT_MAX = 500                          # characters of what is said of an error
     WHY_DOWN_MAX = 5
     WHY_UNDELIVERED_MAX = 6
 
 RESERVED_GROUP = "rabble"
+
+# What returns a status or NULL, with its exception pending, instead of raising it.
+ctypedef int (*quiet_hearing)(Hearer hearer, Cursor* c, EnvelopeQueue out) noexcept
+ctypedef PyObject* (*quiet_parser)(const unsigned char* data, Py_ssize_t size) noexcept
 
 
 class LinkError(ValueError):
@@ -55,6 +63,10 @@ class LinkError(ValueError):
         super().__init__(f"code {code}: {text}")
         self.code = code
         self.text = text
+
+
+#: Made while there is memory, for when there is none.
+NO_MEMORY = LinkError(CODE_LIMIT, "there is no memory for what it said")
 
 
 @cython.final
@@ -72,7 +84,8 @@ cdef class Heard:
             f"{name}={value!r}"
             for name, value in (
                 ("to", self.to), ("about", self.about), ("correlation_id", self.correlation_id),
-                ("why", self.why), ("detail", self.detail), ("count", self.count),
+                ("why", self.why), ("life", self.life), ("detail", self.detail),
+                ("count", self.count),
             )
             if value
         )
@@ -131,31 +144,44 @@ cdef class Hearer:
             raise LinkError(self.failed, "it was told something wrong before, and hears no more")
         if self.is_hearing:
             raise RuntimeError("a message that is built on arrival made its own link hear")
+        # What is built on arrival may run code that lets go of the link, which owns this.
+        _link = <object>self.link
         c.at = data
         c.end = data + size
         self.is_hearing = True
         try:
-            while c.at != c.end:
-                # One `try` for the batch; a message that cannot be built interrupts it.
-                try:
-                    self.hear_frames(&c, out)
-                except UnknownMessageError as error:
-                    self.hear_undecodable(&c, error, out)
-        except BaseException as error:
-            # Whatever it was, where the next frame begins is not known any more.
-            self.drop_whole()
-            if isinstance(error, LinkError):
-                self.failed = error.code
-                raise
-            if isinstance(error, DecodeError):
-                limit = isinstance(error, DecodeLimitError)
-                self.failed = CODE_DECODE_LIMIT if limit else CODE_DECODE
-                raise LinkError(self.failed, str(error)) from None
-            self.failed = CODE_LIMIT
-            raise
+            while (<quiet_hearing><void*>hear_frames)(self, &c, out) != 0:
+                self.go_on_after(&c, take_failure(), out)
         finally:
             self.is_hearing = False
         return 0
+
+    cdef int go_on_after(self, Cursor* c, object error, EnvelopeQueue out) except -1:
+        """After a message that cannot be built hearing goes on; whatever else came ends it."""
+        if PyErr_GivenExceptionMatches(error, UnknownMessageError):
+            c.undecodable = <PyObject*>error
+            if (<quiet_hearing><void*>hear_undecodable)(self, c, out) == 0:
+                return 0
+            error = take_failure()
+        # Where the next frame begins is not known any more.
+        self.drop_whole()
+        self.failed = CODE_LIMIT
+        if must_pass(error):
+            raise error
+        if PyErr_GivenExceptionMatches(error, LinkError):
+            self.failed = error.code
+            raise error
+        if PyErr_GivenExceptionMatches(error, MemoryError):
+            # Of the one before, that was raised elsewhere.
+            PyException_SetTraceback(NO_MEMORY, <PyObject*>None)
+            raise NO_MEMORY
+        if PyErr_GivenExceptionMatches(error, DecodeError):
+            limit = PyErr_GivenExceptionMatches(error, DecodeLimitError)
+            self.failed = CODE_DECODE_LIMIT if limit else CODE_DECODE
+            raise LinkError(self.failed, bounded_str(error, TEXT_MAX))
+        raise LinkError(
+            self.failed, f"{type_name(error)}: {bounded_str(error, TEXT_MAX)}"
+        ) from error
 
     cdef int hear_frames(self, Cursor* c, EnvelopeQueue out) except -1:
         cdef Frame* frame = &c.frame
@@ -211,13 +237,13 @@ cdef class Hearer:
         Py_INCREF(envelope)
         return 0
 
-    cdef int hear_undecodable(self, Cursor* c, object error, EnvelopeQueue out) except -1:
+    cdef int hear_undecodable(self, Cursor* c, EnvelopeQueue out) except -1:
         """Go on after an envelope whose message the registry refused, and tell of it."""
         cdef Head head
         cdef Heard heard
         self.read_head(c.flags, c.body, c.size, &head)
         heard = head_heard(self, HEARD_UNDECODABLE, &head)
-        heard.detail = str(error)[:DETAIL_MAX]
+        heard.detail = bounded_str(<object>c.undecodable, DETAIL_MAX)
         if c.frame.kind == FRAGMENT:
             self.drop_whole()
         return self.tell(heard, out)
@@ -232,33 +258,39 @@ cdef class Hearer:
     cdef int hear_name(self, Frame* frame) except -1:
         cdef size_t index = load_16(frame.body)
         cdef PyObject* former
+        cdef PyObject* found
         cdef Pid pid
+        cdef int about
         if index >= PLACES:
             raise LinkError(CODE_PROTOCOL, f"the table of names has no place {index}")
-        try:
-            pid = Pid.parse(
-                PyUnicode_DecodeUTF8(<const char*>frame.body + 2, frame.size - 2, NULL)
-            )
-        except ValueError as error:
-            raise LinkError(CODE_DECODE, f"no pid: {error}") from None
+        found = (<quiet_parser><void*>parse_pid)(frame.body + 2, frame.size - 2)
+        if found is NULL:
+            error = take_failure()
+            if PyErr_GivenExceptionMatches(error, ValueError):
+                raise LinkError(CODE_DECODE, f"no pid: {bounded_str(error, TEXT_MAX)}")
+            raise error
+        pid = <Pid>owned(found)
         # The nodes of thousands of pids are one object, which also is compared at a glance.
         if same_node(pid.node, self.own):
             pid.node = self.own
         elif same_node(pid.node, self.peer):
             pid.node = self.peer
+        about = self.about(pid)
         former = self.heard[index]
         Py_INCREF(pid)
         self.heard[index] = <PyObject*>pid
-        self.heard_about[index] = <unsigned char>self.about(pid)
+        self.heard_about[index] = <unsigned char>about
         Py_XDECREF(former)
         return 0
 
     cdef int about(self, Pid pid) except -1:
+        cdef int found = MAY_ASK if may_be_forwarded(pid) else 0
         if same_node(pid.node, self.own):
             if pid.group == RESERVED_GROUP and pid.name not in self.open_names:
-                return IS_OWN | IS_RESERVED
-            return IS_OWN
-        return IS_PEER if same_node(pid.node, self.peer) else IS_ELSEWHERE
+                found |= IS_RESERVED
+            return found | IS_OWN
+        # Of its own processes the peer says itself what they ask.
+        return IS_PEER if same_node(pid.node, self.peer) else found | IS_ELSEWHERE
 
     cdef int hear_fragment(self, Cursor* c, EnvelopeQueue out) except -1:
         cdef const unsigned char* part = c.frame.body
@@ -385,6 +417,7 @@ cdef class Hearer:
     cdef int hear_down(self, Frame* frame, EnvelopeQueue out) except -1:
         cdef const unsigned char* p = frame.body
         cdef const unsigned char* end = frame.body + frame.size
+        cdef PyObject* text
         cdef Heard heard = new_heard(self, DOWN, None, None)
         if frame.flags & FLAG_FULL:
             heard.to = self.read_text(&p, end, IS_OWN)
@@ -393,15 +426,20 @@ cdef class Hearer:
             heard.to = <Pid>name_at(self, p, IS_OWN)
             heard.about = <Pid>name_at(self, p + 2, IS_PEER)
             p += 4
-        if not 1 <= end - p <= 1 + DETAIL_MAX:
+        if not DOWN_TAIL <= end - p <= DOWN_TAIL + DETAIL_MAX:
             raise LinkError(CODE_PROTOCOL, f"a DOWN has {end - p} bytes behind its pids")
         heard.why = p[0]
+        heard.life = load_64(p + 1)
+        p += DOWN_TAIL
         if not 1 <= heard.why <= WHY_DOWN_MAX:
             raise LinkError(CODE_DECODE, f"why {heard.why} of a DOWN is unknown")
-        try:
-            heard.detail = PyUnicode_DecodeUTF8(<const char*>p + 1, end - p - 1, NULL)
-        except UnicodeDecodeError as error:
-            raise LinkError(CODE_DECODE, f"a text is not UTF-8: {error.reason}") from None
+        text = decode_utf8(<const char*>p, end - p, NULL)
+        if text is NULL:
+            error = take_failure()
+            if PyErr_GivenExceptionMatches(error, UnicodeDecodeError):
+                raise LinkError(CODE_DECODE, f"a text is not UTF-8: {error.reason}")
+            raise error
+        heard.detail = <str>owned(text)
         return self.tell(heard, out)
 
     cdef int hear_undelivered(self, Frame* frame, EnvelopeQueue out) except -1:
@@ -432,8 +470,10 @@ cdef class Hearer:
             head.sender = name_at(self, p, IS_PEER)
             p += 2
         if flags & FLAG_CID:
-            head.asker = name_at(self, p, IS_OWN | IS_PEER | IS_ELSEWHERE)
+            head.asker = name_at(self, p, askers(flags))
             p = read_numbers(p + 2, head)
+            if flags & FLAG_FORWARDED:
+                head.sender = head.asker
         return p - body
 
     cdef Py_ssize_t read_full_head(
@@ -449,8 +489,10 @@ cdef class Hearer:
             self.full_sender = self.read_text(&p, end, IS_PEER)
             head.sender = <PyObject*>self.full_sender
         if flags & FLAG_CID:
-            self.full_asker = self.read_text(&p, end, IS_OWN | IS_PEER | IS_ELSEWHERE)
+            self.full_asker = self.read_text(&p, end, askers(flags))
             head.asker = <PyObject*>self.full_asker
+            if flags & FLAG_FORWARDED:
+                head.sender = head.asker
             numbers = (8 if flags & FLAG_CONNECTION else 0) + (8 if flags & FLAG_REQUEST else 0)
             if end - p < numbers:
                 raise LinkError(CODE_PROTOCOL, "an envelope ends within its head")
@@ -480,6 +522,18 @@ cdef class Hearer:
         return pid
 
 
+cdef int hear_frames(Hearer hearer, Cursor* c, EnvelopeQueue out) except -1:
+    return hearer.hear_frames(c, out)
+
+
+cdef int hear_undecodable(Hearer hearer, Cursor* c, EnvelopeQueue out) except -1:
+    return hearer.hear_undecodable(c, out)
+
+
+cdef object parse_pid(const unsigned char* data, Py_ssize_t size):
+    return Pid.parse(PyUnicode_DecodeUTF8(<const char*>data, size, NULL))
+
+
 cdef inline PyObject* name_at(Hearer hearer, const unsigned char* p, int wanted) except NULL:
     """The pid whose index stands there, borrowed from the table."""
     cdef size_t index = load_16(p)
@@ -489,6 +543,11 @@ cdef inline PyObject* name_at(Hearer hearer, const unsigned char* p, int wanted)
     return hearer.heard[index]
 
 
+cdef inline int askers(int flags) noexcept:
+    """What the pid of an ENVELOPE's correlation id may be: see "Forwarding" in the protocol."""
+    return MAY_ASK if flags & FLAG_FORWARDED else IS_OWN | IS_PEER | IS_ELSEWHERE
+
+
 cdef object no_name(Hearer hearer, size_t index, int wanted):
     if index >= PLACES or hearer.heard[index] is NULL:
         return LinkError(CODE_PROTOCOL, f"place {index} of the table of names was not filled")
@@ -496,6 +555,8 @@ cdef object no_name(Hearer hearer, size_t index, int wanted):
 
 
 cdef str spoof(Pid pid, int wanted):
+    if wanted == MAY_ASK:
+        return f"{ascii(str(pid))} is nobody whose requests that node may pass on"
     where = "this node" if wanted & IS_OWN else "the node that speaks"
     return f"{ascii(str(pid))} is no pid of {where}"
 

@@ -18,6 +18,7 @@ cdef enum:
     HAND_OVER_NS_MAX = 30_000        # how long a sender lets the executor go first
     HAND_OVER_COST_NS = 3_000        # what that is expected to take
     HAND_OVER_CREDIT_NS = 50_000     # what senders may save up for it
+    SPIN_US_MAX = 1_000_000
     SPIN_CREDIT_MAX = 64
     SPIN_CREDIT_GAIN = 8
     SPIN_ANYWAY = 16                 # without credit it spins once in so many sleeps
@@ -37,14 +38,18 @@ cdef extern from *:
     void RABBLE_FENCE() noexcept nogil
 
 
+# It refers to no object, so there is nothing for the garbage collector to see.
 @cython.final
 cdef class Idle:
     """The idle time of one executor.
 
-    :param spin_us: how long to look for work before sleeping, in microseconds; 0 is off.
+    :param spin_us: how long to look for work before sleeping, in microseconds, up to a second's; 0
+        is off.
     """
 
     def __cinit__(self, int64_t spin_us):
+        if not 0 <= spin_us <= SPIN_US_MAX:
+            raise ValueError(f"spin_us must be 0 to {SPIN_US_MAX} microseconds, not {spin_us}")
         self.spin_ns = spin_us * 1000
         self.spin_credit = SPIN_CREDIT_MAX
 
@@ -88,6 +93,8 @@ cdef class Idle:
         Less than 0 is without end. On a mesh, what comes for the executor from a peer ends it, too.
         """
         cdef int fd = inbox.fd
+        # Whoever closes it meanwhile leaves its eventfd open.
+        inbox.is_polled = True
         self.sleeps += 1
         self.state = ASLEEP
         if poller is not None:

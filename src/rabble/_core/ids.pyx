@@ -6,9 +6,14 @@ from cpython.unicode cimport PyUnicode_Check
 
 import unicodedata
 
+from rabble._core.texts cimport bounded_repr, type_name
+
 __all__ = ["CorrelationId", "NAME_BYTES_MAX", "NodeId", "Pid"]
 
 NAME_BYTES_MAX = 255
+
+cdef extern from "Python.h":
+    str PyUnicode_FromObject(object value)
 
 cdef inline bint is_plain_ascii(str text) noexcept:
     """Whether every character is printable ASCII that separates nothing: the common case."""
@@ -19,29 +24,47 @@ cdef inline bint is_plain_ascii(str text) noexcept:
     return True
 
 
+cdef str exact_str(object value, str what):
+    """The text of a str, as a str and no subclass, whose methods could say anything."""
+    if type(value) is str:
+        return <str>value
+    if not PyUnicode_Check(value):
+        raise TypeError(
+            f"{what} must be a str, not {type_name(value)}: {bounded_repr(value, 80)}"
+        )
+    return PyUnicode_FromObject(value)
+
+
+cdef Py_ssize_t utf8_size(str text) noexcept:
+    """How many bytes it takes; -1 if it has lone surrogates."""
+    cdef Py_UCS4 c
+    cdef Py_ssize_t size = 0
+    for c in text:
+        if 0xd800 <= c <= 0xdfff:
+            return -1
+        size += 1 if c < 0x80 else 2 if c < 0x800 else 3 if c < 0x10000 else 4
+    return size
+
+
 cdef str checked_name(object value, str what):
-    cdef str text
-    cdef Py_ssize_t length
-    if type(value) is not str:
-        if not PyUnicode_Check(value):
-            raise TypeError(f"{what} must be a str, not {type(value).__name__}: {value!r}")
-        value = str(value)
-    text = value
-    length = len(text)
+    cdef str text = exact_str(value, what)
+    cdef Py_ssize_t length = len(text)
+    cdef Py_ssize_t size
     if 0 < length <= 255 and is_plain_ascii(text):
         return text
     problem = None
     if length == 0:
         problem = "it is empty"
+    elif length > 4 * NAME_BYTES_MAX:
+        # Not looked at any further, however long it is.
+        problem = f"it has {length} characters, at most {NAME_BYTES_MAX} bytes are allowed"
     elif "::" in text or text.startswith(":") or text.endswith(":"):
         problem = "it has '::' in it, or ':' at an end, which separates the parts of a pid"
     elif "@" in text:
         problem = "it has '@' in it, which separates a node's name from its address"
     else:
-        try:
-            size = len(text.encode("utf-8"))
-        except UnicodeEncodeError:
-            size = 0
+        size = utf8_size(text)
+        if size < 0:
             problem = "it has lone surrogates, which UTF-8 does not carry"
         if problem is None and size > NAME_BYTES_MAX:
             problem = f"it takes {size} bytes of UTF-8, at most {NAME_BYTES_MAX} are allowed"
@@ -59,9 +82,7 @@ cdef str shortened(str text):
 
 
 cdef str checked_addr(object value):
-    if not PyUnicode_Check(value):
-        raise TypeError(f"address must be a str, not {type(value).__name__}: {value!r}")
-    cdef str text = value
+    cdef str text = exact_str(value, "address")
     shown = ascii(shortened(text))
     host, colon, port = text.rpartition(":")
     if not colon or not host:
@@ -83,9 +104,11 @@ cdef object checked_number(object value, str what):
     if value is None:
         return None
     if type(value) is not int:
-        raise TypeError(f"{what} must be an int or None, not {type(value).__name__}: {value!r}")
+        raise TypeError(
+            f"{what} must be an int or None, not {type_name(value)}: {bounded_repr(value, 80)}"
+        )
     if value < 0 or value >= 1 << 63:
-        raise ValueError(f"{what} must be 0 to 2**63 - 1, not {value}")
+        raise ValueError(f"{what} must be 0 to 2**63 - 1, not {bounded_repr(value, 80)}")
     return value
 
 
@@ -123,6 +146,9 @@ cdef bint same_pid(Pid a, Pid b) noexcept:
     )
 
 
+# None of these three is seen by the garbage collector, and none can be part of a cycle: what they
+# refer to is of exactly str, int and each other's classes, which refer to nothing else. Neither can
+# they be nested: a chain of them ends after three.
 @cython.final
 @cython.no_gc
 cdef class NodeId:
@@ -145,8 +171,7 @@ cdef class NodeId:
     @staticmethod
     def parse(text):
         """Read the text form, `name@host:port`. Raises `ValueError` if it is not one."""
-        if not isinstance(text, str):
-            raise TypeError(f"a node id's text must be a str, not {type(text).__name__}: {text!r}")
+        text = exact_str(text, "a node id's text")
         name, at, addr = text.partition("@")
         if not at:
             raise ValueError(
@@ -209,8 +234,7 @@ cdef class Pid:
     @staticmethod
     def parse(text):
         """Read the text form, `name::node` or `group::name::node`, or raise `ValueError`."""
-        if not isinstance(text, str):
-            raise TypeError(f"a pid's text must be a str, not {type(text).__name__}: {text!r}")
+        text = exact_str(text, "a pid's text")
         # The node's own address may hold '::' (an IPv6 host), so only what is in front of its '@'
         # is split.
         head, at, addr = text.partition("@")
@@ -284,7 +308,10 @@ cdef class CorrelationId:
         )
 
     def next_request(self):
-        """The correlation id of the asker's next request: 0 after none, else one higher."""
+        """The correlation id of the asker's next request: 0 after none, else one higher.
+
+        :raises ValueError: after 2**63 - 1, which is the last one.
+        """
         return CorrelationId(
             self.pid, self.connection, 0 if self.request is None else self.request + 1
         )

@@ -4,12 +4,9 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memmove
 
+from rabble._core.capacities cimport LANE_BYTES_KEPT, LANE_BYTES_MIN
 from rabble._core.writer cimport Writer
 from rabble._core.frame cimport FRAME_HEADER, store_32
-
-cdef enum:
-    LANE_BYTES_MIN = 1024
-    LANE_BYTES_KEPT = 1 << 20       # what an emptied lane keeps
 
 cdef struct Lane:
     unsigned char* data

@@ -17,6 +17,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 
+from rabble._core.capacities cimport NAME_PLACES
 from rabble._core.codec cimport Codec
 from rabble._core.envelope cimport Envelope
 from rabble._core.frame cimport HEAD_MAX, PLACES
@@ -30,6 +31,13 @@ __all__ = ["Heard", "Link", "LinkError"]
 
 cdef enum:
     FRAGMENT_BYTES_MIN = 16
+
+
+cdef Envelope filled(Envelope envelope):
+    """The same, unless it comes from `__new__` alone and has no receiver."""
+    if envelope.to is None:
+        raise TypeError("an envelope that was never filled cannot be said")
+    return envelope
 
 
 @cython.final
@@ -52,7 +60,7 @@ cdef class Link:
         self, NodeId own not None, NodeId peer not None, uint64_t incarnation,
         Pid executor not None, *, Codec codec not None, Py_ssize_t fragment_bytes=65536,
         message_bytes_max=None, Py_ssize_t frame_bytes_max=1 << 20, open_names=frozenset(),
-        Py_ssize_t places=PLACES,
+        Py_ssize_t places=NAME_PLACES,
     ):
         if message_bytes_max is None:
             message_bytes_max = codec.message_bytes_max
@@ -69,13 +77,17 @@ cdef class Link:
             )
         if not 2 <= places <= PLACES or places & (places - 1):
             raise ValueError(f"Link: places must be a power of two, 2 to {PLACES}, not {places}")
+        if executor.node != own:
+            raise ValueError(f"Link: {executor} is not the executor of {own}")
         if own == peer:
             raise ValueError(f"Link: {own} does not need a connection to itself")
         self.own = own
         self.peer = peer
         self.incarnation = incarnation
         self.codec = codec
-        self.speaker = Speaker(own, peer, codec.encoder, fragment_bytes, message_bytes_max, places)
+        self.speaker = Speaker(
+            own, peer, executor, codec.encoder, fragment_bytes, message_bytes_max, places
+        )
         self.hearer = Hearer(
             self, own, peer, executor, codec.decoder, frozenset(open_names), message_bytes_max,
             frame_bytes_max,
@@ -98,15 +110,18 @@ cdef class Link:
 
     # For tests and benchmarks: the same as the poll loop and the executor do, in Python's terms.
 
-    def say(self, Envelope envelope not None):
-        """Append an envelope to its lane. Raises `EncodeError`."""
-        self.speaker.say_envelope(envelope)
+    def say(self, Envelope envelope not None, Pid forwarder=None):
+        """Append an envelope to its lane. Raises `EncodeError`.
+
+        :param forwarder: who passes it on, if it is a request of another node's; else the executor.
+        """
+        self.speaker.say_envelope(filled(envelope), forwarder)
 
     def say_all(self, list envelopes not None):
         """Append several envelopes, in order, up to the first that raises `EncodeError`."""
         cdef Speaker speaker = self.speaker
         for envelope in envelopes:
-            speaker.say_envelope(<Envelope?>envelope)
+            speaker.say_envelope(filled(<Envelope?>envelope), None)
 
     def monitor(self, Pid watcher not None, Pid watched not None):
         """Say that `watcher`, of this node, monitors `watched`, of the peer."""
@@ -116,9 +131,11 @@ cdef class Link:
         """Say that it does no longer."""
         self.speaker.say_demonitor(watcher, watched)
 
-    def down(self, Pid watcher not None, Pid watched not None, int why, str detail=""):
-        """Say that `watched`, of this node, has ended."""
-        self.speaker.say_down(watcher, watched, why, detail)
+    def down(
+        self, Pid watcher not None, Pid watched not None, int why, uint64_t life, str detail=""
+    ):
+        """Say that this life of `watched`, of this node, has ended; 0: no life is known."""
+        self.speaker.say_down(watcher, watched, why, life, detail)
 
     def undelivered(self, Pid to not None, CorrelationId correlation_id, int why):
         """Say that an envelope of `to`, of the peer, became a dead letter here."""
@@ -126,7 +143,7 @@ cdef class Link:
 
     def refuse(self, Envelope envelope not None):
         """Note that an envelope was dropped instead of said; it is one of those of `lost`."""
-        self.speaker.note_refused(envelope)
+        self.speaker.note_refused(filled(envelope))
 
     def lost(self, uint32_t count):
         """Say that `count` envelopes for the peer were dropped."""
@@ -142,7 +159,7 @@ cdef class Link:
 
     def encode(self, Envelope envelope not None):
         """The bytes of an envelope, with whatever else waited in both lanes."""
-        self.speaker.say_envelope(envelope)
+        self.speaker.say_envelope(filled(envelope), None)
         return self.take_data() + self.take_bulk()
 
     def decode(self, bytes data not None):

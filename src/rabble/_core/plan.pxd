@@ -17,15 +17,15 @@ cdef class Plan:
     cdef Py_ssize_t count       # ... how many
     cdef Py_ssize_t* offsets    # ... where each lies in the instance; NULL: ask by name
     cdef bint built_by_slots    # ... whether its constructor does nothing but fill them
-    cdef dict members           # of an enum: value to member
+    cdef dict members           # of an enum: value to (its type, the member)
     # The encoder's, which completes the plan before it writes by it.
     cdef bytes head             # of a message: its name and the header of its fields; None: not yet
     cdef dict encoded           # of an enum: id(member) to its whole encoding
 
-# The plan of a class, which the registry keeps by the wire name; None if it is not registered. The
-# caller holds the registry's lock until the plan is in the last table that it goes into: a class
-# that is replaced meanwhile must not come back by way of these.
-cdef Plan plan_of(object registry, object cls)
+# The plan of what is registered, which the registry keeps by the wire name. The caller holds the
+# registry's lock until the plan is in the last table that it goes into: a class that is replaced
+# meanwhile must not come back by way of these.
+cdef Plan plan_of(object registry, object registration)
 
 # A slot of an instance, by the offset that the plan has.
 cdef extern from *:

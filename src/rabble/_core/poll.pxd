@@ -7,17 +7,16 @@ from rabble._core.lane cimport Lane
 from rabble._core.link cimport Link
 from rabble._core.speak cimport Speaker
 
-cdef enum:
-    # Of frames that are decoded at once: so few that what they become is delivered and gone before
-    # the garbage collector comes to look at it, after 700 new objects (2,000 in 3.12).
-    TAKEN_FRAMES_MAX = 384
+# Of frames that are decoded at once: so few that what they become is delivered and gone before the
+# garbage collector comes to look at it, after 700 new objects (2,000 in 3.12).
+from rabble._core.capacities cimport BATCH_FRAMES_MAX as TAKEN_FRAMES_MAX
 
 cdef class Connection:
     cdef readonly Link link            # what is said in it
     cdef Speaker speaker               # of that link: what is said is one step less away
     cdef readonly Poller poller        # whose it is
     cdef readonly bint initiated       # whether this node dialled
-    cdef Channel* channel              # owned; gone from the sockets when this goes
+    cdef Channel* channel              # owned, never NULL; gone from the sockets when this goes
     cdef bint is_dirty                 # has something to be flushed (executor's thread)
     cdef uint32_t lost                 # envelopes refused since the peer was last told
     cdef dict watches                  # remote pid -> the local pids that monitor it
@@ -45,6 +44,8 @@ cdef class Poller:
     cdef volatile bint stopping        # `run` is to return
     cdef readonly bint running         # ... and has not returned
 
+    cdef int check_owner(self) except -1
+    cdef int check_idle(self, Connection connection) except -1
     cdef void look(self) noexcept nogil
     cdef bint fall_asleep(self) noexcept nogil
     cdef void wake_up(self, bint stays_asleep) noexcept nogil

@@ -20,16 +20,18 @@ go of the GIL to wait for it.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_SetFromErrno
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_Check
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_XDECREF
+from libc.errno cimport ENOMEM
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from posix.unistd cimport close, getpid, read
 
 from rabble._core.arrivals cimport cut, step, take_locked
 from rabble._core.bulk cimport BulkFrame, forget_frames
+from rabble._core.capacities cimport BATCH_FRAMES_MAX, BULK_WINDOW, LARGE_BYTES
 from rabble._core.channel cimport (
-    BULK_WINDOW,
     CLOSED,
     CONTROL_BYTES_MAX,
     OPEN,
@@ -52,47 +54,65 @@ from rabble._core.channel cimport (
     signal,
     watch_fd,
 )
-from rabble._core.frame cimport FRAME_HEADER
-from rabble._core.inbox cimport monotonic_ns, wait_readable
+from rabble._core.frame cimport FRAME_HEADER, PING, TAKEN
+from rabble._core.inbox cimport monotonic_ns, new_eventfd, wait_readable
 from rabble._core.lane cimport Lane, append, consume, drop, held
 from rabble._core.link cimport Link
 from rabble._core.speak cimport Speaker
+from rabble._core.texts cimport bounded_repr, type_name
 
 __all__ = ["Connection", "Poller"]
 
 cdef enum:
-    LARGE_BYTES = 8 << 20             # messages up to here find memory that is there already
     STUCK_NS = 2_000_000              # after which the poll thread looks in the executor's place
     BUSY_TICK_NS = 50_000_000         # how often it looks whether it has to
+
+cdef extern from *:
+    """
+    #define RABBLE_MS_MAX (INT64_C(366) * 24 * 60 * 60 * 1000)
+    #define RABBLE_BYTES_MAX (INT64_C(1) << 62)
+    """
+    const int64_t MS_MAX "RABBLE_MS_MAX"
+    const int64_t BYTES_MAX "RABBLE_BYTES_MAX"
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum: EPOLL_CLOEXEC
     int epoll_create1(int flags)
 
-cdef extern from "<sys/eventfd.h>" nogil:
-    enum: EFD_CLOEXEC
-    enum: EFD_NONBLOCK
-    int eventfd(unsigned int initval, int flags)
+
+# Whoever has this may make a Connection: nobody but this module.
+cdef object MAKING = object()
 
 
+# Seen by the garbage collector, as a link leads to the user's registered functions, and those to
+# anything. Nothing is taken away from it: each cycle has a dict, a function or another such thing
+# in it to be cut at, and what is here is needed to the end, without asking whether it is there.
 @cython.final
-@cython.no_gc
+@cython.no_gc_clear
 cdef class Connection:
     """One established connection to another node. Made by `Poller.attach`.
 
     Its methods are for the cluster server's thread.
     """
 
-    def __init__(self):
-        raise TypeError("a Connection cannot be made by itself: Poller.attach makes them")
+    def __cinit__(self, *arguments, **more):
+        if more or len(arguments) != 1 or arguments[0] is not MAKING:
+            raise TypeError("a Connection cannot be made by itself: Poller.attach makes them")
+        self.channel = <Channel*>calloc(1, sizeof(Channel))
+        if self.channel is NULL:
+            raise MemoryError
+        # Until it is admitted to the sockets.
+        self.channel.state = CLOSED
+        self.channel.fd = -1
 
     def __dealloc__(self):
         if self.channel is not NULL:
-            if getpid() == self.poller.owner:
+            if self.poller is None or getpid() == self.poller.owner:
                 # In a forked child the lock may be held by a thread that is not here, and the
                 # epoll set is the parent's, too.
-                with nogil:
-                    release(&self.poller.sockets, self.channel)
+                if self.poller is not None:
+                    with nogil:
+                        release(&self.poller.sockets, self.channel)
                 forget_messages(self.channel)
                 free(self.channel)
         drop(&self.taken)
@@ -183,13 +203,16 @@ cdef class Connection:
     def say(self, int kind, bytes body not None):
         """Queue a control frame. Returns False if the connection is not open, or does not send.
 
-        :raises ValueError: if the frame would be longer than the peer takes.
+        :raises ValueError: if it is no kind of that lane, or would be longer than the peer takes.
         """
         cdef Sockets* s = &self.poller.sockets
         cdef Channel* c = self.channel
         cdef const char* data = PyBytes_AS_STRING(body)
         cdef size_t size = PyBytes_GET_SIZE(body)
         cdef bint said = False
+        self.poller.check_owner()
+        if not PING <= kind <= TAKEN:
+            raise ValueError(f"a control frame is of a kind from {PING} to {TAKEN}, not {kind}")
         if size + 2 > s.frame_bytes_max:
             raise ValueError(
                 f"a control frame of {size} bytes is longer than the "
@@ -204,12 +227,17 @@ cdef class Connection:
         return said
 
     def take_told(self):
-        """The control frames that came for the cluster server, as (kind, body)."""
+        """The control frames that came for the cluster server, as (kind, body).
+
+        If there is no memory for them they stay, for the next call.
+        """
         cdef Sockets* s = &self.poller.sockets
         cdef Channel* c = self.channel
         cdef Lane told
         cdef list frames = []
+        cdef bint is_done = False
         cdef size_t at, size
+        self.poller.check_owner()
         with nogil:
             pthread_mutex_lock(&s.lock)
             told = c.told
@@ -227,13 +255,21 @@ cdef class Connection:
                     ),
                 ))
                 at += size
+            is_done = True
         finally:
-            PyMem_RawFree(told.data)
+            if is_done:
+                drop(&told)
+            else:
+                with nogil:
+                    pthread_mutex_lock(&s.lock)
+                    put_back(s, c, &told)
+                    pthread_mutex_unlock(&s.lock)
         return frames
 
-    def close(self, int code, str text="", *, bint after_all=False):
+    def close(self, int code, str text not None="", *, bint after_all=False):
         """End the connection with a BYE.
 
+        :param code: of a refusal, 0 to 255.
         :param after_all: after what was said before, instead of at once.
 
         For any thread.
@@ -242,6 +278,8 @@ cdef class Connection:
         cdef bytes encoded = text.encode("utf-8", "replace")[:255]
         cdef const unsigned char* data = <const unsigned char*>PyBytes_AS_STRING(encoded)
         cdef size_t size = PyBytes_GET_SIZE(encoded)
+        self.poller.check_owner()
+        check_code(code)
         with nogil:
             pthread_mutex_lock(&s.lock)
             say_goodbye(s, self.channel, code, data, size, after_all)
@@ -250,6 +288,8 @@ cdef class Connection:
     def abort(self, int code):
         """Close the descriptor at once: the peer is held to be dead."""
         cdef Sockets* s = &self.poller.sockets
+        self.poller.check_owner()
+        check_code(code)
         with nogil:
             pthread_mutex_lock(&s.lock)
             give_up(s, self.channel, code, 0)
@@ -260,19 +300,48 @@ cdef class Connection:
         return f"<Connection to {self.link.peer} {state}>"
 
 
+cdef int check_code(int code) except -1:
+    if not 0 <= code <= 255:
+        raise ValueError(f"a connection ends with a code from 0 to 255, not {code}")
+    return 0
+
+
+cdef int64_t in_range(object value, str name, int64_t least, int64_t most) except -1:
+    """A whole number within bounds; what else it is, is said."""
+    cdef int overflow = 0
+    cdef int64_t number = 0
+    if not PyLong_Check(value):
+        raise TypeError(f"Poller: {name} must be an int, not a {type_name(value)}")
+    number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if overflow or not least <= number <= most:
+        raise ValueError(
+            f"Poller: {name} must be {least} to {most}, not {bounded_repr(value, 40)}"
+        )
+    return number
+
+
+# It refers to no object, so there is nothing for the garbage collector to see: its connections
+# refer to it.
 @cython.final
-@cython.no_gc
 cdef class Poller:
     """The sockets of one node's connections.
 
-    :param heartbeat_ms: after so long a silence of this side it says PING.
-    :param frame_bytes_max: the longest frame that is taken, without its length field.
+    :param heartbeat_ms: after so long a silence of this side it says PING; 1 ms to 366 days.
+    :param frame_bytes_max: the longest frame that is taken, without its length field: 32 to 2**31.
     :param queue_bytes_max: unsent bytes of a connection at which its peer counts as busy.
-    :param partial_ms_max: how long a frame may take from its first byte to its last.
+    :param partial_ms_max: how long a frame may take from its first byte to its last; to 366 days.
+    :raises TypeError: if one of them is no int.
+    :raises ValueError: if one of them is out of range.
+
+    In a forked child its methods, and those of its connections, raise `RuntimeError`.
     """
 
     def __cinit__(self, *, heartbeat_ms, frame_bytes_max, queue_bytes_max, partial_ms_max):
         cdef Sockets* s = &self.sockets
+        s.heartbeat_ns = in_range(heartbeat_ms, "heartbeat_ms", 1, MS_MAX) * 1_000_000
+        s.partial_ns_max = in_range(partial_ms_max, "partial_ms_max", 1, MS_MAX) * 1_000_000
+        s.frame_bytes_max = in_range(frame_bytes_max, "frame_bytes_max", 32, 1 << 31)
+        s.queue_bytes_max = in_range(queue_bytes_max, "queue_bytes_max", 1, BYTES_MAX)
         # The C library gives freed memory back to the kernel from twice the size on of the largest
         # block it ever mapped and unmapped by itself. Below that, a stream of messages of some MiB
         # would have each page of each message come from the kernel anew, which takes longer than
@@ -281,22 +350,15 @@ cdef class Poller:
         s.epfd = self.stop_fd = s.told_fd = s.wake_fd = -1
         pthread_mutex_init(&s.lock, NULL)
         self.owner = getpid()
-        s.heartbeat_ns = heartbeat_ms * 1_000_000
-        s.frame_bytes_max = frame_bytes_max
-        s.queue_bytes_max = queue_bytes_max
-        s.partial_ns_max = partial_ms_max * 1_000_000
         s.epfd = epoll_create1(EPOLL_CLOEXEC)
-        self.stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        s.told_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        s.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        if (
-            s.epfd < 0
-            or self.stop_fd < 0
-            or s.told_fd < 0
-            or s.wake_fd < 0
-            or watch_fd(s, s.wake_fd, s) != 0
-        ):
+        if s.epfd < 0:
             PyErr_SetFromErrno(OSError)
+        self.stop_fd = new_eventfd(0)
+        s.told_fd = new_eventfd(0)
+        s.wake_fd = new_eventfd(0)
+        cdef int failed = watch_fd(s, s.wake_fd, s)
+        if failed:
+            raise OSError(failed, "epoll_ctl")
 
     def __dealloc__(self):
         cdef Sockets* s = &self.sockets
@@ -327,18 +389,24 @@ cdef class Poller:
     def drain(self):
         """Make `fileno` unreadable again; to be done before looking for what there is."""
         cdef uint64_t count
+        self.check_owner()
         read(self.sockets.told_fd, &count, 8)
 
     def nudge(self):
         """Make `fileno` readable. For any thread; never blocks."""
+        self.check_owner()
         signal(self.sockets.told_fd)
 
     def watch(self, int fd):
         """Have the executor woken, when it sleeps here, by this descriptor: its inbox's."""
-        if watch_fd(&self.sockets, fd, NULL) != 0:
-            PyErr_SetFromErrno(OSError)
+        self.check_owner()
+        cdef int failed = watch_fd(&self.sockets, fd, NULL)
+        if failed:
+            raise OSError(failed, "epoll_ctl")
 
-    def attach(self, int fd, Link link not None, bytes leftover=b"", *, bint initiated=False):
+    def attach(
+        self, int fd, Link link not None, bytes leftover not None=b"", *, bint initiated=False
+    ):
         """Take over a connected socket after its handshake.
 
         :param fd: from now on the poller's to close; it stays the caller's if this raises.
@@ -346,21 +414,18 @@ cdef class Poller:
         :raises OSError: if it cannot be polled.
         """
         cdef Sockets* s = &self.sockets
-        cdef Connection connection = Connection.__new__(Connection)
-        cdef Channel* c
+        cdef Connection connection = Connection.__new__(Connection, MAKING)
+        cdef Channel* c = connection.channel
         cdef int failed
         cdef size_t size = PyBytes_GET_SIZE(leftover)
+        self.check_owner()
         connection.link = link
         connection.speaker = link.speaker
         connection.poller = self
         connection.initiated = initiated
         connection.watches = {}
         connection.watched = {}
-        c = <Channel*>calloc(1, sizeof(Channel))
-        if c is NULL:
-            raise MemoryError
-        if size and append(&c.heard, PyBytes_AS_STRING(leftover), size) != 0:
-            free(c)
+        if append(&c.heard, PyBytes_AS_STRING(leftover), size) != 0:
             raise MemoryError
         c.fd = fd
         c.bulk_unsent = <volatile size_t*>&link.speaker.bulk.unsent
@@ -368,10 +433,9 @@ cdef class Poller:
         with nogil:
             failed = admit(s, c)
         if failed:
-            drop(&c.heard)
-            free(c)
+            # It stays CLOSED, and the descriptor the caller's.
+            c.fd = -1
             raise OSError(failed, "epoll_ctl")
-        connection.channel = c
         with nogil:
             pthread_mutex_lock(&s.lock)
             cut(s, c)
@@ -379,7 +443,13 @@ cdef class Poller:
         return connection
 
     def run(self):
-        """What the poll thread does until `stop`: heartbeats, and looks in the executor's place."""
+        """What the poll thread does until `stop`: heartbeats, and looks in the executor's place.
+
+        :raises RuntimeError: if another thread does that already.
+        """
+        self.check_owner()
+        if self.running:
+            raise RuntimeError("this Poller has its thread already")
         self.running = True
         with nogil:
             poll_until_stopped(self)
@@ -387,6 +457,7 @@ cdef class Poller:
 
     def stop(self):
         """End `run`. For any thread; never blocks."""
+        self.check_owner()
         self.stopping = True
         signal(self.stop_fd)
 
@@ -394,12 +465,14 @@ cdef class Poller:
 
     def poll(self):
         """Look at the sockets once; returns whether something may be there to be taken."""
+        self.check_owner()
         with nogil:
             self.look()
         return self.sockets.ready
 
     def flush_link(self, Connection connection not None):
         """Send what the connection's link has encoded."""
+        self.check_idle(connection)
         self.flush(connection)
 
     def take_heard(self, Connection connection not None, size_t most=65536):
@@ -408,13 +481,30 @@ cdef class Poller:
         Those of the data lane come before those of the bulk lane.
         """
         cdef const unsigned char* frames
-        cdef size_t size = self.take(connection, most, TAKEN_FRAMES_MAX, False, &frames)
+        self.check_idle(connection)
+        cdef size_t size = self.take(connection, most, BATCH_FRAMES_MAX, False, &frames)
         if size == 0:
-            size = self.take(connection, most, TAKEN_FRAMES_MAX, True, &frames)
+            size = self.take(connection, most, BATCH_FRAMES_MAX, True, &frames)
         heard = PyBytes_FromStringAndSize(<const char*>frames, size)
         if connection.owes_taken:
             self.flush(connection)
         return heard
+
+    cdef int check_idle(self, Connection connection) except -1:
+        """Nothing here may move the bytes that a link is just reading or writing."""
+        if connection.poller is not self:
+            raise ValueError("the connection is another Poller's")
+        if connection.speaker.is_speaking or connection.link.hearer.is_hearing:
+            raise RuntimeError("a message that is encoded or decoded made its own link go on")
+        return self.check_owner()
+
+    cdef int check_owner(self) except -1:
+        """In a forked child the lock may be held by a thread that is not there."""
+        if self.owner != getpid():
+            raise RuntimeError(
+                f"this Poller is of process {self.owner}, and this is its forked child"
+            )
+        return 0
 
     # For the executor.
 
@@ -459,8 +549,13 @@ cdef class Poller:
         if connection.owes_taken:
             connection.owes_taken = False
             connection.bulk_told = taken
-            if speaker.data.size and connection.channel.queued == 0:
-                # It need not overtake anything, so one send does for both.
+            if (
+                speaker.data.size
+                and connection.channel.queued == 0
+                and speaker.data.capacity - speaker.data.size >= FRAME_HEADER + 8
+            ):
+                # It need not overtake anything, so one send does for both. There is room for it:
+                # were it lost for want of memory, the peer would wait for it for ever.
                 speaker.say_taken(taken)
                 taken = 0
         if pthread_mutex_trylock(&s.lock) == 0:
@@ -557,14 +652,29 @@ cdef void poll_until_stopped(Poller p) noexcept nogil:
     cdef Sockets* s = &p.sockets
     cdef int64_t now
     cdef int64_t tick = min(s.heartbeat_ns // 4, 250_000_000)
+    cdef bint has_more = False
     while not p.stopping:
-        wait_readable(p.stop_fd, tick if s.sleeper or s.idle else min(tick, BUSY_TICK_NS))
+        if not has_more:
+            wait_readable(p.stop_fd, tick if s.sleeper or s.idle else min(tick, BUSY_TICK_NS))
         pthread_mutex_lock(&s.lock)
         now = monotonic_ns()
-        if not s.sleeper and now - s.looked_ns > STUCK_NS:
-            step(s)
+        if not s.sleeper and (has_more or now - s.looked_ns > STUCK_NS):
+            has_more = step(s)
+        else:
+            has_more = False
         keep_alive(s, now)
         pthread_mutex_unlock(&s.lock)
+
+
+cdef void put_back(Sockets* s, Channel* c, Lane* told) noexcept nogil:
+    """Undo the taking of control frames: in front of those that have come since."""
+    if append(told, c.told.data + c.told.head, held(&c.told)) != 0:
+        drop(told)
+        give_up(s, c, 0, ENOMEM)
+        return
+    drop(&c.told)
+    c.told = told[0]
+    signal(s.told_fd)
 
 
 cdef size_t some_frames(const Lane* lane, size_t most, int frames_most) noexcept nogil:

@@ -3,15 +3,20 @@
 from cpython.object cimport PyObject
 
 cdef class EnvelopeQueue:
+    cdef object collected          # always None: an attribute that makes it known to the collector
     cdef PyObject** slots          # ring of owned references, `mask + 1` places
     cdef size_t mask               # capacity - 1; the capacity is a power of two
-    cdef size_t head               # number of objects ever taken: next one is slots[head & mask]
-    cdef size_t tail               # number of objects ever put: next one goes to slots[tail & mask]
+    cdef size_t head               # the oldest object is slots[head & mask]
+    cdef size_t tail               # the next one goes to slots[tail & mask]
 
-    cdef int grow(self) except -1
-    cdef int resize(self, size_t capacity) except -1
-    cdef int take_all(self, EnvelopeQueue source) except -1
-    cdef void truncate(self, size_t tail) noexcept
+    # `head` and `tail` mean something for as long as nothing is put: a ring that grows, or takes
+    # another one's over, begins to count anew. Who wants to find again what it put counts it.
+
+    cdef bint has_room(self, size_t places) noexcept
+    cdef int reserve(self, size_t places) except -1
+    cdef bint resize(self, size_t capacity) noexcept
+    cdef bint take_all(self, EnvelopeQueue source) noexcept
+    cdef void drop_newest(self, size_t count) noexcept
 
     cdef inline size_t count(self) noexcept:
         return self.tail - self.head
@@ -19,7 +24,7 @@ cdef class EnvelopeQueue:
     cdef inline int put_owned(self, PyObject* obj) except -1:
         """Take over the caller's reference; on an error the caller still has it."""
         if self.tail - self.head > self.mask:
-            self.grow()
+            self.reserve(1)
         self.slots[self.tail & self.mask] = obj
         self.tail += 1
         return 0

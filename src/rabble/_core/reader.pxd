@@ -1,6 +1,9 @@
 # Reading: a cursor over a stranger's bytes, and what is said of bytes that are wrong.
 
+from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
+
+from rabble._core.failure cimport owned
 
 cdef struct Reader:
     const unsigned char* start  # of the whole; errors count from here
@@ -14,9 +17,14 @@ cdef struct Reader:
 cdef object malformed(Reader* r, str what)      # DecodeError
 cdef object unknown(Reader* r, str what)        # UnknownMessageError
 cdef object beyond(Reader* r, str what)         # DecodeLimitError
+# ... and of the pending exception: the next bytes are not UTF-8, or whatever else it is.
+cdef object not_utf8(Reader* r)
 
 cdef extern from "Python.h":
-    str PyUnicode_DecodeUTF8(const char* data, Py_ssize_t size, const char* errors)
+    # NULL with its exception pending, for who calls it to look at.
+    PyObject* decode_utf8 "PyUnicode_DecodeUTF8" (
+        const char* data, Py_ssize_t size, const char* errors
+    ) noexcept
 
 cdef extern from *:
     """
@@ -49,14 +57,13 @@ cdef inline int check_length(Reader* r, Py_ssize_t n) except -1:
     return 0
 
 cdef inline str read_str(Reader* r, Py_ssize_t n):
-    cdef const char* data = <const char*>r.at
+    cdef PyObject* text
     check_length(r, n)
+    text = decode_utf8(<const char*>r.at, n, NULL)
+    if text is NULL:
+        raise not_utf8(r)
     r.at += n
-    try:
-        return PyUnicode_DecodeUTF8(data, n, NULL)
-    except UnicodeDecodeError as error:
-        r.at -= n
-        raise malformed(r, f"a string is not UTF-8: {error.reason}") from None
+    return <str>owned(text)
 
 cdef inline Py_ssize_t str_header(Reader* r) except -2:
     """The length of the string that begins here; -1 if none does."""

@@ -1,5 +1,7 @@
 """Reading: a cursor over a stranger's bytes, and what is said of bytes that are wrong."""
 
+from rabble._core.failure cimport PyErr_GivenExceptionMatches, take_failure
+
 __all__ = ["DecodeError", "DecodeLimitError", "UnknownMessageError"]
 
 
@@ -25,3 +27,10 @@ cdef object unknown(Reader* r, str what):
 
 cdef object beyond(Reader* r, str what):
     return DecodeLimitError(f"byte {r.at - r.start}: {what}")
+
+
+cdef object not_utf8(Reader* r):
+    error = take_failure()
+    if not PyErr_GivenExceptionMatches(error, UnicodeDecodeError):
+        return error
+    return malformed(r, f"a string is not UTF-8: {error.reason}")

@@ -11,21 +11,27 @@ cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
+from rabble._core.capacities cimport (
+    BATCH_BULK_BYTES,
+    BATCH_BULK_FRAMES_MIN,
+    BATCH_DATA_BYTES,
+    BATCH_FRAMES_MAX,
+    FLUSH_BYTES,
+)
 from rabble._core.envelope cimport Envelope
+from rabble._core.failure cimport take_failure
 from rabble._core.frame cimport CODE_LIMIT
 from rabble._core.ids cimport NodeId, same_node
-from rabble._core.poll cimport TAKEN_FRAMES_MAX, Connection, Poller
+from rabble._core.poll cimport Connection, Poller
 from rabble._core.queue cimport EnvelopeQueue
+from rabble._core.texts cimport bounded_str
 
 from rabble._core.hear import LinkError
 
 __all__ = ["Routes"]
 
 cdef enum:
-    SAID_BYTES = 64 << 10     # that are sent before the turn's end
-    DATA_BYTES = 256 << 10    # that are decoded at once; of small frames it is fewer
-    BULK_BYTES = 320 << 10    # room for four fragments
-    BULK_FRAMES_MIN = 64      # taken beside whatever came on the data lane
+    TEXT_MAX = 500            # characters of an error's text that the peer is told
     ANSWERS_MAX = 2           # queues' lengths that may wait if the runtime's answers are counted
 
 cdef extern from *:
@@ -51,7 +57,7 @@ cdef class Routes:
     :param poller: whose they are.
     """
 
-    def __init__(self, Poller poller not None):
+    def __cinit__(self, Poller poller not None):
         self.poller = poller
         self.by_name = {}
         self.connections = []
@@ -130,7 +136,7 @@ cdef class Routes:
                 connection.speaker.note_refused(envelope)
                 connection.channel.notice = True
                 return PEER_BUSY
-        connection.speaker.say_envelope(envelope)
+        connection.speaker.say_envelope(envelope, None)
         if connection.speaker.bulk.said - bulk_said > most:
             connection.large_size = connection.speaker.bulk.said - bulk_said
             connection.large_end = connection.speaker.bulk.said
@@ -145,7 +151,7 @@ cdef class Routes:
 
     cdef int touch(self, Connection connection) except -1:
         """Something was said: see that it is sent."""
-        if connection.speaker.data.size + connection.speaker.bulk.size >= SAID_BYTES:
+        if connection.speaker.data.size + connection.speaker.bulk.size >= FLUSH_BYTES:
             self.poller.flush(connection)
         elif not connection.is_dirty:
             connection.is_dirty = True
@@ -192,7 +198,7 @@ cdef class Routes:
         cdef int left
         if (
             <Py_ssize_t>(self.decoded_mark - popped) <= 0
-            or <Py_ssize_t>before - self.decoded >= TAKEN_FRAMES_MAX
+            or <Py_ssize_t>before - self.decoded >= BATCH_FRAMES_MAX
         ):
             self.decoded = 0
         # First of all: what comes from now on sets it again.
@@ -205,7 +211,7 @@ cdef class Routes:
                 if <Py_ssize_t>(connection.mark - popped) > 0:
                     self.poller.sockets.ready = True
                     continue
-                left = TAKEN_FRAMES_MAX - <int>self.decoded
+                left = BATCH_FRAMES_MAX - <int>self.decoded
                 if left <= 0:
                     self.poller.sockets.ready = True
                     if next_first < 0:
@@ -254,34 +260,57 @@ cdef class Routes:
     cdef int hear_all(self, Connection connection, EnvelopeQueue queue) except -1:
         """Decode all that a connection was told so far."""
         while connection.has_heard():
-            self.hear_batch(connection, queue, TAKEN_FRAMES_MAX)
+            self.hear_batch(connection, queue, BATCH_FRAMES_MAX)
         return 0
 
     cdef int hear_batch(
         self, Connection connection, EnvelopeQueue queue, int frames_most
     ) except -1:
-        """Decode some of the data lane, and then of the bulk lane less than what delays others."""
-        cdef bint bulk
-        cdef size_t size
-        cdef size_t before = queue.count()
+        """Decode some of the data lane, and then of the bulk lane less than what delays others.
+
+        Whatever is wrong with it ends this connection: what the peer said, or that there is no
+        memory for it.
+        """
         cdef const unsigned char* frames
         self.heard += 1
-        try:
-            for bulk in (False, True):
-                if bulk:
-                    # A little in any case: it must not starve.
-                    frames_most = max(frames_most - <int>(queue.count() - before), BULK_FRAMES_MIN)
-                size = self.poller.take(
-                    connection, BULK_BYTES if bulk else DATA_BYTES, frames_most, bulk, &frames
+        if (<quiet_decode><void*>decode)(
+            self, connection, queue, frames_most
+        ) < 0:
+            error = take_failure()
+            if type(error) is LinkError:
+                connection.close(error.code, error.text)
+            else:
+                connection.close(
+                    CODE_LIMIT, f"it could not be decoded: {bounded_str(error, TEXT_MAX)}"
                 )
-                if size:
-                    connection.link.hearer.hear(frames, size, queue)
-                    if bulk and connection.owes_taken:
-                        self.touch(connection)
-        except LinkError as error:
-            connection.close(error.code, error.text)
             # Nothing of it is read any more.
             while connection.has_heard():
-                self.poller.take(connection, DATA_BYTES, TAKEN_FRAMES_MAX, False, &frames)
-                self.poller.take(connection, DATA_BYTES, TAKEN_FRAMES_MAX, True, &frames)
+                self.poller.take(connection, BATCH_DATA_BYTES, BATCH_FRAMES_MAX, False, &frames)
+                self.poller.take(connection, BATCH_DATA_BYTES, BATCH_FRAMES_MAX, True, &frames)
         return 0
+
+
+ctypedef int (*quiet_decode)(
+    Routes routes, Connection connection, EnvelopeQueue queue, int frames_most
+) noexcept
+
+
+cdef int decode(
+    Routes routes, Connection connection, EnvelopeQueue queue, int frames_most
+) except -1:
+    cdef bint bulk
+    cdef size_t size
+    cdef size_t before = queue.count()
+    cdef const unsigned char* frames
+    for bulk in (False, True):
+        if bulk:
+            # A little in any case: it must not starve.
+            frames_most = max(frames_most - <int>(queue.count() - before), BATCH_BULK_FRAMES_MIN)
+        size = routes.poller.take(
+            connection, BATCH_BULK_BYTES if bulk else BATCH_DATA_BYTES, frames_most, bulk, &frames
+        )
+        if size:
+            connection.link.hearer.hear(frames, size, queue)
+            if bulk and connection.owes_taken:
+                routes.touch(connection)
+    return 0

@@ -18,6 +18,7 @@ cdef struct Place:
 cdef class Speaker:
     cdef NodeId own                             # the node that speaks
     cdef NodeId peer                            # the one that is spoken to
+    cdef Pid executor                           # passes on what no process is known to have
     cdef Encoder encoder                        # encodes messages, and the texts of pids
     cdef Py_ssize_t fragment_bytes              # longer messages are cut into parts of that size
     cdef Py_ssize_t message_bytes_max           # longer ones are not said
@@ -39,10 +40,13 @@ cdef class Speaker:
     cdef size_t sets_mask                       # how many pairs of places are used, less 1
 
     # What is said is appended to a lane. On an EncodeError nothing of it is.
-    cdef int say_envelope(self, Envelope envelope) except -1
+    # `forwarder` is who passes it on, if it is a request of another node: None is the executor.
+    cdef int say_envelope(self, Envelope envelope, Pid forwarder) except -1
     cdef int say_monitor(self, Pid watcher, Pid watched) except -1
     cdef int say_demonitor(self, Pid watcher, Pid watched) except -1
-    cdef int say_down(self, Pid watcher, Pid watched, int why, str detail) except -1
+    cdef int say_down(
+        self, Pid watcher, Pid watched, int why, uint64_t life, str detail
+    ) except -1
     cdef int say_undelivered(self, Pid to, CorrelationId correlation_id, int why) except -1
     cdef int say_lost(self, uint32_t count) except -1
     # Note that an envelope was refused instead of said; `say_lost` is to tell of it.
@@ -52,18 +56,18 @@ cdef class Speaker:
     # What the poll loop does, as bytes: for tests and benchmarks.
     cdef bytes take_data(self)
     cdef bytes take_bulk(self, size_t unsent)
-    cdef bytes taken(self, Writer* w)
 
     cdef Py_ssize_t say_message(self, object msg, Py_ssize_t start) except -1
-    cdef int say_in_full(self, Envelope envelope) except -1
+    cdef int say_in_full(self, Envelope envelope, Pid forwarder) except -1
     cdef bint is_large_bytes(self, object msg) noexcept
-    cdef int say_bytes(self, Envelope envelope, bytes msg) except -1
+    cdef int say_bytes(self, Envelope envelope, Pid forwarder, bytes msg) except -1
     cdef int move_to_bulk(
-        self, Envelope envelope, Py_ssize_t start, Py_ssize_t message
+        self, Envelope envelope, Pid forwarder, Py_ssize_t start, Py_ssize_t message
     ) except -1
     cdef int put_in_bulk(
         self,
         Envelope envelope,
+        Pid forwarder,
         const unsigned char* begin,
         Py_ssize_t begin_size,
         const unsigned char* source,
@@ -73,7 +77,14 @@ cdef class Speaker:
     cdef bint is_in_bulk(self, Pid sender, Pid to) except -1
     cdef int goes_to_bulk(self, Pid sender, Pid to, Py_ssize_t size) except -1
     cdef int say_watch(self, int kind, Pid watcher, Pid watched) except -1
+    cdef int check_down(self, bint is_peer, Pid watcher, bint is_own, Pid watched) except -1
     cdef Py_ssize_t place_of(self, Pid pid, Py_ssize_t kept) except -1
     cdef Py_ssize_t place_anew(self, Pid pid, Py_ssize_t kept) except -1
     cdef void cut_back(self, Py_ssize_t size) noexcept
-    cdef Py_ssize_t write_head(self, unsigned char* p, Envelope envelope) except -1
+    cdef Py_ssize_t place_of_forwarder(
+        self, Envelope envelope, Pid forwarder, Py_ssize_t kept
+    ) except -1
+    cdef Pid who_forwards(self, Envelope envelope, Pid forwarder)
+    cdef Py_ssize_t write_head(
+        self, unsigned char* p, Envelope envelope, Pid forwarder
+    ) except -1

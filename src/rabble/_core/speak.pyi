@@ -3,7 +3,7 @@
 from typing import final
 
 from rabble._core.encode import Encoder
-from rabble._core.ids import NodeId
+from rabble._core.ids import NodeId, Pid
 
 __all__ = ["Speaker"]
 
@@ -13,6 +13,7 @@ class Speaker:
         cls,
         own: NodeId,
         peer: NodeId,
+        executor: Pid,
         encoder: Encoder,
         fragment_bytes: int,
         message_bytes_max: int,

@@ -23,15 +23,16 @@ import unicodedata
 
 from rabble._core.bulk cimport (
     BulkFrame, add_frame, bulk_sent, forget_frames, free_bulk, make_room, put_envelope,
-    put_fragments, reserve_envelope,
+    put_fragments, reserve_envelope, reserve_frame,
 )
+from rabble._core.capacities cimport DATA_BYTES_KEPT, PAIRS_MIN
 from rabble._core.encode cimport Encoder
 from rabble._core.encode import EncodeError
 from rabble._core.envelope cimport Envelope
 from rabble._core.frame cimport (
-    DEMONITOR, DETAIL_MAX, DOWN, ENVELOPE, FLAG_CID, FLAG_CONNECTION, FLAG_FULL, FLAG_REQUEST,
-    FLAG_SENDER, FRAME_HEADER, HEAD_MAX, LOST, MONITOR, NAME, TAKEN, UNDELIVERED, store_16,
-    store_32, store_64, store_header,
+    DEMONITOR, DETAIL_MAX, DOWN, DOWN_TAIL, ENVELOPE, FLAG_CID, FLAG_CONNECTION, FLAG_FORWARDED,
+    FLAG_FULL, FLAG_REQUEST, FLAG_SENDER, FRAME_HEADER, HEAD_MAX, LOST, MONITOR, NAME, TAKEN,
+    UNDELIVERED, may_be_forwarded, store_16, store_32, store_64, store_header,
 )
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
 from rabble._core.writer cimport Writer
@@ -40,8 +41,6 @@ __all__ = ["Speaker"]
 
 cdef enum:
     HEAD_ROOM = FRAME_HEADER + 3 * 2 + 16   # header and fields of an ENVELOPE, by index
-    KEPT_BYTES_MAX = 8 << 20                # a data lane that grew above this is cut back
-    PAIRS_MIN = 256                         # so many are remembered before they are looked through
     NO_PLACE = -2
 
 
@@ -50,11 +49,15 @@ cdef class Speaker:
     """The encoder of one connection: a `Link` makes it, and has checked what it is made of."""
 
     def __cinit__(
-        self, NodeId own not None, NodeId peer not None, Encoder encoder not None,
-        Py_ssize_t fragment_bytes, Py_ssize_t message_bytes_max, Py_ssize_t places,
+        self, NodeId own not None, NodeId peer not None, Pid executor not None,
+        Encoder encoder not None, Py_ssize_t fragment_bytes, Py_ssize_t message_bytes_max,
+        Py_ssize_t places,
     ):
+        if places < 2 or places & (places - 1):
+            raise ValueError(f"Speaker: places must be a power of two, not {places}")
         self.own = own
         self.peer = peer
+        self.executor = executor
         self.encoder = encoder
         self.fragment_bytes = fragment_bytes
         self.message_bytes_max = message_bytes_max
@@ -76,7 +79,11 @@ cdef class Speaker:
 
     cdef bytes take_data(self):
         """The bytes of the data lane, which is empty then."""
-        return self.taken(&self.data)
+        if self.is_speaking:
+            raise speaking()
+        data = PyBytes_FromStringAndSize(<char*>self.data.data, self.data.size)
+        self.data.size = 0
+        return data
 
     cdef bytes take_bulk(self, size_t unsent):
         """Those of the bulk lane, of which `unsent` wait in the poll loop from now on."""
@@ -84,26 +91,26 @@ cdef class Speaker:
         cdef const BulkFrame* end = <const BulkFrame*>(
             self.bulk.frames.data + self.bulk.frames.size
         )
-        cdef bytes own = self.taken(&self.bulk.own)
-        cdef Py_ssize_t at = 0
+        cdef const unsigned char* own = self.bulk.own.data
         cdef list parts = []
-        while frame != end:
-            parts.append(own[at:at + <Py_ssize_t>frame.own_size])
-            parts.append(PyBytes_FromStringAndSize(<const char*>frame.rest, frame.rest_size))
-            at += frame.own_size
-            frame += 1
-        forget_frames(&self.bulk)
-        self.bulk.unsent = unsent
-        return b"".join(parts)
-
-    cdef bytes taken(self, Writer* w):
         if self.is_speaking:
             raise speaking()
-        data = PyBytes_FromStringAndSize(<char*>w.data, w.size)
-        w.size = 0
+        # Lists take memory, which may make the collector run anybody's code.
+        self.is_speaking = True
+        try:
+            while frame != end:
+                parts.append(PyBytes_FromStringAndSize(<const char*>own, frame.own_size))
+                parts.append(PyBytes_FromStringAndSize(<const char*>frame.rest, frame.rest_size))
+                own += frame.own_size
+                frame += 1
+            data = b"".join(parts)
+        finally:
+            self.is_speaking = False
+        forget_frames(&self.bulk)
+        self.bulk.unsent = unsent
         return data
 
-    cdef int say_envelope(self, Envelope envelope) except -1:
+    cdef int say_envelope(self, Envelope envelope, Pid forwarder) except -1:
         cdef Writer* w = &self.data
         cdef CorrelationId cid = envelope.correlation_id
         cdef Py_ssize_t to, start, message
@@ -114,7 +121,7 @@ cdef class Speaker:
         if self.is_speaking:
             raise speaking()
         if self.pairs is not None and self.is_in_bulk(envelope.sender, envelope.to):
-            return self.say_in_full(envelope)
+            return self.say_in_full(envelope, forwarder)
         # The names first, so that their frames come first. They stay said if the message cannot be
         # encoded: the peer's table then is as this one.
         to = self.place_of(envelope.to, -1)
@@ -124,15 +131,18 @@ cdef class Speaker:
             flags = FLAG_SENDER
             sender = self.place_of(envelope.sender, -1)
             if not self.said[sender].is_own:
-                raise foreign(envelope.sender, "sender", self.own)
+                flags |= FLAG_FORWARDED
+                sender = self.place_of_forwarder(envelope, forwarder, to)
+                if sender == NO_PLACE:
+                    return self.say_in_full(envelope, forwarder)
         if cid is not None:
             flags |= FLAG_CID
             asker = self.place_of(cid.pid, to)
             if asker == NO_PLACE:
                 # Three pids fight for two places.
-                return self.say_in_full(envelope)
+                return self.say_in_full(envelope, forwarder)
         if self.is_large_bytes(envelope.msg):
-            return self.say_bytes(envelope, <bytes>envelope.msg)
+            return self.say_bytes(envelope, forwarder, <bytes>envelope.msg)
         start = w.size
         if w.capacity - start < HEAD_ROOM:
             make_room(self.encoder, w, HEAD_ROOM)
@@ -147,7 +157,7 @@ cdef class Speaker:
             p = store_numbers(p + 2, cid, &flags)
         message = w.size = p - w.data
         if self.say_message(envelope.msg, start) > self.fragment_bytes:
-            return self.move_to_bulk(envelope, start, message)
+            return self.move_to_bulk(envelope, forwarder, start, message)
         store_header(w.data + start, w.size - start, ENVELOPE, <unsigned char>flags)
         return 0
 
@@ -158,6 +168,7 @@ cdef class Speaker:
         """
         cdef Writer* w = &self.data
         cdef Py_ssize_t message = w.size
+        cdef bint said = False
         w.limit = message + self.message_bytes_max + 16
         w.depth = self.encoder.depth_max
         w.elements = self.encoder.elements_max
@@ -166,25 +177,25 @@ cdef class Speaker:
             self.encoder.write(w, msg)
             if w.size - message > self.message_bytes_max:
                 raise too_long(self, w.size - message)
-        except BaseException:
-            self.cut_back(start)
-            raise
+            said = True
         finally:
             self.is_speaking = False
+            if not said:
+                self.cut_back(start)
         return w.size - message
 
-    cdef int say_in_full(self, Envelope envelope) except -1:
+    cdef int say_in_full(self, Envelope envelope, Pid forwarder) except -1:
         """Say it without indexes, by the bulk lane, which has what is in full."""
         cdef Py_ssize_t start = self.data.size
         if self.is_large_bytes(envelope.msg):
-            return self.say_bytes(envelope, <bytes>envelope.msg)
+            return self.say_bytes(envelope, forwarder, <bytes>envelope.msg)
         self.say_message(envelope.msg, start)
-        return self.move_to_bulk(envelope, start, start)
+        return self.move_to_bulk(envelope, forwarder, start, start)
 
     cdef inline bint is_large_bytes(self, object msg) noexcept:
         return type(msg) is bytes and 2 + PyBytes_GET_SIZE(msg) > self.fragment_bytes
 
-    cdef int say_bytes(self, Envelope envelope, bytes msg) except -1:
+    cdef int say_bytes(self, Envelope envelope, Pid forwarder, bytes msg) except -1:
         """Say a message that is nothing but many bytes: the bulk lane has them from where they are.
         """
         cdef Py_ssize_t size = PyBytes_GET_SIZE(msg)
@@ -205,26 +216,30 @@ cdef class Speaker:
         if head_size + size > self.message_bytes_max:
             raise too_long(self, head_size + size)
         return self.put_in_bulk(
-            envelope, head, head_size, <const unsigned char*>PyBytes_AS_STRING(msg), size, msg
+            envelope, forwarder, head, head_size, <const unsigned char*>PyBytes_AS_STRING(msg),
+            size, msg,
         )
 
     cdef int move_to_bulk(
-        self, Envelope envelope, Py_ssize_t start, Py_ssize_t message
+        self, Envelope envelope, Pid forwarder, Py_ssize_t start, Py_ssize_t message
     ) except -1:
         """Move the message at the end of the data lane to the bulk lane; cut that back to `start`.
 
         So a message is encoded once, wherever it goes.
         """
         try:
-            return self.put_in_bulk(
-                envelope, NULL, 0, self.data.data + message, self.data.size - message, None
+            self.put_in_bulk(
+                envelope, forwarder, NULL, 0, self.data.data + message,
+                self.data.size - message, None,
             )
         finally:
             self.cut_back(start)
+        return 0
 
     cdef int put_in_bulk(
         self,
         Envelope envelope,
+        Pid forwarder,
         const unsigned char* begin,
         Py_ssize_t begin_size,
         const unsigned char* source,
@@ -238,21 +253,29 @@ cdef class Speaker:
         cdef unsigned char head[HEAD_MAX + 1 + 5]
         cdef Py_ssize_t head_size, size
         cdef bint cut = begin_size + source_size > self.fragment_bytes
-        head_size = self.write_head(head, envelope)
-        if begin_size:
-            memcpy(head + head_size, begin, begin_size)
-            head_size += begin_size
-        size = reserve_envelope(
-            &self.bulk, self.encoder, head_size, source_size, message is not None,
-            self.fragment_bytes if cut else 0,
-        )
-        self.goes_to_bulk(envelope.sender, envelope.to, size)
-        if not cut:
-            return put_envelope(&self.bulk, self.encoder, head, head_size, source, source_size)
-        return put_fragments(
-            &self.bulk, self.encoder, head, head_size, source, source_size, message,
-            self.fragment_bytes,
-        )
+        # To note a pair takes memory, which may make the collector run anybody's code.
+        self.is_speaking = True
+        try:
+            head_size = self.write_head(head, envelope, forwarder)
+            if begin_size:
+                memcpy(head + head_size, begin, begin_size)
+                head_size += begin_size
+            size = reserve_envelope(
+                &self.bulk, self.encoder, head_size, source_size, message is not None,
+                self.fragment_bytes if cut else 0,
+            )
+            self.goes_to_bulk(envelope.sender, envelope.to, size)
+            # There is memory for it, so it is there in whole.
+            if cut:
+                put_fragments(
+                    &self.bulk, self.encoder, head, head_size, source, source_size, message,
+                    self.fragment_bytes,
+                )
+            else:
+                put_envelope(&self.bulk, self.encoder, head, head_size, source, source_size)
+        finally:
+            self.is_speaking = False
+        return 0
 
     cdef bint is_in_bulk(self, Pid sender, Pid to) except -1:
         """Whether something of that pair is in the bulk lane, which what follows must not overtake.
@@ -260,26 +283,30 @@ cdef class Speaker:
         To be asked only while there is a `pairs`.
         """
         cdef uint64_t sent = bulk_sent(&self.bulk)
+        cdef dict pairs = self.pairs
         if sent == self.bulk.said:
             self.pairs = None
             return False
-        end = self.pairs.get((sender, to))
+        end = pairs.get((sender, to))
         return end is not None and <uint64_t>end > sent
 
     cdef int goes_to_bulk(self, Pid sender, Pid to, Py_ssize_t size) except -1:
-        """Note that the next `size` bytes of the bulk lane are of that pair."""
+        """Note that the next `size` bytes of the bulk lane are of that pair.
+
+        They must be put there at once: what was noted and does not come is waited for for ever.
+        """
         cdef uint64_t sent
-        if self.pairs is None:
-            self.pairs = {}
+        cdef dict pairs = self.pairs
+        if pairs is None:
+            pairs = {}
             self.pairs_max = PAIRS_MIN
-        elif len(self.pairs) >= self.pairs_max:
+        elif len(pairs) >= self.pairs_max:
             # A lane that never runs empty must not remember every pair for ever.
             sent = bulk_sent(&self.bulk)
-            self.pairs = {
-                pair: end for pair, end in self.pairs.items() if <uint64_t>end > sent
-            }
-            self.pairs_max = max(PAIRS_MIN, 2 * len(self.pairs))
-        self.pairs[(sender, to)] = self.bulk.said + <uint64_t>size
+            pairs = {pair: end for pair, end in pairs.items() if <uint64_t>end > sent}
+            self.pairs_max = max(<Py_ssize_t>PAIRS_MIN, 2 * len(pairs))
+        pairs[(sender, to)] = self.bulk.said + <uint64_t>size
+        self.pairs = pairs
         self.bulk.said += size
         return 0
 
@@ -307,7 +334,9 @@ cdef class Speaker:
         w.size += FRAME_HEADER + 4
         return 0
 
-    cdef int say_down(self, Pid watcher, Pid watched, int why, str detail) except -1:
+    cdef int say_down(
+        self, Pid watcher, Pid watched, int why, uint64_t life, str detail
+    ) except -1:
         cdef bytes text = detail_text(detail)
         cdef bytes watcher_text, watched_text
         cdef Py_ssize_t first, second, n
@@ -318,22 +347,26 @@ cdef class Speaker:
             raise speaking()
         # What the ended process said to the watcher comes before, in whichever lane it is.
         if self.pairs is not None and self.is_in_bulk(watched, watcher):
+            self.check_down(same_node(watcher.node, self.peer), watcher,
+                            same_node(watched.node, self.own), watched)
             flags = FLAG_FULL
             watcher_text = self.encoder.text_of(watcher)
             watched_text = self.encoder.text_of(watched)
-            n = FRAME_HEADER + 5 + len(watcher_text) + len(watched_text) + len(text)
-            add_frame(&self.bulk, self.encoder, n, 0)
-            self.goes_to_bulk(watched, watcher, n)
+            n = FRAME_HEADER + 4 + len(watcher_text) + len(watched_text) + DOWN_TAIL + len(text)
+            self.is_speaking = True
+            try:
+                reserve_frame(&self.bulk, self.encoder, n)
+                self.goes_to_bulk(watched, watcher, n)
+                add_frame(&self.bulk, self.encoder, n, 0)
+            finally:
+                self.is_speaking = False
             start = self.bulk.own.data + self.bulk.own.size - n
             p = store_text(store_text(start + FRAME_HEADER, watcher_text), watched_text)
         else:
             first = self.place_of(watcher, -1)
             second = self.place_of(watched, -1)
-            if not self.said[first].is_peer:
-                raise foreign(watcher, "watcher", self.peer)
-            if not self.said[second].is_own:
-                raise foreign(watched, "watched", self.own)
-            n = FRAME_HEADER + 5 + len(text)
+            self.check_down(self.said[first].is_peer, watcher, self.said[second].is_own, watched)
+            n = FRAME_HEADER + 4 + DOWN_TAIL + len(text)
             make_room(self.encoder, &self.data, n)
             start = self.data.data + self.data.size
             self.data.size += n
@@ -341,8 +374,18 @@ cdef class Speaker:
             store_16(start + FRAME_HEADER + 2, <uint32_t>second)
             p = start + FRAME_HEADER + 4
         p[0] = <unsigned char>why
-        memcpy(p + 1, PyBytes_AS_STRING(text), len(text))
+        store_64(p + 1, life)
+        memcpy(p + DOWN_TAIL, PyBytes_AS_STRING(text), len(text))
         store_header(start, n, DOWN, flags)
+        return 0
+
+    cdef int check_down(
+        self, bint is_peer, Pid watcher, bint is_own, Pid watched
+    ) except -1:
+        if not is_peer:
+            raise foreign(watcher, "watcher", self.peer)
+        if not is_own:
+            raise foreign(watched, "watched", self.own)
         return 0
 
     cdef int say_undelivered(self, Pid to, CorrelationId correlation_id, int why) except -1:
@@ -376,10 +419,10 @@ cdef class Speaker:
 
     cdef int note_refused(self, Envelope envelope) except -1:
         if self.pairs is not None and self.is_in_bulk(envelope.sender, envelope.to):
-            self.refused += 1
             if self.refused_pairs is None:
                 self.refused_pairs = set()
             self.refused_pairs.add((envelope.sender, envelope.to))
+            self.refused += 1
         return 0
 
     cdef int say_lost(self, uint32_t count) except -1:
@@ -393,16 +436,22 @@ cdef class Speaker:
             raise speaking()
         if self.pairs is not None:
             in_bulk = min(self.refused, count)
+        # All that may fail comes first: what is lost is told once.
+        make_room(self.encoder, &self.data, FRAME_HEADER + 4)
         if in_bulk:
-            add_frame(&self.bulk, self.encoder, FRAME_HEADER + 4, 0)
+            self.is_speaking = True
+            try:
+                reserve_frame(&self.bulk, self.encoder, FRAME_HEADER + 4)
+                for pair in self.refused_pairs:
+                    # What they say next must not overtake this.
+                    self.pairs[pair] = self.bulk.said + FRAME_HEADER + 4
+                add_frame(&self.bulk, self.encoder, FRAME_HEADER + 4, 0)
+            finally:
+                self.is_speaking = False
+            self.bulk.said += FRAME_HEADER + 4
             end = self.bulk.own.data + self.bulk.own.size
             store_lost(end - FRAME_HEADER - 4, FLAG_FULL, in_bulk)
-            self.bulk.said += FRAME_HEADER + 4
-            for pair in self.refused_pairs:
-                # What they say next must not overtake this.
-                self.pairs[pair] = self.bulk.said
         if count != in_bulk:
-            make_room(self.encoder, &self.data, FRAME_HEADER + 4)
             store_lost(self.data.data + self.data.size, 0, count - in_bulk)
             self.data.size += FRAME_HEADER + 4
         self.refused = 0
@@ -412,6 +461,8 @@ cdef class Speaker:
     cdef int say_taken(self, uint64_t taken) except -1:
         """Say how many bytes of the peer's bulk lane were taken."""
         cdef Writer* w = &self.data
+        if self.is_speaking:
+            raise speaking()
         make_room(self.encoder, w, FRAME_HEADER + 8)
         store_header(w.data + w.size, FRAME_HEADER + 8, TAKEN, 0)
         store_64(w.data + w.size + FRAME_HEADER, taken)
@@ -470,27 +521,53 @@ cdef class Speaker:
     cdef void cut_back(self, Py_ssize_t size) noexcept:
         """Drop what the data lane has from `size` on, and the memory if a large message took it."""
         cdef Writer* w = &self.data
-        cdef Py_ssize_t capacity = size + KEPT_BYTES_MAX // 2
+        cdef Py_ssize_t capacity = size + DATA_BYTES_KEPT // 2
         cdef unsigned char* data
         w.size = size
-        if w.capacity > KEPT_BYTES_MAX and capacity < w.capacity // 2:
+        if w.capacity > DATA_BYTES_KEPT and capacity < w.capacity // 2:
             data = <unsigned char*>PyMem_RawRealloc(w.data, capacity)
             if data is not NULL:
                 w.data = data
                 w.capacity = capacity
 
-    cdef Py_ssize_t write_head(self, unsigned char* p, Envelope envelope) except -1:
+    cdef Py_ssize_t place_of_forwarder(
+        self, Envelope envelope, Pid forwarder, Py_ssize_t kept
+    ) except -1:
+        return self.place_of(self.who_forwards(envelope, forwarder), kept)
+
+    cdef Pid who_forwards(self, Envelope envelope, Pid forwarder):
+        """Who passes on an envelope whose sender is not of this node; `EncodeError` if nobody may.
+
+        What may be passed on is a request, in the name of who asked it.
+        """
+        cdef Pid sender = envelope.sender
+        cdef CorrelationId cid = envelope.correlation_id
+        if cid is None or not same_pid(cid.pid, sender) or not may_be_forwarded(sender):
+            raise foreign(sender, "sender", self.own)
+        if forwarder is None:
+            return self.executor
+        if not same_node(forwarder.node, self.own):
+            raise foreign(forwarder, "forwarder", self.own)
+        return forwarder
+
+    cdef Py_ssize_t write_head(
+        self, unsigned char* p, Envelope envelope, Pid forwarder
+    ) except -1:
         """The flags of an ENVELOPE in full and the fields in front of its message; how many bytes.
 
         At most HEAD_MAX + 1.
         """
         cdef unsigned char* start = p
         cdef CorrelationId cid = envelope.correlation_id
+        cdef Pid sender = envelope.sender
         cdef int flags = FLAG_FULL
         p = store_text(p + 1, self.encoder.text_of(envelope.to))
-        if envelope.sender is not None:
+        if sender is not None:
             flags |= FLAG_SENDER
-            p = store_text(p, self.encoder.text_of(envelope.sender))
+            if not same_node(sender.node, self.own):
+                flags |= FLAG_FORWARDED
+                sender = self.who_forwards(envelope, forwarder)
+            p = store_text(p, self.encoder.text_of(sender))
         if cid is not None:
             flags |= FLAG_CID
             p = store_numbers(store_text(p, self.encoder.text_of(cid.pid)), cid, &flags)

@@ -11,7 +11,20 @@ cdef enum EntryKind:
     CALLBACK = 2     # `target` is called with the envelope; it must be short and must not block
     EXECUTOR = 3     # the executor itself: control messages
 
+cdef enum Subscription:
+    # What an entry is told of; bits of `Entry.subscribed`.
+    NODES = 1            # nodes that come and go
+    DEAD_LETTERS = 2
+
+cdef class MailboxLimit:
+    # How many envelopes may wait for a process, and how many do.
+    cdef unsigned int most
+    cdef unsigned int queued       # waiting in the run queue, of those counted
+    cdef size_t counted_from       # where in the run queue counting began: at the spawn
+    cdef unsigned int early        # of those that stood there before it, how many were met
+
 cdef class Entry:
+    # One life of a process or service: its successor under the same name has another entry.
     cdef readonly Pid pid
     cdef readonly object target    # see EntryKind; None once it was removed
     cdef object receive            # PROCESS: the function to call
@@ -20,12 +33,13 @@ cdef class Entry:
     cdef dict watched              # pids that this one monitors; None while there are none
     cdef dict timers               # correlation id -> running Timer; None while there are none
     cdef object random_source      # made when first asked for
-    cdef readonly int64_t delivered       # envelopes given to it
-    cdef readonly unsigned int queued     # waiting in the run queue; counted only with a limit
-    cdef readonly unsigned int mailbox_max    # 0: no limit
-    cdef readonly EntryKind kind
-    cdef bint takes_self           # `receive` is the class's function, to be called with `target`
-    cdef bint unstarted            # `init` is still to be called
+    cdef MailboxLimit limit        # None: no limit
+    cdef readonly uint64_t life            # number of this spawn, unique in the node's incarnation
+    cdef readonly int64_t delivered        # envelopes given to it
+    cdef readonly unsigned char kind       # EntryKind
+    cdef unsigned char takes_self  # `receive` is the class's function, to be called with `target`
+    cdef unsigned char unstarted   # `init` is still to be called
+    cdef unsigned char subscribed  # Subscription
 
 cdef class DispatchTable:
     cdef dict entries              # Pid -> Entry
@@ -33,7 +47,7 @@ cdef class DispatchTable:
 
     cdef bint add(self, Entry entry) except -1
     cdef Entry remove(self, Pid pid)
-    cdef int clear(self) except -1
+    cdef dict clear(self)
     cdef inline PyObject* find(self, Pid pid) except? NULL:
         """The entry of `pid`, borrowed, or NULL without an error.
 

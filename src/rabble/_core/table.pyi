@@ -5,7 +5,10 @@ from typing import Any, final
 
 from rabble._core.ids import Pid
 
-__all__ = ["DispatchTable", "Entry"]
+__all__ = ["DispatchTable", "Entry", "MailboxLimit"]
+
+@final
+class MailboxLimit: ...
 
 @final
 class Entry:
@@ -15,6 +18,8 @@ class Entry:
     def target(self) -> Any: ...
     @property
     def runtime(self) -> Any: ...
+    @property
+    def life(self) -> int: ...
     @property
     def delivered(self) -> int: ...
     @property

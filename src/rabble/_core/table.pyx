@@ -10,7 +10,7 @@ from libc.stdint cimport uint64_t
 
 from rabble._core.ids cimport Pid
 
-__all__ = ["DispatchTable", "Entry"]
+__all__ = ["DispatchTable", "Entry", "MailboxLimit"]
 
 # Epochs are unique in the whole process, so that a pid cannot take one table's for another's.
 # Guarded by the GIL; 0 is never one.
@@ -25,11 +25,21 @@ cdef uint64_t next_epoch() noexcept:
 
 @cython.final
 @cython.no_gc
-cdef class Entry:
-    """What the executor keeps of one process or service, and what a process sees as its runtime.
+cdef class MailboxLimit:
+    """How many envelopes may wait for a process. It refers to nothing, so it is in no cycle."""
 
-    It is not tracked by the garbage collector, to keep an idle process small. Process and entry
-    refer to each other; removing the entry from its table cuts that cycle.
+
+@cython.final
+@cython.no_gc
+cdef class Entry:
+    """What the executor keeps of one life of a process, and what a process sees as its runtime.
+
+    It is not tracked by the garbage collector: a full collection would otherwise walk over the
+    entries of a million idle processes. Process and entry refer to each other, a timer and its
+    entry too, and the executor is in both circles. They are cut by hand, and each entry comes
+    to that: it is in its table from the moment the process knows it, and whatever takes it out of
+    there (the end of the process, or of the executor, which ends in any case) leaves it with
+    neither target nor timers. What stays is the way to the executor, from which no way leads back.
     """
 
     @property
@@ -44,10 +54,20 @@ cdef class Entry:
 
     @property
     def random(self):
-        """This process's own `random.Random`, seeded from the node's seed and its pid."""
+        """This life's own `random.Random`, seeded from the node's seed, its pid and its number."""
         if self.random_source is None:
-            self.random_source = self.runtime.new_random(self.pid)
+            self.random_source = self.runtime.new_random(self.pid, self.life)
         return self.random_source
+
+    @property
+    def queued(self):
+        """How many of the envelopes that wait for it are counted: none without a limit."""
+        return 0 if self.limit is None else self.limit.queued
+
+    @property
+    def mailbox_max(self):
+        """How many may wait; 0 is without limit."""
+        return 0 if self.limit is None else self.limit.most
 
     def __repr__(self):
         return f"<Entry {self.pid} delivered={self.delivered}>"
@@ -91,6 +111,7 @@ cdef class DispatchTable:
     cdef bint add(self, Entry entry) except -1:
         if self.find(entry.pid) is not NULL:
             return False
+        # Neither the hash nor the comparison of pids runs anybody's code.
         self.entries[entry.pid] = entry
         return True
 
@@ -100,8 +121,9 @@ cdef class DispatchTable:
             self.epoch = next_epoch()
         return entry
 
-    cdef int clear(self) except -1:
-        """Remove everything."""
+    cdef dict clear(self):
+        """Remove everything, and return it."""
+        cdef dict entries = self.entries
+        self.entries = {}
         self.epoch = next_epoch()
-        self.entries.clear()
-        return 0
+        return entries

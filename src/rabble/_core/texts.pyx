@@ -5,17 +5,15 @@ and no log of the runtime words such an object but by these functions, which ret
 happens. Only what is not the object's own passes: `Interrupted`, and a KeyboardInterrupt in the
 main thread, which is the user's who presses Ctrl-C.
 
-Where Python lets one, a text is bounded before it is made: of a str, bytes, int or container, and of
-an exception whose class has no `__str__` of its own, only the beginning is worded. What a class's
-own method makes is cut, which does not take back the time that it took.
+Where Python lets one, a text is bounded before it is made: of a str, bytes, int or container, and
+of an exception whose class has no `__str__` of its own, only the beginning is worded. What a
+class's own method makes is cut, which does not take back the time that it took.
 """
 
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF
-
 import threading
 
-from rabble._core.failure cimport take_failure
+from rabble._core.failure cimport PyErr_GivenExceptionMatches, owned, take_failure
 
 __all__ = ["Interrupted", "bounded_repr", "bounded_str", "type_name"]
 
@@ -73,7 +71,6 @@ cdef extern from "Python.h":
     # ... of which this makes a str.
     str PyUnicode_Substring(object text, Py_ssize_t start, Py_ssize_t end)
     Py_ssize_t PyUnicode_GetLength(object text) except -1
-    bint PyErr_GivenExceptionMatches(object error, object cls) noexcept
 
 cdef enum:
     DEPTH_MAX = 8           # how deep what is in containers is worded
@@ -110,24 +107,17 @@ cpdef str bounded_repr(object value, Py_ssize_t most):
 cdef str guarded(object value, Py_ssize_t most, bint as_repr):
     cdef PyObject* text = (<quiet_words><void*>top_words)(<PyObject*>value, most, as_repr)
     if text is not NULL:
-        return owned(text)
+        return <str>owned(text)
     error = take_failure()
     if must_pass(error):
         raise error
     text = (<quiet_excuse><void*>excuse)(<PyObject*>value, <PyObject*>error, as_repr)
     if text is not NULL:
-        return owned(text)
+        return <str>owned(text)
     error = take_failure()
     if must_pass(error):
         raise error
     return NO_TEXT
-
-
-cdef str owned(PyObject* text):
-    """A reference that is taken over."""
-    value = <object>text
-    Py_DECREF(value)
-    return <str>value
 
 
 cdef bint must_pass(object error) noexcept:

@@ -2,10 +2,20 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-cdef enum:
-    LEVELS = 5                        # a slot of level n is 256**n ticks long
-    SLOTS = 256                       # of each level
-    WORDS = 4                         # of 64 bits, one bit for each slot of a level
+from rabble._core.capacities cimport WHEEL_LEVELS
+
+cdef extern from *:
+    """
+    #ifndef RABBLE_WHEEL_SLOTS
+    #define RABBLE_WHEEL_SLOTS (1 << RABBLE_WHEEL_SLOT_BITS)
+    #define RABBLE_WHEEL_WORD_BITS (RABBLE_WHEEL_SLOTS < 64 ? RABBLE_WHEEL_SLOTS : 64)
+    #define RABBLE_WHEEL_WORDS (RABBLE_WHEEL_SLOTS / RABBLE_WHEEL_WORD_BITS)
+    #endif
+    """
+    # A slot of level n is SLOTS**n ticks long; there are WHEEL_LEVELS of them.
+    enum: SLOTS "RABBLE_WHEEL_SLOTS"            # of each level; 2**WHEEL_SLOT_BITS
+    enum: WORD_BITS "RABBLE_WHEEL_WORD_BITS"    # used of a word, one for each slot; 64 or SLOTS
+    enum: WORDS "RABBLE_WHEEL_WORDS"            # of each level
 
 cdef struct Node:
     Node* next                        # towards the end of the slot; the last one's is the head
@@ -22,8 +32,8 @@ cdef class TimerWheel:
     cdef readonly int64_t now             # in ticks; no deadline is before it
     cdef Py_ssize_t count                 # timers that run; the wheel owns a reference to each
     cdef readonly int64_t visits          # slots ever emptied: what all advancing has cost
-    cdef uint64_t occupied[LEVELS * WORDS]    # bit n: slot n holds a timer
-    cdef Node slots[LEVELS * SLOTS]           # heads of rings, level after level
+    cdef uint64_t occupied[WHEEL_LEVELS * WORDS]    # bit n: slot n holds a timer
+    cdef Node slots[WHEEL_LEVELS * SLOTS]           # heads of rings, level after level
 
     cdef Timer c_start(self, object owner, object cid, int64_t delay)
     cdef bint c_cancel(self, Timer timer) except -1

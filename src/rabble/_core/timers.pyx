@@ -1,12 +1,13 @@
 """The hierarchical timing wheel: timers by the million, started and cancelled in constant time.
 
 This is scheme 7 of Varghese & Lauck, "Hashed and Hierarchical Timing Wheels" (SOSP 1987): levels
-of 256 slots, where a slot of level n is 256**n ticks long. A timer lies at the level of the
-highest byte in which its deadline differs from now, in the slot which that byte of the deadline
-numbers. So what lies at a level is due before all that lies above it, and the earliest slot is the
-first occupied one of the lowest occupied level: found in a bitmap, however far away it is. When
-now reaches the start of a slot, its timers move down, each to the level that is now its own; at
-level 0 a slot is a single tick, and its timers fire. A timer moves at most four times in its life.
+of 256 slots, where a slot of level n is 256**n ticks long (the `tiny` build has more levels, of 4).
+A timer lies at the level of the highest byte in which its deadline differs from now, in the slot
+which that byte of the deadline numbers. So what lies at a level is due before all that lies above
+it, and the earliest slot is the first occupied one of the lowest occupied level: found in a bitmap,
+however far away it is. When now reaches the start of a slot, its timers move down, each to the
+level that is now its own; at level 0 a slot is a single tick, and its timers fire. A timer moves at
+most four times in its life.
 
 A byte cannot carry over into the next one within a level, except at the topmost level, which has
 none above it: that one is a ring. A timer there is 1 to 192 slots away, so that a slot never holds
@@ -18,13 +19,15 @@ which then has been emptied downwards.
 """
 
 cimport cython
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
 from cpython.list cimport PyList_Append
-from cpython.long cimport PyLong_AsLongLongAndOverflow
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_Check
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint64_t
 
-from reprlib import repr as short_repr
+from rabble._core.capacities cimport WHEEL_LEVELS, WHEEL_SLOT_BITS
+from rabble._core.texts cimport bounded_repr, type_name
 
 __all__ = ["Timer", "TimerWheel", "validate_delay_ms"]
 
@@ -33,31 +36,40 @@ cdef extern from *:
     /* What a user may ask for: 366 days of milliseconds. */
     #define RABBLE_DELAY_MAX INT64_C(31622400000)
     /* What the wheel can hold: three quarters of the topmost level. */
-    #define RABBLE_DELAY_REACH (INT64_C(192) << 32)
+    #define RABBLE_WHEEL_TOP_SHIFT ((RABBLE_WHEEL_LEVELS - 1) * RABBLE_WHEEL_SLOT_BITS)
+    #define RABBLE_DELAY_REACH \\
+        ((INT64_C(3) << RABBLE_WHEEL_SLOT_BITS) / 4 << RABBLE_WHEEL_TOP_SHIFT)
+    /* Room for what the executor adds, and a slot's start does not pass the end of int64_t. */
+    _Static_assert(RABBLE_DELAY_REACH > 2 * RABBLE_DELAY_MAX, "a year must fit into the wheel");
+    _Static_assert(RABBLE_WHEEL_TOP_SHIFT + RABBLE_WHEEL_SLOT_BITS < 62, "ticks must fit");
     /* Far enough below the end of int64_t that no deadline passes it. */
     #define RABBLE_TICK_MAX (INT64_C(1) << 62)
     """
     const int64_t DELAY_MAX "RABBLE_DELAY_MAX"
     const int64_t DELAY_REACH "RABBLE_DELAY_REACH"
     const int64_t TICK_MAX "RABBLE_TICK_MAX"
+    enum: TOP_SHIFT "RABBLE_WHEEL_TOP_SHIFT"
     int count_trailing_zeros "__builtin_ctzll"(uint64_t bits) noexcept nogil
     int count_leading_zeros "__builtin_clzll"(uint64_t bits) noexcept nogil
 
 cdef enum:
-    TOP = LEVELS - 1
-    TOP_SHIFT = TOP * 8
+    TOP = WHEEL_LEVELS - 1
 
 
+# Not seen by the garbage collector: with a million timers each full collection would walk over all
+# of them. An owner mostly keeps its timers, and a timer its owner, but no such cycle outlives its
+# use: a timer that runs is the wheel's, so there is nothing to collect; one that was cancelled or
+# cleared has let go of its owner; and one that fired its owner lets go of when it is told, or ends.
+# What it is known by is a CorrelationId, which leads to names only. No timer is another's owner,
+# or dropping one could drop the next, and so on, deeper than the C stack.
 @cython.final
 @cython.no_gc
 @cython.freelist(1024)
 cdef class Timer:
     """A started timer, made by `TimerWheel.start`.
 
-    An owner mostly keeps its timers, and a timer its owner. The garbage collector sees neither
-    that cycle nor the wheel's reference: with a million timers every full collection would walk
-    over all of them. So whoever owns a timer must let go of it when it fires, is cancelled, or the
-    owner itself comes to an end; otherwise both of them stay for ever.
+    One that was cancelled or cleared has no owner any more. Whoever keeps one that fired keeps its
+    owner.
     """
 
     def __init__(self, *args, **kwargs):
@@ -78,22 +90,16 @@ cdef class Timer:
         return self.wheel is not NULL
 
 
-cdef str given(value):
-    # A very large int has more digits than an error should say, or the interpreter would write.
-    if isinstance(value, int) and value.bit_length() > 64:
-        return f"an int of {value.bit_length()} bits"
-    return short_repr(value)
-
-
 cdef int64_t to_ticks(object value) except? -1:
     # What a parameter declared as int64_t does to 1.5 is to make it 1: a timer that fires early.
     cdef int overflow
     cdef int64_t ticks
-    if not isinstance(value, int):
-        raise TypeError(f"ticks are an int, not {type(value).__name__}: {short_repr(value)}")
+    # Asked of the type and not of the object, which may say that it is of any class.
+    if not PyLong_Check(value):
+        raise TypeError(f"ticks are an int, not {type_name(value)}: {bounded_repr(value, 60)}")
     ticks = PyLong_AsLongLongAndOverflow(value, &overflow)
     if overflow:
-        raise ValueError(f"ticks must fit into 64 bits, not {given(value)}")
+        raise ValueError(f"ticks must fit into 64 bits, not {bounded_repr(value, 60)}")
     return ticks
 
 
@@ -113,11 +119,11 @@ cdef inline PyObject* timer_of(Node* node) noexcept nogil:
 # Functions, as the debug build cannot check `self` for None in an assignment without the GIL.
 
 cdef inline void set_bit(uint64_t* words, int bit) noexcept nogil:
-    words[bit // 64] |= <uint64_t>1 << (bit % 64)
+    words[bit // WORD_BITS] |= <uint64_t>1 << (bit % WORD_BITS)
 
 
 cdef inline void clear_bit(uint64_t* words, int bit) noexcept nogil:
-    words[bit // 64] &= ~(<uint64_t>1 << (bit % 64))
+    words[bit // WORD_BITS] &= ~(<uint64_t>1 << (bit % WORD_BITS))
 
 
 @cython.final
@@ -136,7 +142,7 @@ cdef class TimerWheel:
         cdef Node* head
         cdef int slot
         cdef int64_t tick = to_ticks(now)
-        for slot in range(LEVELS * SLOTS):
+        for slot in range(WHEEL_LEVELS * SLOTS):
             head = &self.slots[slot]
             head.next = head.prev = head
         if not 0 <= tick <= TICK_MAX:
@@ -156,10 +162,12 @@ cdef class TimerWheel:
         :param correlation_id: likewise.
         :param delay: ticks, 0 to 31,622,400,000 (366 days).
         :returns: the `Timer`.
-        :raises TypeError: if `delay` is no int.
+        :raises TypeError: if `delay` is no int, or the others are timers themselves.
         :raises ValueError: if `delay` is out of range.
         """
         cdef int64_t ticks = to_ticks(delay)
+        if isinstance(owner, Timer) or isinstance(correlation_id, Timer):
+            raise TypeError("a timer cannot belong to a timer, nor be known by one")
         if not 0 <= ticks <= DELAY_MAX:
             raise ValueError(f"the delay must be 0 to {DELAY_MAX} ticks (366 days), not {ticks}")
         return self.c_start(owner, correlation_id, ticks)
@@ -224,11 +232,15 @@ cdef class TimerWheel:
         if timer.wheel is not <void*>self:
             if timer.wheel is NULL:
                 return False
-            raise ValueError(f"{timer!r} runs in another wheel and must be cancelled there")
+            raise ValueError(
+                f"{bounded_repr(timer, 200)} runs in another wheel and must be cancelled there"
+            )
         self.unlink(&timer.node)
         timer.wheel = NULL
         self.count -= 1
-        # Last, because it may be the last reference, whose end runs code that uses the wheel.
+        # Last, because they may be the last references, whose end runs code that uses the wheel.
+        owner = timer.owner
+        timer.owner = None
         Py_DECREF(timer)
         return True
 
@@ -284,20 +296,23 @@ cdef class TimerWheel:
         for word in range(TOP * WORDS):
             bits = self.occupied[word]
             if bits != 0:
-                slot[0] = word * 64 + count_trailing_zeros(bits)
-                shift = slot[0] // SLOTS * 8
-                return (self.now >> (shift + 8) << (shift + 8)) | (
-                    <int64_t>(slot[0] % SLOTS) << shift
-                )
+                slot[0] = word * WORD_BITS + count_trailing_zeros(bits)
+                shift = slot[0] // SLOTS * WHEEL_SLOT_BITS
+                return (
+                    self.now >> (shift + WHEEL_SLOT_BITS) << (shift + WHEEL_SLOT_BITS)
+                ) | (<int64_t>(slot[0] % SLOTS) << shift)
         # The ring, beginning at the word of now's slot. What that word has in front of the slot
-        # would be 193 slots away or more, which is beyond the reach of a timer.
+        # would be more than three quarters of the ring away, beyond the reach of a timer; but if
+        # the ring is one word, that is behind all else: so it is looked at last.
         current = self.now >> TOP_SHIFT
         own = <int>(current % SLOTS)
-        for nth in range(WORDS):
-            word = (own // 64 + nth) % WORDS
+        for nth in range(WORDS + (WORDS == 1)):
+            word = (own // WORD_BITS + nth) % WORDS
             bits = self.occupied[TOP * WORDS + word]
+            if WORDS == 1 and nth == 0:
+                bits &= ~<uint64_t>0 << own
             if bits != 0:
-                found = word * 64 + count_trailing_zeros(bits)
+                found = word * WORD_BITS + count_trailing_zeros(bits)
                 slot[0] = TOP * SLOTS + found
                 return (current + (found + SLOTS - own) % SLOTS) << TOP_SHIFT
         return -1
@@ -305,8 +320,10 @@ cdef class TimerWheel:
     cdef void link(self, Node* node) noexcept nogil:
         """Put it at the end of the slot that is right for its deadline as seen from now."""
         cdef uint64_t differing = <uint64_t>(node.deadline ^ self.now)
-        cdef int level = min((63 - count_leading_zeros(differing | 1)) // 8, TOP)
-        cdef int slot = level * SLOTS + <int>((node.deadline >> (level * 8)) % SLOTS)
+        cdef int level = min((63 - count_leading_zeros(differing | 1)) // WHEEL_SLOT_BITS, TOP)
+        cdef int slot = level * SLOTS + <int>(
+            (node.deadline >> (level * WHEEL_SLOT_BITS)) % SLOTS
+        )
         cdef Node* head = &self.slots[slot]
         node.next = head
         node.prev = head.prev
@@ -347,10 +364,11 @@ cdef class TimerWheel:
         cdef Node* node
         cdef int slot
         cdef PyObject* timer
+        cdef object owner
         if dropped == 0:
             # Also where the arguments were refused, and there are no rings yet.
             return 0
-        for slot in range(LEVELS * SLOTS):
+        for slot in range(WHEEL_LEVELS * SLOTS):
             head = &self.slots[slot]
             while head.next is not head:
                 node = head.next
@@ -362,7 +380,10 @@ cdef class TimerWheel:
         while chain is not NULL:
             timer = timer_of(chain)
             chain = chain.next
+            owner = (<Timer>timer).owner
+            (<Timer>timer).owner = None
             Py_DECREF(<object>timer)
+            owner = None
         return dropped
 
 
@@ -375,17 +396,27 @@ def validate_delay_ms(value):
     :raises TypeError: if it is no int or float; a bool is none either.
     :raises ValueError: if it is negative, too large or not a number.
     """
-    cdef int64_t whole
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    cdef int overflow = 0
+    cdef int64_t whole = 0
+    cdef double given = 0
+    # Asked of the type and not of the object, which may say that it is of any class; and no method
+    # of a subclass is called, which could say anything.
+    if value is True or value is False or not (PyLong_Check(value) or PyFloat_Check(value)):
         raise TypeError(
             f"a delay must be milliseconds as an int or float, "
-            f"not {type(value).__name__}: {short_repr(value)}"
+            f"not {type_name(value)}: {bounded_repr(value, 60)}"
         )
-    # Written so that NaN, which compares as false to everything, is refused as well.
-    if not 0 <= value <= DELAY_MAX:
-        raise ValueError(
-            f"a delay must be from 0 to {DELAY_MAX} milliseconds (366 days), "
-            f"not {given(value)}"
-        )
-    whole = int(value)
-    return whole if whole == value else whole + 1
+    if PyLong_Check(value):
+        whole = PyLong_AsLongLongAndOverflow(value, &overflow)
+        if not overflow and 0 <= whole <= DELAY_MAX:
+            return whole
+    else:
+        given = PyFloat_AS_DOUBLE(value)
+        # Written so that NaN, which compares as false to everything, is refused as well.
+        if 0 <= given <= <double>DELAY_MAX:
+            whole = <int64_t>given
+            return whole if <double>whole == given else whole + 1
+    raise ValueError(
+        f"a delay must be from 0 to {DELAY_MAX} milliseconds (366 days), "
+        f"not {bounded_repr(value, 60)}"
+    )

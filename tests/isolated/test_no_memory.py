@@ -1,0 +1,193 @@
+"""Memory runs out within the core: what it keeps stays consistent, and nothing crashes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.isolated.nomemory import available
+from tests.isolated.script import FORKS, run
+from tests.support import SANITIZED
+
+pytestmark = [
+    pytest.mark.skipif(not available(), reason="this Python has no _testcapi"),
+    pytest.mark.skipif(SANITIZED, reason="its allocator says it aborts where none is left"),
+]
+
+BEGIN = """
+from rabble import NodeId, Pid
+from tests.isolated.nomemory import without_memory
+
+"""
+
+
+def test_a_helper_that_injects_nothing_would_find_nothing() -> None:
+    said = run(
+        BEGIN
+        + """
+def attempt(state):
+    state.append([bytes(1000) for _ in range(30)])
+
+def check(state):
+    assert len(state) <= 1
+
+def dies(state):
+    try:
+        bytes(1000)
+    except MemoryError:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+assert without_memory(list, attempt, check) >= 30
+try:
+    without_memory(list, dies)
+except AssertionError as error:
+    print(error)
+""",
+        *FORKS,
+    )
+    assert "0+1: SIGKILL" in said
+
+
+def test_timers_are_started_cancelled_and_fired_whole_or_not_at_all() -> None:
+    run(
+        BEGIN
+        + """
+from rabble._core.timers import TimerWheel
+
+def begin():
+    wheel = TimerWheel()
+    timers = [wheel.start("owner", n, delay) for n, delay in enumerate((1, 1, 5, 300, 70_000))]
+    return wheel, timers, []
+
+def attempt(state):
+    wheel, timers, fired = state
+    timers.append(wheel.start(object(), 5, 1000))
+    wheel.cancel(timers[2])
+    while tick := wheel.next_deadline():
+        fired.extend(wheel.advance(tick))
+
+def check(state):
+    wheel, timers, fired = state
+    running = sum(timer.active for timer in timers)
+    assert len(wheel) == running, (len(wheel), running)
+    wheel.advance(2**40)
+    assert not any(timer.active for timer in timers) and len(wheel) == 0
+
+without_memory(begin, attempt, check)
+"""
+    )
+
+
+def test_an_inbox_keeps_what_could_not_be_put_or_taken() -> None:
+    run(
+        BEGIN
+        + """
+from rabble._core.inbox import Inbox
+
+PID = Pid("p", NodeId("n", "h:1"))
+EACH = [Envelope(PID, n) for n in range(1000)]
+
+def begin():
+    inbox = Inbox(2000)
+    for envelope in EACH[:700]:
+        inbox.try_put(envelope)
+    return inbox, [], []
+
+def attempt(state):
+    inbox, put, taken = state
+    for envelope in EACH[700:]:
+        inbox.try_put(envelope)
+        put.append(envelope)
+    assert inbox.wait(0.5)
+    some = inbox.take(400)
+    # This list has to grow, too: what it cannot have goes back to nobody.
+    taken.append(some)
+    taken.append(inbox.take(10))
+    Inbox(5)
+
+def check(state):
+    inbox, put, taken = state
+    some = [envelope for each in taken for envelope in each]
+    left = inbox.take(2000)
+    assert [e.msg for e in some] == list(range(len(some)))
+    # None is lost between, but the list that `taken` had no room for.
+    first = left[0].msg if left else 0
+    assert first in (len(some), len(some) + 400, len(some) + 10), (first, len(some))
+    assert [e.msg for e in left] == list(range(first, first + len(left)))
+    assert first + len(left) >= 700 + len(put)
+    assert inbox.try_put(EACH[0]) and len(inbox) == 1
+    before = os.listdir("/proc/self/fd")
+    inbox.close()
+    assert len(os.listdir("/proc/self/fd")) == len(before) - 1
+
+without_memory(begin, attempt, check)
+"""
+    )
+
+
+def test_a_poller_and_its_connections_end_or_go_on_but_lose_nothing_between() -> None:
+    run(
+        BEGIN
+        + """
+import socket, struct
+from rabble import MessageRegistry
+from rabble._core.codec import Codec
+from rabble._core.link import Link
+from rabble._core.poll import Poller
+from tests.reference.link import frame
+
+A, B = NodeId("a", "h:1"), NodeId("b", "h:2")
+MEMBERSHIP, LOST = 19, 8
+
+def poller():
+    return Poller(heartbeat_ms=1000, frame_bytes_max=1 << 20, queue_bytes_max=1 << 20,
+                  partial_ms_max=60_000)
+
+def link(own, peer):
+    return Link(own, peer, 7, Pid("executor", own, "rabble"), codec=Codec(MessageRegistry()))
+
+def attach(at, sock, own, peer):
+    sock.setblocking(False)
+    connection = at.attach(sock.fileno(), link(own, peer))
+    sock.detach()
+    return connection
+
+def begin():
+    near, far = socket.socketpair()
+    at = poller()
+    return at, attach(at, near, A, B), far, [], []
+
+def attempt(state):
+    at, connection, far, told, heard = state
+    far.send(b"".join(frame(MEMBERSHIP, 0, b"%d" % n) for n in range(40)))
+    far.send(b"".join(frame(LOST, 0, struct.pack(">I", n)) for n in range(2000)))
+    at.poll()
+    told += connection.take_told()
+    connection.say(MEMBERSHIP, bytes(3000))
+    connection.link.say(Envelope(Pid("p", B), bytes(100_000), sender=Pid("q", A)))
+    connection.link.say(Envelope(Pid("p", B), "small", sender=Pid("q", A)))
+    at.flush_link(connection)
+    at.poll()
+    heard.append(at.take_heard(connection))
+    connection.status(), connection.progress, repr(connection)
+    near, other = socket.socketpair()
+    with other:
+        attach(poller(), near, B, A).close(20, "the end")
+    connection.close(19, "bye", after_all=True)
+
+def check(state):
+    at, connection, far, told, heard = state
+    for _ in range(5):
+        at.poll()
+    told += connection.take_told()
+    if connection.error != 12:     # ENOMEM ends it
+        sent = [n for n, (kind, body) in enumerate(told) if (kind, body) == (19, b"%d" % n)]
+        assert len(sent) == len(told), told
+    connection.close(19)
+    far.close()
+    at.poll()
+    at.poll()
+    assert at.connections == 0
+
+without_memory(begin, attempt, check)
+"""
+    )
