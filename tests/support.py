@@ -146,6 +146,8 @@ def until(holds: Callable[[], object]) -> None:
 def settle(executor: Executor) -> int:
     """Step until nothing is left to do now; how many deliveries that were."""
     total = 0
-    while delivered := executor.step():
-        total += delivered
-    return total
+    while True:
+        total += (delivered := executor.step())
+        # One that delivered nothing may have made dead letters.
+        if not (delivered or executor.queue_depth or executor.inbox_depth):
+            return total

@@ -942,7 +942,7 @@ def test_without_memory_it_encodes_and_decodes_or_says_so(lasting):
     failed = 0
     for first in range(1, 120):
         codec = Codec(REGISTRY)
-        for act, given, expected in (
+        for act, argument, expected in (
             (codec.encode_message, value, data),
             (codec.decode_message, data, value),
         ):
@@ -950,12 +950,12 @@ def test_without_memory_it_encodes_and_decodes_or_says_so(lasting):
             try:
                 testcapi.set_nomemory(first, first + lasting)
                 try:
-                    result = act(given)
+                    result = act(argument)
                 finally:
                     testcapi.remove_mem_hooks()
             except (MemoryError, DecodeError):
                 failed += 1
             assert result in (None, expected)
             # It is as good as before.
-            assert act(given) == expected
+            assert act(argument) == expected
     assert failed

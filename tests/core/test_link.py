@@ -550,7 +550,7 @@ def test_the_longest_message_and_one_longer():
 @pytest.mark.parametrize("fragment_bytes", [16, 1000, 65536])
 @pytest.mark.parametrize("size", [14, 65_531, 65_536, 70_000])
 def test_large_bytes_are_sent_from_where_they_are_and_heard_as_they_were(size, fragment_bytes):
-    speaker, to = link(fragment_bytes=fragment_bytes), listener()
+    speaker, to = link(fragment_bytes=fragment_bytes, places=8192), listener()
     cid = CorrelationId(Pid("asker", C), 1, 2)
     payload = random.Random(size).randbytes(size)
     owners = sys.getrefcount(payload)
@@ -798,7 +798,7 @@ def test_without_memory_what_is_heard_is_whole_or_the_end(lasting):
 
 
 def test_a_pair_follows_its_large_message_until_that_is_gone():
-    speaker = link(fragment_bytes=100)
+    speaker = link(fragment_bytes=100, places=8192)
     other = Pid("other", B)
     speaker.say(Envelope(RECEIVER, b"x" * 1000, SENDER))
     assert [one[4] for one in frames_in(speaker.take_data())] == [1, 1]
@@ -820,7 +820,7 @@ def test_a_pair_follows_its_large_message_until_that_is_gone():
 
 
 def test_a_pair_may_overtake_what_others_have_in_the_bulk_lane():
-    speaker = link(fragment_bytes=100)
+    speaker = link(fragment_bytes=100, places=8192)
     speaker.say(Envelope(RECEIVER, b"x" * 1000, SENDER))
     speaker.take_data()
     first = len(speaker.take_bulk())

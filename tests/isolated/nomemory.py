@@ -74,7 +74,10 @@ def without_memory(
     :raises AssertionError: says which failures were not borne, and how that ended.
     """
     # What is made when first used, constants and caches, is there afterwards.
-    attempt(begin())
+    state = begin()
+    attempt(state)
+    check(state)
+    del state
     wrong: list[str] = []
     n = 0
     while most is None or n < most:

@@ -137,6 +137,8 @@ from tests.reference.link import frame
 
 A, B = NodeId("a", "h:1"), NodeId("b", "h:2")
 MEMBERSHIP, LOST = 19, 8
+MEMBERSHIPS = b"".join(frame(MEMBERSHIP, 0, b"%d" % n) for n in range(5))
+LOSTS = b"".join(frame(LOST, 0, struct.pack(">I", n)) for n in range(500))
 
 def poller():
     return Poller(heartbeat_ms=1000, frame_bytes_max=1 << 20, queue_bytes_max=1 << 20,
@@ -158,8 +160,8 @@ def begin():
 
 def attempt(state):
     at, connection, far, told, heard = state
-    far.send(b"".join(frame(MEMBERSHIP, 0, b"%d" % n) for n in range(40)))
-    far.send(b"".join(frame(LOST, 0, struct.pack(">I", n)) for n in range(2000)))
+    far.send(MEMBERSHIPS)
+    far.send(LOSTS)
     at.poll()
     told += connection.take_told()
     connection.say(MEMBERSHIP, bytes(3000))
@@ -169,9 +171,6 @@ def attempt(state):
     at.poll()
     heard.append(at.take_heard(connection))
     connection.status(), connection.progress, repr(connection)
-    near, other = socket.socketpair()
-    with other:
-        attach(poller(), near, B, A).close(20, "the end")
     connection.close(19, "bye", after_all=True)
 
 def check(state):
@@ -188,6 +187,53 @@ def check(state):
     at.poll()
     assert at.connections == 0
 
+without_memory(begin, attempt, check)
+"""
+    )
+
+
+def test_what_cannot_be_attached_for_want_of_memory_stays_the_callers() -> None:
+    run(
+        BEGIN
+        + """
+import socket
+from rabble import MessageRegistry
+from rabble._core.codec import Codec
+from rabble._core.link import Link
+from rabble._core.poll import Poller
+
+A, B = NodeId("a", "h:1"), NodeId("b", "h:2")
+codec = Codec(MessageRegistry())
+BEGUN = bytes(3)
+
+def begin():
+    at = Poller(heartbeat_ms=1000, frame_bytes_max=1 << 20, queue_bytes_max=1 << 20,
+                partial_ms_max=60_000)
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    link = Link(A, B, 7, Pid("executor", A, "rabble"), codec=codec)
+    return at, near, far, link, [None, near.fileno(), super(socket.socket, near).detach]
+
+def attempt(state):
+    at, near, far, link, attached = state
+    attached[0] = at.attach(attached[1], link, BEGUN, initiated=True)
+    # Needs no memory itself.
+    attached[2]()
+    Poller(heartbeat_ms=1, frame_bytes_max=99, queue_bytes_max=9, partial_ms_max=6)
+
+def check(state):
+    at, near, far, link, attached = state
+    assert len(os.listdir("/proc/self/fd")) == before, os.listdir("/proc/self/fd")
+    assert at.connections == (attached[0] is not None)
+    attached.clear()
+    near.close()
+    assert far.recv(1) == b"" and at.connections == 0
+    far.close()
+
+state = begin()
+before = len(os.listdir("/proc/self/fd"))
+check(state)
+del state
 without_memory(begin, attempt, check)
 """
     )

@@ -75,7 +75,7 @@ cdef extern from *:
     enum: ENCODE_BYTES_MIN "RABBLE_ENCODE_BYTES_MIN"          # an encoder's buffer at first
     enum: ENCODE_BYTES_KEPT "RABBLE_ENCODE_BYTES_KEPT"        # a larger one is not kept
 
-    enum: NAME_PLACES "RABBLE_NAME_PLACES"    # of a connection's table of names, for what is said
+    enum: NAME_PLACES "RABBLE_NAME_PLACES"          # of the table of names, for what is said
     enum: PAIRS_MIN "RABBLE_PAIRS_MIN"    # pairs in the bulk lane, remembered before they are sifted
     enum: DATA_BYTES_KEPT "RABBLE_DATA_BYTES_KEPT"            # a larger data lane is cut back
     enum: PAYLOAD_BYTES_MIN "RABBLE_PAYLOAD_BYTES_MIN"        # taken for a payload before it came

@@ -39,11 +39,13 @@ cdef struct Channel:
     Lane data                      # ... of the data lane
     Lane bulk                      # ... and what is its own of the frames of the bulk lane ...
     Lane bulk_frames               # ... and these, `BulkFrame` each, in their order
+    Lane bulk_marks                # ... and of each not yet sent how much of data goes before it
     size_t bulk_gone               # how many at its head were sent and still hold their message
     size_t bulk_begun              # bytes of the next one that were sent
     volatile size_t bulk_held      # bytes of those that were not
     Lane torn                      # the rest of a frame that was sent in part: goes before all else
     Lane bye                       # the last frame: goes after all else
+    uint64_t data_given            # bytes ever put into the data lane
     int64_t data_said_ns           # when something was last put into the data lane
     size_t bulk_window             # bytes of the bulk lane that are sent ahead of the peer's word
     size_t data_run                # bytes of data sent since the last frame of the bulk lane

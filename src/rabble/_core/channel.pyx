@@ -153,6 +153,7 @@ cdef void give_up(Sockets* s, Channel* c, int code, int error) noexcept nogil:
 cdef void forget_unsent(Channel* c) noexcept nogil:
     drop(&c.data)
     drop(&c.bulk)
+    drop(&c.bulk_marks)
     # Their messages are let go of by who holds the GIL.
     c.bulk_gone = held(&c.bulk_frames) // sizeof(BulkFrame)
     c.bulk_begun = c.bulk_held = 0
@@ -208,15 +209,25 @@ cdef size_t whole_frames(const unsigned char* data, size_t size) noexcept nogil:
     return at
 
 
+cdef inline bint is_its_turn(const Channel* c, size_t nth) noexcept nogil:
+    """Whether all that was put into the data lane before the nth frame of bulk has been sent.
+
+    That may be of the same pair, and is not to be overtaken. What came later is, now and then.
+    """
+    cdef const uint64_t* marks = <const uint64_t*>(c.bulk_marks.data + c.bulk_marks.head)
+    return marks[nth] <= c.data_given - held(&c.data)
+
+
 cdef inline bint may_send_bulk(const Channel* c) noexcept nogil:
-    """Whether the bulk lane has something that the peer has room for.
+    """Whether the bulk lane has something whose turn it is, and that the peer has room for.
 
     The last of it, before a BYE, goes in any case: what the peer took is not heard any more.
     """
     return c.bulk_held and (
         c.bulk_begun
-        or c.state != OPEN
-        or c.bulk_given - c.bulk_held - c.bulk_taken < c.bulk_window
+        or is_its_turn(c, 0) and (
+            c.state != OPEN or c.bulk_given - c.bulk_held - c.bulk_taken < c.bulk_window
+        )
     )
 
 
@@ -249,6 +260,7 @@ cdef Py_ssize_t send_bulk(Channel* c, bint one) noexcept nogil:
     cdef size_t begun = c.bulk_begun
     cdef size_t total = 0
     cdef size_t left
+    cdef size_t nth = 0
     cdef int n = 0
     cdef Py_ssize_t sent
     # Frames go in whole, the last one past `most`, but none of them past what one send takes.
@@ -270,11 +282,12 @@ cdef Py_ssize_t send_bulk(Channel* c, bint one) noexcept nogil:
             n += 1
             if left > SEND_BYTES_MAX:
                 break
-        if one:
-            break
         own += frame.own_size
         begun = 0
         frame += 1
+        nth += 1
+        if one or total >= c.bulk_held or not is_its_turn(c, nth):
+            break
     memset(&message, 0, sizeof(message))
     message.msg_iov = pieces
     message.msg_iovlen = n
@@ -288,6 +301,7 @@ cdef Py_ssize_t send_bulk(Channel* c, bint one) noexcept nogil:
     while left and c.bulk_begun >= frame.own_size + frame.rest_size:
         c.bulk_begun -= frame.own_size + frame.rest_size
         consume(&c.bulk, frame.own_size, BULK_BYTES_KEPT)
+        consume(&c.bulk_marks, sizeof(uint64_t))
         c.bulk_gone += 1
         frame += 1
         left -= 1
@@ -389,18 +403,25 @@ cdef void flush_locked(
     cdef Py_ssize_t sent
     cdef size_t end
     cdef size_t begun = 0
+    cdef size_t count = frames.size // sizeof(BulkFrame)
     cdef bint failed = False
     if c.state != OPEN:
         return
+    c.data_given += data.size
     if bulk_size:
         failed = (
             reserve(&c.bulk_frames, frames.size) != 0
+            or reserve(&c.bulk_marks, count * sizeof(uint64_t)) != 0
             or take_over(&c.bulk, bulk) != 0
             or take_over(&c.bulk_frames, frames) != 0
         )
         if failed:
             give_up(s, c, 0, ENOMEM)
             return
+        # What of this very flush was said first is not known here: data goes before bulk.
+        while count:
+            append(&c.bulk_marks, &c.data_given, sizeof(uint64_t))
+            count -= 1
         c.bulk_given += bulk_size
         c.bulk_held += bulk_size
         c.bulk_unsent[0] = c.bulk_given - c.bulk_taken

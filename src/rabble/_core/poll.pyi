@@ -1,6 +1,6 @@
 """The poll loop: whose the connections of a node are, and who looks at their sockets."""
 
-from typing import final
+from typing import NoReturn, final
 
 from rabble._core.link import Link
 
@@ -8,7 +8,7 @@ __all__ = ["Connection", "Poller"]
 
 @final
 class Connection:
-    def __init__(self, *args: object, **kwargs: object) -> None: ...
+    def __new__(cls, *arguments: object, **more: object) -> NoReturn: ...
     @property
     def link(self) -> Link: ...
     @property

@@ -211,7 +211,7 @@ cdef class Connection:
         cdef size_t size = PyBytes_GET_SIZE(body)
         cdef bint said = False
         self.poller.check_owner()
-        if not PING <= kind <= TAKEN:
+        if not <int>PING <= kind <= <int>TAKEN:
             raise ValueError(f"a control frame is of a kind from {PING} to {TAKEN}, not {kind}")
         if size + 2 > s.frame_bytes_max:
             raise ValueError(
@@ -565,6 +565,8 @@ cdef class Poller:
             )
             pthread_mutex_unlock(&s.lock)
         else:
+            # Who has the GIL meanwhile must not say more, which could move these bytes.
+            speaker.is_speaking = True
             with nogil:
                 pthread_mutex_lock(&s.lock)
                 flush_locked(
@@ -572,6 +574,7 @@ cdef class Poller:
                     &speaker.bulk.frames, speaker.bulk.size, taken,
                 )
                 pthread_mutex_unlock(&s.lock)
+            speaker.is_speaking = False
         speaker.data.size = 0
         # Of a connection that is not open they were not taken over.
         forget_frames(&speaker.bulk)
@@ -623,9 +626,12 @@ cdef class Poller:
             else:
                 with nogil:
                     pthread_mutex_lock(&s.lock)
-                    take_locked(
-                        s, c, &connection.taken, &connection.taken_bulk, &connection.bulk_waits
-                    )
+                    # Another thread that took them over meanwhile has not given out all of them.
+                    if held(&connection.taken) == 0:
+                        take_locked(
+                            s, c, &connection.taken, &connection.taken_bulk,
+                            &connection.bulk_waits,
+                        )
                     pthread_mutex_unlock(&s.lock)
         if bulk and connection.bulk_waits:
             return 0

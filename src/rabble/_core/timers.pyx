@@ -239,7 +239,7 @@ cdef class TimerWheel:
         timer.wheel = NULL
         self.count -= 1
         # Last, because they may be the last references, whose end runs code that uses the wheel.
-        owner = timer.owner
+        _owner = timer.owner
         timer.owner = None
         Py_DECREF(timer)
         return True
