@@ -382,7 +382,7 @@ class Node:
             correlation_id = self._begin_call(pid, msg, reply)
             try:
                 return await asyncio.wait_for(reply.future, left)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise CallTimeout(f"{pid} did not reply in {timeout} s") from None
             finally:
                 self._calls.give_up(correlation_id)
