@@ -240,21 +240,22 @@ class Node:
             failed=functools.partial(self._fail, "the reporter"),
             clock=self.monotonic,
         )
-        self._executor = Executor(
-            node_id,
-            messages,
-            Process,
-            self._observer,
-            inbox_max=limits.inbox_envelopes_max,
-            spin_us=spin_us if len(os.sched_getaffinity(0)) > 1 else 0,
-            codec=codec,
-            seed=seed,
-        )
         try:
+            self._executor = Executor(
+                node_id,
+                messages,
+                Process,
+                self._observer,
+                inbox_max=limits.inbox_envelopes_max,
+                spin_us=spin_us if len(os.sched_getaffinity(0)) > 1 else 0,
+                codec=codec,
+                seed=seed,
+            )
             self._assemble(registry, mesh, key, listeners)
             self._start()
         except BaseException:
-            self._abandon()
+            if hasattr(self, "_executor"):
+                self._abandon()
             raise
 
     def _assemble(
@@ -502,7 +503,9 @@ class Node:
         """
         self._check_usable()
         self._check_subscriber(pid, wanted)
-        self._executor.subscribe_dead_letters(pid, wanted)
+        if not self._executor.subscribe_dead_letters(pid, wanted):
+            # It has ended since.
+            self._check_subscriber(pid, wanted)
 
     # Other nodes.
 

@@ -47,10 +47,14 @@ def port_of(node: Node) -> int:
 
 
 class Told:
-    """A mailbox that is told of nodes, and keeps what it was told."""
+    """A mailbox that is told of nodes, and keeps what it was told.
+
+    It lives as long as its node: what a dropped mailbox was sent becomes dead letters.
+    """
 
     def __init__(self, node: Node) -> None:
         self.box = node.mailbox()
+        vars(node).setdefault("_told_in_tests", []).append(self)
         self.events: list[Any] = []
         node.subscribe_nodes(self.box.pid)
 

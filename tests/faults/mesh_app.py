@@ -538,7 +538,6 @@ def main(spec: dict[str, Any]) -> None:
             watch = Watch(world, node, canary, prober, spec["seeds"])
             # Who says hello to peers comes last: all that they send has its receiver, and is seen.
             pid = node.pid("watch")
-            node.subscribe_dead_letters(pid)
             for name in RECEIVERS:
                 node.spawn(Receiver(world), name)
             for name in SENDERS:
@@ -546,6 +545,7 @@ def main(spec: dict[str, Any]) -> None:
             node.spawn(canary, "canary")
             node.spawn(prober, "prober")
             node.spawn(watch, "watch")
+            node.subscribe_dead_letters(pid)
             event(f"ready {world.log.incarnation}")
             for line in sys.stdin:
                 words = line.split()
