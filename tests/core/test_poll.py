@@ -662,14 +662,17 @@ def test_the_poll_thread_looks_in_the_place_of_a_stuck_executor() -> None:
     near, far = pair(4_096)
     at = poller(heartbeat_ms=1_000)
     connection = attach(at, near)
-    connection.link.say(Envelope(Pid("p", B), bytes(50_000)))
+    # Of seven bytes each the kernel keeps a few only, and the thread looks twenty times a second.
+    size = 1_000 if TINY else 50_000
+    connection.link.say(Envelope(Pid("p", B), bytes(size)))
     with far, running(at):
         # Nobody calls `poll` here.
         at.flush_link(connection)
         far.sendall(lost(1) + ping(3) + lost(2))
         said = b""
-        while len(said) < 50_000 or PONG not in kinds(whole_frames(said)):
+        while len(said) < size or PONG not in kinds(whole_frames(said)):
             said += far.recv(1 << 20)
+        until(lambda: connection.status()["frames_heard"] == 3)
         assert hear(connection) == lost(1) + lost(2)
         assert at.running
     assert not at.running
@@ -995,6 +998,7 @@ def test_6_a_frame_that_does_not_end_ends_its_connection(begun: int) -> None:
         assert silent.open
 
 
+@pytest.mark.skipif(TINY, reason="it is 8 MiB there, too, of 7 bytes each")
 def test_too_much_for_the_cluster_server_ends_it() -> None:
     near, far = pair()
     at = poller()
@@ -1249,7 +1253,7 @@ def stress(seed: int, envelopes: int) -> None:
                 assert time.monotonic() < end, (seed, left, len(got[which]))
                 for _ in range(min(left, mine.randrange(40))):
                     name = mine.choice(list(counts))
-                    body = bytes(mine.choice([0, 10, 10, 10, 400, 30_000]))
+                    body = bytes(mine.choice([0, 10, 10, 10, 400, 500 if TINY else 30_000]))
                     connection.link.say(
                         Envelope(Pid("to", peer), (counts[name], body), sender=Pid(name, own))
                     )
