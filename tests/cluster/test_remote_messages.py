@@ -14,7 +14,7 @@ import pytest
 import rabble
 from rabble import DeadLetter, DeadLetterReason, Envelope, MessageRegistry, NodeUp, Pid, Process
 from tests.cluster.mesh import SLACK_S, meet, nothing_left, rouse
-from tests.support import PATIENCE_S, Does, Echo
+from tests.support import PATIENCE_S, Does, Echo, until
 
 
 @pytest.fixture(autouse=True)
@@ -187,3 +187,40 @@ def test_93_a_call_from_another_node_is_answered_whatever_processes_send_themsel
         for each in told:
             assert len(each.box) == 0
             assert [type(e) for e in each.events] == [NodeUp]
+
+
+class Batch(Process):
+    """Sends many envelopes at once, to two processes in turn."""
+
+    def __init__(self, *to: Pid) -> None:
+        self.to = to
+
+    def receive(self, msg: Any, sender: Any, correlation_id: Any) -> rabble.Output:
+        return [Envelope(to, n) for n in range(msg) for to in self.to]
+
+
+class Slow(Process):
+    """Writes down what it is given."""
+
+    def __init__(self) -> None:
+        self.got: list[Any] = []
+
+    def receive(self, msg: Any, sender: Any, correlation_id: Any) -> None:
+        self.got.append(msg)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("count", [1, 150, 300, 1_000])
+def test_a_batch_from_another_node_meets_a_mailbox_limit(count: int, strict: bool) -> None:
+    """The run queue grows while it is put there, and what has no room is taken out of it again."""
+    with rouse("a", strict=strict) as a, rouse("b") as b:
+        meet(a, b)
+        limited, free = Slow(), Slow()
+        to = [a.spawn(limited, "limited", mailbox_max=1), a.spawn(free, "free")]
+        batch = b.spawn(Batch(*to), "batch")
+        b.send(batch, count)
+        until(lambda: len(free.got) == count)
+        assert free.got == list(range(count))
+        lost = a.executor_status().dead_letters.get("mailbox_full", 0)
+        assert len(limited.got) + lost == count and limited.got == sorted(limited.got)
+        assert a.status == b.status == "running"

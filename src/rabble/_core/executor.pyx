@@ -548,7 +548,7 @@ cdef class Executor:
         status = (<quiet_step><void*>loop)(self)
         if status < 0:
             error = take_failure()
-            if type(error) is Interrupted:
+            if type(error) is Interrupted and self.is_stopping:
                 # It was meant for what did not return just then; the time is over all the same.
                 self.interrupting = False
                 error = None
