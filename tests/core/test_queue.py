@@ -13,7 +13,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from rabble import Envelope, Pid
 from rabble._core.queue import EnvelopeQueue
+from tests.support import BARE
+
+TO = Pid("to", BARE)
+
+
+def holding(thing: Any) -> Envelope:
+    return Envelope(TO, thing)
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -29,17 +37,17 @@ class QueueMachine(RuleBasedStateMachine):
     def put(self, which: int, count: int) -> None:
         for _ in range(count):
             self.number += 1
-            self.rings[which].put(self.number)
+            self.rings[which].put(holding(self.number))
             self.deques[which].append(self.number)
 
     @rule(which=st.integers(0, 1), count=st.sampled_from([1, 3, 200, 300]))
     def take(self, which: int, count: int) -> None:
         for _ in range(min(count, len(self.deques[which]))):
-            assert self.rings[which].take() == self.deques[which].popleft()
+            assert self.rings[which].take().msg == self.deques[which].popleft()
 
     @rule(which=st.integers(0, 1))
     def take_everything(self, which: int) -> None:
-        taken = [self.rings[which].take() for _ in range(len(self.rings[which]))]
+        taken = [self.rings[which].take().msg for _ in range(len(self.rings[which]))]
         assert taken == list(self.deques[which])
         self.deques[which].clear()
         with pytest.raises(IndexError):
@@ -82,8 +90,8 @@ def test_what_a_ring_holds_is_released_with_it() -> None:
     ring = EnvelopeQueue()
     other = EnvelopeQueue()
     for _ in range(1_000):
-        ring.put(thing)
-    other.put(thing)
+        ring.put(holding(thing))
+    other.put(holding(thing))
     other.move_all_from(ring)
     assert sys.getrefcount(thing) == before + 1_001
     other.drop_last(1)
@@ -100,17 +108,19 @@ def test_a_destructor_may_use_the_ring_that_drops_it() -> None:
 
     class Reentrant:
         def __del__(self) -> None:
-            ring.put("from the destructor")
+            ring.put(holding("from the destructor"))
 
-    ring.put("kept")
-    ring.put(Reentrant())
+    ring.put(holding("kept"))
+    ring.put(holding(Reentrant()))
     ring.drop_last(1)
-    assert ring.take() == "kept"
+    assert ring.take().msg == "kept"
 
 
 def test_wrong_use_is_refused() -> None:
     ring = EnvelopeQueue()
-    ring.put(1)
+    ring.put(holding(1))
+    with pytest.raises(TypeError, match="Envelope"):
+        ring.put(1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cannot drop 2 of 1"):
         ring.drop_last(2)
     with pytest.raises(ValueError, match="into itself"):

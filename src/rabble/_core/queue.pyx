@@ -14,6 +14,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.string cimport memcpy
 
 from rabble._core.capacities cimport QUEUE_PLACES_KEPT, QUEUE_PLACES_MIN
+from rabble._core.envelope cimport Envelope
 
 __all__ = ["EnvelopeQueue"]
 
@@ -38,7 +39,7 @@ cdef extern from *:
 
 @cython.final
 cdef class EnvelopeQueue:
-    """FIFO of Python objects. Not thread-safe beyond the GIL, which every method holds."""
+    """FIFO of envelopes. Not thread-safe beyond the GIL, which every method holds."""
 
     def __cinit__(self):
         self.slots = <PyObject**>PyMem_RawMalloc(QUEUE_PLACES_MIN * sizeof(PyObject*))
@@ -54,10 +55,10 @@ cdef class EnvelopeQueue:
     def __len__(self):
         return self.count()
 
-    def put(self, obj):
-        """Append `obj`. Raises `MemoryError` if the ring cannot grow."""
-        self.put_owned(<PyObject*>obj)
-        Py_INCREF(obj)
+    def put(self, Envelope envelope not None):
+        """Append an envelope. Raises `MemoryError` if the ring cannot grow."""
+        self.put_owned(<PyObject*>envelope)
+        Py_INCREF(envelope)
 
     def take(self):
         """Remove and return the oldest object. Raises `IndexError` when empty."""
@@ -80,7 +81,7 @@ cdef class EnvelopeQueue:
     def drop_last(self, Py_ssize_t count):
         """Drop the `count` objects put last, newest first."""
         if count < 0 or <size_t>count > self.count():
-            raise ValueError(f"cannot drop {count} of {self.count()} objects")
+            raise ValueError(f"cannot drop {count} of {self.count()} envelopes")
         self.drop_newest(<size_t>count)
 
     cdef bint has_room(self, size_t places) noexcept:
