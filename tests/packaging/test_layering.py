@@ -10,6 +10,8 @@ from tests.cimports import CORE, PACKAGE, core_modules, statements
 
 # From the bottom up; a module may refer to those on its left only. A new one has to take its place.
 ORDER = (
+    "capacities",
+    "failure",
     "ids",
     "envelope",
     "queue",
