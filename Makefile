@@ -27,7 +27,7 @@ LINTED := src tests tools examples bench setup.py
 help:
 	@echo "make bench     build, then measure this machine: rabble bench"
 	@echo "make test      build, then run the tests"
-	@echo "make test-all  the tests on every supported Python found"
+	@echo "make test-all  the tests on every supported Python found, and on newer ones of Debian"
 	@echo "make soak      the tests that take minutes"
 	@echo "make microbench  the benchmarks of single layers, under bench/"
 	@echo "make build     compile what changed, in place"
@@ -39,7 +39,7 @@ help:
 	@echo "make tiny-asan  that build with the sanitizers: ARGS=tests/stress"
 	@echo "make fuzz      what strangers may say, on that build: ARGS=\"link --runs 1000000\""
 	@echo "make coverage  the tests against a line-trace build; fails under 95 %"
-	@echo "make wheels    dist/: the sdist, and a manylinux wheel for each supported Python found"
+	@echo "make wheels    dist/: the sdist, and a manylinux wheel for each supported Python"
 	@echo "make docs      build/site: the documentation as a static site"
 	@echo "make clean     remove what was built; make distclean: the environments too"
 
@@ -68,9 +68,18 @@ microbench: $(VENV)/.has-build-test build
 test: $(VENV)/.has-build-test build
 	$(RUN) -m pytest $(ARGS)
 
+# Of the Pythons that the machine's Debian does not have, what depends on the version; where they
+# cannot be had that is said, and no failure.
+NEWEST := tests/core tests/unit tests/cluster tests/isolated tests/packaging
 test-all:
 	@set -e; for exe in $$(tools/find_python --all); do \
 	    echo "== $$exe"; $(MAKE) --no-print-directory test PYTHON="$$exe"; \
+	done; \
+	status=0; tools/debian_pythons make || status=$$?; \
+	[ $$status -ne 3 ] || exit 0; [ $$status -eq 0 ] || exit $$status; \
+	for name in $$(tools/debian_pythons versions); do \
+	    echo "== $$name"; tools/debian_pythons run $(MAKE) --no-print-directory test \
+	        PYTHON="$$name" ARGS="$(NEWEST)"; \
 	done
 
 soak: $(VENV)/.has-build-test build
@@ -98,7 +107,7 @@ coverage: $(VENV)/.has-build-test-coverage
 	$(RUN) tools/variant.py $@ $(ARGS)
 
 wheels: $(VENV)/.has-build-wheels
-	$(RUN) tools/build_wheels.py
+	$(RUN) tools/build_wheels.py $(ARGS)
 
 docs: $(VENV)/.has-docs
 	$(RUN) tools/build_docs.py build/site

@@ -1,8 +1,12 @@
-"""Builds dist/: the sdist, and from it a manylinux wheel for each supported Python on the machine.
+"""Builds dist/: the sdist, and from it a manylinux wheel for each supported Python.
+
+    python tools/build_wheels.py         for those on the machine, then for those of a newer Debian
+    python tools/build_wheels.py --add   wheels for those found where it runs, beside what dist/ has
 
 No container is needed: zig's C compiler links against the symbols of an old glibc, and auditwheel
 checks that nothing newer was used and names the wheel so. Each wheel is then installed into an
-empty environment, without a compiler, and tested there.
+empty environment, without a compiler, and tested there. The sdist, too, is installed as it is, by
+each Python with the machine's compiler, and tested.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ DIST = ROOT / "dist"
 WORK = ROOT / "build" / "wheels"
 GLIBC = "2.17"
 EXPECTED = {"rabble", "msgpack"}
+#: The status of tools/debian_pythons where it cannot run; it has said why.
+CANNOT = 3
 
 
 def run(*command: str | Path, **environment: str) -> str:
@@ -91,18 +97,53 @@ def check_wheel(python: str, wheel: Path, name: str) -> None:
     print(run(inside, "-I", ROOT / "tests" / "packaging" / "smoke.py").strip())
 
 
-def main() -> None:
-    for folder in (DIST, WORK):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    pythons = run(ROOT / "tools" / "find_python", "--all").split()
-    sdist = build_sdist()
-    for python in pythons:
+def check_source(python: str, sdist: Path, name: str) -> None:
+    """Install as pip does where no wheel fits: it fetches what the build needs, and compiles."""
+    made = WORK / f"source-{name}"
+    run(python, "-m", "venv", made)
+    inside = made / "bin" / "python"
+    run(inside, "-m", "pip", "install", "--quiet", "--no-cache-dir", sdist)
+    print(run(inside, "-I", ROOT / "tests" / "packaging" / "smoke.py").strip())
+
+
+def build_those_found(sdist: Path) -> None:
+    for python in run(ROOT / "tools" / "find_python", "--all").split():
         code = "import sys; print('cp%d%d' % sys.version_info[:2])"
         name = run(python, "-c", code).strip()
         check_wheel(python, build_wheel(python, sdist, name), name)
+        check_source(python, sdist, name)
+
+
+def build_those_of_a_newer_debian() -> None:
+    """The same inside tools/debian_pythons, with the tools installed there."""
+    tool = str(ROOT / "tools" / "debian_pythons")
+    if (status := subprocess.run([tool, "make"]).returncode) == CANNOT:
+        print("so their wheels are not built")
+        return
+    if status:
+        sys.exit(f"{tool} make ended with status {status}")
+    first = run(tool, "versions").split()[0]
+    inside = ("make", "--no-print-directory", "wheels", f"PYTHON={first}", "ARGS=--add")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    if subprocess.run([tool, "run", *inside], cwd=ROOT, env=environment).returncode:
+        sys.exit("the wheels of a newer Debian's Pythons failed")
+
+
+def main(arguments: list[str]) -> None:
+    if arguments not in ([], ["--add"]):
+        sys.exit(f"usage: {sys.argv[0]} [--add]")
+    adding = bool(arguments)
+    for folder in (WORK,) if adding else (DIST, WORK):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    if adding:
+        (sdist,) = DIST.glob("*.tar.gz")
+        build_those_found(sdist)
+        return
+    build_those_found(build_sdist())
+    build_those_of_a_newer_debian()
     print("\n".join(str(path.relative_to(ROOT)) for path in sorted(DIST.iterdir())))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

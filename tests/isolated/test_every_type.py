@@ -14,7 +14,7 @@ import pytest
 from tests.isolated.everything import PATIENCE_S, core_types
 from tests.isolated.script import ROOT
 
-#: Not borne yet, by whom it concerns. To be empty.
+
 def test_there_are_types_of_each_part() -> None:
     found = core_types()
     assert len(found) > 20

@@ -55,18 +55,3 @@ def test_help_names_all() -> None:
     )
     found = set(re.findall(r"make ([a-z][\w-]*)", done.stdout))
     assert found == targets() - {"help"}
-
-
-@pytest.mark.skipif(not WORKFLOWS, reason="an sdist has no workflows")
-def test_the_workflows_use_what_is_supported() -> None:
-    project = (ROOT / "pyproject.toml").read_text()
-    supported = set(re.findall(r"Python :: (3\.\d+)\"", project))
-    matrix = re.search(r"python: \[(.*)\]", (ROOT / ".github" / "workflows" / "ci.yml").read_text())
-    assert matrix is not None
-    assert set(re.findall(r"3\.\d+", matrix[1])) == supported
-    (built,) = re.findall(r"^build = \[(\"cp.*)\]$", project, flags=re.M)
-    assert set(re.findall(r"cp(\d+)", built)) == {name.replace(".", "") for name in supported}
-    (looked_for,) = re.findall(
-        r"for name in (python3\.\d+(?: python3\.\d+)*);", (ROOT / "tools/find_python").read_text()
-    )
-    assert {name.removeprefix("python") for name in looked_for.split()} == supported

@@ -1,1 +1,34 @@
 """The data plane: compiled, and importing nothing from the layers above it."""
+
+import importlib
+import sys
+import warnings
+
+
+def need_the_lock() -> None:
+    """On a free-threaded Python: have the interpreter lock switched on, and say so once.
+
+    CPython does it when it loads a module that does not declare itself ready to run without, and
+    warns in words that name the module and advise to switch the lock off again. The core rests on
+    the lock: it warns in words of its own, and where the lock was forbidden it does not load.
+    """
+    is_on = getattr(sys, "_is_gil_enabled", None)
+    if is_on is None or is_on():
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The global interpreter lock", RuntimeWarning)
+        importlib.import_module("rabble._core.debug")
+    if not is_on():
+        raise ImportError(
+            "rabble needs the interpreter lock, which PYTHON_GIL=0 or -X gil=0 forbids: "
+            "start this free-threaded Python without it, and rabble switches the lock on."
+        )
+    warnings.warn(
+        "rabble has switched the interpreter lock on: its core relies on it, so on this "
+        "free-threaded Python threads take turns as on any other.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+need_the_lock()

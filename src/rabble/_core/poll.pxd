@@ -7,10 +7,6 @@ from rabble._core.lane cimport Lane
 from rabble._core.link cimport Link
 from rabble._core.speak cimport Speaker
 
-# Of frames that are decoded at once: so few that what they become is delivered and gone before the
-# garbage collector comes to look at it, after 700 new objects (2,000 in 3.12).
-from rabble._core.capacities cimport BATCH_FRAMES_MAX as TAKEN_FRAMES_MAX
-
 cdef class Connection:
     cdef readonly Link link            # what is said in it
     cdef Speaker speaker               # of that link: what is said is one step less away
