@@ -1,9 +1,7 @@
-# Every capacity of the core that is no limit of the user's: how large a thing begins, how much of it
-# is taken at once, how many places it has. The `tiny` build gives each its smallest value, so that
-# every test meets a ring that grows, a table that is full and a batch that ends: see CONTRIBUTING.
-#
-# What two nodes must agree on has its value in both columns on purpose or is part of the protocol:
-# a node of the tiny build talks to its like only.
+# Every capacity of the core that is no limit of the user's: how large a thing begins, how much of
+# it is taken at once, how many places it has. The `tiny` build gives each its smallest value, so
+# that every test meets a ring that grows, a table that is full and a batch that ends: see
+# CONTRIBUTING. Nothing here is part of the protocol, so nodes of all builds talk to each other.
 
 cdef extern from *:
     """
@@ -22,7 +20,7 @@ cdef extern from *:
     /* executor */
     #define RABBLE_TURN_DELIVERIES_MAX RABBLE_CAPACITY(1024, 1)
     #define RABBLE_DUE_QUEUED_MAX RABBLE_CAPACITY(1024, 1)
-    /* timers: a slot of level n is 2**(n * bits) ticks long; all levels together span 38 bits or more */
+    /* timers: a slot of level n is 2**(n * bits) ticks long; all levels span 38 bits at least */
     #define RABBLE_WHEEL_SLOT_BITS RABBLE_CAPACITY(8, 2)
     #define RABBLE_WHEEL_LEVELS RABBLE_CAPACITY(5, 20)
     /* codec */
@@ -76,7 +74,7 @@ cdef extern from *:
     enum: ENCODE_BYTES_KEPT "RABBLE_ENCODE_BYTES_KEPT"        # a larger one is not kept
 
     enum: NAME_PLACES "RABBLE_NAME_PLACES"          # of the table of names, for what is said
-    enum: PAIRS_MIN "RABBLE_PAIRS_MIN"    # pairs in the bulk lane, remembered before they are sifted
+    enum: PAIRS_MIN "RABBLE_PAIRS_MIN"    # pairs in bulk, remembered before they are sifted
     enum: DATA_BYTES_KEPT "RABBLE_DATA_BYTES_KEPT"            # a larger data lane is cut back
     enum: PAYLOAD_BYTES_MIN "RABBLE_PAYLOAD_BYTES_MIN"        # taken for a payload before it came
 

@@ -23,10 +23,10 @@ from rabble._core.executor cimport (
 )
 from rabble._core.frame cimport DEMONITOR, DOWN, LOST, MONITOR, UNDELIVERED
 from rabble._core.hear cimport HEARD_UNDECODABLE, Heard
-from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node
+from rabble._core.ids cimport CorrelationId, Pid, same_node
 from rabble._core.link cimport Link
 from rabble._core.poll cimport Connection
-from rabble._core.table cimport CALLBACK, EXECUTOR, NODES, PROCESS, Entry
+from rabble._core.table cimport CALLBACK, EXECUTOR, NODES, Entry
 from rabble._core.texts cimport bounded_repr, type_name
 from rabble._core.timers cimport Timer
 from rabble._core.timers import validate_delay_ms

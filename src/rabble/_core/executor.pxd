@@ -66,7 +66,7 @@ cdef class Executor:
     cdef dict letter_subscribers           # Pid -> Entry of who is told of every dead letter
     cdef dict node_subscribers             # Pid -> Entry of who is told of nodes that come and go
     cdef size_t popped                     # envelopes ever taken out of the run queue
-    cdef Span* spans                       # ring: what of the run queue other threads sent, in order
+    cdef Span* spans                       # ring: what of the run queue others sent, in order
     cdef size_t spans_mask
     cdef size_t spans_head
     cdef size_t spans_tail
@@ -123,7 +123,9 @@ cdef class Executor:
     cdef bint accept(self, Envelope envelope) except -1
     cdef bint put(self, Envelope envelope) except -1
     cdef bint is_full(self) noexcept
-    cdef Added add(self, Pid pid, object process, object mailbox_max, bint from_outside) except? FULL
+    cdef Added add(
+        self, Pid pid, object process, object mailbox_max, bint from_outside
+    ) except? FULL
     cdef bint add_target(self, Pid pid, object target, EntryKind kind) except -1
     cdef bint drained(self) noexcept
     cdef int64_t time_left(self, int64_t now, int64_t most) noexcept

@@ -20,10 +20,9 @@ from cpython.exc cimport PyErr_ExceptionMatches
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
-from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memset
+from libc.stdint cimport int64_t
 
-from rabble._core.capacities cimport DUE_QUEUED_MAX, IS_TINY, TURN_DELIVERIES_MAX
+from rabble._core.capacities cimport DUE_QUEUED_MAX, TURN_DELIVERIES_MAX
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.failure cimport take_failure
 from rabble._core.idle cimport Idle
@@ -77,7 +76,8 @@ cdef extern from *:
         (((PyFunctionObject *)(function))->vectorcall(function, args, count, NULL))
     #define RABBLE_IS_INSTANCE(object, type) \
         PyType_IsSubtype(Py_TYPE(object), (PyTypeObject *)(type))
-    #define RABBLE_IS_ITERABLE(object) (Py_TYPE(object)->tp_iter != NULL || PySequence_Check(object))
+    #define RABBLE_IS_ITERABLE(object) \
+        (Py_TYPE(object)->tp_iter != NULL || PySequence_Check(object))
     #define RABBLE_TYPE(object) ((PyObject *)Py_TYPE(object))
     """
     unsigned int forks "rabble_forks"
@@ -348,7 +348,9 @@ cdef class Executor:
         self.observer.refuse(pid)
         return pid
 
-    cdef Added add(self, Pid pid, object process, object mailbox_max, bint from_outside) except? FULL:
+    cdef Added add(
+        self, Pid pid, object process, object mailbox_max, bint from_outside
+    ) except? FULL:
         """Add a process. Whatever may fail or run somebody's code comes before the table knows it.
 
         :param from_outside: another thread asks, which the bound of the inbox concerns.
@@ -1510,7 +1512,6 @@ cdef int flush(Executor executor) except -1:
 
 cdef int drop_all(Executor executor, EnvelopeQueue queue) except -1:
     cdef Envelope envelope
-    cdef int status
     while queue.count() != 0:
         envelope = queue.take()
         if envelope.to is not executor.pid:
@@ -1524,7 +1525,7 @@ cdef int clear_due(Executor executor) except -1:
 
 
 cdef int let_go(Executor executor) except -1:
-    """Cut what refers to each other. Whatever a process does in its own end finds an empty table."""
+    """Cut what refers to each other. What a process does in its own end finds an empty table."""
     cdef dict entries = executor.table.clear()
     cdef Entry entry
     executor.processes = 0
