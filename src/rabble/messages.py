@@ -430,6 +430,10 @@ UNDELIVERED_REASONS: Mapping[int, DeadLetterReason] = {
     4: DeadLetterReason.NODE_SHUTDOWN,
     5: DeadLetterReason.REFUSED,
     6: DeadLetterReason.UNDECODABLE,
+    # Of a request that was passed on and could not go further.
+    7: DeadLetterReason.UNENCODABLE,
+    8: DeadLetterReason.PEER_BUSY,
+    9: DeadLetterReason.NOT_CONNECTED,
 }
 UNDELIVERED_CODES: Mapping[DeadLetterReason, int] = {
     reason: code for code, reason in UNDELIVERED_REASONS.items()

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 
 import rabble
-from rabble import Envelope, NoProcess, Pid, Process
+from rabble import EncodeError, Envelope, NoProcess, NotConnected, Pid, Process
 from tests.cluster.mesh import Told, rouse
 from tests.support import PATIENCE_S
 
@@ -83,3 +83,21 @@ def test_who_asked_is_told_that_nobody_can_answer(nodes):
     through = b.spawn(PassesOn(Pid("nobody", c.node_id)), "to-nobody")
     with pytest.raises(NoProcess):
         a.call(through, "x", PATIENCE_S)
+
+
+def test_a_request_that_could_go_no_further_fails_with_the_reason(nodes):
+    """And not as if who passed it on did not run."""
+    a, b, _ = nodes
+    nowhere = Pid("nobody", rabble.NodeId("nowhere", "127.0.0.1:1"))
+    via = b.spawn(PassesOn(nowhere), "to-nowhere")
+    with pytest.raises(NotConnected):
+        a.call(via, "x", PATIENCE_S)
+
+    class Unencodable(PassesOn):
+        def receive(self, msg, sender, correlation_id):
+            return Envelope(self.to, object(), sender, correlation_id)
+
+    far = a.spawn(Answers(), "far")
+    via = b.spawn(Unencodable(far), "unencodable")
+    with pytest.raises(EncodeError):
+        a.call(via, "x", PATIENCE_S)

@@ -251,7 +251,7 @@ whats = st.one_of(
         st.integers(0, 2**64 - 1),
         st.sampled_from(["", "ö!"]),
     ),
-    st.tuples(st.just("undelivered"), receivers, cids, st.integers(1, 6)),
+    st.tuples(st.just("undelivered"), receivers, cids, st.integers(1, 9)),
     st.tuples(st.just("lost"), st.integers(1, 2**32 - 1)),
 )
 
@@ -1171,7 +1171,7 @@ def valid_stream(rng: random.Random) -> list[bytes]:
                 lambda: speaker.monitor(sender, to),  # noqa: B023
                 lambda: speaker.down(to, sender, rng.randrange(1, 6), 7, "why"),  # noqa: B023
                 lambda: speaker.say(Envelope(to, msg, to, CorrelationId(to)), sender),  # noqa: B023
-                lambda: speaker.undelivered(to, cid, rng.randrange(1, 7)),  # noqa: B023
+                lambda: speaker.undelivered(to, cid, rng.randrange(1, 10)),  # noqa: B023
             ]
         )()
     return frames_in(speaker.take_data() + speaker.take_bulk())

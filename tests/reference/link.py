@@ -256,7 +256,7 @@ class Listener:
             self.heard.append(("down", watcher, watched, why, life, self.decoded(body[9:])))
         elif kind == UNDELIVERED:
             to, _, cid, body = self.head(flags, body)
-            need(body[0] in (1, 2, 3, 4, 5, 6), DECODE)
+            need(1 <= body[0] <= 9, DECODE)
             self.heard.append(("undelivered", to, cid, body[0]))
         elif kind == LOST:
             self.heard.append(("lost", struct.unpack(">I", body)[0]))

@@ -44,7 +44,7 @@ cdef extern from "Python.h":
 cdef enum:
     TEXT_MAX = 500                          # characters of what is said of an error
     WHY_DOWN_MAX = 5
-    WHY_UNDELIVERED_MAX = 6
+    WHY_UNDELIVERED_MAX = 9
 
 RESERVED_GROUP = "rabble"
 
