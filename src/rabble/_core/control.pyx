@@ -137,7 +137,9 @@ cdef class Control(Controls):
                 f"{type_name(envelope.msg)} needs a sender: it concerns who sent it"
             )
         found = self.executor.table.find(envelope.sender)
-        return None if found is NULL else <Entry>found
+        if found is NULL or self.executor.is_stale(envelope.sender):
+            return None
+        return <Entry>found
 
     # What the runtime says itself. Somebody might make such an object and send it: an empty one.
 
@@ -375,14 +377,17 @@ cdef class Control(Controls):
 
     cdef int watch(self, Heard heard, Connection connection) except -1:
         """A process of the peer monitors one of this node."""
+        cdef Notice notice
         cdef PyObject* found = self.executor.table.find(heard.to)
         cdef Entry watched
         cdef dict watchers
         if found is NULL or (<Entry>found).kind == EXECUTOR:
-            connection.speaker.say_down(
-                heard.about, heard.to, self.executor.protocol.DOWN_CODES["no_process"], 0, ""
-            )
-            self.executor.routes.answered(connection)
+            # In its turn: what a life that has ended sent may stand in the queue.
+            notice = Notice.__new__(Notice)
+            notice.connection = connection
+            notice.watcher = heard.about
+            notice.msg = self.executor.protocol.Down(heard.to, self.down_reason("no_process"))
+            self.executor.run_queue.put(new_envelope(self.executor.pid, notice, None, None))
             return 0
         watched = <Entry>found
         watchers = connection.watched.get(heard.to)

@@ -65,6 +65,8 @@ cdef class Executor:
     cdef object failure                    # what the last failed `receive` raised
     cdef dict letter_subscribers           # Pid -> Entry of who is told of every dead letter
     cdef dict node_subscribers             # Pid -> Entry of who is told of nodes that come and go
+    cdef dict ended_pids           # lives that ended while something was queued: its end then
+    cdef size_t ended_at           # the last of them
     cdef size_t popped                     # envelopes ever taken out of the run queue
     cdef Span* spans                       # ring: what of the run queue others sent, in order
     cdef size_t spans_mask
@@ -131,6 +133,7 @@ cdef class Executor:
     cdef int64_t time_left(self, int64_t now, int64_t most) noexcept
     cdef bint start(self, Entry entry) except -1
     cdef int give_to_target(self, Entry entry, Envelope envelope) except -1
+    cdef bint is_stale(self, Pid sender) except -1
     cdef int refuse(self, Envelope envelope, object error) except -1
     cdef int tell_shutdown(self) except -1
     cdef int absorb_interrupt(self) except -1

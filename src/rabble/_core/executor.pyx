@@ -200,6 +200,7 @@ cdef class Executor:
         self.interrupted_at = -1
         self.dead_letters = {}
         self.letter_subscribers = {}
+        self.ended_pids = {}
         self.node_subscribers = {}
         self.controls = Controls()
         self.spans = <Span*>PyMem_RawMalloc(SPANS_MIN * sizeof(Span))
@@ -909,7 +910,12 @@ cdef class Executor:
         entry.delivered += 1
         if entry.kind == INBOX:
             if not (<Inbox>entry.target).put(envelope):
-                self.drop(envelope, self.protocol.DeadLetterReason.MAILBOX_FULL)
+                reasons = self.protocol.DeadLetterReason
+                # Closed, and about to be taken out of the table.
+                self.drop(
+                    envelope,
+                    reasons.NO_PROCESS if (<Inbox>entry.target).is_closed else reasons.MAILBOX_FULL,
+                )
             return 0
         args[0] = <PyObject*>envelope
         result = PyObject_Vectorcall(<PyObject*>entry.target, args, 1, NULL)
@@ -1040,7 +1046,6 @@ cdef class Executor:
         for entry in self.table.snapshot():
             if entry.limit is not None:
                 entry.limit.queued = 0
-                entry.limit.counted_from = self.popped
         position = self.run_queue.head
         while position != self.run_queue.tail:
             # Finding a pid runs nobody's code, so the queue stays as it is meanwhile.
@@ -1048,7 +1053,12 @@ cdef class Executor:
                 (<Envelope>self.run_queue.slots[position & self.run_queue.mask]).to
             )
             if found is not NULL and (<Entry>found).limit is not None:
-                (<Entry>found).limit.queued += 1
+                # What came before its spawn stays that: it was not let in, and is met at its turn.
+                if <Py_ssize_t>(
+                    (<Entry>found).limit.counted_from
+                    - (self.popped + (position - self.run_queue.head))
+                ) <= 0:
+                    (<Entry>found).limit.queued += 1
             position += 1
         return 0
 
@@ -1105,6 +1115,12 @@ cdef class Executor:
         cdef dict watchers = entry.watchers
         cdef dict pairs
         self.table.remove(entry.pid)
+        self.ended_at = self.popped + self.run_queue.count()
+        if self.run_queue.count() != 0:
+            try:
+                self.ended_pids[entry.pid] = self.ended_at
+            except MemoryError:
+                pass
         entry.timers = entry.watched = entry.watchers = None
         if entry.kind == PROCESS:
             self.processes -= 1
@@ -1364,6 +1380,8 @@ cdef class Executor:
             left -= 1
             envelope = self.run_queue.take()
             if same_node(envelope.to.node, node):
+                # Counted as taken, so that whatever is behind keeps its place.
+                self.popped += 1
                 self.drop(envelope, self.protocol.DeadLetterReason.NOT_CONNECTED)
             else:
                 self.run_queue.put(envelope)
@@ -1426,11 +1444,21 @@ cdef class Executor:
             self.refuse(envelope, take_failure())
         return 0
 
+    cdef bint is_stale(self, Pid sender) except -1:
+        """Whether what was just taken from the run queue was sent by a life that has ended since.
+
+        It was, if it stood in the queue when the last life of that name ended.
+        """
+        if <Py_ssize_t>(self.popped - self.ended_at) > 0:
+            self.ended_pids.clear()
+            return False
+        return <Py_ssize_t>(self.popped - <size_t>self.ended_pids.get(sender, 0)) <= 0
+
     cdef int refuse(self, Envelope envelope, object error) except -1:
         """A control message was wrong: that is an error of the process that sent it."""
         cdef PyObject* found = NULL
         cdef Entry entry
-        if envelope.sender is not None:
+        if envelope.sender is not None and not self.is_stale(envelope.sender):
             found = self.table.find(envelope.sender)
         if found is not NULL and (<Entry>found).kind == PROCESS:
             # Held: the table's may be the only other reference.
