@@ -106,3 +106,46 @@ def test_who_stops_a_process_of_another_node_is_told_that_it_cannot() -> None:
             a.stop(far)
         box.send(far, "lives")
         assert box.receive(PATIENCE_S).msg == "lives"
+
+
+def test_no_process_is_said_behind_what_the_life_sent() -> None:
+    """A monitor that comes just after the end of a process that has just sent much."""
+    count = 500
+
+    def talks(process: Process, msg: Any, sender: Pid | None) -> rabble.Output:
+        return [
+            Envelope(process.executor, Stop(process.pid)),
+            *(Envelope(sender, n) for n in range(count)),
+        ]
+
+    with rouse("a") as a, rouse("b") as b, a.mailbox() as box:
+        meet(a, b)
+
+        def watches(process: Process, msg: Any, sender: Pid | None) -> rabble.Output:
+            if isinstance(msg, Pid):
+                return [Envelope(msg, "talk"), Envelope(process.executor, Monitor(msg))]
+            return Envelope(box.pid, msg)
+
+        for number in range(10):
+            far = b.spawn(Does(talks), f"talks{number}")
+            a.send(a.spawn(Does(watches), f"watches{number}"), far)
+            told = [box.receive(PATIENCE_S).msg for _ in range(count + 1)]
+            assert told[:-1] == list(range(count)) and isinstance(told[-1], Down)
+
+
+def test_what_a_thread_sends_and_calls_keeps_its_order() -> None:
+    """Though what is long goes another way than what is short."""
+    seen: list[type] = []
+
+    class Sees(Process):
+        def receive(self, msg: Any, sender: Any, correlation_id: Any) -> rabble.Output:
+            seen.append(type(msg))
+            return None if sender is None else Envelope(sender, 1, correlation_id=correlation_id)
+
+    with rouse("a") as a, rouse("b") as b:
+        meet(a, b)
+        far = b.spawn(Sees(), "sees")
+        for _ in range(20):
+            a.send(far, bytes(200_000))
+            assert a.call(far, "now", PATIENCE_S) == 1
+        assert seen == [bytes, str] * 20

@@ -16,11 +16,13 @@ from unittest.mock import Mock
 import pytest
 
 from rabble import (
+    CancelTimer,
     CorrelationId,
     DeadLetterReason,
     Down,
     DownReason,
     Envelope,
+    GetMetrics,
     Monitor,
     NameTaken,
     Output,
@@ -58,6 +60,7 @@ class Writes(Process):
 
     def __init__(self) -> None:
         self.got: list[Any] = []
+        self.successor: Process | None = None
 
     def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
         self.got.append(msg)
@@ -722,3 +725,75 @@ def test_each_life_draws_other_numbers_and_the_same_ones_in_another_run() -> Non
     runs.append(drawn())
     runs.append(drawn())
     assert runs[0] == runs[1] and len(set(runs[0])) == 3
+
+
+class Asks(Writes):
+    """Asks its runtime for everything that a life may ask, on its first message."""
+
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
+        super().receive(msg, sender, correlation_id)
+        if msg != "ask":
+            return None
+        timer = CorrelationId(self.pid, None, 1)
+        asked = [
+            Stop(self.pid),
+            Spawn(self.successor, self.pid.name),
+            Spawn(Writes(), "taken"),
+            StartTimer(timer, 0),
+            CancelTimer(timer, acknowledge=True),
+            Monitor(Pid("nobody", BARE)),
+            SubscribeNodes(),
+            GetMetrics(),
+            StartTimer(timer, -1),
+        ]
+        return [Envelope(self.executor, each) for each in asked]
+
+
+def test_what_one_life_asked_for_is_not_done_for_the_next(
+    executor: Executor, witness: Witness
+) -> None:
+    """Not even ended by it: the last of what is asked is wrong."""
+    listen(executor, "taken")
+    process = Asks()
+    process.successor = Writes()
+    executor.send(executor.spawn(process, "same"), "ask")
+    settle(executor)
+    assert executor.table.get(Pid("same", BARE)).target is process.successor  # type: ignore[union-attr]
+    assert process.successor.got == [] and executor.node_subscribed == ()
+    assert executor.timers == 0 and executor.crashes == 0
+    # What it asks itself is done.
+    executor.send(executor.pid, Monitor(Pid("nobody", BARE)), sender=Pid("same", BARE))
+    settle(executor)
+    assert [down.reason.kind for down in process.successor.got] == ["no_process"]
+
+
+def test_a_failing_output_lets_nobody_past_a_limit(executor: Executor) -> None:
+    """What waited for a name before its process was spawned stays early mail."""
+
+    def fails_late(process: Process, msg: Any, sender: Pid | None) -> Iterator[Envelope]:
+        yield Envelope(process.pid, "never")
+        raise RuntimeError
+
+    child = Writes()
+    pid = Pid("child", BARE)
+    failing = executor.spawn(Does(fails_late), "failing")
+    parent = does(
+        [
+            Envelope(executor.pid, Spawn(child, "child", mailbox_max=5)),
+            Envelope(failing, 0),
+            *(Envelope(pid, n) for n in range(100)),
+        ]
+    )
+    executor.send(executor.spawn(parent, "parent"), 1)
+    settle(executor)
+    assert child.got == [0, 1, 2, 3, 4]
+
+
+def test_a_closed_mailbox_is_nobody(executor: Executor) -> None:
+    inbox = Inbox(10)
+    pid = Pid("box", BARE)
+    executor.add_inbox(pid, inbox)
+    inbox.close()
+    executor.send(pid, 1)
+    settle(executor)
+    assert executor.dead_letters == {DeadLetterReason.NO_PROCESS: 1}

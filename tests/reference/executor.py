@@ -61,7 +61,7 @@ class ReferenceExecutor:
         self.encodable = encodable
         self.now_ns = 0
         self.inbox: deque[Letter] = deque()
-        self.queue: deque[tuple[int, Letter]] = deque()
+        self.queue: deque[tuple[int, tuple[str, Any, Any]]] = deque()
         self.queued = 0  # letters ever put into it, which numbers them
         self.lives: dict[str, Life] = {}
         self.watchers: dict[str, list[str]] = {}
@@ -104,7 +104,9 @@ class ReferenceExecutor:
                 self.give(life, message, sender)
 
     def put(self, to: str, message: Any, sender: str | None) -> None:
-        self.queue.append((self.queued, (to, message, sender)))
+        # What is asked of the executor is asked by the life that has the name now.
+        asker = self.lives.get(sender or "") if to == "executor" else None
+        self.queue.append((self.queued, (to, message, asker or sender)))
         self.queued += 1
 
     def send(self, to: str, message: Any, sender: str | None) -> None:
@@ -151,7 +153,7 @@ class ReferenceExecutor:
             self.send(letter[0], letter[1], life.name)
         return True
 
-    def control(self, message: Any, sender: str | None) -> None:
+    def control(self, message: Any, sender: Life | str | None) -> None:
         what, about = message[:2]
         if what == "notice":
             if about.ended:
@@ -159,7 +161,9 @@ class ReferenceExecutor:
             else:
                 self.give(about, message[2], "executor")
             return
-        asker = self.lives.get(sender or "")
+        asker = sender if isinstance(sender, Life) else self.lives.get(sender or "")
+        if asker is not None and asker.ended:
+            asker = sender = None
         if what == "start":
             if self.lives.get(about.name) is about:
                 self.start(about)
@@ -172,7 +176,8 @@ class ReferenceExecutor:
                 self.remove(self.lives[about], "stopped")
         elif what == "spawn":
             if not self.spawn(about) and sender is not None:
-                self.tell(sender, ("spawn failed", about))
+                name = sender if isinstance(sender, str) else sender.name
+                self.tell(name, ("spawn failed", about))
         elif asker is None:
             pass
         elif what == "monitor":

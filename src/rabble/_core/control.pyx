@@ -130,7 +130,7 @@ cdef class Control(Controls):
         )
 
     cdef Entry asker(self, Envelope envelope):
-        """The entry of who sent a control message, or `None` if it is gone by now."""
+        """The entry of who sent a control message, or `None` if that life is over by now."""
         cdef PyObject* found
         if envelope.sender is None:
             raise ValueError(
@@ -246,7 +246,7 @@ cdef class Control(Controls):
             reason = "the node shuts down"
         else:
             return 0
-        if envelope.sender is not None:
+        if envelope.sender is not None and not self.executor.is_stale(envelope.sender):
             self.executor.tell(
                 envelope.sender,
                 self.executor.protocol.SpawnFailed(pid, reason),

@@ -65,8 +65,8 @@ cdef class Executor:
     cdef object failure                    # what the last failed `receive` raised
     cdef dict letter_subscribers           # Pid -> Entry of who is told of every dead letter
     cdef dict node_subscribers             # Pid -> Entry of who is told of nodes that come and go
-    cdef dict ended_pids           # lives that ended while something was queued: its end then
-    cdef size_t ended_at           # the last of them
+    cdef dict ended_pids                   # Pid of a life that ended -> where the run queue did then
+    cdef size_t ended_at                   # the last of these places; behind it none matters
     cdef size_t popped                     # envelopes ever taken out of the run queue
     cdef Span* spans                       # ring: what of the run queue others sent, in order
     cdef size_t spans_mask

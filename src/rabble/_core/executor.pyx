@@ -1115,8 +1115,10 @@ cdef class Executor:
         cdef dict watchers = entry.watchers
         cdef dict pairs
         self.table.remove(entry.pid)
-        self.ended_at = self.popped + self.run_queue.count()
         if self.run_queue.count() != 0:
+            # What it asked for and nobody has handled yet is not asked by its successor. (Without
+            # memory to note that, it is.)
+            self.ended_at = self.popped + self.run_queue.count()
             try:
                 self.ended_pids[entry.pid] = self.ended_at
             except MemoryError:
@@ -1449,10 +1451,13 @@ cdef class Executor:
 
         It was, if it stood in the queue when the last life of that name ended.
         """
+        if len(self.ended_pids) == 0:
+            return False
         if <Py_ssize_t>(self.popped - self.ended_at) > 0:
             self.ended_pids.clear()
             return False
-        return <Py_ssize_t>(self.popped - <size_t>self.ended_pids.get(sender, 0)) <= 0
+        place = self.ended_pids.get(sender)
+        return place is not None and <Py_ssize_t>(self.popped - <size_t>place) <= 0
 
     cdef int refuse(self, Envelope envelope, object error) except -1:
         """A control message was wrong: that is an error of the process that sent it."""

@@ -39,6 +39,8 @@ from rabble._core.writer cimport Writer
 
 __all__ = ["Speaker"]
 
+RESERVED_GROUP = "rabble"
+
 cdef enum:
     HEAD_ROOM = FRAME_HEADER + 3 * 2 + 16   # header and fields of an ENVELOPE, by index
     NO_PLACE = -2
@@ -287,7 +289,7 @@ cdef class Speaker:
         if sent == self.bulk.said:
             self.pairs = None
             return False
-        end = pairs.get((sender, to))
+        end = pairs.get(pair_of(sender, to))
         return end is not None and <uint64_t>end > sent
 
     cdef int goes_to_bulk(self, Pid sender, Pid to, Py_ssize_t size) except -1:
@@ -305,7 +307,7 @@ cdef class Speaker:
             sent = bulk_sent(&self.bulk)
             pairs = {pair: end for pair, end in pairs.items() if <uint64_t>end > sent}
             self.pairs_max = max(<Py_ssize_t>PAIRS_MIN, 2 * len(pairs))
-        pairs[(sender, to)] = self.bulk.said + <uint64_t>size
+        pairs[pair_of(sender, to)] = self.bulk.said + <uint64_t>size
         self.pairs = pairs
         self.bulk.said += size
         return 0
@@ -421,7 +423,7 @@ cdef class Speaker:
         if self.pairs is not None and self.is_in_bulk(envelope.sender, envelope.to):
             if self.refused_pairs is None:
                 self.refused_pairs = set()
-            self.refused_pairs.add((envelope.sender, envelope.to))
+            self.refused_pairs.add(pair_of(envelope.sender, envelope.to))
             self.refused += 1
         return 0
 
@@ -573,6 +575,16 @@ cdef class Speaker:
             p = store_numbers(store_text(p, self.encoder.text_of(cid.pid)), cid, &flags)
         start[0] = <unsigned char>flags
         return p - start
+
+
+cdef tuple pair_of(Pid sender, Pid to):
+    """What keeps its order: a sender and a receiver.
+
+    A thread is one sender, whether it sends, without a pid, or calls, by one of the runtime's.
+    """
+    if sender is not None and sender.group is not None and sender.group == RESERVED_GROUP:
+        sender = None
+    return (sender, to)
 
 
 cdef object speaking():
