@@ -359,7 +359,11 @@ class Actor:
         """Processes that live and die are told of dead letters."""
         pid = self.world.pids[self.dice.choice(self.world.endable)]
         if pid.node == node.node_id and self.world.settings.subscribers:
-            node.subscribe_dead_letters(pid, self.dice.random() < 0.3)
+            try:
+                node.subscribe_dead_letters(pid, self.dice.random() < 0.3)
+            except NoProcess:
+                # Its life is over.
+                pass
 
 
 def settings_of(dice: random.Random, number: int, options: argparse.Namespace) -> Settings:
