@@ -1,1 +1,1 @@
-"""A program that does to nodes whatever a Python program can do, and a model that says what came of it."""
+"""A program that does to nodes whatever a program can, and a model that says what came of it."""

@@ -3,7 +3,7 @@
     python -m tests.stress [--seconds 20] [--seed N] [--round K] [--threads 6] [--remote] [--gentle]
 
 Says its seed at the beginning; `--seed` repeats what is done, as far as threads allow, and
-`--round` one round of it. Ends with 0 if all that was seen may be, and else with 1 and what may not.
+`--round` one round of it. Ends with 0 if all that was seen may be, else with 1 and what may not.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ from rabble import (
     Pid,
     ProcessCrashed,
     QueueFull,
-    SpawnFailed,
-    SubscribeNodes,
 )
 from rabble.errors import EncodeError
 from tests.stress.actors import (
@@ -69,7 +67,18 @@ KNOWN = {
     "timer of another life",
 }
 MORTAL_DOES = ("die", "control", "stop")
-ANY_DOES = ("relay", "relay", "burst", "forge", "spawn", "timer", "timer", "kept", "send", "collect")
+ANY_DOES = (
+    "relay",
+    "relay",
+    "burst",
+    "forge",
+    "spawn",
+    "timer",
+    "timer",
+    "kept",
+    "send",
+    "collect",
+)
 
 
 class Actor:
@@ -424,7 +433,7 @@ def begin(world: World) -> None:
     for key in [*world.names, *world.credits]:
         label, _, name = key.partition("@")
         patient(
-            lambda: world.nodes[name].spawn(
+            lambda name=name, key=key, label=label: world.nodes[name].spawn(
                 Worker(world, key), label, mailbox_max=world.limits.get(key)
             )
         )
@@ -446,7 +455,7 @@ def patient(ask: Callable[[], object]) -> None:
 def at_rest(world: World) -> bool:
     """Everything that was said has come to its end, and nothing runs any more."""
     for node in world.nodes.values():
-        patient(lambda: node.call(node.pid("echo"), None, PATIENCE_S))
+        patient(lambda node=node: node.call(node.pid("echo"), None, PATIENCE_S))
     for node in world.nodes.values():
         status = node.executor_status()
         if status.queue_depth or status.inbox_depth or status.timers:
@@ -518,9 +527,7 @@ def in_kinds(found: list[Violation]) -> list[str]:
     kinds: dict[str, list[str]] = {}
     for violation in found:
         kinds.setdefault(violation.kind, []).append(violation.text)
-    return [
-        f"{kind} ({len(texts)}): " + "\n     ".join(texts[:3]) for kind, texts in kinds.items()
-    ]
+    return [f"{kind} ({len(texts)}): " + "\n     ".join(texts[:3]) for kind, texts in kinds.items()]
 
 
 def come_to_rest(world: World, wrong: list[str]) -> None:
@@ -530,7 +537,7 @@ def come_to_rest(world: World, wrong: list[str]) -> None:
         timer.end()
     for key in world.endable:
         node = world.nodes[key.partition("@")[2]]
-        patient(lambda: node.stop(world.pids[key]))
+        patient(lambda node=node, key=key: node.stop(world.pids[key]))
     wait_for_rest(world)
     for node in world.nodes.values():
         waiting = node.metrics().gauges["calls_waiting"]
@@ -634,7 +641,7 @@ def main() -> int:
             wrong.append(f"left behind: {len(workers)} processes of a round that is over")
         before = before or (len(os.listdir("/proc/self/fd")), threading.active_count())
         if wrong:
-            print(f"{len(wrong)} kinds of things that may not be; seed {options.seed}, round {number}:")
+            print(f"{len(wrong)} kinds of what may not be; seed {options.seed}, round {number}:")
             for text in wrong[:30]:
                 print(" -", text)
             sys.stdout.flush()

@@ -217,9 +217,9 @@ def shaped(items: list[Any], dice: random.Random) -> Any:
         case 4:
             return OwnList(items)
         case 5:
-            return map(lambda item: item, items)
+            return map(same, items)
         case 6:
-            return {n: item for n, item in enumerate(items)}.values()
+            return dict(enumerate(items)).values()
         case 7:
             return growing(items)
         case 8:
@@ -355,6 +355,14 @@ JUNK: list[Callable[[], Any]] = [
 ]
 
 
+def same(item: Any) -> Any:
+    return item
+
+
+def broken(item: Envelope) -> Envelope:
+    return Envelope(item.to, 1 // 0)
+
+
 def failing(items: list[Any], dice: random.Random, gentle: bool) -> Any:
     """Returns what is no output, at its end or before, or raises."""
     error = dice.choice(ERRORS if gentle else HARD_ERRORS)()
@@ -379,7 +387,7 @@ def failing(items: list[Any], dice: random.Random, gentle: bool) -> Any:
         case 8:
             return OwnList([*items, None])
         case 9:
-            return map(lambda item: Envelope(item.to, 1 // 0), [*items, Envelope(Pid_any, 0)])
+            return map(broken, [*items, Envelope(Pid_any, 0)])
     raise error
 
 
@@ -511,7 +519,9 @@ class Worker(Actor):
     # What it says.
 
     def say(self, to: str, **more: Any) -> Envelope:
-        return Envelope(self.world.pids[to], self.teller.say(to, self.world.kind(self.dice), **more))
+        return Envelope(
+            self.world.pids[to], self.teller.say(to, self.world.kind(self.dice), **more)
+        )
 
     def nothing(self, count: int) -> list[Envelope]:
         """Envelopes that nobody may get."""

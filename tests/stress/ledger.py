@@ -192,8 +192,10 @@ class Record:
             self.fault("wrong receiver", f"{brief(said)} reached {name}")
         teller, slash, _ = said.teller.partition("/")
         forged = said.batch and sender is not None and sender.group == "rabble"
-        if slash and not forged and (
-            sender is None or f"{sender.name}@{sender.node.name}" != teller
+        if (
+            slash
+            and not forged
+            and (sender is None or f"{sender.name}@{sender.node.name}" != teller)
         ):
             self.fault("wrong sender", f"{brief(said)} came from {sender}")
         if not same(said.body, body_of(said.kind, said.number)):

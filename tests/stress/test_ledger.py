@@ -25,7 +25,9 @@ from tests.stress.ledger import (
 
 PID = Pid("m0", NodeId("a", "h:1"))
 LIFE = "m0@a/7"
-RULES = Rules(immortal=frozenset({"i0@a"}), limits={"l0@a": 2, "c0@a": 6}, credit=frozenset({"c0@a"}))
+RULES = Rules(
+    immortal=frozenset({"i0@a"}), limits={"l0@a": 2, "c0@a": 6}, credit=frozenset({"c0@a"})
+)
 
 
 class Play:
@@ -255,7 +257,9 @@ def test_what_is_missing_may_be_on_its_way_when_a_round_ends_early() -> None:
 @pytest.mark.parametrize("kind", [*range(8), BIG, TRAVELS, TRAVELS + 1])
 def test_a_body_is_known_from_its_number(kind: int) -> None:
     assert same(body_of(kind, 7), body_of(kind, 7))
-    others = [body_of(other, 7) for other in (*range(8), BIG, TRAVELS, TRAVELS + 1) if other != kind]
+    others = [
+        body_of(other, 7) for other in (*range(8), BIG, TRAVELS, TRAVELS + 1) if other != kind
+    ]
     assert not any(same(other, body_of(kind, 7)) for other in others)
 
 

@@ -1,4 +1,4 @@
-"""The stress program, in a process of its own: 20 seconds in each run, ten minutes in `make soak`."""
+"""The stress program, in a process of its own: 20 seconds; ten minutes in `make soak`."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ cdef class Executor:
     cdef object failure                    # what the last failed `receive` raised
     cdef dict letter_subscribers           # Pid -> Entry of who is told of every dead letter
     cdef dict node_subscribers             # Pid -> Entry of who is told of nodes that come and go
-    cdef dict ended_pids                   # Pid of a life that ended -> where the run queue did then
+    cdef dict ended_pids                   # Pid of an ended life -> where the run queue ended then
     cdef size_t ended_at                   # the last of these places; behind it none matters
     cdef size_t popped                     # envelopes ever taken out of the run queue
     cdef Span* spans                       # ring: what of the run queue others sent, in order
