@@ -12,7 +12,7 @@ means "more than fits" takes its numbers from here.
 What was made before the import is not counted: tests compare counts, and import this first.
 """
 
-from rabble._core cimport capacities
+cimport rabble._core.capacities as capacities
 
 from importlib import import_module
 

@@ -142,6 +142,17 @@ cdef class Controls:
         raise TypeError("this executor was given nobody who handles control messages")
 
 
+# What is taken for an exception that was lost: without memory the interpreter may end a call without
+# one. Made once, so that it is there then.
+cdef object LOST = MemoryError("there was no memory for the exception itself")
+
+
+cdef object what_failed():
+    """The exception of a call that says that it failed; it is pending no longer."""
+    error = take_failure()
+    return LOST if error is None else error
+
+
 if RABBLE_WATCH_FORKS() != 0:
     raise MemoryError("pthread_atfork failed")
 
@@ -550,7 +561,7 @@ cdef class Executor:
         self.running = True
         status = (<quiet_step><void*>loop)(self)
         if status < 0:
-            error = take_failure()
+            error = what_failed()
             if type(error) is Interrupted and self.is_stopping:
                 # It was meant for what did not return just then; the time is over all the same.
                 self.interrupting = False
@@ -560,7 +571,7 @@ cdef class Executor:
         for step in range(END_STEPS):
             status = end_step(self, step)
             if status < 0:
-                failure = take_failure()
+                failure = what_failed()
                 if error is None and type(failure) is not Interrupted:
                     error = failure
         if error is not None:
@@ -920,7 +931,7 @@ cdef class Executor:
         args[0] = <PyObject*>envelope
         result = PyObject_Vectorcall(<PyObject*>entry.target, args, 1, NULL)
         if result is NULL:
-            self.observe("crashed", entry.pid, take_failure())
+            self.observe("crashed", entry.pid, what_failed())
         else:
             Py_DECREF(<object>result)
         return 0
@@ -936,7 +947,7 @@ cdef class Executor:
         cdef size_t before
         cdef int status
         if result is NULL:
-            self.failure = take_failure()
+            self.failure = what_failed()
             return False
         if result is <PyObject*>None:
             Py_DECREF(<object>result)
@@ -957,7 +968,7 @@ cdef class Executor:
         before = self.run_queue.count()
         status = (<quiet_output><void*>emit_output)(self, entry, result)
         if status < 0:
-            self.failure = take_failure()
+            self.failure = what_failed()
             # Nothing is taken out of the queue while a delivery goes on, so all that is more than
             # before is this call's.
             self.run_queue.drop_newest(self.run_queue.count() - before)
@@ -1015,8 +1026,8 @@ cdef class Executor:
             Py_DECREF(again)
             return again
         if not PyErr_ExceptionMatches(ValueError):
-            raise take_failure()
-        error = take_failure()
+            raise what_failed()
+        error = what_failed()
         self.observe("unencodable", envelope, error)
         letter = Undelivered.__new__(Undelivered)
         letter.envelope = envelope
@@ -1239,7 +1250,7 @@ cdef class Executor:
         if told is not NULL:
             Py_DECREF(<object>told)
             return 0
-        failure = take_failure()
+        failure = what_failed()
         if type(failure) is Interrupted:
             # The time is over, which the loop sees by itself.
             self.interrupting = False
@@ -1277,7 +1288,7 @@ cdef class Executor:
         if self.routes is not None:
             said = (<quiet_say><void*>say)(self.routes, envelope)
             if said < 0:
-                error = take_failure()
+                error = what_failed()
                 if type(error) is Interrupted:
                     self.interrupting = False
                 self.observe("unencodable", envelope, error)
@@ -1443,7 +1454,7 @@ cdef class Executor:
     cdef int control(self, Envelope envelope) except -1:
         cdef int status = (<quiet_control><void*>handle)(self.controls, envelope)
         if status < 0:
-            self.refuse(envelope, take_failure())
+            self.refuse(envelope, what_failed())
         return 0
 
     cdef bint is_stale(self, Pid sender) except -1:
@@ -1655,7 +1666,7 @@ cdef int admit_outside(Executor executor, Envelope envelope) except -1:
     if executor.codec is not None:
         checked = (<quiet_codec><void*>check)(executor, envelope)
         if checked is NULL:
-            error = take_failure()
+            error = what_failed()
             if type(error) is Interrupted:
                 executor.interrupting = False
             executor.observe("unencodable", envelope, error)
@@ -1723,7 +1734,7 @@ cdef object described(object error):
     """An exception's class and text, whatever its `__str__` does."""
     cdef PyObject* words = (<quiet_words><void*>words_of)(<PyObject*>error)
     if words is NULL:
-        take_failure()
+        what_failed()
         return NO_WORDS
     text = <object>words
     Py_DECREF(text)
