@@ -83,13 +83,13 @@ def test_a_monitor_is_told_the_reason_of_a_stop(far: bool) -> None:
         meet(a, b)
         of = b if far else a
         stops = of.spawn(Does(lambda p, m, s: Envelope(p.executor, Stop(p.pid, reason))), "stops")
-        watch = Does(
-            lambda process, msg, sender: Envelope(
-                *((process.executor, Monitor(msg)) if isinstance(msg, Pid) else (box.pid, msg))
-            )
-        )
-        a.send(a.spawn(watch, "watch"), stops)
-        a.send(stops, "go")
+
+        def watch(process: Process, msg: Any, sender: Pid | None) -> rabble.Output:
+            if isinstance(msg, Pid):
+                return [Envelope(process.executor, Monitor(msg)), Envelope(msg, "go")]
+            return Envelope(box.pid, msg)
+
+        a.send(a.spawn(Does(watch), "watch"), stops)
         assert box.receive(PATIENCE_S).msg == Down(stops, reason)
 
 

@@ -1,7 +1,7 @@
 """Each allocation on the way of a message fails once, and many in a row.
 
-The executor may give up, which is its node's failure and says so; it may not crash, hang, lose count
-of its processes, or be unable to end.
+The executor may give up, which is its node's failure and says so; it may not crash, hang, lose
+count of its processes, or be unable to end.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def output(make, **more):
 
 SCENARIOS = {
     "one envelope": "output(lambda node, p: Envelope(node.box, 1))",
-    "one that is kept": "output(lambda node, p: setattr(p, 'kept', Envelope(node.box, 1)) or p.kept)",
+    "one that is kept": """
+output(lambda node, p: setattr(p, 'kept', Envelope(node.box, 1)) or p.kept)
+""",
     "a list of 300": "output(lambda node, p: [Envelope(node.box, n) for n in range(300)])",
     "a tuple": "output(lambda node, p: (Envelope(node.box, 1), Envelope(node.box, 2)))",
     "a generator": "output(lambda node, p: (Envelope(node.box, n) for n in range(3)))",
@@ -107,8 +109,9 @@ SCENARIOS = {
     "strict and not encodable": "output(lambda node, p: Envelope(node.box, object()), strict=True)",
     "a spawn and a stop": """
 def make(node, p):
+    child = Does(lambda *a: None, lambda q: Envelope(node.box, 1))
     return [
-        Envelope(p.executor, Spawn(Does(lambda *a: None, lambda q: Envelope(node.box, 1)), "child")),
+        Envelope(p.executor, Spawn(child, "child")),
         Envelope(p.executor, Monitor(Pid("child", BARE))),
         Envelope(Pid("child", BARE), 1),
         Envelope(p.executor, Stop(Pid("child", BARE))),
