@@ -854,3 +854,34 @@ def test_the_bound_holds_while_what_was_sent_is_looked_at() -> None:
         executor.step(0)
         # One more for the one that was on its way.
         assert executor.outside_depth <= 101
+
+
+# Memory that is exhausted for a moment.
+
+
+def test_a_stop_is_done_or_not_done_where_memory_is_short() -> None:
+    """A Stop for which there is no memory ends its sender, and leaves whom it would have ended."""
+    testcapi = pytest.importorskip("_testcapi")
+    for nth in range(40):
+        with bare_executor() as executor:
+            watcher, told = listen(executor, "watcher")
+            watched, _ = listen(executor, "watched")
+            stopper, _ = listen(executor, "stopper")
+            executor.send(executor.pid, Monitor(watched), sender=watcher)
+            settle(executor)
+            executor.send(executor.pid, Stop(watched), sender=stopper)
+            testcapi.set_nomemory(nth, nth + 1)
+            try:
+                executor.step()
+            except MemoryError:
+                # That ends a node, and says why.
+                continue
+            finally:
+                testcapi.remove_mem_hooks()
+            settle(executor)
+            if stopper not in executor.table:
+                # It was held to account for it, so what it asked for was not done, not by half.
+                assert watched in executor.table and not told
+                executor.send(executor.pid, Stop(watched))
+                settle(executor)
+                assert told

@@ -112,6 +112,7 @@ cdef class Executor:
     cdef int drop(self, Envelope envelope, object reason) except -1
     cdef int remove_entry(self, Entry entry, object reason) except -1
     cdef object detach(self, Entry entry)
+    cdef list farewells(self, Entry entry, dict watchers, object reason)
     cdef int tell_ended(self, Entry entry, object watchers, object reason) except -1
     cdef int subscribe(self, Entry entry, dict subscribers, int which, bint wanted) except -1
     cdef int tell(self, Pid to, object msg, CorrelationId correlation_id=*) except -1

@@ -118,6 +118,7 @@ cdef extern from "Python.h":
 ctypedef int (*quiet_step)(Executor executor) noexcept
 ctypedef int (*quiet_output)(Executor executor, Entry entry, PyObject* result) noexcept
 ctypedef int (*quiet_say)(Routes routes, Envelope envelope) noexcept
+ctypedef int (*quiet_watch)(Executor executor, Pid watcher, Pid watched) noexcept
 ctypedef int (*quiet_control)(Controls controls, Envelope envelope) noexcept
 ctypedef PyObject* (*quiet_codec)(Executor executor, Envelope envelope) noexcept
 
@@ -1129,8 +1130,20 @@ cdef class Executor:
         return 0
 
     cdef int remove_entry(self, Entry entry, object reason) except -1:
-        """End a process or service: its timers, its monitors, and the cycle between the two."""
-        return self.tell_ended(entry, self.detach(entry), reason)
+        """End a process or service: its timers, its monitors, and the cycle between the two.
+
+        All or nothing: what takes memory comes first, so no monitor misses the end of who has gone.
+        """
+        cdef list said = None
+        cdef Envelope envelope
+        if entry.watchers:
+            said = self.farewells(entry, entry.watchers, reason)
+            self.run_queue.reserve(len(said))
+        self.detach(entry)
+        if said is not None:
+            for envelope in said:
+                self.run_queue.put(envelope)
+        return 0
 
     cdef object detach(self, Entry entry):
         """Take a process or service out of all that knows it; returns who monitored it.
@@ -1187,31 +1200,45 @@ cdef class Executor:
                     if (<Entry>found).watchers is not None:
                         (<Entry>found).watchers.pop(entry.pid, None)
                 elif self.routes is not None:
-                    self.unwatch(entry.pid, <Pid>pid)
+                    if (<quiet_watch><void*>unwatch)(self, entry.pid, <Pid>pid) < 0:
+                        # The peer is not told, but what it says of that is not for anybody here.
+                        take_failure()
         return watchers
 
     cdef int tell_ended(self, Entry entry, object watchers, object reason) except -1:
         """Tell who monitored a life that it has ended: in its turn, behind what that life sent."""
+        if watchers:
+            for envelope in self.farewells(entry, watchers, reason):
+                self.run_queue.put(envelope)
+        return 0
+
+    cdef list farewells(self, Entry entry, dict watchers, object reason):
+        """What tells them so."""
         cdef PyObject* found
         cdef Notice notice
         cdef Connection connection
-        if not watchers:
-            return 0
+        cdef list said = []
         down = self.protocol.Down(entry.pid, reason, entry.life)
         for pid in watchers:
+            if same_pid(<Pid>pid, entry.pid):
+                # Its own monitor of itself has nobody left to tell.
+                continue
+            notice = Notice.__new__(Notice)
+            notice.msg = down
             found = self.table.find(<Pid>pid)
             if found is not NULL:
-                self.notify(<Entry>found, down)
+                notice.entry = <Entry>found
             elif self.routes is not None:
                 connection = self.routes.find((<Pid>pid).node)
-                # Else that node is told nothing any more: to its processes all of this one is down.
-                if connection is not None:
-                    notice = Notice.__new__(Notice)
-                    notice.connection = connection
-                    notice.watcher = <Pid>pid
-                    notice.msg = down
-                    self.run_queue.put(new_envelope(self.pid, notice, None, None))
-        return 0
+                if connection is None:
+                    # That node is told nothing any more: to its processes all of this one is down.
+                    continue
+                notice.connection = connection
+                notice.watcher = <Pid>pid
+            else:
+                continue
+            said.append(new_envelope(self.pid, notice, None, None))
+        return said
 
     # What the runtime has to say.
 
@@ -1733,6 +1760,10 @@ cdef object recoded(Executor executor, Envelope envelope):
 
 cdef int say(Routes routes, Envelope envelope) except -1:
     return routes.say(envelope)
+
+
+cdef int unwatch(Executor executor, Pid watcher, Pid watched) except -1:
+    return executor.unwatch(watcher, watched)
 
 
 cdef int handle(Controls controls, Envelope envelope) except -1:
