@@ -224,3 +224,37 @@ def test_a_batch_from_another_node_meets_a_mailbox_limit(count: int, strict: boo
         lost = a.executor_status().dead_letters.get("mailbox_full", 0)
         assert len(limited.got) + lost == count and limited.got == sorted(limited.got)
         assert a.status == b.status == "running"
+
+
+@rabble.message(name="remote_messages.Spawns")
+class Spawns:
+    """Spawns a process where it is built: in the middle of a batch."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        for node, process in SPAWNED:
+            node.spawn(process, self.name, mailbox_max=5)
+        SPAWNED.clear()
+
+
+SPAWNED: list[tuple[rabble.Node, Process]] = []
+
+
+def test_a_limit_of_who_is_spawned_within_a_batch_counts_what_is_counted_out() -> None:
+    """Other threads may spawn while a batch is decoded, as a message's own code may."""
+    with rouse("a") as a, rouse("b") as b:
+        meet(a, b)
+        limited, free = Slow(), Slow()
+        late, to = Pid("late", a.node_id), a.spawn(free, "free")
+        spawns = Spawns("late")
+        out = [*(Envelope(late, n) for n in range(8)), Envelope(to, spawns), Envelope(to, "end")]
+        SPAWNED.append((a, limited))
+        batch = b.spawn(Does(lambda process, msg, sender: out), "batch")
+        b.send(batch, 1)
+        until(lambda: free.got and free.got[-1] == "end")
+        assert limited.got in ([0, 1, 2, 3, 4], [])
+        limited.got.clear()
+        for n in range(20):
+            b.send(late, n)
+            until(lambda n=n: limited.got[-1:] == [n])

@@ -5,16 +5,19 @@ Each of these once ended the interpreter or the node, or broke a promise.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 from unittest.mock import Mock
 
 import pytest
 
+import rabble.messages
 from rabble import (
     CancelTimer,
     CorrelationId,
@@ -797,3 +800,163 @@ def test_a_closed_mailbox_is_nobody(executor: Executor) -> None:
     executor.send(pid, 1)
     settle(executor)
     assert executor.dead_letters == {DeadLetterReason.NO_PROCESS: 1}
+
+
+# What is kept of who has ended.
+
+
+def test_what_ended_lives_on_by_nothing_that_a_user_keeps_at_it(executor: Executor) -> None:
+    """Entries are not the collector's: a cycle through one has to be cut when it ends."""
+
+    def react(process: Process, msg: Any, sender: Pid | None) -> Output:
+        process.random.owner = process  # type: ignore[attr-defined]
+        return None
+
+    held = Does(react)
+    gone = weakref.ref(held)
+    pid = executor.spawn(held, "held")
+    executor.send(pid, 1)
+    executor.send(executor.pid, Stop(pid))
+    settle(executor)
+    del held
+    gc.collect()
+    assert gone() is None
+
+
+def test_an_executor_is_let_go_of_though_its_witness_keeps_a_process() -> None:
+    witness = Witness()
+    gone = weakref.ref(witness)
+    with bare_executor(witness=witness) as executor:
+        vars(witness)["kept"] = Writes()
+        vars(witness)["executor"] = executor
+        executor.spawn(vars(witness)["kept"], "kept")
+    del executor, witness
+    gc.collect()
+    assert gone() is None
+
+
+# What may be done with a table, and to the executor's own pid.
+
+
+def test_whatever_stands_in_a_table_is_no_crash(executor: Executor, witness: Witness) -> None:
+    to = Pid("odd", BARE)
+    executor.table.insert(to, "no inbox")
+    executor.send(to, 1)
+    settle(executor)
+    assert [pid for pid, _ in witness.errors] == [to]
+
+
+@pytest.mark.parametrize("way", ["table", "discard"])
+def test_an_executor_ends_whatever_became_of_its_own_pid(way: str) -> None:
+    with bare_executor() as executor:
+        if way == "table":
+            executor.table.discard(executor.pid)
+        else:
+            executor.discard(executor.pid, executor.pid, "gone")
+            settle(executor)
+            assert executor.pid in executor.table
+
+
+def test_a_base_class_without_the_slot_is_refused(witness: Witness) -> None:
+    for slot in (1 << 100, Mock(), Down.pid):  # type: ignore[attr-defined]
+        base = type("Base", (), {"_runtime": slot})
+        with pytest.raises(TypeError, match="slot _runtime"):
+            Executor(BARE, rabble.messages, base, witness, inbox_max=1, spin_us=0)
+
+
+def test_a_process_of_another_executor_is_not_started_here(executor: Executor) -> None:
+    began: list[Process] = []
+    process = Does(lambda *_: None, lambda process: began.append(process))
+    with bare_executor() as other:
+        other.spawn(process, "process", mailbox_max=1)
+        executor.send(executor.pid, process._runtime)
+        settle(executor)
+        assert not began and executor.processes == 0
+        settle(other)
+        assert began == [process]
+
+
+# Limits, when the queue was changed behind them.
+
+
+def test_early_mail_meets_the_limit_though_an_output_failed_meanwhile(executor: Executor) -> None:
+    to = Pid("late", BARE)
+    executor.send(executor.spawn(does("junk"), "fails"), 1)
+    for n in range(100):
+        executor.send(to, n)
+    executor.step(0)
+    _, got = listen(executor, "late", mailbox_max=3)
+    settle(executor)
+    assert got == [0, 1, 2]
+    for n in range(2):
+        executor.send(to, n)
+    settle(executor)
+    assert got == [0, 1, 2, 0, 1]
+
+
+def test_a_generator_that_spawns_meets_the_limit_of_what_it_spawned(executor: Executor) -> None:
+    child = Writes()
+
+    def out() -> Iterator[Envelope]:
+        yield Envelope(Pid("child", BARE), "early")
+        pid = executor.spawn(child, "child", mailbox_max=3)
+        for n in range(100):
+            yield Envelope(pid, n)
+
+    executor.send(executor.spawn(Does(lambda *_: out()), "parent"), 1)
+    for _ in range(2):
+        settle(executor)
+        assert child.got == ["early", 0, 1]
+    for n in range(3):
+        executor.send(Pid("child", BARE), n)
+    settle(executor)
+    assert child.got[3:] == [0, 1, 2]
+
+
+def test_the_bound_holds_while_what_was_sent_is_looked_at() -> None:
+    """In strict mode that may be somebody's code, while others send on."""
+
+    class Sends(OddCodec):
+        def encode_message(self, msg: Any) -> Any:
+            with contextlib.suppress(QueueFull):
+                executor.send(to, -1)
+            return super().encode_message(msg)
+
+    with bare_executor(codec=Sends(), inbox_max=100) as executor:
+        to, _ = listen(executor)
+        for n in range(100):
+            executor.send(to, n)
+        executor.step(0)
+        # One more for the one that was on its way.
+        assert executor.outside_depth <= 101
+
+
+# Memory that is exhausted for a moment.
+
+
+def test_a_stop_is_done_or_not_done_where_memory_is_short() -> None:
+    """A Stop for which there is no memory ends its sender, and leaves whom it would have ended."""
+    testcapi = pytest.importorskip("_testcapi")
+    for nth in range(40):
+        with bare_executor() as executor:
+            watcher, told = listen(executor, "watcher")
+            watched, _ = listen(executor, "watched")
+            stopper, _ = listen(executor, "stopper")
+            executor.send(executor.pid, Monitor(watched), sender=watcher)
+            settle(executor)
+            executor.send(executor.pid, Stop(watched), sender=stopper)
+            testcapi.set_nomemory(nth, nth + 1)
+            try:
+                executor.step()
+            except MemoryError:
+                # That ends a node, and says why.
+                continue
+            finally:
+                testcapi.remove_mem_hooks()
+            settle(executor)
+            if stopper not in executor.table:
+                # It was held to account for it, so what it asked for was not done, not by half.
+                assert watched in executor.table and not told
+                executor.send(executor.pid, Stop(watched))
+                settle(executor)
+                assert told

@@ -264,3 +264,41 @@ seen = subprocess.run(
 assert "anon_inode" not in seen, seen
 assert "/dev/null" in seen or "pipe:" in seen, seen
 """)
+
+
+def test_120_a_fork_in_a_receive_delivers_and_sends_nothing_twice() -> None:
+    """What stood in the queue is the parent's, and what was said to another node and not sent."""
+    run(
+        """
+from tests.cluster.mesh import meet, rouse
+from tests.support import Does
+
+said, say = os.pipe()
+with rouse("a") as a, rouse("b") as b, b.mailbox() as box:
+    meet(a, b)
+
+    def fork():
+        if child := os.fork():
+            children.append(child)
+
+    children = []
+    a.spawn(Does(lambda *_: fork()), "forks")
+    a.spawn(Does(lambda *_: os.write(say, b"x") and None), "after")
+    first = a.spawn(Does(lambda *_: [
+        Envelope(box.pid, "once"),
+        Envelope(a.pid("forks"), 1),
+        Envelope(a.pid("after"), 1),
+        Envelope(box.pid, "last"),
+    ]), "first")
+    a.send(first, 1)
+    assert [box.receive(PATIENCE_S).msg for _ in range(2)] == ["once", "last"]
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) in (0, 1)
+    try:
+        again = box.receive(0.5).msg
+    except CallTimeout:
+        again = None
+    assert again is None, again
+    assert os.read(said, 10) == b"x"
+""",
+        *FORKS,
+    )

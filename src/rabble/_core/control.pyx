@@ -151,7 +151,8 @@ cdef class Control(Controls):
         return 0
 
     cdef int start_process(self, Entry entry) except -1:
-        if entry.unstarted and entry.target is not None:
+        # Another executor's process starts there.
+        if entry.unstarted and entry.target is not None and entry.runtime is self.executor.scene:
             self.executor.start(entry)
         return 0
 
@@ -164,6 +165,8 @@ cdef class Control(Controls):
         if found is not NULL and (<Entry>found).target is request.target:
             # Held: the table's may be the only other reference.
             entry = <Entry>found
+            if entry.kind == EXECUTOR:
+                raise ValueError("the executor's own pid stays until it ends")
             self.executor.remove_entry(entry, request.reason)
         return 0
 
@@ -308,8 +311,9 @@ cdef class Control(Controls):
             watched.watchers = {}
         if entry.watched is None:
             entry.watched = {}
-        watched.watchers[entry.pid] = True
+        # In this order: where there is no memory for the second one, nobody's successor is told.
         entry.watched[pid] = True
+        watched.watchers[entry.pid] = True
         return 0
 
     cdef int demonitor(self, object request, Envelope envelope) except -1:
@@ -400,13 +404,15 @@ cdef class Control(Controls):
                 )
                 self.executor.routes.answered(connection)
                 return 0
-            connection.watched_count += 1
         if watched.watchers is None:
             watched.watchers = {}
-        watched.watchers[heard.about] = True
         if watchers is None:
             watchers = connection.watched[heard.to] = {}
-        watchers[heard.about] = True
+        if heard.about not in watchers:
+            # Counted when it stands there, and not if there is no memory for it.
+            watchers[heard.about] = True
+            connection.watched_count += 1
+        watched.watchers[heard.about] = True
         return 0
 
     cdef int unwatch(self, Heard heard, Connection connection) except -1:

@@ -10,7 +10,7 @@ from rabble._core.inbox cimport Inbox
 from rabble._core.poll cimport Connection
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.routes cimport Routes
-from rabble._core.table cimport DispatchTable, Entry, EntryKind
+from rabble._core.table cimport DispatchTable, Entry, EntryKind, Scene
 from rabble._core.timers cimport TimerWheel
 
 cdef enum Added:
@@ -50,9 +50,8 @@ cdef class Executor:
     cdef object codec                      # strict mode: every message goes through it; or None
     cdef object local_classes              # ids of the classes that the strict mode lets pass
     cdef object clock                      # handed-in clock in ns, or None for CLOCK_MONOTONIC
-    cdef object seed
+    cdef Scene scene                       # what its processes may ask: batch, seed, its pid
     cdef int64_t epoch_ns                  # when tick 0 of the wheel was
-    cdef int64_t batch_ns                  # when the current batch began
     cdef int64_t stride                    # how many deliveries until the next look at the clock
     cdef Idle idle                         # what it does while it has nothing to do
     cdef volatile bint is_stopping         # drain, then end
@@ -115,6 +114,7 @@ cdef class Executor:
     cdef int drop(self, Envelope envelope, object reason) except -1
     cdef int remove_entry(self, Entry entry, object reason) except -1
     cdef object detach(self, Entry entry)
+    cdef list farewells(self, Entry entry, dict watchers, object reason)
     cdef int tell_ended(self, Entry entry, object watchers, object reason) except -1
     cdef int subscribe(self, Entry entry, dict subscribers, int which, bint wanted) except -1
     cdef int tell(self, Pid to, object msg, CorrelationId correlation_id=*) except -1

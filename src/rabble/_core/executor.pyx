@@ -25,6 +25,7 @@ from libc.stdint cimport int64_t
 from rabble._core.capacities cimport DUE_QUEUED_MAX, TURN_DELIVERIES_MAX
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.failure cimport take_failure
+from rabble._core.hear cimport Heard
 from rabble._core.idle cimport Idle
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
 from rabble._core.inbox cimport Inbox, monotonic_ns
@@ -42,10 +43,12 @@ from rabble._core.table cimport (
     Entry,
     EntryKind,
     MailboxLimit,
+    Scene,
 )
 from rabble._core.texts cimport bounded_repr, bounded_str, type_name
 from rabble._core.timers cimport Timer, TimerWheel
 
+from bisect import bisect_left
 from types import FunctionType
 
 from rabble._core.texts import Interrupted
@@ -69,7 +72,13 @@ cdef extern from *:
     static unsigned int rabble_forks = 0;
     static void rabble_forked(void) { rabble_forks += 1; }
     #define RABBLE_WATCH_FORKS() pthread_atfork(NULL, NULL, rabble_forked)
-    #define RABBLE_MEMBER_OFFSET(member) (((PyMemberDescrObject *)(member))->d_member->offset)
+    /* -1 if it is no slot of that class for an object. */
+    static Py_ssize_t rabble_member_offset(PyObject *type, PyObject *member) {
+        PyMemberDescrObject *slot = (PyMemberDescrObject *)member;
+        if (!PyType_Check(type) || Py_TYPE(member) != &PyMemberDescr_Type) return -1;
+        if (!PyType_IsSubtype((PyTypeObject *)type, PyDescr_TYPE(member))) return -1;
+        return slot->d_member->type == T_OBJECT_EX ? slot->d_member->offset : -1;
+    }
     /* What PyObject_Vectorcall does, without asking what a plain function is, and without looking
        whether it raised just if it says so: the interpreter is who says it. */
     #define RABBLE_CALL(function, args, count) \
@@ -82,7 +91,7 @@ cdef extern from *:
     """
     unsigned int forks "rabble_forks"
     int RABBLE_WATCH_FORKS() noexcept
-    Py_ssize_t member_offset "RABBLE_MEMBER_OFFSET"(object member) noexcept
+    Py_ssize_t member_offset "rabble_member_offset"(object cls, object member) noexcept
     PyObject* RABBLE_CALL(PyObject* function, PyObject* const* args, size_t count)
     # By the layout itself: `isinstance` believes what an object says of its class.
     bint RABBLE_IS_INSTANCE(object value, object cls) noexcept
@@ -110,6 +119,7 @@ cdef extern from "Python.h":
 ctypedef int (*quiet_step)(Executor executor) noexcept
 ctypedef int (*quiet_output)(Executor executor, Entry entry, PyObject* result) noexcept
 ctypedef int (*quiet_say)(Routes routes, Envelope envelope) noexcept
+ctypedef int (*quiet_watch)(Executor executor, Pid watcher, Pid watched) noexcept
 ctypedef int (*quiet_control)(Controls controls, Envelope envelope) noexcept
 ctypedef PyObject* (*quiet_codec)(Executor executor, Envelope envelope) noexcept
 
@@ -142,8 +152,8 @@ cdef class Controls:
         raise TypeError("this executor was given nobody who handles control messages")
 
 
-# What is taken for an exception that was lost: without memory the interpreter may end a call without
-# one. Made once, so that it is there then.
+# What is taken for an exception that was lost: without memory the interpreter may end a call
+# without one. Made once, so that it is there then.
 cdef object LOST = MemoryError("there was no memory for the exception itself")
 
 
@@ -198,16 +208,23 @@ cdef class Executor:
         self.protocol = protocol
         self.local_classes = frozenset([id(cls) for cls in protocol.LOCAL_CLASSES])
         self.process_class = process_class
-        self.runtime_offset = member_offset(process_class._runtime)
+        self.runtime_offset = member_offset(process_class, process_class._runtime)
+        if self.runtime_offset < 0:
+            raise TypeError(
+                f"process_class must be a class with a slot _runtime, "
+                f"not {bounded_repr(process_class, 200)}"
+            )
         self.born_after_forks = forks
         self.observer = observer
         self.codec = codec
         self.checks = codec is not None
-        self.seed = seed
+        self.scene = Scene.__new__(Scene)
+        self.scene.pid = self.pid
+        self.scene.seed = f"{seed}"
         self.clock = clock
         self.idle = Idle(spin_us)
         self.epoch_ns = self.now_ns()
-        self.batch_ns = self.epoch_ns
+        self.scene.batch_ns = self.epoch_ns
         self.interrupted_at = -1
         self.dead_letters = {}
         self.letter_subscribers = {}
@@ -221,7 +238,7 @@ cdef class Executor:
         cdef Entry own = Entry.__new__(Entry)
         own.pid = self.pid
         own.target = self.pid
-        own.runtime = self
+        own.runtime = self.scene
         own.kind = EXECUTOR
         self.table.add(own)
 
@@ -233,7 +250,7 @@ cdef class Executor:
     @property
     def now(self):
         """Monotonic seconds at which the current batch began."""
-        return self.batch_ns * 1e-9
+        return self.scene.now
 
     @property
     def stopping(self):
@@ -313,8 +330,7 @@ cdef class Executor:
 
     def new_random(self, Pid pid not None, life):
         """The random source of one life of a process."""
-        from random import Random
-        return Random(f"{self.seed}:{pid}:{life}")
+        return self.scene.new_random(pid, life)
 
     def send(
         self, Pid to not None, msg, *, Pid sender=None, CorrelationId correlation_id=None
@@ -390,7 +406,7 @@ cdef class Executor:
         entry = Entry.__new__(Entry)
         entry.pid = pid
         entry.target = process
-        entry.runtime = self
+        entry.runtime = self.scene
         entry.kind = PROCESS
         entry.limit = limit
         # The plain function is called with the process as its first argument: a bound method for
@@ -569,8 +585,11 @@ cdef class Executor:
         self.running = False
         self.is_stopping = True
         for step in range(END_STEPS):
-            status = end_step(self, step)
-            if status < 0:
+            # Once more if it failed: memory was exhausted for a moment, say.
+            for _ in range(2):
+                status = end_step(self, step)
+                if status == 0:
+                    break
                 failure = what_failed()
                 if error is None and type(failure) is not Interrupted:
                     error = failure
@@ -645,7 +664,7 @@ cdef class Executor:
         cdef Entry entry = Entry.__new__(Entry)
         entry.pid = pid
         entry.target = target
-        entry.runtime = self
+        entry.runtime = self.scene
         entry.kind = kind
         if self.is_stopping or not self.table.add(entry):
             return False
@@ -659,7 +678,7 @@ cdef class Executor:
         cdef int64_t looked = start
         cdef int64_t now, _, until_look
         cdef PyObject* taken
-        self.batch_ns = start
+        self.scene.batch_ns = start
         self.in_turn = True
         try:
             self.poll(start)
@@ -672,6 +691,9 @@ cdef class Executor:
                 taken = self.run_queue.take_owned()
                 self.popped += 1
                 try_deliver(self, taken)
+                if forks != self.born_after_forks:
+                    # It forked, and returned in the child: all that waits is the parent's.
+                    return 0
                 until_look -= 1
                 if until_look == 0:
                     now = self.now_ns()
@@ -717,7 +739,11 @@ cdef class Executor:
             while left != 0 and self.inbox.queue.count() != 0:
                 left -= 1
                 envelope = self.inbox.queue.take()
+                # Counted one by one: somebody's code may run, and others send meanwhile.
+                begin = self.popped + self.run_queue.count()
                 admit_outside(self, envelope)
+                self.note_span(begin)
+            return 0
         return self.note_span(begin)
 
     cdef int note_span(self, size_t begin) except -1:
@@ -1038,6 +1064,7 @@ cdef class Executor:
         """Queue an envelope if its receiver's mailbox has room for it."""
         cdef PyObject* found
         cdef MailboxLimit limit
+        cdef size_t place
         if self.limited:
             found = self.table.find(envelope.to)
             if found is not NULL and (<Entry>found).limit is not None:
@@ -1046,17 +1073,31 @@ cdef class Executor:
                     return self.drop(envelope, self.protocol.DeadLetterReason.MAILBOX_FULL)
                 self.run_queue.reserve(1)
                 limit.queued += 1
+                # What is counted here is counted out, too, though it stood in the queue for a
+                # moment when its process was spawned.
+                place = self.popped + self.run_queue.count()
+                if <Py_ssize_t>(limit.counted_from - place) > 0:
+                    limit.counted_from = place
         self.run_queue.put(envelope)
         return 0
 
     cdef int recount(self) except -1:
-        """Count anew what waits for each process with a limit: the queue was changed inside."""
+        """Count anew what waits for each process with a limit: the queue was changed.
+
+        What stood there before its process was spawned is still not counted: as much of it as may
+        wait is found when it is delivered.
+        """
         cdef Entry entry
+        cdef MailboxLimit limit
         cdef PyObject* found
         cdef size_t position
+        cdef size_t end = self.popped + self.run_queue.count()
         for entry in self.table.snapshot():
-            if entry.limit is not None:
-                entry.limit.queued = 0
+            limit = entry.limit
+            if limit is not None:
+                limit.queued = 0
+                if <Py_ssize_t>(limit.counted_from - end) > 0:
+                    limit.counted_from = end
         position = self.run_queue.head
         while position != self.run_queue.tail:
             # Finding a pid runs nobody's code, so the queue stays as it is meanwhile.
@@ -1064,12 +1105,11 @@ cdef class Executor:
                 (<Envelope>self.run_queue.slots[position & self.run_queue.mask]).to
             )
             if found is not NULL and (<Entry>found).limit is not None:
-                # What came before its spawn stays that: it was not let in, and is met at its turn.
+                limit = (<Entry>found).limit
                 if <Py_ssize_t>(
-                    (<Entry>found).limit.counted_from
-                    - (self.popped + (position - self.run_queue.head))
-                ) <= 0:
-                    (<Entry>found).limit.queued += 1
+                    self.popped + (position - self.run_queue.head) - limit.counted_from
+                ) >= 0:
+                    limit.queued += 1
             position += 1
         return 0
 
@@ -1110,8 +1150,20 @@ cdef class Executor:
         return 0
 
     cdef int remove_entry(self, Entry entry, object reason) except -1:
-        """End a process or service: its timers, its monitors, and the cycle between the two."""
-        return self.tell_ended(entry, self.detach(entry), reason)
+        """End a process or service: its timers, its monitors, and the cycle between the two.
+
+        All or nothing: what takes memory comes first, so no monitor misses the end of who has gone.
+        """
+        cdef list said = None
+        cdef Envelope envelope
+        if entry.watchers:
+            said = self.farewells(entry, entry.watchers, reason)
+            self.run_queue.reserve(len(said))
+        self.detach(entry)
+        if said is not None:
+            for envelope in said:
+                self.run_queue.put(envelope)
+        return 0
 
     cdef object detach(self, Entry entry):
         """Take a process or service out of all that knows it; returns who monitored it.
@@ -1167,6 +1219,7 @@ cdef class Executor:
             (<Inbox>entry.target).close()
         entry.target = None
         entry.receive = None
+        entry.random_source = None
         entry.takes_self = False
         if watched is not None:
             for pid in watched:
@@ -1175,31 +1228,45 @@ cdef class Executor:
                     if (<Entry>found).watchers is not None:
                         (<Entry>found).watchers.pop(entry.pid, None)
                 elif self.routes is not None:
-                    self.unwatch(entry.pid, <Pid>pid)
+                    if (<quiet_watch><void*>unwatch)(self, entry.pid, <Pid>pid) < 0:
+                        # The peer is not told, but what it says of that is not for anybody here.
+                        take_failure()
         return watchers
 
     cdef int tell_ended(self, Entry entry, object watchers, object reason) except -1:
         """Tell who monitored a life that it has ended: in its turn, behind what that life sent."""
+        if watchers:
+            for envelope in self.farewells(entry, watchers, reason):
+                self.run_queue.put(envelope)
+        return 0
+
+    cdef list farewells(self, Entry entry, dict watchers, object reason):
+        """What tells them so."""
         cdef PyObject* found
         cdef Notice notice
         cdef Connection connection
-        if not watchers:
-            return 0
+        cdef list said = []
         down = self.protocol.Down(entry.pid, reason, entry.life)
         for pid in watchers:
+            if same_pid(<Pid>pid, entry.pid):
+                # Its own monitor of itself has nobody left to tell.
+                continue
+            notice = Notice.__new__(Notice)
+            notice.msg = down
             found = self.table.find(<Pid>pid)
             if found is not NULL:
-                self.notify(<Entry>found, down)
+                notice.entry = <Entry>found
             elif self.routes is not None:
                 connection = self.routes.find((<Pid>pid).node)
-                # Else that node is told nothing any more: to its processes all of this one is down.
-                if connection is not None:
-                    notice = Notice.__new__(Notice)
-                    notice.connection = connection
-                    notice.watcher = <Pid>pid
-                    notice.msg = down
-                    self.run_queue.put(new_envelope(self.pid, notice, None, None))
-        return 0
+                if connection is None:
+                    # That node is told nothing any more: to its processes all of this one is down.
+                    continue
+                notice.connection = connection
+                notice.watcher = <Pid>pid
+            else:
+                continue
+            said.append(new_envelope(self.pid, notice, None, None))
+        return said
 
     # What the runtime has to say.
 
@@ -1338,10 +1405,11 @@ cdef class Executor:
     cdef int connect(self, Connection connection) except -1:
         """A connection to a node is established."""
         cdef Connection old = self.routes.by_name.get(connection.link.peer.name)
+        cdef size_t before = self.run_queue.count()
         if old is not None:
             self.routes.hear_all(old, self.run_queue)
-            if self.limited:
-                self.recount()
+            if self.limited and self.run_queue.count() != before:
+                admit_newest(self, self.run_queue.count() - before)
             self.disconnect(old)
         self.routes.add(connection)
         up = self.protocol.NodeUp(connection.link.peer, connection.link.incarnation)
@@ -1355,7 +1423,7 @@ cdef class Executor:
         if not self.routes.remove(connection):
             return 0
         # What was sent before must not reach the node's next start.
-        self.poll(self.batch_ns)
+        self.poll(self.scene.batch_ns)
         self.drop_all_for(node)
         self.routes.shrunk(self.popped + self.run_queue.count())
         watches, connection.watches = connection.watches, {}
@@ -1387,19 +1455,47 @@ cdef class Executor:
         return 0
 
     cdef int drop_all_for(self, NodeId node) except -1:
-        cdef size_t left = self.run_queue.count()
+        """Make dead letters of what is queued for another node, once all of it is out."""
+        cdef EnvelopeQueue queue = self.run_queue
+        cdef size_t left = queue.count()
+        cdef size_t place
+        cdef list dropped = []
+        cdef list places = []      # where each of them stands, in envelopes ever taken out
+        cdef list entries
         cdef Envelope envelope
+        cdef Entry entry
+        cdef PyObject* owned
+        # All the memory first: a queue that is half turned over would be out of order.
+        for place in range(left):
+            envelope = <Envelope>queue.slots[(queue.head + place) & queue.mask]
+            if same_node(envelope.to.node, node):
+                places.append(self.popped + place)
+                dropped.append(envelope)
+        if not dropped:
+            return 0
+        entries = self.table.snapshot()
         while left != 0:
             left -= 1
-            envelope = self.run_queue.take()
-            if same_node(envelope.to.node, node):
-                # Counted as taken, so that whatever is behind keeps its place.
-                self.popped += 1
-                self.drop(envelope, self.protocol.DeadLetterReason.NOT_CONNECTED)
+            owned = queue.take_owned()
+            if same_node((<Envelope>owned).to.node, node):
+                Py_DECREF(<Envelope>owned)
             else:
-                self.run_queue.put(envelope)
+                # There is room for what was just taken out.
+                queue.put_owned(owned)
+        # Whoever is behind one that went has moved up, and so have the places that are kept.
+        for pid, ended in list(self.ended_pids.items()):
+            self.ended_pids[pid] = ended - bisect_left(places, ended)
+        self.ended_at -= <size_t>bisect_left(places, self.ended_at)
         if self.limited:
+            for entry in entries:
+                if entry.limit is not None:
+                    # So many stood before where it is counted from.
+                    entry.limit.counted_from -= <size_t>bisect_left(
+                        places, entry.limit.counted_from
+                    )
             self.recount()
+        for envelope in dropped:
+            self.drop(envelope, self.protocol.DeadLetterReason.NOT_CONNECTED)
         return 0
 
     cdef int say_undelivered(self, Envelope envelope, object reason) except -1:
@@ -1453,8 +1549,17 @@ cdef class Executor:
 
     cdef int control(self, Envelope envelope) except -1:
         cdef int status = (<quiet_control><void*>handle)(self.controls, envelope)
+        cdef object cls
         if status < 0:
-            self.refuse(envelope, what_failed())
+            error = what_failed()
+            cls = type(envelope.msg)
+            if type(error) is MemoryError and (
+                cls is Notice or cls is Timer or cls is Heard or cls is Linked or cls is Discard
+            ):
+                # Of the runtime's own: a Down that was promised, say. Who asked for it is nobody who
+                # could be ended for it, so the node is what fails.
+                raise error
+            self.refuse(envelope, error)
         return 0
 
     cdef bint is_stale(self, Pid sender) except -1:
@@ -1501,9 +1606,9 @@ cdef class Executor:
 
     cdef int tell_shutdown(self) except -1:
         """Who monitors the executor is told that the node ends, and its answer is still sent."""
-        cdef Entry own = <Entry>self.table.find(self.pid)
-        if own.watchers is not None:
-            for pid in list(own.watchers):
+        cdef PyObject* found = self.table.find(self.pid)
+        if found is not NULL and (<Entry>found).watchers is not None:
+            for pid in list((<Entry>found).watchers):
                 self.tell(<Pid>pid, self.protocol.Shutdown("the node shuts down"))
         return 0
 
@@ -1549,7 +1654,8 @@ cdef int absorb(Executor executor) except -1:
 
 
 cdef int flush(Executor executor) except -1:
-    if executor.routes is not None:
+    # In a forked child it is the parent who sends it.
+    if executor.routes is not None and forks == executor.born_after_forks:
         executor.routes.flush()
     return 0
 
@@ -1578,6 +1684,7 @@ cdef int let_go(Executor executor) except -1:
     for entry in entries.values():
         entry.timers = entry.watchers = entry.watched = None
         entry.receive = None
+        entry.random_source = None
         entry.takes_self = False
         entry.target = None
     return 0
@@ -1604,10 +1711,10 @@ cdef int loop(Executor executor) except -1:
                 executor.wait(DRAIN_LOOK_NS)
         elif executor.run_queue.count() == 0:
             executor.wait(-1)
-        if executor.batch_ns - offered > GIL_OFFER_NS:
+        if executor.scene.batch_ns - offered > GIL_OFFER_NS:
             # A run of deliveries to inboxes never enters the interpreter's own loop,
             # where the GIL is offered to other threads.
-            offered = executor.batch_ns
+            offered = executor.scene.batch_ns
             with nogil:
                 pass
     return 0
@@ -1626,6 +1733,7 @@ cdef int emit_output(Executor executor, Entry entry, object result) except -1:
     """Queue what `receive` returned: one envelope, or an iterable of them."""
     cdef list fresh = None
     cdef int owners = 0
+    cdef size_t before = executor.run_queue.count()
     cdef bint checked = executor.checks
     if checked:
         fresh = []
@@ -1656,7 +1764,7 @@ cdef int emit_output(Executor executor, Entry entry, object result) except -1:
                 executor.drop((<Undelivered>item).envelope, (<Undelivered>item).reason)
     elif executor.limited:
         # A generator that spawned what has a limit, and sent to it.
-        executor.recount()
+        admit_newest(executor, executor.run_queue.count() - before)
     return 0
 
 
@@ -1705,6 +1813,10 @@ cdef object recoded(Executor executor, Envelope envelope):
 
 cdef int say(Routes routes, Envelope envelope) except -1:
     return routes.say(envelope)
+
+
+cdef int unwatch(Executor executor, Pid watcher, Pid watched) except -1:
+    return executor.unwatch(watcher, watched)
 
 
 cdef int handle(Controls controls, Envelope envelope) except -1:

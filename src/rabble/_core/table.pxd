@@ -23,12 +23,18 @@ cdef class MailboxLimit:
     cdef size_t counted_from       # where in the run queue counting began: at the spawn
     cdef unsigned int early        # of those that stood there before it, how many were met
 
+cdef class Scene:
+    # What a process may ask of where it runs. No way leads from here to the executor.
+    cdef readonly Pid pid          # the executor's, to which control messages go
+    cdef int64_t batch_ns          # when the executor's current batch began
+    cdef str seed                  # of the processes' random sources
+
 cdef class Entry:
     # One life of a process or service: its successor under the same name has another entry.
     cdef readonly Pid pid
     cdef readonly object target    # see EntryKind; None once it was removed
     cdef object receive            # PROCESS: the function to call
-    cdef readonly object runtime   # the executor: clock, seed, its pid
+    cdef readonly object runtime   # where it runs: a Scene; the executor's own, too
     cdef dict watchers             # pids that monitor this one; None while nobody does
     cdef dict watched              # pids that this one monitors; None while there are none
     cdef dict timers               # correlation id -> running Timer; None while there are none

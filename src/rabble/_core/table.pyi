@@ -5,10 +5,18 @@ from typing import Any, final
 
 from rabble._core.ids import Pid
 
-__all__ = ["DispatchTable", "Entry", "MailboxLimit"]
+__all__ = ["DispatchTable", "Entry", "MailboxLimit", "Scene"]
 
 @final
 class MailboxLimit: ...
+
+@final
+class Scene:
+    @property
+    def pid(self) -> Pid: ...
+    @property
+    def now(self) -> float: ...
+    def new_random(self, pid: Pid, life: int) -> random_module.Random: ...
 
 @final
 class Entry:
@@ -17,7 +25,7 @@ class Entry:
     @property
     def target(self) -> Any: ...
     @property
-    def runtime(self) -> Any: ...
+    def runtime(self) -> Scene: ...
     @property
     def life(self) -> int: ...
     @property

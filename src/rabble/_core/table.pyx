@@ -6,11 +6,11 @@ may add; only the executor removes.
 
 cimport cython
 from cpython.object cimport PyObject
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from rabble._core.ids cimport Pid
 
-__all__ = ["DispatchTable", "Entry", "MailboxLimit"]
+__all__ = ["DispatchTable", "Entry", "MailboxLimit", "Scene"]
 
 # Epochs are unique in the whole process, so that a pid cannot take one table's for another's.
 # Guarded by the GIL; 0 is never one.
@@ -31,6 +31,28 @@ cdef class MailboxLimit:
 
 @cython.final
 @cython.no_gc
+cdef class Scene:
+    """Where a process runs: the pid, the clock and the seed of its executor.
+
+    It refers to names and a text, so it is in no cycle.
+    """
+
+    def __init__(self, *args, **kwargs):
+        raise TypeError("a Scene cannot be made by itself: an executor makes its own")
+
+    @property
+    def now(self):
+        """Monotonic seconds at which the executor's current batch began."""
+        return self.batch_ns * 1e-9
+
+    def new_random(self, Pid pid not None, life):
+        """The random source of one life of a process."""
+        from random import Random
+        return Random(f"{self.seed}:{pid}:{life}")
+
+
+@cython.final
+@cython.no_gc
 cdef class Entry:
     """What the executor keeps of one life of a process, and what a process sees as its runtime.
 
@@ -39,7 +61,9 @@ cdef class Entry:
     entry too, and the executor is in both circles. They are cut by hand, and each entry comes
     to that: it is in its table from the moment the process knows it, and whatever takes it out of
     there (the end of the process, or of the executor, which ends in any case) leaves it with
-    neither target nor timers. What stays is the way to the executor, from which no way leads back.
+    neither target nor timers, nor the random source, which may have attributes. What stays is the
+    scene: a pid, a number and a text. It is not the executor, from which a way may lead back, by
+    what a user keeps at the node.
     """
 
     @property
@@ -93,11 +117,14 @@ cdef class DispatchTable:
         return None if found is NULL else <object>found
 
     def insert(self, Pid pid not None, target):
-        """Add an entry for a service's `target`. Returns False if the pid is taken."""
+        """Add an entry whose `target` is called with each envelope. False if the pid is taken.
+
+        Whatever it is: what kind of entry an object fits is the executor's to know.
+        """
         cdef Entry entry = Entry.__new__(Entry)
         entry.pid = pid
         entry.target = target
-        entry.kind = INBOX
+        entry.kind = CALLBACK
         return self.add(entry)
 
     def discard(self, Pid pid not None):
