@@ -635,7 +635,7 @@ class Node:
         """`running`, `stalled`, `stopping`, `stopped`, or `failed`; `forked` in a forked child."""
         if self._executor.forked:
             return "forked"
-        if self._failure is not None:
+        if self._failure is not None or self._executor.failed:
             return "failed"
         if self._ended.closed:
             return "stopped"
@@ -649,6 +649,9 @@ class Node:
 
         A node that a defect, or the end of memory, has deprived of one of its threads ends itself.
         """
+        if self._failure is None and self._executor.failed:
+            # There was not even memory to say so.
+            return "the executor"
         return self._failure
 
     def executor_status(self) -> ExecutorStatus:
@@ -840,10 +843,13 @@ class Node:
 
     def _fail(self, what: str, error: BaseException) -> None:
         """A thread of the runtime cannot go on: neither can the node. For any thread."""
+        # Memory may be exhausted: so first what takes none, which making a closure does.
         first = self._failure is None
         if first:
-            # Memory may be exhausted: so first what takes none.
             self._failure = what
+        self._spread_failure(what, error, first)
+
+    def _spread_failure(self, what: str, error: BaseException, first: bool) -> None:
         how = "failed" if first else "failed, too"
         steps: tuple[Callable[[], object], ...] = (
             lambda: self._executor.request_stop(0.0),

@@ -174,3 +174,46 @@ def test_without_memory_a_delivery_is_made_or_fails(name: str) -> None:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_without_memory_at_each_allocation(name: str) -> None:
     run("MOST, STEP = 2_000, 1\n" + COMMON + SCENARIOS[name], *FORKS)
+
+
+NODE = """
+import _testcapi, logging, sys
+import rabble
+from rabble import Process
+logging.getLogger("rabble").setLevel(1_000)
+class P(Process):
+    def receive(self, msg, sender, cid):
+        if msg is not None:
+            kind, k, m = msg
+            error = ValueError("made before")
+            _testcapi.set_nomemory(k, k + m)
+            if kind == "new":
+                raise ValueError("made now")
+            raise error
+        return rabble.Envelope(sender, "pong", correlation_id=cid)
+for kind in "made", "new":
+    for k in range(0, 40, STEP):
+        for m in 1, 40, 1_000:
+            node = rabble.rouse()
+            p, other = node.spawn(P(), "p"), node.spawn(P(), "other")
+            node.call(p, None), node.call(other, None)
+            node.send(p, (kind, k, m))
+            try:
+                alive = node.call(other, None, 30)
+            except (rabble.RabbleError, MemoryError):
+                alive = None
+            _testcapi.remove_mem_hooks()
+            asked = node.status in ("stopping", "stopped")
+            assert not asked, (kind, k, m, "ends, and nobody has asked for it")
+            assert alive == "pong" or node.status == "failed" or node.call(other, None) == "pong"
+            try:
+                node.shutdown()
+            except rabble.ShutdownTimeout:
+                assert node.status == "failed"
+print("done")
+"""
+
+
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.soak)])
+def test_a_node_whose_receive_left_no_memory_lives_or_says_that_it_failed(step: int) -> None:
+    assert run(f"STEP = {step}\n" + NODE).strip().endswith("done")

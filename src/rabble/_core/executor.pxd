@@ -79,6 +79,7 @@ cdef class Executor:
     cdef readonly int64_t failed_reports   # how often the observer raised when it was told
     cdef readonly dict dead_letters        # reason -> how many
     cdef readonly bint running             # in `run`
+    cdef readonly bint failed              # `run` ended by an exception: known without memory, too
     cdef bint has_run
     cdef unsigned long thread_id           # whose thread that is
     cdef bint interrupting                 # Interrupted was asked for and not yet seen

@@ -582,6 +582,8 @@ cdef class Executor:
                 # It was meant for what did not return just then; the time is over all the same.
                 self.interrupting = False
                 error = None
+            else:
+                self.failed = True
         self.running = False
         self.is_stopping = True
         for step in range(END_STEPS):
@@ -592,6 +594,7 @@ cdef class Executor:
                     break
                 failure = what_failed()
                 if error is None and type(failure) is not Interrupted:
+                    self.failed = True
                     error = failure
         if error is not None:
             raise error
@@ -1556,8 +1559,8 @@ cdef class Executor:
             if type(error) is MemoryError and (
                 cls is Notice or cls is Timer or cls is Heard or cls is Linked or cls is Discard
             ):
-                # Of the runtime's own: a Down that was promised, say. Who asked for it is nobody who
-                # could be ended for it, so the node is what fails.
+                # Of the runtime's own: a Down that was promised, say. There is nobody who could be
+                # ended for it, so the node is what fails.
                 raise error
             self.refuse(envelope, error)
         return 0

@@ -21,7 +21,21 @@ cdef extern from *:
         PyObject *type, *traceback;
         PyErr_Fetch(&type, &error, &traceback);
         if (type != NULL) {
-            PyErr_NormalizeException(&type, &error, &traceback);
+            /* Not by PyErr_NormalizeException, which ends the interpreter if there is no memory
+               for exceptions about missing memory. */
+            if (error == NULL || !PyExceptionInstance_Check(error)) {
+                PyObject *made;
+                if (error == NULL || error == Py_None)
+                    made = PyObject_CallNoArgs(type);
+                else if (PyTuple_Check(error))
+                    made = PyObject_Call(type, error, NULL);
+                else
+                    made = PyObject_CallOneArg(type, error);
+                if (made == NULL) PyErr_Clear();
+                Py_XDECREF(error);
+                error = made;
+                if (error != NULL && !PyExceptionInstance_Check(error)) Py_CLEAR(error);
+            }
             if (error != NULL && traceback != NULL)
                 PyException_SetTraceback(error, traceback);
             Py_DECREF(type);

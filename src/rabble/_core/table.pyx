@@ -6,7 +6,7 @@ may add; only the executor removes.
 
 cimport cython
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from rabble._core.ids cimport Pid
 
