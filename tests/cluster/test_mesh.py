@@ -43,10 +43,10 @@ from rabble import (
     Stop,
 )
 from rabble._core.codec import Codec
+from rabble._core.debug import CAPACITIES
 from rabble.cluster.codes import RefusalCode
 from rabble.cluster.handshake import Failed
 from rabble.cluster.server import ClusterServer
-from rabble._core.debug import CAPACITIES
 from tests.cluster.mesh import (
     SHORT,
     Told,
