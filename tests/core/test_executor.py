@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import subprocess
 import sys
 import threading
@@ -960,3 +961,30 @@ def test_a_stop_is_done_or_not_done_where_memory_is_short() -> None:
                 executor.send(executor.pid, Stop(watched))
                 settle(executor)
                 assert told
+
+
+def test_of_lives_that_ended_no_more_is_kept_than_the_queue_has(executor: Executor) -> None:
+    """However many end, and though the queue is never empty."""
+    names = itertools.count()
+
+    def again(process: Process, msg: Any, sender: Pid | None) -> Output:
+        return Envelope(process.pid, msg)
+
+    executor.send(executor.spawn(Does(again), "never at rest"), 1)
+
+    def end_some() -> None:
+        for n in range(1_000):
+            pid = executor.spawn(Writes(), f"p{n}-{next(names)}")
+            executor.send(executor.pid, Stop(pid))
+        while executor.processes > 1:
+            executor.step()
+
+    end_some()
+    gc.collect()
+    before = sys.getallocatedblocks()
+    for _ in range(20):
+        end_some()
+    gc.collect()
+    assert sys.getallocatedblocks() - before < 20_000
+    executor.send(executor.pid, Stop(Pid("never at rest", BARE)))
+    settle(executor)

@@ -65,7 +65,9 @@ cdef class Executor:
     cdef dict letter_subscribers           # Pid -> Entry of who is told of every dead letter
     cdef dict node_subscribers             # Pid -> Entry of who is told of nodes that come and go
     cdef dict ended_pids                   # Pid of an ended life -> where the run queue ended then
-    cdef size_t ended_at                   # the last of these places; behind it none matters
+    cdef size_t ended_at                   # the last of these places
+    cdef dict ended_before                 # the same of those before; gone when ...
+    cdef size_t ended_before_at            # ... so many were taken out
     cdef size_t popped                     # envelopes ever taken out of the run queue
     cdef Span* spans                       # ring: what of the run queue others sent, in order
     cdef size_t spans_mask
@@ -135,6 +137,7 @@ cdef class Executor:
     cdef bint start(self, Entry entry) except -1
     cdef int give_to_target(self, Entry entry, Envelope envelope) except -1
     cdef bint is_stale(self, Pid sender) except -1
+    cdef int forget_ended(self) except -1
     cdef int refuse(self, Envelope envelope, object error) except -1
     cdef int tell_shutdown(self) except -1
     cdef int absorb_interrupt(self) except -1

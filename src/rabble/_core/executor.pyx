@@ -229,6 +229,7 @@ cdef class Executor:
         self.dead_letters = {}
         self.letter_subscribers = {}
         self.ended_pids = {}
+        self.ended_before = {}
         self.node_subscribers = {}
         self.controls = Controls()
         self.spans = <Span*>PyMem_RawMalloc(SPANS_MIN * sizeof(Span))
@@ -711,6 +712,8 @@ cdef class Executor:
                     looked = now
             if self.inbox.elsewhere != 0:
                 self.forget_spans()
+            if len(self.ended_pids) != 0 or len(self.ended_before) != 0:
+                self.forget_ended()
             if self.routes is not None and self.routes.dirty:
                 self.routes.flush()
         finally:
@@ -1322,8 +1325,9 @@ cdef class Executor:
             return 0
         failure = what_failed()
         if type(failure) is Interrupted:
-            # The time is over, which the loop sees by itself.
+            # It was meant for whatever runs when the time is over.
             self.interrupting = False
+            raise failure
         self.failed_reports += 1
         return 0
 
@@ -1486,9 +1490,11 @@ cdef class Executor:
                 # There is room for what was just taken out.
                 queue.put_owned(owned)
         # Whoever is behind one that went has moved up, and so have the places that are kept.
-        for pid, ended in list(self.ended_pids.items()):
-            self.ended_pids[pid] = ended - bisect_left(places, ended)
+        for pids in (self.ended_pids, self.ended_before):
+            for pid, ended in list((<dict>pids).items()):
+                (<dict>pids)[pid] = ended - bisect_left(places, ended)
         self.ended_at -= <size_t>bisect_left(places, self.ended_at)
+        self.ended_before_at -= <size_t>bisect_left(places, self.ended_before_at)
         if self.limited:
             for entry in entries:
                 if entry.limit is not None:
@@ -1570,13 +1576,24 @@ cdef class Executor:
 
         It was, if it stood in the queue when the last life of that name ended.
         """
-        if len(self.ended_pids) == 0:
-            return False
-        if <Py_ssize_t>(self.popped - self.ended_at) > 0:
-            self.ended_pids.clear()
+        if len(self.ended_pids) == 0 and len(self.ended_before) == 0:
             return False
         place = self.ended_pids.get(sender)
+        if place is None:
+            place = self.ended_before.get(sender)
         return place is not None and <Py_ssize_t>(self.popped - <size_t>place) <= 0
+
+    cdef int forget_ended(self) except -1:
+        """Forget the lives of whose messages none is in the queue any more.
+
+        In two generations, as the queue may never be empty: those before are gone when the queue has
+        passed the last of them, and those since then take their place.
+        """
+        if <Py_ssize_t>(self.popped - self.ended_before_at) >= 0:
+            self.ended_before = self.ended_pids
+            self.ended_before_at = self.ended_at
+            self.ended_pids = {}
+        return 0
 
     cdef int refuse(self, Envelope envelope, object error) except -1:
         """A control message was wrong: that is an error of the process that sent it."""
