@@ -1586,8 +1586,8 @@ cdef class Executor:
     cdef int forget_ended(self) except -1:
         """Forget the lives of whose messages none is in the queue any more.
 
-        In two generations, as the queue may never be empty: those before are gone when the queue has
-        passed the last of them, and those since then take their place.
+        In two generations, as the queue may never be empty: those before are gone when the queue
+        has passed the last of them, and those since then take their place.
         """
         if <Py_ssize_t>(self.popped - self.ended_before_at) >= 0:
             self.ended_before = self.ended_pids
