@@ -26,10 +26,11 @@ from rabble import (
     TimerCancelled,
 )
 from rabble._core.codec import Codec
+from rabble._core.debug import CAPACITIES
 from rabble._core.executor import Executor
 from rabble.registry import default_registry
 from tests.reference.executor import INIT, Letter, ReferenceExecutor, Script
-from tests.support import BARE, HandClock, Witness, bare_executor
+from tests.support import BARE, HandClock, Witness, bare_executor, settle
 
 NAMES = ["a", "b", "c", "d", "e"]
 UNENCODABLE = frozenset({"no wire carries a set"})
@@ -172,6 +173,8 @@ class Model:
             lambda name: (reference_script(remaining[name]), limits[name], name in with_init),
             strict,
             lambda message: message != UNENCODABLE,
+            CAPACITIES["TURN_DELIVERIES_MAX"],
+            CAPACITIES["DUE_QUEUED_MAX"],
         )
 
     def process(self, name: str) -> Process:
@@ -215,10 +218,9 @@ class Model:
             reference.inbox.append((about, message, "outside"))
 
     def settle(self) -> None:
-        while self.executor.step() or self.executor.inbox_depth:
-            pass
+        settle(self.executor)
         self.reference.step()
-        while self.reference.inbox:
+        while not self.reference.is_at_rest:
             self.reference.step()
 
     def compare(self) -> None:

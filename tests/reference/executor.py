@@ -40,6 +40,7 @@ class ReferenceTimer:
     owner: Life
     number: int
     due_ns: int
+    has_fired: bool = False
 
 
 class ReferenceExecutor:
@@ -48,6 +49,8 @@ class ReferenceExecutor:
     :param make: the script and the mailbox limit of the next process of a name, and whether it has
         an `init`; for `spawn` messages.
     :param strict: messages that `encodable` refuses do not travel.
+    :param turn_max: how many are delivered between two looks at the inbox and the timers.
+    :param due_max: how many timers that fired stand in the queue at a time.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class ReferenceExecutor:
         make: Callable[[str], tuple[Script, int | None, bool]],
         strict: bool = False,
         encodable: Callable[[Any], bool] = lambda message: True,
+        turn_max: int = 1_024,
+        due_max: int = 1_024,
     ) -> None:
         self.make = make
         self.strict = strict
@@ -65,6 +70,10 @@ class ReferenceExecutor:
         self.queued = 0  # letters ever put into it, which numbers them
         self.lives: dict[str, Life] = {}
         self.watchers: dict[str, list[str]] = {}
+        self.turn_max = turn_max
+        self.due_max = due_max
+        self.due: deque[ReferenceTimer] = deque()  # that fired and are not queued yet
+        self.due_queued = 0
         self.timers: list[ReferenceTimer] = []  # that run, in the order of their starts
         self.trace: list[tuple[str, Any, str | None]] = []
         self.dead: list[tuple[str, Any, str]] = []
@@ -81,15 +90,22 @@ class ReferenceExecutor:
         return True
 
     def step(self) -> None:
-        """Take in what waits, fire what is due, deliver until nothing is left."""
+        """One turn: take in what waits, fire what is due, deliver some."""
         while self.inbox:
             self.send(*self.inbox.popleft())
         # By the tick it is due in; Python's sort keeps the order of equals.
         now = self.now_ns // TICK_NS
-        for timer in sorted(self.timers, key=lambda t: -(-t.due_ns // TICK_NS)):
-            if -(-timer.due_ns // TICK_NS) <= now:
-                self.put("executor", ("fire", timer), None)
-        while self.queue:
+        if not self.due:
+            for timer in sorted(self.timers, key=lambda t: -(-t.due_ns // TICK_NS)):
+                if -(-timer.due_ns // TICK_NS) <= now and not timer.has_fired:
+                    timer.has_fired = True
+                    self.due.append(timer)
+        while self.due and self.due_queued < self.due_max:
+            self.due_queued += 1
+            self.put("executor", ("fire", self.due.popleft()), None)
+        for _ in range(self.turn_max):
+            if not self.queue:
+                break
             number, (to, message, sender) = self.queue.popleft()
             life = self.lives.get(to)
             if to == "executor":
@@ -102,6 +118,10 @@ class ReferenceExecutor:
             else:
                 life.early += number < life.since
                 self.give(life, message, sender)
+
+    @property
+    def is_at_rest(self) -> bool:
+        return not (self.inbox or self.queue or self.due)
 
     def put(self, to: str, message: Any, sender: str | None) -> None:
         # What is asked of the executor is asked by the life that has the name now.
@@ -168,6 +188,7 @@ class ReferenceExecutor:
             if self.lives.get(about.name) is about:
                 self.start(about)
         elif what == "fire":
+            self.due_queued -= 1
             if about in self.timers:
                 self.timers.remove(about)
                 self.give(about.owner, ("timeout", about.number), "executor")
