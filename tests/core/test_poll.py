@@ -1291,7 +1291,8 @@ def stress(seed: int, envelopes: int) -> None:
             assert numbers == list(range(len(numbers))), seed
 
 
-@pytest.mark.parametrize("seed", range(3))
+# By seven bytes at a time, and with a thread switch at every chance, one takes long enough.
+@pytest.mark.parametrize("seed", range(1 if TINY else 3))
 def test_two_threads_on_each_side_keep_all_in_order(seed: int) -> None:
     stress(seed, 40 if TINY else 400)
 

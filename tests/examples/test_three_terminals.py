@@ -49,16 +49,25 @@ class Terminal:
 
     def expect(self, pattern: str) -> re.Match[str]:
         """Wait for a line that has this, behind those that were waited for before."""
+        return self.expect_all(pattern)[0]
+
+    def expect_all(self, *patterns: str) -> list[re.Match[str]]:
+        """The same of several lines, in whatever order they come."""
         end = time.monotonic() + PATIENCE_S
+        found: dict[str, re.Match[str]] = {}
         while True:
             try:
                 line = self._lines.get(timeout=max(end - time.monotonic(), 0.01))
             except queue.Empty:
-                raise AssertionError(f"no {pattern!r} in {''.join(self._seen)}") from None
+                missing = [pattern for pattern in patterns if pattern not in found]
+                raise AssertionError(f"no {missing} in {''.join(self._seen)}") from None
             self._seen.append(line)
-            found = re.search(pattern, line)
-            if found is not None:
-                return found
+            for pattern in patterns:
+                match = re.search(pattern, line)
+                if match is not None:
+                    found.setdefault(pattern, match)
+            if len(found) == len(patterns):
+                return [found[pattern] for pattern in patterns]
 
     def close(self) -> None:
         self.process.kill()
@@ -95,12 +104,12 @@ def test_three_terminals_of_the_readme(terminals: list[Terminal]) -> None:
     for command in commands:
         terminals.append(Terminal(command))
     a, b, c = terminals
-    first = c.expect(r"ready c@127\.0\.0\.1:\d+ incarnation (\d+)")[1]
-    for one, others in ((a, "bc"), (b, "ac"), (c, "ab")):
-        # In either order.
-        seen = {one.expect(rf"up ([{others}])@127\.0\.0\.1:\d+ incarnation \d+")[1]}
-        seen |= {one.expect(rf"up ([{others}])@127\.0\.0\.1:\d+ incarnation \d+")[1]}
-        assert seen == set(others)
+    ready = r"ready c@127\.0\.0\.1:\d+ incarnation (\d+)"
+    up = r"up {}@127\.0\.0\.1:\d+ incarnation \d+"
+    # Who is ready may know the others already, as what says so are two threads.
+    first = c.expect_all(ready, up.format("a"), up.format("b"))[0][1]
+    for one, others in ((a, "bc"), (b, "ac")):
+        one.expect_all(*(up.format(other) for other in others))
     before = int(c.expect(r"c: the total is (\d+)")[1])
 
     c.process.send_signal(signal.SIGKILL)
