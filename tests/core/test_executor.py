@@ -366,10 +366,12 @@ class Reenters(Process):
         return lambda *args: None
 
 
-def test_a_spawn_that_fails_leaves_nothing(executor: Executor) -> None:
+def test_a_spawn_that_fails_leaves_nothing(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(SystemExit):
         executor.spawn(RaisingReceive(), "x")
-    Reenters.executor_to_use = executor
+    monkeypatch.setattr(Reenters, "executor_to_use", executor, raising=False)
     with pytest.raises(ValueError, match="runs already, as inner::"):
         executor.spawn(Reenters(), "x")
     listen(executor, "taken")
