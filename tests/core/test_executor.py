@@ -259,6 +259,8 @@ def test_what_a_users_object_raises_ends_its_process_and_nothing_else(
     assert victim not in executor.table and executor.crashes == 1
     assert [down.reason.kind for down in got if isinstance(down, Down)] == ["crashed"]
     assert "after" in got and len(witness.errors) == 1
+    # It stays, as a parameter of this test does; what it was given goes.
+    del process._runtime
 
 
 def test_a_stop_takes_no_reason_that_is_none() -> None:
