@@ -6,7 +6,6 @@ import gc
 import importlib.util
 import os
 import signal
-import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,11 +20,6 @@ from tests import cimports
 settings.register_profile("rabble", deadline=None, print_blob=True)
 settings.register_profile("thorough", settings.get_profile("rabble"), max_examples=2_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "rabble"))
-
-if interval := os.environ.get("RABBLE_SWITCH_INTERVAL"):
-    # Seconds that a thread may keep the interpreter while another waits for it. `make tiny` has
-    # them switch at every chance, so that what one leaves half done another one meets.
-    sys.setswitchinterval(float(interval))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -46,6 +40,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             f"not built since their sources changed: {', '.join(stale)}. "
             "Run `make build`, then test again."
         )
+    importlib.import_module("tests.support")  # sets how soon threads switch
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -21,10 +21,20 @@ from rabble import (
     messages,
 )
 from rabble._core.control import Control
+from rabble._core.debug import CAPACITIES
 from rabble._core.executor import Executor
+
+if interval := os.environ.get("RABBLE_SWITCH_INTERVAL"):
+    # Seconds that a thread may keep the interpreter while another waits for it. `make tiny` has
+    # them switch at every chance, so that what one leaves half done another one meets. Here,
+    # since what tests run in a process of its own comes by here as well.
+    sys.setswitchinterval(float(interval))
 
 #: Seconds after which a test gives up; long, because the machine may stall.
 PATIENCE_S = 30.0
+
+#: Whether this build has every capacity at its smallest.
+TINY = bool(CAPACITIES["IS_TINY"])
 
 #: Whether AddressSanitizer is there, which keeps what is freed for a while: then the resident
 #: memory says nothing.

@@ -80,7 +80,8 @@ def sanitizer_environment() -> dict[str, str]:
     return {
         "LD_PRELOAD": " ".join(filter(os.path.isabs, libraries)),
         # The interpreter leaves much to the process's end; leaks are the business of other tests.
-        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
+        # And what nobody can have is a MemoryError, as everywhere.
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
         # Python's own allocator would hide what is freed and used again.
         "PYTHONMALLOC": "malloc",

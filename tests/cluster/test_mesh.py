@@ -61,7 +61,7 @@ from tests.cluster.mesh import (
 )
 from tests.cluster.test_tls import Issuer
 from tests.faults.raw import MEMBERSHIP, RawPeer, frame
-from tests.support import PATIENCE_S, Does, Echo
+from tests.support import PATIENCE_S, TINY, Does, Echo
 
 
 @pytest.fixture(autouse=True)
@@ -1007,7 +1007,7 @@ def test_115_a_node_that_ends_is_down_at_once_and_what_it_sent_arrives() -> None
         with b.mailbox() as box:
             for n in range(500):
                 # By seven bytes at a time there is no time for more.
-                c.send(box.pid, [n, bytes(10 if CAPACITIES["IS_TINY"] else 10_000)])
+                c.send(box.pid, [n, bytes(10 if TINY else 10_000)])
             c.shutdown()
             told[0].down(c.node_id)
             told[1].down(c.node_id)

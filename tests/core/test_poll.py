@@ -35,7 +35,7 @@ from rabble._core.link import Link
 from rabble._core.poll import Connection, Poller
 from rabble.registry import MessageRegistry
 from tests.reference.link import frame
-from tests.support import PATIENCE_S, SANITIZED
+from tests.support import PATIENCE_S, SANITIZED, TINY
 
 A, B = NodeId("a", "h:1"), NodeId("b", "h:2")
 NAME, ENVELOPE, FRAGMENT, LOST = 1, 2, 3, 8
@@ -47,7 +47,6 @@ HEARD_HIGH, HEARD_BULK_HIGH = CAPACITIES["RECV_HIGH"], CAPACITIES["RECV_BULK_HIG
 #: Of the bulk lane, that is sent ahead of what the peer says it took.
 BULK_WINDOW = CAPACITIES["BULK_WINDOW"]
 CONTROL_MAX = 8 << 20
-TINY = bool(CAPACITIES["IS_TINY"])
 NUMBERS = range(1 << 30)
 
 

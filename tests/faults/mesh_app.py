@@ -31,13 +31,16 @@ from typing import Any
 import rabble
 from rabble import Envelope, Node, NodeId, Output, Pid, Process, messages
 from tests.faults.history import Log
+from tests.support import TINY
 
 SENDERS = ("s1", "s2", "s3")
 RECEIVERS = ("r1", "r2")
 #: Nobody has this name: what is sent there becomes a dead letter at the receiver.
 NOBODY = "nobody"
-#: Beyond the fragment size.
-LARGE_BYTES = 70_000
+#: The tiny build sends seven bytes at a time: less is said there, and that in smaller parts.
+SLOWER = 4 if TINY else 1
+PARTS = {"fragment_bytes_max": 1_000} if TINY else {}
+SMALL_BYTES, MIDDLE_BYTES, LARGE_BYTES = (30, 600, 1_100) if TINY else (300, 20_000, 70_000)
 CHUNK = 64
 #: A longer body repeats them: no two of its fragments are the same, and it is made quickly.
 RANDOM_BYTES_MAX = (1 << 20) - 1
@@ -189,15 +192,15 @@ class Sender(Process):
                 elif self.random.random() > 0.1:
                     continue
             lot = self.random.random()
-            size = self.random.randint(0, 300)
+            size = self.random.randint(0, SMALL_BYTES)
             name = NOBODY if self.random.random() < 0.02 else self.random.choice(RECEIVERS)
             if lot < self.large:
                 size = self.random.randint(LARGE_BYTES, 3 * LARGE_BYTES)
             elif lot < 0.1:
-                size = self.random.randint(300, 20_000)
+                size = self.random.randint(SMALL_BYTES, MIDDLE_BYTES)
             body = self.random.randbytes(size)
             out.append(world.parcel(self.pid, Pid(name, node), body, self.random.randrange(3)))
-        wait_ms = self.random.uniform(0.5, 1.5) * self.every_ms
+        wait_ms = self.random.uniform(0.5, 1.5) * self.every_ms * SLOWER
         timer = rabble.CorrelationId(self.pid)
         out.append(Envelope(self.executor, messages.StartTimer(timer, wait_ms)))
         return out
@@ -527,7 +530,7 @@ def main(spec: dict[str, Any]) -> None:
     own = NodeId(spec["name"], spec["addr"])
     nodes = [NodeId.parse(text) for text in spec["nodes"]]
     mesh = rabble.Mesh(key=spec["key"], seeds=spec["seeds"])
-    limits = rabble.Limits(**spec["limits"])
+    limits = rabble.Limits(**PARTS, **spec["limits"])
     with Log(spec["log"], own.name) as log:
         Signals()
         with rabble.rouse(own, limits=limits, mesh=mesh, spin_us=0, seed=spec["seed"]) as node:

@@ -27,7 +27,7 @@ KEY = bytes(range(32))
 CLUSTER = "test"
 
 NAME, ENVELOPE, FRAGMENT, MONITOR, DEMONITOR, DOWN, UNDELIVERED, LOST = range(1, 9)
-PING, PONG, BYE, MEMBERSHIP = range(16, 20)
+PING, PONG, BYE, MEMBERSHIP, TAKEN = range(16, 21)
 
 
 def frame(kind: int, flags: int, body: bytes) -> bytes:

@@ -39,6 +39,7 @@ from tests.faults.raw import (
     NAME,
     PING,
     PONG,
+    TAKEN,
     RawPeer,
     dial,
     frame,
@@ -179,6 +180,7 @@ def test_15_the_switch_of_test_runs_cuts_whatever_is_longer(
                     continue
                 if found[0] == FRAGMENT:
                     parts.append(len(found[2]))
+                    raw.say(frame(TAKEN, 0, struct.pack(">Q", 1 << 62)))
                 if heard := raw.link.decode(raw.whole(found)):
                     break
             assert [e.msg for e in heard] == [msg]
