@@ -932,8 +932,8 @@ def test_blank_and_wrong_objects():
 
 
 @pytest.mark.parametrize("lasting", [1, 40])
-def test_without_memory_it_encodes_and_decodes_or_says_so(lasting):
-    testcapi = pytest.importorskip("_testcapi")
+def test_without_memory_it_encodes_and_decodes_or_says_so(starvation, lasting):
+    starve, feed = starvation
     value = [
         {"k": [1, "é" * 100, 2.5, 1 << 63]}, PID, NODE, CorrelationId(PID, 1, 2), Empty(),
         Order(1, Colour.GREEN, 0.5), Positive(1), b"x" * 2_000,
@@ -948,11 +948,11 @@ def test_without_memory_it_encodes_and_decodes_or_says_so(lasting):
         ):
             result = None
             try:
-                testcapi.set_nomemory(first, first + lasting)
+                starve(first, first + lasting)
                 try:
                     result = act(argument)
                 finally:
-                    testcapi.remove_mem_hooks()
+                    feed()
             except (MemoryError, DecodeError):
                 failed += 1
             assert result in (None, expected)

@@ -939,9 +939,11 @@ def test_the_bound_holds_while_what_was_sent_is_looked_at() -> None:
 # Memory that is exhausted for a moment.
 
 
-def test_a_stop_is_done_or_not_done_where_memory_is_short() -> None:
+def test_a_stop_is_done_or_not_done_where_memory_is_short(
+    starvation: tuple[Callable[[int, int], None], Callable[[], None]],
+) -> None:
     """A Stop for which there is no memory ends its sender, and leaves whom it would have ended."""
-    testcapi = pytest.importorskip("_testcapi")
+    starve, feed = starvation
     for nth in range(40):
         with bare_executor() as executor:
             watcher, told = listen(executor, "watcher")
@@ -950,14 +952,14 @@ def test_a_stop_is_done_or_not_done_where_memory_is_short() -> None:
             executor.send(executor.pid, Monitor(watched), sender=watcher)
             settle(executor)
             executor.send(executor.pid, Stop(watched), sender=stopper)
-            testcapi.set_nomemory(nth, nth + 1)
+            starve(nth, nth + 1)
             try:
                 executor.step()
             except MemoryError:
                 # That ends a node, and says why.
                 continue
             finally:
-                testcapi.remove_mem_hooks()
+                feed()
             settle(executor)
             if stopper not in executor.table:
                 # It was held to account for it, so what it asked for was not done, not by half.

@@ -709,15 +709,9 @@ def test_what_a_property_raises_leaves_nothing_in_a_lane():
 # No memory.
 
 
-def starvation():
-    """`starve(first, end)` has those allocations fail, counted from now on; `feed()` ends that."""
-    testcapi = pytest.importorskip("_testcapi")
-    return testcapi.set_nomemory, testcapi.remove_mem_hooks
-
-
 @pytest.mark.parametrize("lasting", [1, 40])
-def test_without_memory_an_envelope_is_said_or_not_and_no_less(lasting):
-    starve, feed = starvation()
+def test_without_memory_an_envelope_is_said_or_not_and_no_less(starvation, lasting):
+    starve, feed = starvation
     cid = CorrelationId(Pid("x", C), 1, 2)
     asker = Pid("y", C)
     whats = [
@@ -757,8 +751,8 @@ def test_without_memory_an_envelope_is_said_or_not_and_no_less(lasting):
 
 
 @pytest.mark.parametrize("lasting", [1, 40])
-def test_without_memory_what_is_heard_is_whole_or_the_end(lasting):
-    starve, feed = starvation()
+def test_without_memory_what_is_heard_is_whole_or_the_end(starvation, lasting):
+    starve, feed = starvation
     speaker = link(fragment_bytes=100)
     said = [
         Envelope(RECEIVER, [1, "x" * 30, Pair(1, Colour.RED), {"k": [2]}], SENDER),

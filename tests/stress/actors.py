@@ -645,7 +645,6 @@ class Worker(Actor):
         to = self.dice.choice(own)
         batch = next(self.world.batches)
         self.record.batch_limits[batch] = self.world.limits[to]
-        self.record.batches[batch] += 0
         out: list[Envelope] = []
         if self.dice.random() < 0.3 and not self.world.settings.gentle:
             out = self.spawn(to, 0)

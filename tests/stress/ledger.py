@@ -171,7 +171,8 @@ class Record:
         self.got: dict[tuple[str, str], list[tuple[int, int, bool]]] = collections.defaultdict(list)
         #: By pair: number, reason, kind of the body.
         self.dead: dict[tuple[str, str], list[tuple[int, str, int]]] = collections.defaultdict(list)
-        self.batches: dict[int, int] = collections.Counter()
+        #: By output and life: what a life did not get the next one under its name may.
+        self.batches: dict[tuple[int, int], int] = collections.Counter()
         self.batch_limits: dict[int, int] = {}
         self.kept_sent: dict[tuple[str, str], int] = collections.Counter()
         self.kept_got: dict[tuple[str, str], int] = collections.Counter()
@@ -201,7 +202,7 @@ class Record:
         if not same(said.body, body_of(said.kind, said.number)):
             self.fault("changed", f"{brief(said)} arrived as {said.body!r:.200}")
         if said.batch:
-            self.batches[said.batch] += 1
+            self.batches[said.batch, life] += 1
         self.got[said.teller, said.to].append((said.number, life, fatal))
         self.ended += not fatal
 
@@ -265,23 +266,26 @@ def check(tellers: Iterable[Teller], records: Iterable[Record], rules: Rules) ->
         found += check_pair(
             pair, count, refused.get(pair, set()), got.get(pair, []), dead.get(pair, []), rules
         )
-    batches: dict[int, int] = collections.Counter()
+    batches: dict[tuple[int, int], int] = collections.Counter()
     limits: dict[int, int] = {}
     kept: dict[tuple[str, str], int] = collections.Counter()
     for record in records:
-        for batch, arrived in record.batches.items():
-            batches[batch] += arrived
+        for life, arrived in record.batches.items():
+            batches[life] += arrived
         limits.update(record.batch_limits)
         for key, times in record.kept_sent.items():
             kept[key] += times
         for key, times in record.kept_got.items():
             kept[key] -= times
-    for batch, arrived in batches.items():
+    for (batch, life), arrived in batches.items():
         if batch not in limits:
             found.append(Violation("never sent", f"output {batch}"))
         elif arrived > limits[batch]:
             found.append(
-                Violation("limit passed", f"{arrived} of one output, the limit is {limits[batch]}")
+                Violation(
+                    "limit passed",
+                    f"life {life} got {arrived} of one output, the limit is {limits[batch]}",
+                )
             )
     for key, left in kept.items():
         if left < 0 or (left and rules.complete):
