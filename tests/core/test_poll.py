@@ -1246,7 +1246,7 @@ def stress(seed: int, envelopes: int) -> None:
         at, connection = sides[which], ends[which]
         own, peer = connection.link.own, connection.link.peer
         counts = {f"s{n}": 0 for n in range(3)}
-        left = envelopes
+        left = states = envelopes
         end = time.monotonic() + 2 * PATIENCE_S
         try:
             while left or len(got[which]) < envelopes:
@@ -1267,7 +1267,9 @@ def stress(seed: int, envelopes: int) -> None:
                 if mine.random() < 0.02:
                     # Stuck: the poll thread has to go on.
                     time.sleep(0.004)
-                if mine.random() < 0.1:
+                if states and mine.random() < 0.1:
+                    # Not for ever: it goes first, and this loop may be faster than the line.
+                    states -= 1
                     connection.say(MEMBERSHIP, b"state")
                     connection.take_told()
             done.wait()
@@ -1291,7 +1293,7 @@ def stress(seed: int, envelopes: int) -> None:
 
 
 # By seven bytes at a time, and with a thread switch at every chance, one takes long enough.
-@pytest.mark.parametrize("seed", range(1 if TINY else 3))
+@pytest.mark.parametrize("seed", range(3))
 def test_two_threads_on_each_side_keep_all_in_order(seed: int) -> None:
     stress(seed, 40 if TINY else 400)
 
