@@ -179,12 +179,14 @@ def check(state):
         at.poll()
     told += connection.take_told()
     if connection.error != 12:     # ENOMEM ends it
-        sent = [n for n, (kind, body) in enumerate(told) if (kind, body) == (19, b"%d" % n)]
-        assert len(sent) == len(told), told
+        # What `attempt` had taken when it failed is its own loss, and what comes after `close`
+        # is not read any more (in the tiny build that is not yet all of them).
+        first = int(told[0][1]) if told else 0
+        assert told == [(19, b"%d" % n) for n in range(first, first + len(told))], told
     connection.close(19)
     far.close()
-    at.poll()
-    at.poll()
+    for _ in range(2_000):         # at once, but for the tiny build, which takes little at a time
+        at.poll()
     assert at.connections == 0
 
 without_memory(begin, attempt, check)
