@@ -39,8 +39,8 @@ RECEIVERS = ("r1", "r2")
 NOBODY = "nobody"
 #: The tiny build sends seven bytes at a time: less is said there, and that in smaller parts.
 SLOWER = 4 if TINY else 1
-PARTS = {"fragment_bytes_max": 1_000} if TINY else {}
-SMALL_BYTES, MIDDLE_BYTES, LARGE_BYTES = (30, 600, 1_100) if TINY else (300, 20_000, 70_000)
+PARTS = {"fragment_bytes_max": 2_000} if TINY else {}
+SMALL_BYTES, MIDDLE_BYTES, LARGE_BYTES = (30, 600, 2_200) if TINY else (300, 20_000, 70_000)
 CHUNK = 64
 #: A longer body repeats them: no two of its fragments are the same, and it is made quickly.
 RANDOM_BYTES_MAX = (1 << 20) - 1
@@ -530,7 +530,7 @@ def main(spec: dict[str, Any]) -> None:
     own = NodeId(spec["name"], spec["addr"])
     nodes = [NodeId.parse(text) for text in spec["nodes"]]
     mesh = rabble.Mesh(key=spec["key"], seeds=spec["seeds"])
-    limits = rabble.Limits(**PARTS, **spec["limits"])
+    limits = rabble.Limits(**{**spec["limits"], **PARTS})
     with Log(spec["log"], own.name) as log:
         Signals()
         with rabble.rouse(own, limits=limits, mesh=mesh, spin_us=0, seed=spec["seed"]) as node:
