@@ -32,7 +32,7 @@ from rabble import (
 )
 from rabble._core import debug
 from rabble._core.executor import Executor
-from tests.support import BARE, PATIENCE_S, SANITIZED, Echo, HandClock, bare_executor
+from tests.support import BARE, PATIENCE_S, SANITIZED, TINY, Echo, HandClock, bare_executor
 
 MIB = 1024 * 1024
 BATCH = 10
@@ -187,6 +187,8 @@ sizes = pytest.mark.parametrize(
 @sizes
 @pytest.mark.parametrize("shape", SHAPES)
 def test_envelopes_leave_nothing_behind(shape: str, share: float) -> None:
+    if TINY and shape == "controlling":
+        pytest.skip("of timers that are due its queue has one at a time, and more are started")
     process_class, millions = SHAPES[shape]
     count = int(millions * 1_000_000 * share)
     with bare_executor(clock := HandClock(), Crowd()) as executor:  # type: ignore[arg-type]
@@ -208,7 +210,10 @@ def make_envelopes(executor: Executor, clock: HandClock, count: int) -> None:
 
     goal = done() + count
     while done() < goal:
-        executor.step()
+        # A millisecond is as long in the tiny build, whose steps are of one delivery.
+        delivered = 0
+        while delivered < 1_024 and (more := executor.step()):
+            delivered += more
         clock.go_on(1)
 
 
@@ -275,7 +280,9 @@ def test_a_million_processes_leave_memory_where_it_was(count: int, mib: int) -> 
         most = me.memory_info().rss
         for n in range(count):
             node.stop(node.pid(f"p{n}"))
-        node.call(echo, "all stopped", 600)
+        # Of the last lives it forgets the names when the queue has passed what they sent, twice.
+        for _ in range(3):
+            node.call(echo, "all stopped", 600)
         assert node.executor_status().processes == 1
         return most
 

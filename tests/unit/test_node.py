@@ -714,7 +714,29 @@ def test_who_monitors_the_executor_has_a_last_word() -> None:
     with rabble.rouse() as node:
         node.spawn(Does(lambda process, msg, sender: last.append(msg)), "notary")  # type: ignore[func-returns-value, return-value]
         node.send(node.spawn(Does(react), "one"), "go")
+    # Its monitor may come before the node's end begins or after.
     assert last == ["my will"]
+
+
+def test_who_monitors_the_executor_while_its_node_ends_has_a_last_word_too() -> None:
+    last: list[Any] = []
+
+    def watch(process: Process) -> Envelope:
+        return Envelope(process.executor, Monitor(process.executor))
+
+    def tell_late(process: Process, msg: Any, sender: Pid | None) -> Envelope:
+        assert isinstance(msg, Shutdown)
+        return Envelope(Pid("late", process.node_id), "it ends")
+
+    def late(process: Process, msg: Any, sender: Pid | None) -> Envelope | None:
+        last.append(msg)
+        return None if isinstance(msg, Shutdown) else watch(process)
+
+    with rabble.rouse() as node:
+        node.spawn(Does(late), "late")
+        node.spawn(Does(tell_late, watch), "first")
+        node.call(node.spawn(Echo(), "echo"), "first has begun", PATIENCE_S)
+    assert last == ["it ends", Shutdown("the node shuts down")]
 
 
 def test_an_endless_exchange_ends_with_the_time_to_drain_and_is_counted() -> None:

@@ -314,6 +314,9 @@ cdef class Control(Controls):
         # In this order: where there is no memory for the second one, nobody's successor is told.
         entry.watched[pid] = True
         watched.watchers[entry.pid] = True
+        if watched.kind == EXECUTOR and self.executor.shutdown_told:
+            # Who asks while the node drains has missed the word to all, but not its own.
+            return self.executor.say_shutdown(entry.pid)
         return 0
 
     cdef int demonitor(self, object request, Envelope envelope) except -1:

@@ -73,6 +73,7 @@ cdef class Executor:
     cdef size_t spans_mask
     cdef size_t spans_head
     cdef size_t spans_tail
+    cdef bint shutdown_told                # who monitors the executor was told that the node ends
     cdef bint in_turn                      # a turn is on: `step` and `run` refuse
     cdef bint ended                        # nothing is told to anybody any more
     cdef readonly int64_t delivered
@@ -140,6 +141,7 @@ cdef class Executor:
     cdef int forget_ended(self) except -1
     cdef int refuse(self, Envelope envelope, object error) except -1
     cdef int tell_shutdown(self) except -1
+    cdef int say_shutdown(self, Pid to) except -1
     cdef int absorb_interrupt(self) except -1
     cdef int fire(self, int64_t now) except -1
     cdef int control(self, Envelope envelope) except -1

@@ -1629,8 +1629,11 @@ cdef class Executor:
         cdef PyObject* found = self.table.find(self.pid)
         if found is not NULL and (<Entry>found).watchers is not None:
             for pid in list((<Entry>found).watchers):
-                self.tell(<Pid>pid, self.protocol.Shutdown("the node shuts down"))
+                self.say_shutdown(<Pid>pid)
         return 0
+
+    cdef int say_shutdown(self, Pid to) except -1:
+        return self.tell(to, self.protocol.Shutdown("the node shuts down"))
 
 
 # The end, in steps that each are done whatever became of the one before.
@@ -1712,7 +1715,6 @@ cdef int let_go(Executor executor) except -1:
 
 cdef int loop(Executor executor) except -1:
     """Deliver until it is asked to stop, and for as long as there is time to drain after that."""
-    cdef bint told = False
     cdef int64_t offered = 0
     while True:
         executor.turn(TURN_DELIVERIES_MAX)
@@ -1720,8 +1722,8 @@ cdef int loop(Executor executor) except -1:
             # A `receive` forked, and returned in the child: the node is the parent's.
             break
         if executor.is_stopping:
-            if not told:
-                told = True
+            if not executor.shutdown_told:
+                executor.shutdown_told = True
                 executor.tell_shutdown()
             elif executor.now_ns() >= executor.stop_ns:
                 break
