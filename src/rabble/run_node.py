@@ -198,7 +198,7 @@ class Signals:
 
     def wait(self, node: Node) -> None:
         """Wait for a signal, the end of the node, or a failure, which may keep it from ending."""
-        ended: Any = node._ended
+        ended: Any = node._runtime.ended
         while not self.count and not ended.closed and node.failure is None:
             select.select([self._heard, ended], [], [])
             with contextlib.suppress(BlockingIOError):

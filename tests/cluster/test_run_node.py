@@ -82,7 +82,7 @@ def fails(node):
     # What a defect in the cluster server would do.
     def defect():
         raise LookupError("a defect")
-    node._cluster.post(defect)
+    node._runtime.cluster.post(defect)
 
 def fails_while_stuck(node):
     class Stuck(rabble.Process):
@@ -93,7 +93,7 @@ def fails_while_stuck(node):
 
 def fails_at_the_end(node):
     def end():
-        node._end_calls = None
+        node._teardown._end_calls = None
     return end
 
 def flood(node):
