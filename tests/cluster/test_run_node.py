@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 
 import rabble
-from rabble import Limits, Mesh, Node, NodeDown, NodeId, NodeUp, cli, node_settings, run_node
-from rabble.node_settings import Settings, SettingsError
+from rabble import Limits, Mesh, Node, NodeDown, NodeId, NodeUp, cli
+from rabble.cli import node as node_command
+from rabble.cli import node_settings
+from rabble.cli.node_settings import Settings, SettingsError
 from tests.support import PATIENCE_S, Does
 
 APP = """
@@ -527,7 +529,7 @@ def test_a_process_that_goes_on_is_left_as_it_was(
 
     said: list[str] = []
     Life.seen = []
-    monkeypatch.setattr(run_node, "say", end_at_once)
+    monkeypatch.setattr(node_command, "say", end_at_once)
     # The tests have set it up for themselves.
     monkeypatch.setattr(faulthandler, "enable", lambda: None)
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]

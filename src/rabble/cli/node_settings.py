@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rabble._core.ids import NodeId
-from rabble.cluster.config import Mesh, split_address
+from rabble.addresses import parse_target
+from rabble.cluster.config import Mesh
 from rabble.cluster.tls import TlsConfig
 from rabble.limits import Limits
 
@@ -91,7 +92,7 @@ def settings_of(given: argparse.Namespace) -> Settings:
     seed_file = values.get("seed-file")
     try:
         for addr in values.get("join", ()):
-            NodeId.parse(addr) if "@" in addr else split_address(addr)
+            parse_target(addr)
         return Settings(
             node=NodeId.parse(values["node"]),
             mesh=Mesh(

@@ -18,17 +18,21 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from rabble._core.envelope import Envelope
+from rabble.cli.node_settings import Settings, SettingsError, add_arguments, settings_of
+from rabble.cli.status import FAILED, USAGE_ERROR
 from rabble.errors import ShutdownTimeout
 from rabble.messages import NodeDown, NodeStalled, NodeUp, Removed
 from rabble.node import Node, rouse
-from rabble.node_settings import Settings, SettingsError, settings_of
 from rabble.services import Service, ServiceHandler
 
-__all__ = ["run"]
+__all__ = ["add_command", "run"]
 
-FAILED = 1
-USAGE_ERROR = 2
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What `rabble node` understands."""
+    add_arguments(commands.add_parser("node", help="run a node of a mesh"))
 
 
 def run(given: argparse.Namespace) -> int:
@@ -177,10 +181,10 @@ class Signals:
 
     def __init__(self) -> None:
         self.count = 0
-        self._heard, self._told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def __enter__(self) -> Signals:
-        self._wakeup_before = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
+        self._wakeup_before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
@@ -193,16 +197,16 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
-        os.close(self._heard)
-        os.close(self._told)
+        os.close(self._read_end)
+        os.close(self._write_end)
 
     def wait(self, node: Node) -> None:
         """Wait for a signal, the end of the node, or a failure, which may keep it from ending."""
         ended: Any = node._runtime.ended
         while not self.count and not ended.closed and node.failure is None:
-            select.select([self._heard, ended], [], [])
+            select.select([self._read_end, ended], [], [])
             with contextlib.suppress(BlockingIOError):
-                os.read(self._heard, 4096)
+                os.read(self._read_end, 4096)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
