@@ -18,14 +18,14 @@ from rabble._core.envelope import Envelope
 from rabble._core.executor import Executor
 from rabble._core.ids import NodeId, Pid
 from rabble._core.inbox import Inbox
-from rabble._core.texts import bounded_repr
 from rabble.addresses import RESERVED_GROUP
 from rabble.calls import Calls
 from rabble.cluster.server import ClusterServer
 from rabble.errors import ForkedNode, NameTaken, NodeStopped, NoProcess, QueueFull
 from rabble.limits import Limits
 from rabble.messages import DeadLetterReason, DownReason, ExecutorStatus, Metrics
-from rabble.reports import Reporter, described, worded
+from rabble.reports import Reporter, worded
+from rabble.texts import described, given
 from rabble.timeouts import checked_timeout
 from rabble.watchdog import Watchdog
 
@@ -34,10 +34,6 @@ __all__ = ["LocalRuntime", "ServiceThread"]
 
 class ServiceThread(Protocol):
     """A service, as the runtime and the end of the node see it."""
-
-    @property
-    def pid(self) -> Pid:
-        """Its pid."""
 
     @property
     def thread(self) -> threading.Thread:
@@ -131,7 +127,7 @@ class LocalRuntime:
         :param instead: what to do for a pid of another node, for the error.
         """
         if not isinstance(pid, Pid):
-            raise TypeError(f"{what} takes a Pid, not {bounded_repr(pid, 100)}")
+            raise TypeError(f"{what} takes a Pid, not {given(pid)}")
         if pid.node != self.node_id:
             raise ValueError(
                 f"{what} is for what runs on {self.node_id}, and {pid} does not: {instead}"

@@ -23,9 +23,9 @@ from collections.abc import Callable, Iterable
 
 from rabble._runtime import LocalRuntime
 from rabble.errors import ShutdownTimeout
-from rabble.reports import described
 from rabble.services.mailbox import Mailboxes
 from rabble.steps import take_steps
+from rabble.texts import described
 from rabble.timeouts import checked_timeout
 
 __all__ = ["Teardown", "end_all", "end_at_exit", "interpreter_ends", "running"]

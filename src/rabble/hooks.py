@@ -8,10 +8,10 @@ from typing import NoReturn
 from rabble._core.envelope import Envelope
 from rabble._core.ids import Pid
 from rabble._core.poll import Connection
-from rabble._core.texts import bounded_str
 from rabble._runtime import LocalRuntime
 from rabble.cluster.codes import RefusalCode, ended
 from rabble.messages import Metrics
+from rabble.texts import TEXT_CHARS_MAX, text_of
 
 __all__ = ["Hooks"]
 
@@ -35,13 +35,14 @@ class Hooks:
         """A message could not have crossed a wire (strict mode)."""
         self._runtime.reporter.report(
             logging.ERROR,
-            lambda: f"{envelope.sender} sent what cannot be encoded: {bounded_str(error, 500)}",
+            lambda: f"{envelope.sender} sent what cannot be encoded: {text_of(error)}",
         )
 
     def undecodable(self, envelope: Envelope, detail: str) -> None:
         """A peer sent a message that this node cannot build."""
         self._runtime.reporter.report(
-            logging.ERROR, lambda: f"{envelope.sender} sent what cannot be decoded: {detail[:500]}"
+            logging.ERROR,
+            lambda: f"{envelope.sender} sent what cannot be decoded: {detail[:TEXT_CHARS_MAX]}",
         )
 
     def why_ended(self, connection: Connection) -> str:

@@ -1,11 +1,8 @@
-"""`Node` and `rouse`: where everything is put together."""
+"""`Node` and `rouse`: what a user calls."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import os
-import random
 import secrets
 import socket
 import threading
@@ -14,22 +11,16 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from rabble import messages
-from rabble._core.codec import Codec
-from rabble._core.control import Control
-from rabble._core.executor import Executor
+from rabble._assembly import join_mesh, make_executor, make_threads
 from rabble._core.ids import CorrelationId, NodeId, Pid
-from rabble._core.poll import Poller
-from rabble._core.texts import bounded_repr
 from rabble._runtime import LocalRuntime
 from rabble._shutdown import Teardown, end_at_exit, interpreter_ends
 from rabble.addresses import parse_target
 from rabble.calls import AwaitedReply, Ending, Reply
-from rabble.cluster.bridge import Bridge
 from rabble.cluster.config import Mesh, listen
 from rabble.cluster.server import ClusterServer
 from rabble.cluster.spawner import Exports, pid_of_answer, spawn_request
 from rabble.errors import CallTimeout, NodeStopped
-from rabble.hooks import Hooks
 from rabble.limits import Limits
 from rabble.messages import ClusterStatus, ExecutorStatus, Metrics
 from rabble.process import Process
@@ -37,9 +28,8 @@ from rabble.registry import MessageRegistry, default_registry
 from rabble.reports import Reporter
 from rabble.services.mailbox import Mailbox, Mailboxes
 from rabble.services.service import OnCrash, Service, ServiceHandler, start_service
-from rabble.steps import take_steps
+from rabble.texts import given
 from rabble.timeouts import checked_timeout
-from rabble.watchdog import Watchdog
 
 __all__ = ["Node", "rouse"]
 
@@ -134,8 +124,13 @@ class Sender(Protocol):
         sender: Pid | None = None,
         correlation_id: CorrelationId | None = None,
     ) -> None:
-        """Send a message. It must not be changed any more.
+        """Send a message. Never blocks. From any thread, but not for processes, which return it.
 
+        :param to: whom to send it to, on this node or another.
+        :param msg: the message; for another node one that can be encoded. It must not be changed
+            any more.
+        :param sender: who is to get the answers.
+        :param correlation_id: the request it belongs to.
         :raises QueueFull: if `Limits.inbox_envelopes_max` envelopes wait already.
         :raises NodeStopped: if the node was shut down.
         """
@@ -166,105 +161,30 @@ class Node:
         listeners: Sequence[socket.socket] = (),
     ) -> None:
         if not isinstance(node_id, NodeId):
-            raise TypeError(
-                f"node_id must be a NodeId or its text, not {bounded_repr(node_id, 100)}"
-            )
+            raise TypeError(f"node_id must be a NodeId or its text, not {given(node_id)}")
         if type(spin_us) is not int or not 0 <= spin_us <= 1_000_000:
-            raise ValueError(
-                f"spin_us must be 0 to 1,000,000 microseconds, not {bounded_repr(spin_us, 100)}"
-            )
+            raise ValueError(f"spin_us must be 0 to 1,000,000 microseconds, not {given(spin_us)}")
         self.node_id = node_id
         self.limits = limits
         self._runtime = runtime = LocalRuntime(node_id, limits)
         self.monotonic = runtime.clock
         self._mailboxes = Mailboxes(runtime)
         self._teardown = Teardown(runtime, self._mailboxes)
-        codec = (
-            Codec(
-                registry,
-                message_bytes_max=limits.message_bytes_max,
-                depth_max=limits.message_depth_max,
-                elements_max=limits.message_elements_max,
-            )
-            if strict
-            else None
-        )
-        runtime.thread = threading.Thread(
-            target=take_steps,
-            args=(functools.partial(runtime.fail, "the executor"), *self._teardown.steps()),
-            name=f"rabble:{node_id.name}:executor",
-            daemon=False,
-        )
-        runtime.reporter = Reporter(
-            f"rabble:{node_id.name}:reports",
-            per_second=limits.log_reports_per_second_max,
-            waiting=limits.log_reports_waiting_max,
-            watch=self._look,
-            failed=functools.partial(runtime.fail, "the reporter"),
-            clock=runtime.clock,
-        )
+        make_threads(runtime, self._teardown, self._look)
         try:
-            runtime.executor = Executor(
-                node_id,
-                messages,
-                Process,
-                Hooks(runtime),
-                inbox_max=limits.inbox_envelopes_max,
-                spin_us=spin_us if len(os.sched_getaffinity(0)) > 1 else 0,
-                codec=codec,
-                seed=seed,
-            )
-            self._assemble(registry, mesh, key, listeners)
+            make_executor(runtime, registry, strict=strict, spin_us=spin_us, seed=seed)
+            executor = runtime.executor
+            self.spawn = executor.spawn
+            self.send = executor.send
+            self._exports = Exports(executor, runtime.reporter, limits.exports_max)
+            executor.add_callback(self._exports.pid, self._exports.deliver)
+            if mesh is not None:
+                join_mesh(runtime, registry, mesh, key, listeners)
             self._start()
         except BaseException:
             if hasattr(runtime, "executor"):
                 self._teardown.abandon()
             raise
-
-    def _assemble(
-        self,
-        registry: MessageRegistry,
-        mesh: Mesh | None,
-        key: bytes | None,
-        listeners: Sequence[socket.socket],
-    ) -> None:
-        """Put together what hangs on the executor."""
-        limits = self.limits
-        runtime = self._runtime
-        executor = runtime.executor
-        Control(executor)
-        self.spawn = executor.spawn
-        self.send = executor.send
-        executor.add_callback(runtime.calls.pid, runtime.calls.deliver)
-        self._exports = Exports(executor, runtime.reporter, limits.exports_max)
-        executor.add_callback(self._exports.pid, self._exports.deliver)
-        runtime.watchdog = Watchdog(
-            executor,
-            runtime.thread,
-            report_after_s=limits.receive_report_after_ms / 1000,
-            stalled_after_s=limits.stalled_after_ms / 1000,
-            clock=runtime.clock,
-        )
-        if mesh is not None:
-            poller = Poller(
-                heartbeat_ms=limits.heartbeat_ms,
-                frame_bytes_max=limits.frame_bytes_max,
-                queue_bytes_max=limits.peer_queue_bytes_max,
-                partial_ms_max=limits.frame_partial_ms_max,
-            )
-            executor.join_mesh(poller, limits.peer_watches_max)
-            runtime.cluster = ClusterServer(
-                self.node_id,
-                mesh,
-                key,
-                listeners,
-                poller,
-                Bridge(executor, runtime.reporter, registry, limits, runtime.fail),
-                limits=limits,
-                clock=runtime.clock,
-                rng=random.Random(secrets.randbits(64)),
-                token_bytes=secrets.token_bytes,
-            )
 
     def _start(self) -> None:
         end_at_exit(self._teardown)
@@ -287,7 +207,13 @@ class Node:
     # Names.
 
     def pid(self, name: str, group: str | None = None) -> Pid:
-        """The pid that `name` has, or would have, on this node."""
+        """The pid that a name has, or would have, on this node. From any thread.
+
+        :param name: of a process, service or mailbox.
+        :param group: the tenant it belongs to.
+        :returns: its pid, whether anybody has it or not.
+        :raises ValueError: if the name or the group cannot be one.
+        """
         return Pid(name, self.node_id, group)
 
     # Processes. The two that services call most are the executor's own methods, put here by
@@ -299,9 +225,11 @@ class Node:
     def stop(self, pid: Pid) -> None:
         """Stop a process or service of this node, after what was sent to it before.
 
-        Does nothing if there is none. Its monitors are told `Down`.
+        Never blocks. Does nothing if there is none. Its monitors are told `Down`.
 
+        :param pid: whom to stop.
         :raises ValueError: if it is of another node, which alone may stop it.
+        :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_here(pid, "stop", "send it a message, on which it stops itself")
         self.send(self._runtime.executor.pid, messages.Stop(pid))
@@ -311,13 +239,19 @@ class Node:
 
         The process replies with `Envelope(sender, reply, correlation_id=correlation_id)`.
 
+        :param pid: whom to ask, on this node or another.
+        :param msg: the request, which must not be changed any more.
         :param timeout: in seconds; infinity waits for as long as the node runs.
         :returns: the reply.
         :raises CallTimeout: if none came in time. One that comes later is dropped and counted.
         :raises NoProcess: if there is no such process.
         :raises ProcessCrashed: if it crashed while it handled this very message.
-        :raises QueueFull: if its mailbox, or the node's inbox, is full.
+        :raises NotConnected: if no connection leads to its node, or it ended before the reply.
+        :raises QueueFull: if its mailbox, or the node's inbox, is full, or if `Limits.calls_max`
+            calls wait already.
+        :raises EncodeError: if the request cannot go to another node.
         :raises NodeStopped: if the node was shut down.
+        :raises RuntimeError: in the executor's thread, which would wait for itself.
         """
         left = checked_timeout(timeout)
         if threading.current_thread() is self._runtime.thread:
@@ -336,7 +270,11 @@ class Node:
             self._runtime.calls.give_up(correlation_id)
 
     async def call_async(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
-        """As `call`, for asyncio: never blocks the loop. Cancelling it gives the request up."""
+        """As `call`, for asyncio: never blocks the loop. Cancelling it gives the request up.
+
+        For any running loop, in any thread but the executor's. The arguments, the result and the
+        errors are those of `call`.
+        """
         left = checked_timeout(timeout)
         reply = AwaitedReply()
         try:
@@ -369,7 +307,11 @@ class Node:
         It is closed when nobody holds it any more.
 
         :param name: `None` takes the next free `mailbox-N`.
+        :param group: the tenant it belongs to.
+        :returns: the mailbox, which is a context manager.
         :raises NameTaken: if that name is in use.
+        :raises ValueError: if the name or the group cannot be one, or the group is the node's own.
+        :raises NodeStopped: if the node was shut down.
         """
         return self._mailboxes.open(name, group)
 
@@ -381,23 +323,33 @@ class Node:
         group: str | None = None,
         on_crash: OnCrash = "stop",
     ) -> Service:
-        """Run a handler in a thread of its own, under a pid.
+        """Run a handler in a thread of its own, under a pid. From any thread.
 
         :param handler: a `ServiceHandler`, or what makes one: needed for `restart`.
+        :param name: unique within its group.
+        :param group: the tenant it belongs to.
         :param on_crash: what follows when a method of the handler raises, besides the report:
             `stop` ends the service, `restart` makes a new handler, up to 5 times in 10 s and then
             shuts the node down, `shutdown` shuts the node down at once.
+        :returns: the service, whose thread runs.
         :raises NameTaken: if that name is in use.
+        :raises TypeError: if `handler` is neither.
+        :raises ValueError: if `on_crash`, the name or the group cannot be used.
+        :raises NodeStopped: if the node was shut down.
         """
         return start_service(self._runtime, self, handler, name, group, on_crash)
 
     def subscribe_dead_letters(self, pid: Pid, wanted: bool = True) -> None:
         """Have every dead letter of this node sent to `pid` as a `DeadLetter`, or no longer.
 
-        A subscription ends with the process, service or mailbox that has the pid now.
+        A subscription ends with the process, service or mailbox that has the pid now. From any
+        thread; never blocks. It holds from the return on.
 
-        :raises NoProcess: if there is none on this node.
+        :param pid: the subscriber.
+        :param wanted: False ends the subscription.
+        :raises NoProcess: if nobody has that pid on this node.
         :raises ValueError: if `pid` is of another node.
+        :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_usable()
         self._runtime.check_subscriber(pid, wanted)
@@ -417,14 +369,13 @@ class Node:
             a node is asked for its name first.
         :raises ValueError: if it is no address.
         :raises RuntimeError: if the node was roused without a mesh.
+        :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_usable()
         if isinstance(target, str):
             target = parse_target(target)
         elif not isinstance(target, NodeId):
-            raise TypeError(
-                f"join takes a NodeId or an address 'host:port', not {bounded_repr(target, 100)}"
-            )
+            raise TypeError(f"join takes a NodeId or an address 'host:port', not {given(target)}")
         self._mesh_side().join(target)
 
     def leave(self, node: NodeId | str | None = None) -> None:
@@ -433,15 +384,14 @@ class Node:
         :param node: a `NodeId` or a node's name; `None` is this one. The address of a `join` that
             nobody answered yet is dialled no longer.
         :raises RuntimeError: if the node was roused without a mesh.
+        :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_usable()
         if isinstance(node, str) and "@" in node:
             node = NodeId.parse(node)
         name = self.node_id.name if node is None else getattr(node, "name", node)
         if not isinstance(name, str):
-            raise TypeError(
-                f"leave takes a NodeId, a node's name or an address, not {bounded_repr(node, 100)}"
-            )
+            raise TypeError(f"leave takes a NodeId, a node's name or an address, not {given(node)}")
         self._mesh_side().leave(name)
 
     def cluster_status(self) -> ClusterStatus:
@@ -456,10 +406,15 @@ class Node:
         """Have `NodeUp`, `NodeDown`, `NodeStalled` and `Removed` sent to `pid`, or no longer.
 
         Of each node that is connected already a `NodeUp` comes at once. A subscription ends with
-        the process, service or mailbox that has the pid now.
+        the process, service or mailbox that has the pid now. From any thread; never blocks. It
+        holds once the executor has come to it: a process sends `SubscribeNodes` for the same.
 
-        :raises NoProcess: if there is none on this node.
+        :param pid: the subscriber.
+        :param wanted: False ends the subscription.
+        :raises NoProcess: if nobody has that pid on this node.
         :raises ValueError: if `pid` is of another node.
+        :raises QueueFull: if the node's inbox is full.
+        :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_usable()
         self._runtime.check_subscriber(pid, wanted)
@@ -512,7 +467,10 @@ class Node:
         group: str | None = None,
         timeout: float = 5.0,
     ) -> Pid:
-        """As `spawn_on`, for asyncio: never blocks the loop. Cancelled, it may still be spawned."""
+        """As `spawn_on`, for asyncio: never blocks the loop. Cancelled, it may still be spawned.
+
+        The arguments, the result and the errors are those of `spawn_on`.
+        """
         request = spawn_request(node_id, exported, name, *args, group=group)
         return pid_of_answer(await self.call_async(request.to, request.msg, timeout))
 
@@ -543,15 +501,27 @@ class Node:
         return runtime.failure
 
     def executor_status(self) -> ExecutorStatus:
-        """What the executor did so far and has before it. A frozen snapshot."""
+        """What the executor did so far and has before it. From any thread.
+
+        :returns: a frozen snapshot.
+        :raises ForkedNode: in a forked child.
+        """
         return self._runtime.executor_status()
 
     def metrics(self) -> Metrics:
-        """Gauges and counters, by name. A frozen snapshot."""
+        """Gauges and counters, by name. From any thread.
+
+        :returns: a frozen snapshot.
+        :raises ForkedNode: in a forked child.
+        """
         return self._runtime.metrics()
 
     def processes(self) -> dict[Pid, int]:
-        """How many envelopes each process, service and mailbox was given so far."""
+        """How many envelopes each process, service and mailbox was given so far. From any thread.
+
+        :returns: the counts by pid; a dict of the caller's own.
+        :raises ForkedNode: in a forked child.
+        """
         self._runtime.check_owner()
         return self._runtime.executor.delivered_by_pid()
 
@@ -560,7 +530,8 @@ class Node:
     def request_shutdown(self, timeout: float | None = None) -> None:
         """Ask the node to end. Never blocks; from any thread, process or signal handler.
 
-        :param timeout: as that of `shutdown`.
+        :param timeout: in seconds, as that of `shutdown`.
+        :raises ForkedNode: in a forked child.
         """
         self._runtime.request_shutdown(timeout)
 

@@ -18,13 +18,13 @@ from typing import Any
 
 from rabble._core.ids import Pid
 from rabble._core.inbox import Inbox
-from rabble._core.texts import Interrupted, bounded_str, type_name
+from rabble._core.texts import Interrupted, bounded_str
 from rabble.steps import take_steps
+from rabble.texts import TEXT_CHARS_MAX, cut, described
 
 __all__ = ["Reporter", "described", "worded"]
 
 PERIOD_S = 0.25
-TEXT_CHARS_MAX = 500
 LINE_CHARS_MAX = 1_000
 REPORT_CHARS_MAX = 65_536
 FRAMES_MAX = 50
@@ -50,15 +50,6 @@ def own_part(error: BaseException) -> TracebackType | None:
     while trace is not None and trace.tb_frame.f_code.co_filename.endswith("executor.pyx"):
         trace = trace.tb_next
     return trace
-
-
-def cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def described(error: BaseException) -> str:
-    """An exception's class and text, whatever its class and its `__str__` do; bounded."""
-    return f"{type_name(error)}: {bounded_str(error, TEXT_CHARS_MAX)}"
 
 
 def worded(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from rabble._core.envelope import Envelope
 from rabble.cli.node_settings import Settings, SettingsError, add_arguments, settings_of
 from rabble.cli.status import FAILED, USAGE_ERROR
-from rabble.errors import ShutdownTimeout
+from rabble.errors import RabbleError, ShutdownTimeout
 from rabble.messages import NodeDown, NodeStalled, NodeUp, Removed
 from rabble.node import Node, rouse
 from rabble.services import Service, ServiceHandler
@@ -109,7 +109,7 @@ def complain(what: str | None) -> None:
             print(f"rabble node: {what}", file=sys.stderr, flush=True)
 
 
-class AppError(Exception):
+class AppError(RabbleError):
     """The application's module raised; its cause is what."""
 
 

@@ -14,6 +14,7 @@ from rabble._core.ids import NodeId
 from rabble.addresses import parse_target
 from rabble.cluster.config import Mesh
 from rabble.cluster.tls import TlsConfig
+from rabble.errors import RabbleError
 from rabble.limits import Limits
 
 __all__ = ["Settings", "SettingsError", "add_arguments", "settings_of"]
@@ -24,7 +25,7 @@ PATHS = ("seed-file", "key", "tls-cert", "tls-key", "tls-ca")
 KEYS = ("node", "app", "join", "cluster", "bind", "log-level", *PATHS)
 
 
-class SettingsError(ValueError):
+class SettingsError(RabbleError, ValueError):
     """What was given cannot be used; says what, and what is allowed."""
 
 

@@ -15,8 +15,8 @@ from rabble._core.texts import bounded_repr
 from rabble._runtime import LocalRuntime
 from rabble.messages import DeadLetterReason, DownReason
 from rabble.process import Output
-from rabble.reports import described
 from rabble.steps import take_steps
+from rabble.texts import described, given
 
 __all__ = ["OnCrash", "Service", "ServiceHandler", "start_service"]
 
@@ -346,9 +346,7 @@ def checked_maker(
 ) -> Callable[[], ServiceHandler]:
     """What makes the handler of each life; raises what `Node.register_service` does."""
     if on_crash not in ("stop", "restart", "shutdown"):
-        raise ValueError(
-            f"on_crash must be stop, restart or shutdown, not {bounded_repr(on_crash, 100)}"
-        )
+        raise ValueError(f"on_crash must be stop, restart or shutdown, not {given(on_crash)}")
     if isinstance(handler, ServiceHandler):
         if on_crash == "restart":
             raise ValueError(
@@ -363,7 +361,5 @@ def checked_maker(
     elif callable(handler):
         make_handler = handler
     else:
-        raise TypeError(
-            f"register_service takes a ServiceHandler, not {bounded_repr(handler, 100)}"
-        )
+        raise TypeError(f"register_service takes a ServiceHandler, not {given(handler)}")
     return make_handler
