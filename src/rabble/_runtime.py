@@ -24,8 +24,8 @@ from rabble.cluster.server import ClusterServer
 from rabble.errors import ForkedNode, NameTaken, NodeStopped, NoProcess, QueueFull
 from rabble.limits import Limits
 from rabble.messages import DeadLetterReason, DownReason, ExecutorStatus, Metrics
-from rabble.reports import Reporter, worded
-from rabble.texts import described, given
+from rabble.reports import Reporter, traceback_text
+from rabble.texts import argument_text, described
 from rabble.timeouts import checked_timeout
 from rabble.watchdog import Watchdog
 
@@ -127,7 +127,7 @@ class LocalRuntime:
         :param instead: what to do for a pid of another node, for the error.
         """
         if not isinstance(pid, Pid):
-            raise TypeError(f"{what} takes a Pid, not {given(pid)}")
+            raise TypeError(f"{what} takes a Pid, not {argument_text(pid)}")
         if pid.node != self.node_id:
             raise ValueError(
                 f"{what} is for what runs on {self.node_id}, and {pid} does not: {instead}"
@@ -216,7 +216,7 @@ class LocalRuntime:
             lambda: None if self.ended.closed else self.ended.signal(),
             lambda: None if self.cluster is None else self.cluster.drain(),
             lambda: self.reporter.report(
-                logging.CRITICAL, lambda: f"{self.node_id}: {what} {how}\n{worded(error)}"
+                logging.CRITICAL, lambda: f"{self.node_id}: {what} {how}\n{traceback_text(error)}"
             ),
         )
         for step in steps:

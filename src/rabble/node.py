@@ -28,7 +28,7 @@ from rabble.registry import MessageRegistry, default_registry
 from rabble.reports import Reporter
 from rabble.services.mailbox import Mailbox, Mailboxes
 from rabble.services.service import OnCrash, Service, ServiceHandler, start_service
-from rabble.texts import given
+from rabble.texts import argument_text
 from rabble.timeouts import checked_timeout
 
 __all__ = ["Node", "rouse"]
@@ -161,9 +161,11 @@ class Node:
         listeners: Sequence[socket.socket] = (),
     ) -> None:
         if not isinstance(node_id, NodeId):
-            raise TypeError(f"node_id must be a NodeId or its text, not {given(node_id)}")
+            raise TypeError(f"node_id must be a NodeId or its text, not {argument_text(node_id)}")
         if type(spin_us) is not int or not 0 <= spin_us <= 1_000_000:
-            raise ValueError(f"spin_us must be 0 to 1,000,000 microseconds, not {given(spin_us)}")
+            raise ValueError(
+                f"spin_us must be 0 to 1,000,000 microseconds, not {argument_text(spin_us)}"
+            )
         self.node_id = node_id
         self.limits = limits
         self._runtime = runtime = LocalRuntime(node_id, limits)
@@ -375,7 +377,9 @@ class Node:
         if isinstance(target, str):
             target = parse_target(target)
         elif not isinstance(target, NodeId):
-            raise TypeError(f"join takes a NodeId or an address 'host:port', not {given(target)}")
+            raise TypeError(
+                f"join takes a NodeId or an address 'host:port', not {argument_text(target)}"
+            )
         self._mesh_side().join(target)
 
     def leave(self, node: NodeId | str | None = None) -> None:
@@ -391,7 +395,9 @@ class Node:
             node = NodeId.parse(node)
         name = self.node_id.name if node is None else getattr(node, "name", node)
         if not isinstance(name, str):
-            raise TypeError(f"leave takes a NodeId, a node's name or an address, not {given(node)}")
+            raise TypeError(
+                f"leave takes a NodeId, a node's name or an address, not {argument_text(node)}"
+            )
         self._mesh_side().leave(name)
 
     def cluster_status(self) -> ClusterStatus:

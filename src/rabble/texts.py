@@ -6,12 +6,12 @@ from typing import Any
 
 from rabble._core.texts import bounded_repr, bounded_str, type_name
 
-__all__ = ["GIVEN_CHARS_MAX", "TEXT_CHARS_MAX", "cut", "described", "given", "text_of"]
+__all__ = ["ARGUMENT_CHARS_MAX", "TEXT_CHARS_MAX", "cut", "described", "argument_text", "text_of"]
 
 #: Characters of an exception's text, and of an answer to another node.
 TEXT_CHARS_MAX = 500
 #: Characters of an argument that cannot be used.
-GIVEN_CHARS_MAX = 100
+ARGUMENT_CHARS_MAX = 100
 
 
 def cut(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:
@@ -29,6 +29,6 @@ def described(error: BaseException) -> str:
     return f"{type_name(error)}: {text_of(error)}"
 
 
-def given(value: Any) -> str:
+def argument_text(value: Any) -> str:
     """What a caller gave, as the text of an error shows it, whatever its `__repr__` does."""
-    return bounded_repr(value, GIVEN_CHARS_MAX)
+    return bounded_repr(value, ARGUMENT_CHARS_MAX)

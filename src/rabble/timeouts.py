@@ -6,7 +6,7 @@ import math
 import numbers
 from typing import Any
 
-from rabble.texts import given
+from rabble.texts import argument_text
 
 __all__ = ["TIMEOUT_S_MAX", "checked_timeout"]
 
@@ -29,7 +29,9 @@ def checked_timeout(value: Any) -> float:
         # Mostly. It is asked for with each message that a mailbox waits for.
         return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"timeout must be a number of seconds, such as 2.5, not {given(value)}")
+        raise TypeError(
+            f"timeout must be a number of seconds, such as 2.5, not {argument_text(value)}"
+        )
     try:
         seconds = float(value)
     except OverflowError:

@@ -529,7 +529,7 @@ def test_a_process_that_goes_on_is_left_as_it_was(
 
     said: list[str] = []
     Life.seen = []
-    monkeypatch.setattr(node_command, "say", end_at_once)
+    monkeypatch.setattr(node_command, "print_line", end_at_once)
     # The tests have set it up for themselves.
     monkeypatch.setattr(faulthandler, "enable", lambda: None)
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]

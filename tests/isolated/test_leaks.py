@@ -60,7 +60,7 @@ def test_a_mailbox_that_an_exception_ends_anywhere_leaves_nothing() -> None:
 
         at_every_bytecode(use, lambda place: gc.collect())
         until(lambda: len(node.processes()) == 1)
-        assert not node._mailboxes.held and not node._mailboxes.dropped
+        assert not node._mailboxes.refs and not node._mailboxes.dropped
         until(lambda: len(eventfds()) == before)
         node.shutdown()
     """)
@@ -239,7 +239,7 @@ def test_what_is_half_registered_leaves_nothing(what: str) -> None:
                 each = None
             gc.collect()
             until(lambda: node.processes() == {{}})
-            until(lambda: node.executor_status().services == 0 and not node._mailboxes.held)
+            until(lambda: node.executor_status().services == 0 and not node._mailboxes.refs)
             until(lambda: "rabble:local:one" not in rabble_threads())
             until(lambda: len(eventfds()) == before)
 

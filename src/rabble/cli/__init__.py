@@ -24,12 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failure.
     """
     parser = make_parser()
-    given = parser.parse_args(arguments)
-    if given.command is None:
+    options = parser.parse_args(arguments)
+    if options.command is None:
         parser.print_help(sys.stderr)
         return USAGE_ERROR
     try:
-        status: int = COMMANDS[given.command].run(given)
+        status: int = COMMANDS[options.command].run(options)
         return status
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

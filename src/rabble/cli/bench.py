@@ -44,27 +44,27 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
 
 
-def refusal(given: argparse.Namespace, known: Sequence[str]) -> str | None:
+def refusal(options: argparse.Namespace, known: Sequence[str]) -> str | None:
     """Why the arguments of `bench` cannot be used, or `None`."""
     from rabble.bench.report import PLOT_SUFFIXES
 
-    for name in given.names:
+    for name in options.names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             return f"there is no workload {name!r}.{hint} There are: {', '.join(known)}."
-    for option, path in (("--json", given.json), ("--plot", given.plot)):
+    for option, path in (("--json", options.json), ("--plot", options.plot)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             return f"{option} {path}: there is no folder for that file, or it is a folder itself."
-    if given.plot is not None:
-        if given.plot.suffix not in PLOT_SUFFIXES:
-            return f"--plot {given.plot}: the name must end in {' or '.join(PLOT_SUFFIXES)}."
+    if options.plot is not None:
+        if options.plot.suffix not in PLOT_SUFFIXES:
+            return f"--plot {options.plot}: the name must end in {' or '.join(PLOT_SUFFIXES)}."
         if importlib.util.find_spec("matplotlib") is None:
             return "--plot needs matplotlib; install rabble with its extra: rabble[plot]."
     return None
 
 
-def run(given: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Run the workloads that were asked for.
 
     :returns: the exit status: 0 if all ran, 1 if one failed, 2 if the arguments cannot be used. A
@@ -74,7 +74,7 @@ def run(given: argparse.Namespace) -> int:
     from rabble.bench import WORKLOADS, peers, report
     from rabble.bench.model import SPREAD_S, Result, machine, measure
 
-    wrong = refusal(given, list(WORKLOADS))
+    wrong = refusal(options, list(WORKLOADS))
     if wrong is not None:
         print(f"rabble bench: {wrong}", file=sys.stderr)
         return USAGE_ERROR
@@ -82,19 +82,19 @@ def run(given: argparse.Namespace) -> int:
     results: list[Result] = []
     failures: list[str] = []
     with contextlib.ExitStack() as stack:
-        others = stack.enter_context(peers.Peers()) if given.peers else None
+        others = stack.enter_context(peers.Peers()) if options.peers else None
         about = machine(peers.DISTRIBUTIONS if others is not None else ())
         if others is not None:
             about["versions"].update(others.versions())
         report.show_machine(about)
-        for name in dict.fromkeys(given.names or WORKLOADS):
-            for case in WORKLOADS[name].cases(given.quick):
+        for name in dict.fromkeys(options.names or WORKLOADS):
+            for case in WORKLOADS[name].cases(options.quick):
                 beside = others.runs(case) if others is not None else {}
                 try:
                     results.append(
                         measure(
                             case,
-                            spread_s=0.0 if given.quick else SPREAD_S,
+                            spread_s=0.0 if options.quick else SPREAD_S,
                             peers=beside,
                             progress=progress,
                         )
@@ -104,10 +104,10 @@ def run(given: argparse.Namespace) -> int:
     progress.clear()
     print()
     report.print_table(results)
-    if given.json is not None:
-        report.write_json(given.json, about, results)
-    if given.plot is not None:
-        report.plot(given.plot, results)
+    if options.json is not None:
+        report.write_json(options.json, about, results)
+    if options.plot is not None:
+        report.plot(options.plot, results)
     for failure in failures:
         print(failure, file=sys.stderr)
     return FAILED if failures else 0

@@ -44,7 +44,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
 
 
-def run(given: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Make an authority, or the certificate of a node.
 
     :returns: the exit status: 0, or 2 if cryptography is missing or a file cannot be used or made.
@@ -60,15 +60,15 @@ def run(given: argparse.Namespace) -> int:
 
     now = datetime.datetime.now(datetime.UTC)
     try:
-        if given.kind == "ca":
-            made, key = certificates.make_authority(given.folder, now)
+        if options.kind == "ca":
+            made, key = certificates.make_authority(options.folder, now)
             print(f"{made}: the authority's certificate. Give each node a copy.")
             print(f"{key}: its key. No node needs it; who has it can make nodes.")
         else:
             made, key = certificates.make_node_certificate(
-                given.folder, given.name, now, given.host
+                options.folder, options.name, now, options.host
             )
-            print(f"{made}: the certificate of {ascii(given.name)[1:-1]}.")
+            print(f"{made}: the certificate of {ascii(options.name)[1:-1]}.")
             print(f"{key}: its key. Give both to that node alone, the key with mode 0600.")
     except ValueError as error:
         print(f"rabble cert: {error}", file=sys.stderr)

@@ -25,15 +25,15 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     key.add_argument("file", type=Path, metavar="FILE", help="must not exist yet")
 
 
-def run(given: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Make a key file.
 
     :returns: the exit status: 0, or 2 if the file cannot be made.
     """
     try:
-        keys.write_key(given.file, keys.new_key(secrets.token_bytes))
+        keys.write_key(options.file, keys.new_key(secrets.token_bytes))
     except KeyFileError as error:
         print(f"rabble keygen: {error}", file=sys.stderr)
         return USAGE_ERROR
-    print(f"{given.file}: a new key. Give each node of the cluster a copy, with mode 0600.")
+    print(f"{options.file}: a new key. Give each node of the cluster a copy, with mode 0600.")
     return 0

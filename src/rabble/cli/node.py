@@ -35,7 +35,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add_arguments(commands.add_parser("node", help="run a node of a mesh"))
 
 
-def run(given: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Run a node until it is told to end. To be called in the main thread.
 
     SIGTERM and SIGINT end it in order: the application's end is called, what waits is delivered,
@@ -46,7 +46,7 @@ def run(given: argparse.Namespace) -> int:
     """
     with Signals() as signals:
         try:
-            settings = settings_of(given)
+            settings = settings_of(options)
             logging.basicConfig(
                 level=settings.log_level.upper(),
                 format="%(asctime)s %(levelname)s %(message)s",
@@ -84,7 +84,7 @@ def live(
                 node._mesh_side().watch_seed_file(settings.seed_file)
             if not signals.count:
                 incarnation = node.cluster_status().incarnation
-                say(f"ready {node.node_id} incarnation {incarnation}")
+                print_line(f"ready {node.node_id} incarnation {incarnation}")
                 notify("READY=1")
             signals.wait(node)
             notify("STOPPING=1")
@@ -216,7 +216,7 @@ class Signals:
             os._exit(FAILED)
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line for whoever started the node, if that still listens."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         # In one piece: the application's threads may print, too.

@@ -75,17 +75,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_of(given: argparse.Namespace) -> Settings:
+def settings_of(options: argparse.Namespace) -> Settings:
     """What the command line and the file it names say.
 
     :raises SettingsError: if they, or the file, cannot be used.
     """
     values: dict[str, Any] = {}
     limits: Mapping[str, Any] = {}
-    if given.config is not None:
-        values, limits = read_config(given.config)
+    if options.config is not None:
+        values, limits = read_config(options.config)
     for key in KEYS:
-        argument = getattr(given, key.replace("-", "_"))
+        argument = getattr(options, key.replace("-", "_"))
         if argument is not None:
             values[key] = argument
     if "node" not in values:

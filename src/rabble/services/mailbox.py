@@ -30,7 +30,7 @@ class Mailbox:
     :ivar pid: of the mailbox.
     """
 
-    _held: Held | None = None
+    _ref: MailboxRef | None = None
 
     def __init__(self, mailboxes: Mailboxes, pid: Pid, inbox: Inbox) -> None:
         self._mailboxes = mailboxes
@@ -99,7 +99,7 @@ class Mailbox:
             self.close()
 
 
-class Held(weakref.ref[Mailbox]):
+class MailboxRef(weakref.ref[Mailbox]):
     """What a node keeps of a mailbox: what it takes to close one that its user dropped."""
 
     __slots__ = ("inbox", "pid")
@@ -120,9 +120,9 @@ class Mailboxes:
     def __init__(self, runtime: LocalRuntime) -> None:
         self.runtime = runtime
         #: Those that are open, by the id of what is kept of them.
-        self.held: dict[int, Held] = {}
+        self.refs: dict[int, MailboxRef] = {}
         #: Those that nobody holds any more, until somebody looks.
-        self.dropped: collections.deque[Held] = collections.deque()
+        self.dropped: collections.deque[MailboxRef] = collections.deque()
         self._numbers = itertools.count()
 
     def open(self, name: str | None, group: str | None) -> Mailbox:
@@ -134,15 +134,15 @@ class Mailboxes:
         inbox = Inbox(runtime.limits.service_inbox_envelopes_max)
         pid = Pid(name or f"mailbox-{next(self._numbers)}", runtime.node_id, group)
         mailbox = Mailbox(self, pid, inbox)
-        held = Held(mailbox, self.dropped.append)
-        held.pid = pid
-        held.inbox = inbox
+        ref = MailboxRef(mailbox, self.dropped.append)
+        ref.pid = pid
+        ref.inbox = inbox
         # First, so that it is closed with the others; an ending executor takes no inbox any more.
-        self.held[id(held)] = held
-        mailbox._held = held
+        self.refs[id(ref)] = ref
+        mailbox._ref = ref
         if not runtime.executor.add_inbox(pid, inbox):
-            mailbox._held = None
-            self.held.pop(id(held), None)
+            mailbox._ref = None
+            self.refs.pop(id(ref), None)
             inbox.close()
             runtime.refuse(pid)
         return mailbox
@@ -150,36 +150,36 @@ class Mailboxes:
     def close(self, mailbox: Mailbox) -> None:
         """See `Mailbox.close`."""
         self.runtime.check_owner()
-        held = mailbox._held
-        if held is not None:
-            self._close(held)
-            mailbox._held = None
+        ref = mailbox._ref
+        if ref is not None:
+            self._close(ref)
+            mailbox._ref = None
 
     def close_dropped(self) -> None:
         """Close the mailboxes that nobody holds any more."""
         while self.dropped:
             try:
-                held = self.dropped[0]
-                self._close(held)
+                ref = self.dropped[0]
+                self._close(ref)
                 # Last, so that one is not lost half-way. By what it is: two threads may be here.
-                self.dropped.remove(held)
+                self.dropped.remove(ref)
             except (IndexError, ValueError):
                 # The other thread was faster.
                 pass
 
     def close_all(self) -> None:
         """The executor has ended: nothing comes any more."""
-        for held in self.held.copy().values():
-            held.inbox.close()
-        self.held.clear()
+        for ref in self.refs.copy().values():
+            ref.inbox.close()
+        self.refs.clear()
         self.dropped.clear()
 
-    def _close(self, held: Held) -> None:
+    def _close(self, ref: MailboxRef) -> None:
         """Close a mailbox, if it is one of those there are. To be repeated if anything raises."""
-        if id(held) not in self.held:
+        if id(ref) not in self.refs:
             return
-        held.inbox.close()
-        for envelope in held.inbox.take(len(held.inbox)):
+        ref.inbox.close()
+        for envelope in ref.inbox.take(len(ref.inbox)):
             self.runtime.undelivered(envelope)
-        self.runtime.discard(held.pid, held.inbox, DownReason("stopped"))
-        self.held.pop(id(held), None)
+        self.runtime.discard(ref.pid, ref.inbox, DownReason("stopped"))
+        self.refs.pop(id(ref), None)

@@ -16,7 +16,7 @@ from rabble._runtime import LocalRuntime
 from rabble.messages import DeadLetterReason, DownReason
 from rabble.process import Output
 from rabble.steps import take_steps
-from rabble.texts import described, given
+from rabble.texts import argument_text, described
 
 __all__ = ["OnCrash", "Service", "ServiceHandler", "start_service"]
 
@@ -346,7 +346,9 @@ def checked_maker(
 ) -> Callable[[], ServiceHandler]:
     """What makes the handler of each life; raises what `Node.register_service` does."""
     if on_crash not in ("stop", "restart", "shutdown"):
-        raise ValueError(f"on_crash must be stop, restart or shutdown, not {given(on_crash)}")
+        raise ValueError(
+            f"on_crash must be stop, restart or shutdown, not {argument_text(on_crash)}"
+        )
     if isinstance(handler, ServiceHandler):
         if on_crash == "restart":
             raise ValueError(
@@ -361,5 +363,5 @@ def checked_maker(
     elif callable(handler):
         make_handler = handler
     else:
-        raise TypeError(f"register_service takes a ServiceHandler, not {given(handler)}")
+        raise TypeError(f"register_service takes a ServiceHandler, not {argument_text(handler)}")
     return make_handler
