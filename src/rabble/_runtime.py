@@ -46,9 +46,6 @@ class ServiceThread(Protocol):
     def stop(self) -> None:
         """End it after what it is doing now. Never blocks; idempotent."""
 
-    def wait_for_end(self) -> bool:
-        """Wait, after `stop`, until it has ended. False if it had not begun and will not."""
-
 
 class LocalRuntime:
     """The parts of one node, what is known of their state, and the checks before each use.
@@ -85,9 +82,11 @@ class LocalRuntime:
         self.failure: str | None = None
         #: Whether the executor has ended: what is sent from now on is a dead letter.
         self.ending = False
-        # Changed by any thread, without a lock: a signal handler that waits for the end of the
-        # node may have interrupted the holder, for which the end would have to wait.
-        self.services: set[ServiceThread] = set()
+        # What follows is changed by any thread, without a lock: a signal handler that waits for the
+        # end of the node may have interrupted the holder, for which the end would have to wait.
+        #: The services that run, each with what waits, after its `stop`, until it has ended; that
+        #: returns False if the service had not begun and will not.
+        self.services: dict[ServiceThread, Callable[[], bool]] = {}
         #: Threads that are inside of threading's start or join, which hold locks of that kind.
         self.in_threading: set[int] = set()
         #: Threads of services and of the cluster server that have ended and are to be joined.

@@ -149,12 +149,12 @@ class Teardown:
         self._mailboxes.close_all()
 
     def _end_services(self) -> None:
-        services = list(self.runtime.services)
+        services = self.runtime.services.copy()
         for service in services:
             service.stop()
-        for service in services:
+        for service, wait_for_end in services.items():
             # One that has not begun sees that it was stopped.
-            if service.wait_for_end():
+            if wait_for_end():
                 self.runtime.to_join.add(service.thread)
 
     def _end_cluster(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rabble._core.texts import bounded_repr, bounded_str, type_name
 
-__all__ = ["ARGUMENT_CHARS_MAX", "TEXT_CHARS_MAX", "cut", "described", "argument_text", "text_of"]
+__all__ = ["ARGUMENT_CHARS_MAX", "TEXT_CHARS_MAX", "argument_text", "cut", "described", "text_of"]
 
 #: Characters of an exception's text, and of an answer to another node.
 TEXT_CHARS_MAX = 500

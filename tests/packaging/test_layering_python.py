@@ -116,3 +116,17 @@ def test_what_a_node_is_made_of_knows_no_node(below: str, above: str) -> None:
     edges = references()
     assert {below, above} <= set(edges)
     assert above not in reachable(below, edges)
+
+
+def test_services_use_nothing_private_of_their_node() -> None:
+    private = [
+        f"{source.name}:{part.lineno}: {part.attr}"
+        for name, source in python_modules().items()
+        if name.startswith("rabble.services.") or name in ("rabble.hooks", "rabble._runtime")
+        for part in ast.walk(ast.parse(source.read_text()))
+        if isinstance(part, ast.Attribute)
+        and part.attr.startswith("_")
+        and isinstance(part.value, ast.Attribute)
+        and part.value.attr in ("node", "_node", "_runtime", "runtime")
+    ]
+    assert private == []

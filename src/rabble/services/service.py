@@ -202,7 +202,7 @@ class Service:
         self._give_pid_back(self._reason)
 
     def _give_pid_back(self, reason: DownReason) -> None:
-        self._runtime.services.discard(self)
+        self._runtime.services.pop(self, None)
         self._runtime.discard(self.pid, self._inbox, reason)
 
     def _hand_back(self) -> None:
@@ -214,7 +214,7 @@ class Service:
         if self._serving.locked():
             self._serving.release()
 
-    def wait_for_end(self) -> bool:
+    def _wait_for_end(self) -> bool:
         """Wait, after `stop`, until the service has ended. For the end of the node.
 
         :returns: False if it had not begun and will not.
@@ -320,7 +320,7 @@ def start_service(
     service = Service(runtime, node, pid, inbox, make_handler, on_crash)
     current = threading.get_ident()
     try:
-        runtime.services.add(service)
+        runtime.services[service] = service._wait_for_end
         if not runtime.executor.add_inbox(pid, inbox):
             runtime.refuse(pid)
         runtime.in_threading.add(current)
