@@ -141,7 +141,7 @@ class AwaitedReply:
             self.future.set_exception(error)
 
 
-class Asked(weakref.ref[Ending]):
+class PendingCall(weakref.ref[Ending]):
     """A request in the table, which does not keep it: it goes with whoever waits for its reply."""
 
     __slots__ = ("number", "to")
@@ -164,9 +164,9 @@ class Calls:
         self.late_replies = 0
         self._calls_max = calls_max
         self._numbers = itertools.count()
-        self._by_number: dict[int, Asked] = {}
+        self._by_number: dict[int, PendingCall] = {}
         #: Those whose askers have gone, until somebody looks.
-        self._gone: collections.deque[Asked] = collections.deque()
+        self._gone: collections.deque[PendingCall] = collections.deque()
         self._closed_because: str | None = None
 
     def __len__(self) -> int:
@@ -181,10 +181,10 @@ class Calls:
                 f"{waiting} calls wait for their replies already; "
                 f"Limits.calls_max is {self._calls_max}"
             )
-        asked = Asked(reply, self._gone.append)
-        asked.number = number = next(self._numbers)
-        asked.to = to
-        self._by_number[number] = asked
+        pending = PendingCall(reply, self._gone.append)
+        pending.number = number = next(self._numbers)
+        pending.to = to
+        self._by_number[number] = pending
         if self._closed_because is not None:
             # The node ended between the caller's look and here.
             self.close(self._closed_because)
@@ -198,16 +198,16 @@ class Calls:
     def deliver(self, envelope: Envelope) -> None:
         """A reply or a dead letter came. Runs in the executor's thread; never blocks."""
         number = None if envelope.correlation_id is None else envelope.correlation_id.request
-        asked = None if number is None else self._by_number.get(number)
-        if number is None or asked is None:
+        pending = None if number is None else self._by_number.get(number)
+        if number is None or pending is None:
             self.late_replies += 1
             return
-        reply = asked()
+        reply = pending()
         # First of all, so that nothing can come between this and what its asker waits for.
         if reply is None:
             ended = False
         elif isinstance(envelope.msg, DeadLetter | Bounced):
-            ended = reply.set_exception(failure_of(asked.to, envelope.msg.reason))
+            ended = reply.set_exception(failure_of(pending.to, envelope.msg.reason))
         else:
             ended = reply.set_result(envelope.msg)
         self._by_number.pop(number, None)
@@ -216,32 +216,32 @@ class Calls:
 
     def disconnected(self, node: NodeId) -> None:
         """The connection to a node ended: so do the requests to it. As `deliver`."""
-        for asked in self._by_number.copy().values():
-            if asked.to.node == node:
+        for pending in self._by_number.copy().values():
+            if pending.to.node == node:
                 self._end(
-                    asked,
-                    NotConnected(f"the connection to {node} ended before {asked.to} replied"),
+                    pending,
+                    NotConnected(f"the connection to {node} ended before {pending.to} replied"),
                 )
 
     def close(self, why: str = "the node stopped") -> None:
         """The node ended: so do all requests."""
         self._closed_because = why
-        for asked in self._by_number.copy().values():
-            self._end(asked, NodeStopped(f"{why} before the reply came"))
+        for pending in self._by_number.copy().values():
+            self._end(pending, NodeStopped(f"{why} before the reply came"))
 
-    def _end(self, asked: Asked, error: Exception) -> None:
-        reply = asked()
+    def _end(self, pending: PendingCall, error: Exception) -> None:
+        reply = pending()
         if reply is not None:
             reply.set_exception(error)
-        self._by_number.pop(asked.number, None)
+        self._by_number.pop(pending.number, None)
 
     def _forget_gone(self) -> None:
         while self._gone:
             try:
-                asked = self._gone[0]
-                self._by_number.pop(getattr(asked, "number", -1), None)
+                pending = self._gone[0]
+                self._by_number.pop(getattr(pending, "number", -1), None)
                 # Last, so that one is not lost half-way. By what it is: two threads may be here.
-                self._gone.remove(asked)
+                self._gone.remove(pending)
             except (IndexError, ValueError):
                 # The other thread was faster.
                 pass

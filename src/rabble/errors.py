@@ -1,4 +1,10 @@
-"""What rabble raises."""
+"""What rabble raises.
+
+`RabbleError` is the root: whoever catches it catches what rabble raises of its own. A class also
+has the standard base that says what kind of failure it is, so that `except TimeoutError` takes a
+`CallTimeout`. An argument that cannot be used is a plain `TypeError` or `ValueError`, and what the
+system refuses a plain `OSError`.
+"""
 
 from __future__ import annotations
 

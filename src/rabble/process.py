@@ -19,7 +19,7 @@ Output: TypeAlias = "Envelope | Iterable[Envelope] | None"
 
 
 class Runtime(Protocol):
-    """What a process is given of its surroundings: the executor's entry, or a test's own."""
+    """What a process is given by who runs it: the executor's entry, or a test's own."""
 
     @property
     def pid(self) -> Pid:
@@ -57,7 +57,10 @@ class Process:
     _runtime: Runtime
 
     def init(self) -> Output:
-        """Called once, before the first message. Returns the envelopes to send."""
+        """Called once, before the first message, in the executor's thread.
+
+        :returns: `None`, one `Envelope`, or an iterable of them.
+        """
         return None
 
     def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
@@ -67,14 +70,18 @@ class Process:
         :param sender: who said it; `None` from a thread that gave no sender.
         :param correlation_id: the request it belongs to, to be put into the reply; or `None`.
         :returns: `None`, one `Envelope`, or an iterable of them, a generator too.
+        :raises Exception: whatever it raises ends the process, and is the reason of its `Down`.
         """
         raise TypeError(f"{type(self).__name__} does not define receive(msg, sender, cid)")
 
     def attach(self, runtime: Runtime) -> None:
-        """Give the process its surroundings. A node does it at the spawn, a test may instead."""
+        """Give the process its runtime. A node does it at the spawn, a test may instead.
+
+        :param runtime: what `pid`, `node_id`, `executor`, `now` and `random` are taken from.
+        """
         self._runtime = runtime
 
-    def _surroundings(self) -> Runtime:
+    def _attached(self) -> Runtime:
         try:
             return self._runtime
         except AttributeError:
@@ -86,24 +93,24 @@ class Process:
     @property
     def pid(self) -> Pid:
         """This process's own pid."""
-        return self._surroundings().pid
+        return self._attached().pid
 
     @property
     def node_id(self) -> NodeId:
         """The node it runs on."""
-        return self._surroundings().pid.node
+        return self._attached().pid.node
 
     @property
     def executor(self) -> Pid:
         """The pid that control messages go to."""
-        return self._surroundings().executor
+        return self._attached().executor
 
     @property
     def now(self) -> float:
         """Monotonic seconds at which the executor's current batch of deliveries began."""
-        return self._surroundings().now
+        return self._attached().now
 
     @property
     def random(self) -> random.Random:
         """This process's own random source, seeded from the node's seed and its pid."""
-        return self._surroundings().random
+        return self._attached().random

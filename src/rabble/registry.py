@@ -104,21 +104,31 @@ class MessageRegistry:
             self.plans_by_name.clear()
 
     def name_of(self, cls: type) -> str:
-        """The wire name of a class. Raises `LookupError` if it is not registered."""
+        """The wire name of a class. From any thread.
+
+        :raises LookupError: if it is not registered.
+        """
         registration = self.registration_of(cls)
         if registration is None:
             raise LookupError(f"{cls!r} is not registered; declare it with @rabble.message")
         return registration.name
 
     def class_of(self, name: str) -> type:
-        """The class of a wire name. Raises `LookupError` if none is registered under it."""
+        """The class of a wire name. From any thread.
+
+        :raises LookupError: if none is registered under it.
+        """
         registration = self.registration_named(name)
         if registration is None:
             raise LookupError(f"no class is registered as {name!r}")
         return registration.cls
 
     def fields_of(self, cls: type) -> tuple[str, ...]:
-        """Names of a class's fields in the order in which they travel. Raises `LookupError`."""
+        """Names of a class's fields in the order in which they travel. From any thread.
+
+        :returns: no name for an enum.
+        :raises LookupError: if it is not registered.
+        """
         self.name_of(cls)
         return self._by_class[id(cls)].fields
 

@@ -18,13 +18,13 @@ from typing import Any
 
 from rabble._core.ids import Pid
 from rabble._core.inbox import Inbox
-from rabble._core.texts import Interrupted, bounded_str, type_name
+from rabble._core.texts import Interrupted, bounded_str
 from rabble.steps import take_steps
+from rabble.texts import TEXT_CHARS_MAX, cut, described
 
-__all__ = ["Reporter", "described", "worded"]
+__all__ = ["Reporter", "described", "traceback_text"]
 
 PERIOD_S = 0.25
-TEXT_CHARS_MAX = 500
 LINE_CHARS_MAX = 1_000
 REPORT_CHARS_MAX = 65_536
 FRAMES_MAX = 50
@@ -36,7 +36,7 @@ NOTES_MAX = 8
 
 CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
 CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
-NO_WORDS = "a report for which there were no words"
+UNPRINTABLE = "a report for which there were no words"
 
 
 def attribute(error: BaseException, name: str, base: type = BaseException) -> Any:
@@ -52,16 +52,7 @@ def own_part(error: BaseException) -> TracebackType | None:
     return trace
 
 
-def cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def described(error: BaseException) -> str:
-    """An exception's class and text, whatever its class and its `__str__` do; bounded."""
-    return f"{type_name(error)}: {bounded_str(error, TEXT_CHARS_MAX)}"
-
-
-def worded(error: BaseException) -> str:
+def traceback_text(error: BaseException) -> str:
     """An exception with its traceback, much as the interpreter prints it; bounded.
 
     `traceback` would ask the exception for its text without a bound, walk along all that led to it,
@@ -194,7 +185,7 @@ class Reporter:
         except Interrupted:
             raise
         except BaseException as failure:
-            text = f"{NO_WORDS}: {described(failure)}"
+            text = f"{UNPRINTABLE}: {described(failure)}"
         if self._suppressed:
             text += f"\n[{self._suppressed} reports before this one were suppressed]"
             self._suppressed = 0
@@ -202,7 +193,7 @@ class Reporter:
 
     def report_crash(self, pid: Pid | None, error: BaseException) -> None:
         """Report a failed process or service with its traceback."""
-        self.report(logging.ERROR, lambda: f"{pid} crashed\n{worded(error)}")
+        self.report(logging.ERROR, lambda: f"{pid} crashed\n{traceback_text(error)}")
 
     def report_stack(self, pid: Pid, thread_id: int, seconds: float) -> None:
         """Report a `receive` that has not returned, with where it stands."""
@@ -234,16 +225,16 @@ class Reporter:
     def _write(self) -> None:
         while self._waiting:
             level, text = self._waiting.popleft()
-            self._say(level, text)
+            self._log_text(level, text)
         if self._suppressed and int(self._clock()) != self._second:
             self._write_suppressed()
 
     def _write_suppressed(self) -> None:
         count, self._suppressed = self._suppressed, 0
         if count:
-            self._say(logging.WARNING, f"{count} reports were suppressed")
+            self._log_text(logging.WARNING, f"{count} reports were suppressed")
 
-    def _say(self, level: int, text: str) -> None:
+    def _log_text(self, level: int, text: str) -> None:
         try:
             self._log.log(level, "%s", text)
         except BaseException as error:
@@ -251,6 +242,6 @@ class Reporter:
             # complain where logging itself does, if that can be done.
             if logging.raiseExceptions and sys.stderr is not None:
                 try:
-                    sys.stderr.write(f"{worded(error)}\n")
+                    sys.stderr.write(f"{traceback_text(error)}\n")
                 except BaseException:
                     pass

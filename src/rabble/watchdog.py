@@ -35,7 +35,7 @@ class Watchdog:
         self._stalled_after_s = stalled_after_s
         self._clock = clock
         #: The number of the delivery that was seen last, and when it was first seen.
-        self._seen = (-1, clock())
+        self._last_delivery = (-1, clock())
         self._reported = -1
 
     @property
@@ -47,8 +47,8 @@ class Watchdog:
         """Take note of where the executor is; report it if it has been there for too long."""
         delivered = self._executor.delivered
         pid = self._executor.current_pid
-        if pid is None or delivered != self._seen[0]:
-            self._seen = (delivered, self._clock())
+        if pid is None or delivered != self._last_delivery[0]:
+            self._last_delivery = (delivered, self._clock())
         elif self._seconds() >= self._report_after_s and delivered != self._reported:
             self._reported = delivered
             if self._thread.ident is not None:
@@ -56,7 +56,7 @@ class Watchdog:
 
     def _seconds(self) -> float:
         """For how long the executor has been in the delivery that was seen last."""
-        number, since = self._seen
+        number, since = self._last_delivery
         if self._executor.current_pid is None or self._executor.delivered != number:
             return 0.0
         return self._clock() - since

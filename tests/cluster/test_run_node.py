@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 
 import rabble
-from rabble import Limits, Mesh, Node, NodeDown, NodeId, NodeUp, cli, node_settings, run_node
-from rabble.node_settings import Settings, SettingsError
+from rabble import Limits, Mesh, Node, NodeDown, NodeId, NodeUp, cli
+from rabble.cli import node as node_command
+from rabble.cli import node_settings
+from rabble.cli.node_settings import Settings, SettingsError
 from tests.support import PATIENCE_S, Does
 
 APP = """
@@ -82,7 +84,7 @@ def fails(node):
     # What a defect in the cluster server would do.
     def defect():
         raise LookupError("a defect")
-    node._cluster.post(defect)
+    node._runtime.cluster.post(defect)
 
 def fails_while_stuck(node):
     class Stuck(rabble.Process):
@@ -93,7 +95,7 @@ def fails_while_stuck(node):
 
 def fails_at_the_end(node):
     def end():
-        node._end_calls = None
+        node._teardown._end_calls = None
     return end
 
 def flood(node):
@@ -527,7 +529,7 @@ def test_a_process_that_goes_on_is_left_as_it_was(
 
     said: list[str] = []
     Life.seen = []
-    monkeypatch.setattr(run_node, "say", end_at_once)
+    monkeypatch.setattr(node_command, "print_line", end_at_once)
     # The tests have set it up for themselves.
     monkeypatch.setattr(faulthandler, "enable", lambda: None)
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]

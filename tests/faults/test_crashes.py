@@ -266,21 +266,21 @@ def test_a_restart_loop_stops_at_its_intensity_and_escalates_once(where: str) ->
         return Doomed()
 
     with rabble.rouse() as node:
-        ask = node.request_shutdown
+        ask = node._runtime.request_shutdown
 
         def request_shutdown(timeout: float | None = None) -> None:
             nonlocal escalated
             escalated += 1
             ask(timeout)
 
-        node.request_shutdown = request_shutdown  # type: ignore[method-assign]
+        node._runtime.request_shutdown = request_shutdown  # type: ignore[method-assign]
         service = node.register_service(make, "doomed", on_crash="restart")
         if where == "handle":
             for _ in range(20):
                 node.send(service.pid, "poison")
         service.thread.join(PATIENCE_S)
         assert escalated == 1
-        assert node._ended.wait(PATIENCE_S) or node._ended.closed
+        assert node._runtime.ended.wait(PATIENCE_S) or node._runtime.ended.closed
     assert lives == 6  # the first one and five more
     if where == "handle":
         assert handled == 6  # each message once
@@ -292,7 +292,7 @@ def test_a_restart_loop_stops_at_its_intensity_and_escalates_once(where: str) ->
 def test_crashes_far_apart_never_escalate() -> None:
     with rabble.rouse() as node:
         clock = HandClock()
-        node.monotonic = lambda: clock.ns * 1e-9
+        node._runtime.clock = lambda: clock.ns * 1e-9
 
         class Clumsy(ServiceHandler):
             def handle_envelope(self, envelope: Envelope, service: Service) -> Any:
@@ -306,7 +306,7 @@ def test_crashes_far_apart_never_escalate() -> None:
             node.send(service.pid, "boom")
         assert node.call(service.pid, "hello", PATIENCE_S) == "alive"
         assert node.status == "running"
-        node.monotonic = node._reporter._clock
+        node._runtime.clock = node._runtime.reporter._clock
 
 
 # FAULTS 103: a service's thread dies.
@@ -404,7 +404,7 @@ def test_a_log_that_raises_ends_neither_the_reports_nor_the_node(
             for name in ("one", "two"):
                 node.send(node.spawn(Process(), name), "boom")
             assert second.wait(PATIENCE_S)
-            assert node._reporter.thread.is_alive()
+            assert node._runtime.reporter.thread.is_alive()
     finally:
         logger.removeFilter(broken)
     assert len(seen) == 2

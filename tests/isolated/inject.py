@@ -40,9 +40,9 @@ from rabble import (
     ServiceHandler,
     ShutdownTimeout,
     TlsConfig,
+    _shutdown,
     cli,
 )
-from rabble import node as node_module
 from tests.support import PATIENCE_S, Does, Echo, until
 
 PACKAGE = os.path.dirname(rabble.__file__) + os.sep
@@ -199,7 +199,7 @@ def once(
         assert said != "running", "says that it runs, and does nothing"
     if said == "failed":
         # It ends by itself; and says by which exception, a moment after it says that it failed.
-        until(lambda: node._ended.closed)
+        until(lambda: node._runtime.ended.closed)
         until(lambda: error.__name__ in (node.failure or ""))
     began = time.monotonic()
     try:
@@ -212,8 +212,8 @@ def once(
     assert (node.status == "failed") == (node.failure is not None)
     assert node.failure is None or error.__name__ in node.failure, node.failure
     until(lambda: not threads())
-    assert node not in node_module._running
-    assert len(node._calls) == 0
+    assert node._teardown not in _shutdown.running
+    assert len(node._runtime.calls) == 0
     tracer.failed = node.status == "failed"
     return tracer
 

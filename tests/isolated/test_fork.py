@@ -39,7 +39,7 @@ SETTING = """
 watched = Watched()
 node = watched.node
 box = node.mailbox()
-service = next(iter(node._services))
+service = next(iter(node._runtime.services))
 
 def works():
     box.send(watched.echo, "still there")

@@ -24,9 +24,9 @@ def test_a_call_that_an_exception_ends_anywhere_leaves_nothing(how: str) -> None
         silent = node.spawn(Does(lambda process, msg, sender: None), "silent")
 
         def look(place):
-            if len(node._calls):
+            if len(node._runtime.calls):
                 gc.collect()
-            assert len(node._calls) == 0, place
+            assert len(node._runtime.calls) == 0, place
 
         def call():
             try:
@@ -38,9 +38,9 @@ def test_a_call_that_an_exception_ends_anywhere_leaves_nothing(how: str) -> None
         assert node.call(echo, 1, PATIENCE_S) == 1
         # What is kept of those that went is bounded, too.
         for _ in range(1_000):
-            node._calls.begin(rabble.calls.Reply(), echo)
-        assert len(node._calls) == 0
-        assert len(node._calls._gone) == 0
+            node._runtime.calls.begin(rabble.calls.Reply(), echo)
+        assert len(node._runtime.calls) == 0
+        assert len(node._runtime.calls._gone) == 0
         node.shutdown()
     """)
 
@@ -60,7 +60,7 @@ def test_a_mailbox_that_an_exception_ends_anywhere_leaves_nothing() -> None:
 
         at_every_bytecode(use, lambda place: gc.collect())
         until(lambda: len(node.processes()) == 1)
-        assert not node._mailboxes and not node._dropped
+        assert not node._mailboxes.refs and not node._mailboxes.dropped
         until(lambda: len(eventfds()) == before)
         node.shutdown()
     """)
@@ -86,7 +86,7 @@ def test_mailboxes_without_end_keep_no_descriptors(how: str) -> None:
                 kept.append(box)
         del box
         until(lambda: node.processes() == {{}})
-        until(lambda: not node._dropped)
+        until(lambda: not node._mailboxes.dropped)
         assert len(eventfds()) < 16, descriptors()
         node.shutdown()
     """)
@@ -187,7 +187,7 @@ def test_a_node_that_is_half_made_leaves_nothing(options: str) -> None:
     run(f"""
         from tests.isolated.raising import at_every_place
 
-        from rabble import node as node_module
+        from rabble import _shutdown
 
         logging.raiseExceptions = False
         logging.getLogger("rabble").addHandler(logging.NullHandler())
@@ -200,11 +200,11 @@ def test_a_node_that_is_half_made_leaves_nothing(options: str) -> None:
                 made.pop().shutdown()
             elif place and place[2] == "return":
                 # It was just made, and nobody got it: the interpreter's end would be its own.
-                while node_module._running:
-                    node_module._running.copy().pop().shutdown()
+                while _shutdown.running:
+                    _shutdown.running.copy().pop().shutdown()
             gc.collect()
             assert rabble_threads() == [], (place, rabble_threads())
-            assert not node_module._running, place
+            assert not _shutdown.running, place
             left = descriptors()
             assert len(left) <= len(before), (place, before, left)
 
@@ -234,12 +234,12 @@ def test_what_is_half_registered_leaves_nothing(what: str) -> None:
                 del each
             elif place and place[2] == "return":
                 # It was just made, and nobody got it: it ends with its node.
-                for each in list(node._services):
+                for each in list(node._runtime.services):
                     each.stop()
                 each = None
             gc.collect()
             until(lambda: node.processes() == {{}})
-            until(lambda: node.executor_status().services == 0 and not node._mailboxes)
+            until(lambda: node.executor_status().services == 0 and not node._mailboxes.refs)
             until(lambda: "rabble:local:one" not in rabble_threads())
             until(lambda: len(eventfds()) == before)
 

@@ -336,8 +336,8 @@ def test_nodes_left_running_end_although_the_end_of_one_raises() -> None:
         def fail():
             raise LookupError("a defect")
 
-        nodes[1].request_shutdown = fail
-        nodes[1]._cluster.drain = fail
+        nodes[1]._runtime.request_shutdown = fail
+        nodes[1]._runtime.cluster.drain = fail
         says = nodes[2].spawn(Does(lambda process, msg, sender: None), "says")
         nodes[2].send(nodes[2].pid("executor", "rabble"), Monitor(says), sender=says)
         print("ready")

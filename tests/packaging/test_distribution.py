@@ -25,7 +25,7 @@ def test_metadata() -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Version"] == PROJECT["project"]["version"]
     extras = set(metadata.get_all("Provides-Extra") or [])
-    assert {"cert", "cli", "plot", "msgspec", "metrics", "protobuf"} <= extras
+    assert {"cert", "cli", "plot", "msgspec"} <= extras
 
 
 def test_the_extras_that_are_named_exist() -> None:

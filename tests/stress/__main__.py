@@ -356,7 +356,7 @@ class Actor:
     def look(self, name: str, node: Node, teller: Teller) -> None:
         status = node.executor_status()
         if status.status not in ("running", "stalled") and not self.world.settings.abrupt:
-            self.fault("status", f"{name} is {status.status}: {node._failure!r}")
+            self.fault("status", f"{name} is {status.status}: {node._runtime.failure!r}")
         node.metrics()
         node.processes()
         if self.world.settings.remote:
@@ -509,7 +509,11 @@ def play(world: World, threads: int, seconds: float) -> list[str]:
     for name, node in world.nodes.items():
         node.shutdown(PATIENCE_S)
         if node.status != "stopped":
-            failure = traceback.format_exception(node._failure) if node._failure else ["no reason"]
+            failure = (
+                traceback.format_exception(node._runtime.failure)
+                if node._runtime.failure
+                else ["no reason"]
+            )
             wrong.append(f"node {name} is {node.status}: {''.join(failure)}")
     found: list[Violation] = []
     for actor in actors:

@@ -341,7 +341,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_help_names_every_workload() -> None:
-    assert cli.WORKLOAD_NAMES == ", ".join(WORKLOADS)
+    assert cli.bench.WORKLOAD_NAMES == ", ".join(WORKLOADS)
 
 
 def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,8 +46,8 @@ from rabble import (
     Timeout,
     TimerCancelled,
 )
-from rabble.node import _end_all as end_all
-from rabble.observer import Observer
+from rabble._shutdown import end_all
+from rabble.hooks import Hooks
 from rabble.reports import Reporter
 from tests.support import PATIENCE_S, TRACED, Does, Echo, Relay
 
@@ -764,10 +764,10 @@ def test_a_receive_that_goes_on_makes_the_node_stalled() -> None:
 def test_a_defect_of_the_executor_ends_its_node_and_is_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(observer: Observer) -> bool:
+    def fail(hooks: Hooks) -> bool:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(Observer, "quiet", fail)
+    monkeypatch.setattr(Hooks, "quiet", fail)
     node = rabble.rouse()
     box = node.mailbox()
     node.shutdown()
@@ -858,11 +858,11 @@ def test_the_end_of_the_interpreter_ends_what_runs_and_names_what_does_not() -> 
     stuck.send(stuck.spawn(Does(wait), "waits"), "go")
     assert taken.wait(PATIENCE_S)
     with pytest.raises(ShutdownTimeout, match="receive of waits::local@127.0.0.1:0 does not"):
-        end_all([well, stuck])
+        end_all([well._teardown, stuck._teardown])
     assert (well.status, stuck.status) == ("stopped", "stopping")
     gate.set()
     stuck.shutdown(PATIENCE_S)
-    end_all([well, stuck])
+    end_all([well._teardown, stuck._teardown])
 
 
 def test_stop_takes_a_pid_only(node: Node) -> None:
@@ -928,13 +928,13 @@ def test_a_node_that_fails_ends_itself_and_says_why() -> None:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    while not len(node._calls):
+    while not len(node._runtime.calls):
         time.sleep(0.001)
 
     def look(reporter: object) -> None:
         raise LookupError("a defect")
 
-    node._reporter._watch = look  # type: ignore[assignment]
+    node._runtime.reporter._watch = look  # type: ignore[assignment]
     with pytest.raises(NodeStopped):
         box.receive(PATIENCE_S)
     thread.join(PATIENCE_S)
@@ -955,22 +955,22 @@ def test_an_end_whose_steps_all_raise_is_one() -> None:
 
     service = node.register_service(Idle(), "service")
     for name in ("report", "report_crash", "end"):
-        setattr(node._reporter, name, fail)
-    node._calls.close = fail  # type: ignore[assignment]
-    assert node._cluster is not None
-    node._cluster.drain = fail  # type: ignore[method-assign]
+        setattr(node._runtime.reporter, name, fail)
+    node._runtime.calls.close = fail  # type: ignore[assignment]
+    assert node._runtime.cluster is not None
+    node._runtime.cluster.drain = fail  # type: ignore[method-assign]
     service._hand_back = fail  # type: ignore[method-assign]
     with contextlib.suppress(LookupError):
         node.request_shutdown()
-    while not node._ended.closed:
-        node._ended.wait(0.1)
+    while not node._runtime.ended.closed:
+        node._runtime.ended.wait(0.1)
     assert node.status == "failed"
     assert node.failure is not None and "LookupError: a defect" in node.failure
     # That of a reporter that was not told to end is all that runs on, and is told of.
     with pytest.raises(ShutdownTimeout, match="these threads run: rabble:local:reports"):
-        node._cluster = None
+        node._runtime.cluster = None
         node.shutdown(0.2)
-    Reporter.end(node._reporter)
+    Reporter.end(node._runtime.reporter)
     node.shutdown()
 
 
@@ -981,7 +981,7 @@ class Idle(rabble.ServiceHandler):
 @pytest.mark.parametrize("what", ["join", "leave", "watch_seed_file"])
 def test_a_cluster_server_that_has_ended_takes_nothing_more(what: str) -> None:
     with rabble.rouse(mesh=rabble.Mesh()) as node:
-        cluster = node._cluster
+        cluster = node._runtime.cluster
         assert cluster is not None
 
         def fail() -> None:

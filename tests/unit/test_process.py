@@ -32,7 +32,7 @@ def test_a_test_hands_a_process_its_time_and_its_luck() -> None:
 
 
 @pytest.mark.parametrize("name", ["pid", "node_id", "executor", "now", "random"])
-def test_before_the_spawn_it_says_how_to_get_at_its_surroundings(name: str) -> None:
+def test_before_the_spawn_it_says_how_to_get_at_its_runtime(name: str) -> None:
     with pytest.raises(RuntimeError, match="this Dice was not spawned yet.*attach"):
         getattr(Dice(), name)
 

@@ -104,7 +104,9 @@ def test_a_handler_polls_files_and_sends_what_it_reads() -> None:
         assert box.receive(PATIENCE_S) == Envelope(box.pid, b"", service.pid)
         with pytest.raises(RuntimeError, match="only the handler's own methods"):
             Service.register(
-                Service(node, box.pid, box._inbox, Upper, "stop"), read_end, selectors.EVENT_READ
+                Service(node._runtime, node, box.pid, box._inbox, Upper, "stop"),
+                read_end,
+                selectors.EVENT_READ,
             )
     os.close(read_end)
 
@@ -144,7 +146,7 @@ def test_a_service_that_keeps_crashing_ends_its_node() -> None:
         service = node.register_service(Upper, "upper", on_crash="restart")
         for _ in range(6):
             node.send(service.pid, "boom")
-        assert node._ended.wait(PATIENCE_S) or node._ended.closed
+        assert node._runtime.ended.wait(PATIENCE_S) or node._runtime.ended.closed
         assert node.status == "stopped"
 
 
@@ -152,7 +154,7 @@ def test_a_crash_ends_the_node_at_once_if_so_wished() -> None:
     with rabble.rouse() as node:
         service = node.register_service(Upper(), "upper", on_crash="shutdown")
         node.send(service.pid, "boom")
-        assert node._ended.wait(PATIENCE_S) or node._ended.closed
+        assert node._runtime.ended.wait(PATIENCE_S) or node._runtime.ended.closed
         assert node.status == "stopped"
 
 
@@ -214,7 +216,7 @@ def test_a_service_may_end_its_node_and_is_heard_until_it_drained() -> None:
         node.spawn(Does(lambda process, msg, sender: got.append(msg)), "sink")  # type: ignore[func-returns-value, return-value]
         service = node.register_service(Ender(), "ender")
         node.send(service.pid, "end")
-        assert node._ended.wait(PATIENCE_S) or node._ended.closed
+        assert node._runtime.ended.wait(PATIENCE_S) or node._runtime.ended.closed
     assert got == ["one", "two"]
     assert node.executor_status().dead_letters == {}
     service.send(service.pid, "too late")

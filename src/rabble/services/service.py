@@ -6,21 +6,19 @@ import collections
 import selectors
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, Pid
 from rabble._core.inbox import Inbox
 from rabble._core.texts import bounded_repr
+from rabble._runtime import LocalRuntime
 from rabble.messages import DeadLetterReason, DownReason
-from rabble.reports import described
+from rabble.process import Output
 from rabble.steps import take_steps
+from rabble.texts import argument_text, described
 
-if TYPE_CHECKING:
-    from rabble.node import Node
-    from rabble.process import Output
-
-__all__ = ["OnCrash", "Service", "ServiceHandler"]
+__all__ = ["OnCrash", "Service", "ServiceHandler", "start_service"]
 
 OnCrash = Literal["stop", "restart", "shutdown"]
 
@@ -32,28 +30,47 @@ RESTARTS_WITHIN_S = 10.0
 class ServiceHandler:
     """What a service does. Its methods run in the service's own thread and may block.
 
-    Each returns `None`, one `Envelope`, or an iterable of them; the service is filled in as their
-    sender. While a method runs the service takes nothing else.
+    `init` and both `handle` methods return `None`, one `Envelope`, or an iterable of them; the
+    service is filled in as their sender. While a method runs the service takes nothing else. What a
+    method raises is reported, and then goes as `on_crash` of `Node.register_service` says.
     """
 
     def init(self, service: Service) -> Output:
-        """Called once, first of all: the place to open files and register them to be polled."""
+        """Called once, first of all: the place to open files and register them to be polled.
+
+        :param service: which this handler is of.
+        :returns: the envelopes to send.
+        """
         return None
 
     def handle_envelope(self, envelope: Envelope, service: Service) -> Output:
-        """Handle one envelope that was sent to the service's pid."""
+        """Handle one envelope that was sent to the service's pid.
+
+        :param envelope: its message may be shared with others and must not be changed.
+        :param service: which this handler is of.
+        :returns: the envelopes to send.
+        """
         raise TypeError(f"{type(self).__name__} does not define handle_envelope(envelope, service)")
 
     def handle_notification(
         self, key: selectors.SelectorKey, events: int, service: Service
     ) -> Output:
-        """Handle a file object that is ready: one that was given to `service.register`."""
+        """Handle a file object that is ready: one that was given to `service.register`.
+
+        :param key: as `service.register` returned it, with the file object and its data.
+        :param events: for which of the events it is ready (`selectors`).
+        :param service: which this handler is of.
+        :returns: the envelopes to send.
+        """
         raise TypeError(
             f"{type(self).__name__} does not define handle_notification(key, events, service)"
         )
 
     def close(self, service: Service) -> None:
-        """Called once, last of all, whatever ended the service: the place to close files."""
+        """Called once, last of all, whatever ended the service: the place to close files.
+
+        :param service: which this handler is of.
+        """
 
 
 class Service:
@@ -61,16 +78,23 @@ class Service:
 
     `send`, `stop` and the attributes are for any thread; `register`, `modify` and `unregister`
     for the handler's methods.
+
+    :ivar node: the `Node` that the service is registered at.
+    :ivar pid: of the service.
+    :ivar thread: in which the handler's methods run.
     """
 
     def __init__(
         self,
-        node: Node,
+        runtime: LocalRuntime,
+        # Not typed, since `Node` stands above the services; it is the handler's to use.
+        node: Any,
         pid: Pid,
         inbox: Inbox,
         make_handler: Callable[[], ServiceHandler],
         on_crash: OnCrash,
     ) -> None:
+        self._runtime = runtime
         self.node = node
         self.pid = pid
         self._inbox = inbox
@@ -99,9 +123,13 @@ class Service:
 
         While the node drains its services are still heard; what comes later is a dead letter.
 
+        :param to: whom to send it to.
+        :param msg: the message, which must not be changed any more.
+        :param correlation_id: the request it belongs to.
         :raises QueueFull: as `Node.send` does.
+        :raises ForkedNode: in a forked child.
         """
-        self.node._send_from_service(Envelope(to, msg, self.pid, correlation_id))
+        self._runtime.post_from_service(Envelope(to, msg, self.pid, correlation_id))
 
     @property
     def idle(self) -> bool:
@@ -110,20 +138,39 @@ class Service:
 
     def stop(self) -> None:
         """End the service after what it is doing now. Never blocks; idempotent."""
-        self.node._check_owner()
+        self._runtime.check_owner()
         self._stopping = True
         self._inbox.signal()
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Have `handle_notification` called when `fileobj` is ready for `events` (`selectors`)."""
+        """Have `handle_notification` called when a file object is ready.
+
+        :param fileobj: a file object with a `fileno`, or a descriptor; not registered yet.
+        :param events: `selectors.EVENT_READ`, `selectors.EVENT_WRITE`, or both.
+        :param data: comes back in the key.
+        :returns: the key that `handle_notification` is given.
+        :raises RuntimeError: outside of the handler's methods.
+        :raises KeyError: if it is registered already.
+        :raises ValueError: if `fileobj` or `events` cannot be used.
+        """
         return self._poller().register(fileobj, events, data)
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Change what a registered file object is polled for."""
+        """Change what a registered file object is polled for.
+
+        The arguments, the result and the errors are those of `register`, but that `KeyError` says
+        that it is not registered.
+        """
         return self._poller().modify(fileobj, events, data)
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        """Stop polling a file object. To be called before it is closed."""
+        """Stop polling a file object. To be called before it is closed.
+
+        :param fileobj: as `register` was given it.
+        :returns: its key.
+        :raises RuntimeError: outside of the handler's methods.
+        :raises KeyError: if it is not registered.
+        """
         return self._poller().unregister(fileobj)
 
     def _poller(self) -> selectors.BaseSelector:
@@ -136,35 +183,42 @@ class Service:
         self._begun = True
         while not self._stopping:
             failure = self._serve()
-            if failure is None or self.node._executor.forked:
+            if failure is None or self._runtime.executor.forked:
                 break
             self._reason = DownReason("crashed", described(failure))
             del failure  # What it was raised from holds the handler's frames.
             if self._stopping or not self._may_restart():
                 break
         # Then all that follows is the parent's.
-        return self.node._executor.forked
+        return self._runtime.executor.forked
 
     def _failed(self, error: BaseException) -> None:
         """What is the runtime's here raised: that is no crash of the handler."""
         self._stopping = True
-        self.node._fail(f"the thread of {self.pid}", error)
+        self._runtime.fail(f"the thread of {self.pid}", error)
 
     def _let_go(self) -> None:
         self._inbox.close()
-        self.node._service_ended(self, self._reason)
+        self._give_pid_back(self._reason)
+
+    def _give_pid_back(self, reason: DownReason) -> None:
+        self._runtime.services.pop(self, None)
+        self._runtime.discard(self.pid, self._inbox, reason)
 
     def _hand_back(self) -> None:
         self._taken.extend(self._inbox.take(len(self._inbox)))
         while self._taken:
-            self.node._undelivered(self._taken.popleft())
+            self._runtime.undelivered(self._taken.popleft())
 
     def _end_serving(self) -> None:
         if self._serving.locked():
             self._serving.release()
 
     def _wait_for_end(self) -> bool:
-        """Wait, after `stop`, until the service has ended. False if it had not begun and won't."""
+        """Wait, after `stop`, until the service has ended. For the end of the node.
+
+        :returns: False if it had not begun and will not.
+        """
         if self._begun:
             self._serving.acquire()
             self._serving.release()
@@ -172,13 +226,13 @@ class Service:
 
     def _may_restart(self) -> bool:
         if self._on_crash == "restart":
-            now = self.node.monotonic()
+            now = self._runtime.clock()
             self._restarts = [t for t in self._restarts if now - t < RESTARTS_WITHIN_S]
             if len(self._restarts) < RESTARTS_MAX:
                 self._restarts.append(now)
                 return True
         if self._on_crash != "stop":
-            self.node.request_shutdown()
+            self._runtime.request_shutdown()
         return False
 
     def _serve(self) -> BaseException | None:
@@ -193,10 +247,10 @@ class Service:
                     while not self._ends():
                         self._turn(handler, self._selector)
                 finally:
-                    if not self.node._executor.forked:
+                    if not self._runtime.executor.forked:
                         handler.close(self)
         except BaseException as error:
-            self.node._reporter.report_crash(self.pid, error)
+            self._runtime.reporter.report_crash(self.pid, error)
             return BaseException.with_traceback(error, None)
         finally:
             self._selector = None
@@ -209,7 +263,7 @@ class Service:
         """
         return (
             self._stopping
-            or self.node._executor.forked
+            or self._runtime.executor.forked
             or (self._inbox.closed and not self._taken and not len(self._inbox))
         )
 
@@ -223,13 +277,13 @@ class Service:
                 self._emit(handler.handle_notification(key, events, self))
         # What a crash leaves untaken is the next life's.
         self._taken.extend(self._inbox.take(ENVELOPES_PER_TURN - len(self._taken)))
-        executor = self.node._executor
+        executor = self._runtime.executor
         while self._taken and not self._stopping and not executor.forked:
             envelope = self._taken.popleft()
             try:
                 self._emit(handler.handle_envelope(envelope, self))
             except BaseException:
-                self.node._undelivered(envelope, DeadLetterReason.PROCESS_CRASHED)
+                self._runtime.undelivered(envelope, DeadLetterReason.PROCESS_CRASHED)
                 raise
 
     def _emit(self, output: Output) -> None:
@@ -243,4 +297,71 @@ class Service:
                 )
             if envelope.sender is None:
                 envelope = Envelope(envelope.to, envelope.msg, self.pid, envelope.correlation_id)
-            self.node._send_from_service(envelope)
+            self._runtime.post_from_service(envelope)
+
+
+def start_service(
+    runtime: LocalRuntime,
+    node: Any,
+    handler: ServiceHandler | Callable[[], ServiceHandler],
+    name: str,
+    group: str | None,
+    on_crash: OnCrash,
+) -> Service:
+    """See `Node.register_service`.
+
+    :param node: the `Node`, for the handler's use.
+    """
+    runtime.check_usable()
+    runtime.check_group(group)
+    make_handler = checked_maker(handler, on_crash)
+    inbox = Inbox(runtime.limits.service_inbox_envelopes_max)
+    pid = Pid(name, runtime.node_id, group)
+    service = Service(runtime, node, pid, inbox, make_handler, on_crash)
+    current = threading.get_ident()
+    try:
+        runtime.services[service] = service._wait_for_end
+        if not runtime.executor.add_inbox(pid, inbox):
+            runtime.refuse(pid)
+        runtime.in_threading.add(current)
+        service.thread.start()
+        runtime.in_threading.discard(current)
+        if runtime.ending:
+            # It began too late to be joined with the others, and ends at once.
+            service.thread.join()
+        return service
+    except BaseException:
+        runtime.in_threading.discard(current)
+        # If its thread began all the same, that ends at once.
+        service.stop()
+        inbox.close()
+        service._give_pid_back(DownReason("crashed", "its thread did not start"))
+        for envelope in inbox.take(len(inbox)):
+            runtime.undelivered(envelope)
+        raise
+
+
+def checked_maker(
+    handler: ServiceHandler | Callable[[], ServiceHandler], on_crash: OnCrash
+) -> Callable[[], ServiceHandler]:
+    """What makes the handler of each life; raises what `Node.register_service` does."""
+    if on_crash not in ("stop", "restart", "shutdown"):
+        raise ValueError(
+            f"on_crash must be stop, restart or shutdown, not {argument_text(on_crash)}"
+        )
+    if isinstance(handler, ServiceHandler):
+        if on_crash == "restart":
+            raise ValueError(
+                "on_crash='restart' needs a function that makes a handler: the one that "
+                "crashed is not used again"
+            )
+        instance = handler
+
+        def make_handler() -> ServiceHandler:
+            return instance
+
+    elif callable(handler):
+        make_handler = handler
+    else:
+        raise TypeError(f"register_service takes a ServiceHandler, not {argument_text(handler)}")
+    return make_handler

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rabble._core.ids import NodeId
-from rabble.cluster.config import Mesh, split_address
+from rabble.addresses import parse_target
+from rabble.cluster.config import Mesh
 from rabble.cluster.tls import TlsConfig
+from rabble.errors import RabbleError
 from rabble.limits import Limits
 
 __all__ = ["Settings", "SettingsError", "add_arguments", "settings_of"]
@@ -23,7 +25,7 @@ PATHS = ("seed-file", "key", "tls-cert", "tls-key", "tls-ca")
 KEYS = ("node", "app", "join", "cluster", "bind", "log-level", *PATHS)
 
 
-class SettingsError(ValueError):
+class SettingsError(RabbleError, ValueError):
     """What was given cannot be used; says what, and what is allowed."""
 
 
@@ -73,17 +75,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_of(given: argparse.Namespace) -> Settings:
+def settings_of(options: argparse.Namespace) -> Settings:
     """What the command line and the file it names say.
 
     :raises SettingsError: if they, or the file, cannot be used.
     """
     values: dict[str, Any] = {}
     limits: Mapping[str, Any] = {}
-    if given.config is not None:
-        values, limits = read_config(given.config)
+    if options.config is not None:
+        values, limits = read_config(options.config)
     for key in KEYS:
-        argument = getattr(given, key.replace("-", "_"))
+        argument = getattr(options, key.replace("-", "_"))
         if argument is not None:
             values[key] = argument
     if "node" not in values:
@@ -91,7 +93,7 @@ def settings_of(given: argparse.Namespace) -> Settings:
     seed_file = values.get("seed-file")
     try:
         for addr in values.get("join", ()):
-            NodeId.parse(addr) if "@" in addr else split_address(addr)
+            parse_target(addr)
         return Settings(
             node=NodeId.parse(values["node"]),
             mesh=Mesh(

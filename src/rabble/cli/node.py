@@ -18,20 +18,24 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from rabble._core.envelope import Envelope
-from rabble.errors import ShutdownTimeout
+from rabble.cli.node_settings import Settings, SettingsError, add_arguments, settings_of
+from rabble.cli.status import FAILED, USAGE_ERROR
+from rabble.errors import RabbleError, ShutdownTimeout
 from rabble.messages import NodeDown, NodeStalled, NodeUp, Removed
 from rabble.node import Node, rouse
-from rabble.node_settings import Settings, SettingsError, settings_of
 from rabble.services import Service, ServiceHandler
 
-__all__ = ["run"]
+__all__ = ["add_command", "run"]
 
-FAILED = 1
-USAGE_ERROR = 2
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def run(given: argparse.Namespace) -> int:
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What `rabble node` understands."""
+    add_arguments(commands.add_parser("node", help="run a node of a mesh"))
+
+
+def run(options: argparse.Namespace) -> int:
     """Run a node until it is told to end. To be called in the main thread.
 
     SIGTERM and SIGINT end it in order: the application's end is called, what waits is delivered,
@@ -42,7 +46,7 @@ def run(given: argparse.Namespace) -> int:
     """
     with Signals() as signals:
         try:
-            settings = settings_of(given)
+            settings = settings_of(options)
             logging.basicConfig(
                 level=settings.log_level.upper(),
                 format="%(asctime)s %(levelname)s %(message)s",
@@ -80,7 +84,7 @@ def live(
                 node._mesh_side().watch_seed_file(settings.seed_file)
             if not signals.count:
                 incarnation = node.cluster_status().incarnation
-                say(f"ready {node.node_id} incarnation {incarnation}")
+                print_line(f"ready {node.node_id} incarnation {incarnation}")
                 notify("READY=1")
             signals.wait(node)
             notify("STOPPING=1")
@@ -105,7 +109,7 @@ def complain(what: str | None) -> None:
             print(f"rabble node: {what}", file=sys.stderr, flush=True)
 
 
-class AppError(Exception):
+class AppError(RabbleError):
     """The application's module raised; its cause is what."""
 
 
@@ -177,10 +181,10 @@ class Signals:
 
     def __init__(self) -> None:
         self.count = 0
-        self._heard, self._told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def __enter__(self) -> Signals:
-        self._wakeup_before = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
+        self._wakeup_before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
@@ -193,16 +197,16 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
-        os.close(self._heard)
-        os.close(self._told)
+        os.close(self._read_end)
+        os.close(self._write_end)
 
     def wait(self, node: Node) -> None:
         """Wait for a signal, the end of the node, or a failure, which may keep it from ending."""
-        ended: Any = node._ended
+        ended: Any = node._runtime.ended
         while not self.count and not ended.closed and node.failure is None:
-            select.select([self._heard, ended], [], [])
+            select.select([self._read_end, ended], [], [])
             with contextlib.suppress(BlockingIOError):
-                os.read(self._heard, 4096)
+                os.read(self._read_end, 4096)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
@@ -212,7 +216,7 @@ class Signals:
             os._exit(FAILED)
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line for whoever started the node, if that still listens."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         # In one piece: the application's threads may print, too.

@@ -1,0 +1,292 @@
+"""What a node stands on: its executor, reporter and calls, and whether it may be used.
+
+Services, mailboxes, the executor's hooks, the end of the node and the facade `Node` all stand on
+one `LocalRuntime`. This module knows none of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import NoReturn, Protocol
+
+from rabble._core.envelope import Envelope
+from rabble._core.executor import Executor
+from rabble._core.ids import NodeId, Pid
+from rabble._core.inbox import Inbox
+from rabble.addresses import RESERVED_GROUP
+from rabble.calls import Calls
+from rabble.cluster.server import ClusterServer
+from rabble.errors import ForkedNode, NameTaken, NodeStopped, NoProcess, QueueFull
+from rabble.limits import Limits
+from rabble.messages import DeadLetterReason, DownReason, ExecutorStatus, Metrics
+from rabble.reports import Reporter, traceback_text
+from rabble.texts import argument_text, described
+from rabble.timeouts import checked_timeout
+from rabble.watchdog import Watchdog
+
+__all__ = ["LocalRuntime", "ServiceThread"]
+
+
+class ServiceThread(Protocol):
+    """A service, as the runtime and the end of the node see it."""
+
+    @property
+    def thread(self) -> threading.Thread:
+        """Its thread."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it sleeps, or has not begun, and nothing waits for it."""
+
+    def stop(self) -> None:
+        """End it after what it is doing now. Never blocks; idempotent."""
+
+
+class LocalRuntime:
+    """The parts of one node, what is known of their state, and the checks before each use.
+
+    All methods are for any thread, unless they say otherwise.
+
+    :param node_id: whose runtime it is.
+    :param limits: the bounds of the node.
+
+    `executor`, `thread`, `reporter` and `watchdog` are filled in by whoever assembles the node,
+    since the executor's hooks and the steps of its thread stand on this object.
+    """
+
+    #: Delivers what is sent to the processes of the node.
+    executor: Executor
+    #: The thread that runs the executor, and after it the steps of the end.
+    thread: threading.Thread
+    #: Writes the log of the node in a thread of its own.
+    reporter: Reporter
+    #: Notices a `receive` that does not return.
+    watchdog: Watchdog
+
+    def __init__(self, node_id: NodeId, limits: Limits) -> None:
+        self.node_id = node_id
+        self.limits = limits
+        #: Monotonic seconds.
+        self.clock: Callable[[], float] = time.monotonic
+        #: The operating-system process in which the node works; not in a fork of it.
+        self.owner = os.getpid()
+        self.started_s = self.clock()
+        #: Seconds that the end of the node has, if it is not told otherwise.
+        self.shutdown_s = checked_timeout(limits.shutdown_ms / 1000)
+        #: What failed, and the exception as text.
+        self.failure: str | None = None
+        #: Whether the executor has ended: what is sent from now on is a dead letter.
+        self.ending = False
+        # What follows is changed by any thread, without a lock: a signal handler that waits for the
+        # end of the node may have interrupted the holder, for which the end would have to wait.
+        #: The services that run, each with what waits, after its `stop`, until it has ended; that
+        #: returns False if the service had not begun and will not.
+        self.services: dict[ServiceThread, Callable[[], bool]] = {}
+        #: Threads that are inside of threading's start or join, which hold locks of that kind.
+        self.in_threading: set[int] = set()
+        #: Threads of services and of the cluster server that have ended and are to be joined.
+        self.to_join: set[threading.Thread] = set()
+        #: The mesh's side of the node; `None` for a node by itself.
+        self.cluster: ClusterServer | None = None
+        self.calls = Calls(Pid("calls", node_id, RESERVED_GROUP), limits.calls_max)
+        # Readable once the node has failed or ended: a wait on it can be nested in a signal
+        # handler, which one on a lock cannot.
+        self.ended = Inbox(1)
+
+    # Whether the node may be used.
+
+    def check_owner(self) -> None:
+        """Raise `ForkedNode` in a forked child, where no thread of the node runs."""
+        if self.executor.forked:
+            raise ForkedNode(
+                f"{self.node_id} runs in process {self.owner}, and this is its forked child "
+                f"{os.getpid()}: rouse a node of its own here"
+            )
+
+    def check_usable(self) -> None:
+        """As `check_owner`; raise `NodeStopped` if the node ends or has ended."""
+        self.check_owner()
+        if self.executor.stopping:
+            raise NodeStopped(self.why_stopped())
+
+    def check_group(self, group: str | None) -> None:
+        """Raise `ValueError` for the group of the node's own services."""
+        if group == RESERVED_GROUP:
+            raise ValueError(f"the group {RESERVED_GROUP!r} is for the node's own services")
+
+    def check_here(self, pid: Pid, what: str, instead: str) -> None:
+        """Raise `TypeError` or `ValueError` unless `pid` is one of this node.
+
+        :param what: what was asked for, for the error.
+        :param instead: what to do for a pid of another node, for the error.
+        """
+        if not isinstance(pid, Pid):
+            raise TypeError(f"{what} takes a Pid, not {argument_text(pid)}")
+        if pid.node != self.node_id:
+            raise ValueError(
+                f"{what} is for what runs on {self.node_id}, and {pid} does not: {instead}"
+            )
+
+    def check_subscriber(self, pid: Pid, wanted: bool) -> None:
+        """As `check_here`; raise `NoProcess` if nobody has the pid.
+
+        :param wanted: False is the end of a subscription, for which nobody needs to be there.
+        """
+        self.check_here(pid, "a subscription", "let it subscribe on its own node")
+        if wanted and pid not in self.executor.table:
+            raise NoProcess(f"{pid} cannot subscribe: no process, service or mailbox has that pid")
+
+    def refuse(self, pid: Pid | None = None) -> NoReturn:
+        """Raise why an envelope, or what was to run as `pid`, was not accepted."""
+        self.check_usable()
+        if pid is not None:
+            raise NameTaken(f"{pid} runs already; stop it first, or take another name")
+        raise QueueFull(
+            f"{self.executor.inbox_depth} envelopes wait for {self.node_id} already; "
+            f"Limits.inbox_envelopes_max is {self.limits.inbox_envelopes_max}"
+        )
+
+    # Envelopes and pids of services and mailboxes.
+
+    def post_from_service(self, envelope: Envelope) -> None:
+        """Send for a service, which is still heard while the node drains.
+
+        :raises QueueFull: if `Limits.inbox_envelopes_max` envelopes wait already.
+        """
+        self.check_owner()
+        if not self.executor.post(envelope):
+            if self.ending:
+                self.undelivered(envelope, DeadLetterReason.NODE_SHUTDOWN)
+            else:
+                self.refuse()
+
+    def undelivered(
+        self, envelope: Envelope, reason: DeadLetterReason = DeadLetterReason.NO_PROCESS
+    ) -> None:
+        """Make a dead letter of an envelope."""
+        # A forked child shares the eventfds: what it wrote into one would keep the parent awake.
+        if not self.executor.forked:
+            self.executor.undeliverable(envelope, reason)
+
+    def discard(self, pid: Pid, inbox: Inbox, reason: DownReason) -> None:
+        """Give back the pid of a service or mailbox. An executor that ends has none any more."""
+        if not self.executor.stopping:
+            self.executor.discard(pid, inbox, reason)
+
+    # The end, and failures.
+
+    def request_shutdown(self, timeout: float | None = None) -> None:
+        """See `Node.request_shutdown`. Never blocks; from any thread or signal handler."""
+        self.check_owner()
+        drain_s = self.shutdown_s if timeout is None else checked_timeout(timeout)
+        self.executor.request_stop(drain_s / 2)
+        if self.cluster is not None:
+            self.cluster.drain()
+
+    def why_stopped(self) -> str:
+        """The sentence of a `NodeStopped`."""
+        if self.failure is not None:
+            return f"{self.node_id} failed ({self.failure})"
+        return f"{self.node_id} was shut down"
+
+    def fail(self, what: str, error: BaseException) -> None:
+        """A thread of the runtime cannot go on: neither can the node. For any thread.
+
+        :param what: failed, such as `the executor`.
+        :param error: by which.
+        """
+        # Memory may be exhausted: so first what takes none, which making a closure does.
+        first = self.failure is None
+        if first:
+            self.failure = what
+        self._spread_failure(what, error, first)
+
+    def _spread_failure(self, what: str, error: BaseException, first: bool) -> None:
+        how = "failed" if first else "failed, too"
+        steps: tuple[Callable[[], object], ...] = (
+            lambda: self.executor.request_stop(0.0),
+            lambda: self._set_failure(f"{what}: {described(error)}") if first else None,
+            # Who waits for the end, as `rabble node` does, looks whether it failed.
+            lambda: None if self.ended.closed else self.ended.signal(),
+            lambda: None if self.cluster is None else self.cluster.drain(),
+            lambda: self.reporter.report(
+                logging.CRITICAL, lambda: f"{self.node_id}: {what} {how}\n{traceback_text(error)}"
+            ),
+        )
+        for step in steps:
+            try:
+                step()
+            except BaseException:
+                # It is the failure that is told of, and not what comes of it.
+                pass
+
+    def _set_failure(self, text: str) -> None:
+        self.failure = text
+
+    # What the node is doing.
+
+    @property
+    def status(self) -> str:
+        """See `Node.status`."""
+        if self.executor.forked:
+            return "forked"
+        if self.failure is not None or self.executor.failed:
+            return "failed"
+        if self.ended.closed:
+            return "stopped"
+        if self.executor.stopping:
+            return "stopping"
+        return "stalled" if self.watchdog.stalled else "running"
+
+    def executor_status(self) -> ExecutorStatus:
+        """See `Node.executor_status`."""
+        self.check_owner()
+        executor = self.executor
+        return ExecutorStatus(
+            node=self.node_id,
+            status=self.status,
+            processes=executor.processes,
+            services=len(self.services),
+            queue_depth=executor.queue_depth,
+            inbox_depth=executor.inbox_depth,
+            timers=executor.timers,
+            delivered=executor.delivered,
+            dead_letters=MappingProxyType(
+                {reason.value: count for reason, count in executor.dead_letters.copy().items()}
+            ),
+            crashes=executor.crashes,
+            uptime_s=self.clock() - self.started_s,
+            sleeps=executor.sleeps,
+            wakeups=executor.wakeups,
+            spins=executor.spins,
+        )
+
+    def metrics(self) -> Metrics:
+        """See `Node.metrics`."""
+        status = self.executor_status()
+        gauges: dict[str, float] = {
+            "processes": status.processes,
+            "services": status.services,
+            "queue_depth": status.queue_depth,
+            "inbox_depth": status.inbox_depth,
+            "timers": status.timers,
+            "calls_waiting": len(self.calls),
+            "uptime_s": status.uptime_s,
+        }
+        counters = {
+            "delivered": status.delivered,
+            "crashes": status.crashes,
+            "sleeps": status.sleeps,
+            "wakeups": status.wakeups,
+            "spins": status.spins,
+            "late_replies": self.calls.late_replies,
+            "reports_suppressed": self.reporter.suppressed_total,
+        }
+        for reason, count in status.dead_letters.items():
+            counters[f"dead_letters_{reason}"] = count
+        return Metrics(gauges=MappingProxyType(gauges), counters=MappingProxyType(counters))

@@ -1,0 +1,39 @@
+"""`rabble keygen`: make the key of a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+from pathlib import Path
+
+from rabble.cli.status import USAGE_ERROR
+from rabble.cluster import keys
+from rabble.errors import KeyFileError
+
+__all__ = ["add_command", "run"]
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What `rabble keygen` understands."""
+    key = commands.add_parser(
+        "keygen",
+        help="make the key that the nodes of a cluster share",
+        description="Write a new key of 32 random bytes, as hexadecimal text, to a file that only "
+        "you may read. All nodes of a cluster need the same.",
+    )
+    key.add_argument("file", type=Path, metavar="FILE", help="must not exist yet")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make a key file.
+
+    :returns: the exit status: 0, or 2 if the file cannot be made.
+    """
+    try:
+        keys.write_key(options.file, keys.new_key(secrets.token_bytes))
+    except KeyFileError as error:
+        print(f"rabble keygen: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    print(f"{options.file}: a new key. Give each node of the cluster a copy, with mode 0600.")
+    return 0
