@@ -4,8 +4,8 @@
 
 A picture is a sequence: columns for threads, and steps from top to bottom, each a box in a column
 (`at`) or an arrow between two (`from`, `to`). It is drawn here and not by Graphviz, so that a test
-can say that a committed picture is what its source says. Both faces, light and dark, are in one file:
-the page that shows it chooses.
+can say that a committed picture is what its source says. Both faces, light and dark, are in one
+file: the page that shows it chooses.
 """
 
 from __future__ import annotations

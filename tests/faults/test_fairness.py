@@ -342,7 +342,9 @@ def test_111_a_question_in_a_storm_of_timers_waits_for_50_ms_at_most(
             times = [stormy.began_s, *within, stormy.ended_s]
             gaps_s.append(max(b - a for a, b in itertools.pairwise(times)))
             lasted_s = stormy.ended_s - stormy.began_s
-            figures(f"{who}", gap_s=gaps_s[-1], lasted_s=lasted_s, answers=len(within))
+            figures(
+                f"storm of timers, {who}", gap_s=gaps_s[-1], lasted_s=lasted_s, answers=len(within)
+            )
             if gaps_s[-1] <= max(GAP_S, share * lasted_s):
                 return
     pytest.fail(f"the largest gaps of these storms: {gaps_s}")

@@ -104,7 +104,7 @@ def test_two_against_three(mesh: Members, network: Network) -> None:
     begin = time.monotonic()
     network.partition(network.hosts[:2], network.hosts[2:])
     across = {(one, other) for one in mesh.names[:2] for other in mesh.names[2:]}
-    split_and_heal("71 split", mesh, network, across, begin)
+    split_and_heal("split", mesh, network, across, begin)
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.soak)])
@@ -115,14 +115,14 @@ def test_one_is_isolated_again_and_again(mesh: Members, network: Network, times:
         begin = time.monotonic()
         network.isolate(network[name])
         pairs = {pair for pair in all_pairs(mesh.names) if name in pair}
-        split_and_heal("72 isolated", mesh, network, pairs, begin)
+        split_and_heal("isolated", mesh, network, pairs, begin)
 
 
 def test_one_link_of_a_triangle(mesh: Members, network: Network) -> None:
     """The cut is reported, and no other connection is harmed."""
     begin = time.monotonic()
     cut(network, [("n1", "n2")])
-    split_and_heal("74 one link", mesh, network, {("n1", "n2")}, begin)
+    split_and_heal("one link", mesh, network, {("n1", "n2")}, begin)
 
 
 def test_majorities_that_differ(mesh: Members, network: Network) -> None:
@@ -130,7 +130,7 @@ def test_majorities_that_differ(mesh: Members, network: Network) -> None:
     apart = {("n1", "n3"), ("n2", "n4"), ("n3", "n5"), ("n1", "n4"), ("n2", "n5")}
     begin = time.monotonic()
     cut(network, apart)
-    split_and_heal("75 ring", mesh, network, apart, begin)
+    split_and_heal("ring", mesh, network, apart, begin)
 
 
 def test_a_bridge(mesh: Members, network: Network) -> None:
@@ -138,7 +138,7 @@ def test_a_bridge(mesh: Members, network: Network) -> None:
     begin = time.monotonic()
     network.partition(network.hosts[:2], network.hosts[3:])
     across = {(one, other) for one in mesh.names[:2] for other in mesh.names[3:]}
-    split_and_heal("75 bridge", mesh, network, across, begin)
+    split_and_heal("bridge", mesh, network, across, begin)
 
 
 def test_a_host_that_vanishes_while_all_is_idle(mesh: Members, network: Network) -> None:
@@ -147,7 +147,7 @@ def test_a_host_that_vanishes_while_all_is_idle(mesh: Members, network: Network)
     begin = time.monotonic()
     network.isolate(network["n5"])
     pairs = {pair for pair in all_pairs(mesh.names) if "n5" in pair}
-    split_and_heal("77 idle", mesh, network, pairs, begin)
+    split_and_heal("idle", mesh, network, pairs, begin)
 
 
 def test_established_connections_go_dead_and_new_ones_pass(mesh: Members, network: Network) -> None:
@@ -258,9 +258,7 @@ def test_a_minority_is_cut_off_for_good(mesh: Members, network: Network, lasting
         assert member.ask("members") == ",".join(mesh.names)
     network.heal()
     assert mesh.whole() <= HEAL_S
-    figures(
-        "minority", usual_per_s=usual[0], cut_off_per_s=cut_off[0], minority_per_s=cut_off[1]
-    )
+    figures("minority", usual_per_s=usual[0], cut_off_per_s=cut_off[0], minority_per_s=cut_off[1])
 
 
 # Bad weather.

@@ -124,8 +124,8 @@ def test_2_ten_thousand_frames_in_one_write_come_in_order_and_others_are_heard(
             struct.pack(">I", (1 << 20) + 1), RefusalCode.FRAME_TOO_LARGE, id="4 length max + 1"
         ),
         pytest.param(b"\xff" * 4, RefusalCode.FRAME_TOO_LARGE, id="4 length 4 GiB"),
-        pytest.param(frame(77, 0, b"x"), RefusalCode.PROTOCOL, id="10 unknown kind"),
-        pytest.param(frame(LOST, 4, bytes(4)), RefusalCode.PROTOCOL, id="10 reserved flag"),
+        pytest.param(frame(77, 0, b"x"), RefusalCode.PROTOCOL, id="unknown kind"),
+        pytest.param(frame(LOST, 4, bytes(4)), RefusalCode.PROTOCOL, id="reserved flag"),
         pytest.param(frame(FRAGMENT, 0, b"x"), RefusalCode.PROTOCOL, id="a part without a first"),
         pytest.param(
             frame(ENVELOPE, 0, struct.pack(">H", 9) + b"\xc0"),
