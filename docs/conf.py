@@ -126,15 +126,19 @@ def public_names() -> dict[str, Any]:
     return names
 
 
+METHODS = (property, staticmethod, classmethod)
+
+
 def check_reference(app: Sphinx, env: Any) -> None:
     """Warns of each public name that has no docstring, or that docs/api.md does not show.
 
-    A field may be described by its class: a dataclass has no other place for it.
+    A field may be described by its class: a dataclass has no other place for it. Not so a method.
     """
     shown = {name.removeprefix("rabble.") for name in env.domains["py"].objects}
     for name, thing in public_names().items():
         owner, _, member = name.partition(".")
-        if member and member in re.findall(r"\w+", getattr(rabble, owner).__doc__ or ""):
+        is_field = member and not callable(thing) and not isinstance(thing, METHODS)
+        if is_field and member in re.findall(r"\w+", getattr(rabble, owner).__doc__ or ""):
             continue
         if name not in shown:
             log.warning("docs/api.md does not show rabble.%s, or it has no docstring", name)

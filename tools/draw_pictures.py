@@ -18,7 +18,7 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 
-COLUMN, MARGIN, PAD, LINE, GAP = 190, 12, 8, 17, 14
+COLUMN, MARGIN, PAD, LINE, GAP = 158, 12, 8, 17, 14
 #: Pixels that a letter takes: an estimate from above, since fonts differ.
 LETTER = 6.9
 
