@@ -22,7 +22,7 @@ VENV := .venv
 endif
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet
-LINTED := src tests tools examples bench setup.py
+LINTED := src tests tools examples bench docs setup.py
 
 help:
 	@echo "make bench     build, then measure this machine: rabble bench"
@@ -40,7 +40,7 @@ help:
 	@echo "make fuzz      what strangers may say, on that build: ARGS=\"link --runs 1000000\""
 	@echo "make coverage  the tests against a line-trace build; fails under 95 %"
 	@echo "make wheels    dist/: the sdist, and a manylinux wheel for each supported Python"
-	@echo "make docs      build/site: the documentation as a static site"
+	@echo "make docs      build/site: the documentation as a static site, with the API's reference"
 	@echo "make clean     remove what was built; make distclean: the environments too"
 
 $(RUN):
@@ -109,8 +109,13 @@ coverage: $(VENV)/.has-build-test-coverage
 wheels: $(VENV)/.has-build-wheels
 	$(RUN) tools/build_wheels.py $(ARGS)
 
-docs: $(VENV)/.has-docs
-	$(RUN) tools/build_docs.py build/site
+# The core is built first: the reference shows its docstrings. Each time from nothing, as Sphinx says
+# a warning once and calls the next build of the same pages a success.
+docs: $(VENV)/.has-build-docs build
+	@rm -rf build/site
+	$(RUN) -m sphinx --quiet --fail-on-warning --keep-going --fresh-env \
+	    --doctree-dir build/doctrees --conf-dir docs . build/site
+	@echo "build/site/index.html"
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks .coverage*

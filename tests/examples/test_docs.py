@@ -18,9 +18,10 @@ import pytest
 
 import rabble
 from rabble import DeadLetterReason, DownReason, Limits
+from tools.draw_pictures import pictures
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$(\n+^```text\n(.*?)^```$)?", flags=re.M | re.S)
 
 RUN = """
@@ -107,6 +108,33 @@ def test_every_promise_names_a_test() -> None:
     for promise in promises:
         # To the function: that a file exists says nothing.
         assert re.search(r"`tests/[\w/]+\.py::\w+`", promise), promise
+
+
+def test_every_fault_names_a_test() -> None:
+    text = (ROOT / "docs" / "internals" / "faults.md").read_text()
+    _, *faults = re.split(r"^\*\*", text, flags=re.M)
+    assert faults
+    for fault in faults:
+        assert re.search(r"`tests/[\w/]+\.py::\w+`", fault), fault
+
+
+def test_the_pictures_are_what_their_sources_say() -> None:
+    drawn = pictures()
+    assert drawn.keys() == set((ROOT / "docs" / "pictures").glob("*.svg"))
+    for place, picture in drawn.items():
+        assert place.read_text() == picture, f"{place.name}: run tools/draw_pictures.py"
+
+
+def test_the_api_page_has_everything_public_once() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    shown = re.findall(r"^\.\. (?:auto\w+|py:type):: (?:rabble\.)?(\w+)", text, flags=re.M)
+    assert sorted(shown) == sorted(rabble.__all__)
+
+
+def test_every_example_has_a_line() -> None:
+    text = (ROOT / "docs" / "examples.md").read_text()
+    for example in (ROOT / "examples").glob("*.py"):
+        assert f"(../examples/{example.name})" in text
 
 
 def table(page: Path, heading: str) -> list[list[str]]:

@@ -35,7 +35,7 @@ T_DOWN_S = 1.6
 #: What a busy machine may add to whatever is bounded in time.
 SLACK_S = 5.0
 RSS_MORE_BYTES = 5 << 20
-#: As FAULTS.md has it; all waits are as much shorter than the default as the heartbeat is.
+#: Short, so that a test sees many; all waits are as much shorter than the default as the heartbeat.
 LIMITS = {
     "heartbeat_ms": 200,
     "down_after_ms": 1_600,

@@ -66,7 +66,7 @@ class Periodic(Recorder):
         return self.start(0, self.period_ms)
 
 
-# FAULTS 108: the wall clock jumps an hour to and fro.
+# The wall clock jumps an hour to and fro.
 
 
 def test_a_jumping_wall_clock_moves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_nothing_that_waits_asks_the_wall_clock() -> None:
     assert found == []
 
 
-# FAULTS 109: a node that was stopped for a while.
+# A node that was stopped for a while.
 
 
 def test_after_ten_seconds_each_due_timer_fires_once_in_order() -> None:
@@ -203,7 +203,7 @@ def test_a_process_that_was_stopped_and_continued_has_no_storm() -> None:
     assert max(gaps) >= STOPPED_FOR_S  # it was stopped indeed
 
 
-# FAULTS 113: delays that are none. validate_delay_ms itself: tests/core/test_timers.py.
+# Delays that are none. validate_delay_ms itself: tests/core/test_timers.py.
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_delay_that_is_none_ends_who_asked_for_it(delay: Any, error: str) -> N
         assert (status.timers, status.dead_letters["refused"]) == (0, 1)
 
 
-# FAULTS 114, by way of the executor. The wheel itself: tests/core/test_timers.py.
+# The boundaries of the wheel, by way of the executor. The wheel itself: tests/core/test_timers.py.
 
 
 @pytest.mark.parametrize("off_ns", [0, 1, 999_999])

@@ -1,6 +1,6 @@
 """What a crash takes with it: one process or service, and nothing of it stays.
 
-FAULTS 98, 99 and 105 are covered by tests/unit/test_node.py for `receive`; here is what is around
+tests/unit/test_node.py has what follows when `receive` raises; here is what is around
 it: `init`, timeouts, services, hostile exceptions, restarts, and what a hundred thousand cost.
 """
 
@@ -121,7 +121,7 @@ def no_output(process: Process, msg: Any, sender: Pid | None) -> None:
     return None
 
 
-# FAULTS 98, 99.
+# Whatever is raised, wherever.
 
 
 @hostile
@@ -190,7 +190,7 @@ def test_a_process_of_an_odd_class_ends_or_runs_as_any_other() -> None:
         assert node.executor_status().crashes == 1
 
 
-# FAULTS 101, without supervisors: who monitors a process spawns it again.
+# Poison messages and restart loops: a process that monitors another spawns it again.
 
 
 def test_a_poison_message_does_not_reach_the_next_process_of_its_name() -> None:
@@ -309,7 +309,7 @@ def test_crashes_far_apart_never_escalate() -> None:
         node._runtime.clock = node._runtime.reporter._clock
 
 
-# FAULTS 103: a service's thread dies.
+# The thread of a service dies.
 
 
 @hostile
@@ -410,7 +410,7 @@ def test_a_log_that_raises_ends_neither_the_reports_nor_the_node(
     assert len(seen) == 2
 
 
-# FAULTS 105: monitors hear exactly once, after the last message.
+# A monitor is sent exactly one `Down`, after the last message.
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -454,7 +454,7 @@ def test_every_monitor_hears_once_and_last_however_a_process_ends(seed: int) -> 
                 assert len(downs) == (pid in wanted[watcher]), seed
 
 
-# FAULTS 107: a hundred thousand failing messages.
+# A hundred thousand failing messages.
 
 
 class Thing:

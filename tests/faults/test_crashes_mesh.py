@@ -1,4 +1,4 @@
-"""Nodes that die, stand still or end, seen by their peers: rows 104 to 122 of the faults."""
+"""Nodes that die, stand still or end, seen by their peers."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def downs(mesh: Members, name: str, since: float) -> float:
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_node_dies(mesh: Members, number: signal.Signals) -> None:
-    """104: its peers know at once; a later start of it is a member again."""
+    """Its peers know at once; a later start of it is a member again."""
     n1 = mesh["n1"]
     begin = time.monotonic()
     n1.process.signal(number)
     # The sanitizer has its own way to end on a SIGSEGV.
     assert n1.process.wait() == -number or (SANITIZED and number == signal.SIGSEGV)
-    # Of a second that the row allows, what is no silence is told by the words.
+    # Peers may take a second to notice; that it was no silence shows in the words of their logs.
     down_s = downs(mesh, "n1", begin)
     assert down_s < 1 + SLACK_S
     said = n1.process.stderr()
@@ -49,14 +49,14 @@ def test_a_node_dies(mesh: Members, number: signal.Signals) -> None:
     for member in mesh.others("n1"):
         assert "nothing was heard of n1" not in member.process.stderr()
     n1.restart()
-    figures("104", signal=number.name, down_s=down_s, whole_again_s=mesh.whole())
+    figures("dies", signal=number.name, down_s=down_s, whole_again_s=mesh.whole())
     n1.ask("go")
 
 
 def test_a_node_that_was_paused_accuses_nobody(tmp_path: Path) -> None:
-    """109: what it did not hear meanwhile lies in its kernel, and is nobody else's fault.
+    """The bytes that it did not read meanwhile lie in its kernel: no peer was silent.
 
-    97: one timer was late for it, those after it are not, and it counts as stalled no more.
+    One timer was late for it, those after it are not, and it counts as stalled no more.
     """
     patient = {name: {"down_after_ms": 60_000} for name in ("n2", "n3")}
     with Members(tmp_path, 3, limits_of=patient) as mesh:
@@ -84,7 +84,7 @@ def test_a_node_that_was_paused_accuses_nobody(tmp_path: Path) -> None:
             after_ms, _ = sampled()
             assert after_ms < 5 * usual_ms + 100
             figures(
-                "97 paused",
+                "paused",
                 lasting_s=lasting_s,
                 latest_ms=latest_ms,
                 p99_ms_before=usual_ms,
@@ -99,7 +99,7 @@ def test_a_node_that_was_paused_accuses_nobody(tmp_path: Path) -> None:
 
 
 def test_told_to_end_under_load(mesh: Members) -> None:
-    """115: what was said is sent, and the peers are told."""
+    """Messages that wait are sent, and the peers are told of the end."""
     n1 = mesh["n1"]
     begin = time.monotonic()
     n1.process.terminate()
@@ -110,12 +110,12 @@ def test_told_to_end_under_load(mesh: Members) -> None:
     for member in mesh.others("n1"):
         member.logs(r"the connection to n1@.* ended: SHUTDOWN")
     n1.restart()
-    figures("115 SIGTERM", ended_s=took_s, down_s=down_s)
+    figures("SIGTERM", ended_s=took_s, down_s=down_s)
     mesh.whole()
 
 
 def test_told_to_end_a_second_time(mesh: Members) -> None:
-    """116: whatever still runs, it ends at once, and not well."""
+    """Whatever still runs, the node ends at once, and with another exit status."""
     n1 = mesh["n1"]
     n1.ask("block 60")
     n1.process.terminate()
@@ -146,7 +146,7 @@ with rabble.rouse("a@127.0.0.1:0", mesh=rabble.Mesh(), limits=limits) as node:
 
 
 def test_a_script_without_handlers_is_interrupted_twice() -> None:
-    """116, with what Python does by itself: it ends, though a `receive` never returns.
+    """With the handlers of Python alone the script ends, though a `receive` never returns.
 
     It waits twice, at the end of the `with` block and of the interpreter.
     """
@@ -159,11 +159,11 @@ def test_a_script_without_handlers_is_interrupted_twice() -> None:
         assert process.wait() != 0
         took_s = time.monotonic() - begin
         assert took_s < 2 + SLACK_S
-    figures("116 Ctrl-C twice", ended_s=took_s)
+    figures("Ctrl-C twice", ended_s=took_s)
 
 
 def test_told_to_end_while_a_peer_takes_nothing(mesh: Members) -> None:
-    """117: the deadline is kept, though what was said cannot be sent."""
+    """The deadline is kept, though the messages that wait cannot be sent."""
     n1, n2 = mesh["n1"], mesh["n2"]
     n2.process.pause()
     n1.ask("flood n2 1500 16384")
@@ -175,13 +175,13 @@ def test_told_to_end_while_a_peer_takes_nothing(mesh: Members) -> None:
     assert took_s < SHUTDOWN_S + SLACK_S
     downs(mesh, "n1", begin)
     n1.restart()
-    figures("117 SIGTERM, stopped peer", ended_s=took_s)
+    figures("SIGTERM, stopped peer", ended_s=took_s)
     mesh.whole()
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.soak)])
 def test_all_are_restarted_one_after_another(tmp_path: Path, rounds: int) -> None:
-    """122."""
+    """Gaps in the traffic lie only where a node was down."""
     with Members(tmp_path, 5) as mesh:
         mesh.begin()
         begin = time.monotonic()
@@ -193,4 +193,4 @@ def test_all_are_restarted_one_after_another(tmp_path: Path, rounds: int) -> Non
             member.ask("go")
         took_s = (time.monotonic() - begin) / rounds
         mesh.settle()
-    figures("122 rolling restart", of_five_s=took_s)
+    figures("rolling restart", of_five_s=took_s)

@@ -129,7 +129,7 @@ def test_a_turn_outlasts_its_millisecond_by_a_few_deliveries_only(costs_ns: list
             assert sum(spent[:-STRIDE]) < TURN_NS
 
 
-# FAULTS 111: 100,000 timers due at once.
+# 100,000 timers due at once.
 
 STORM = 2_000 if TINY else 100_000
 
@@ -342,13 +342,15 @@ def test_111_a_question_in_a_storm_of_timers_waits_for_50_ms_at_most(
             times = [stormy.began_s, *within, stormy.ended_s]
             gaps_s.append(max(b - a for a, b in itertools.pairwise(times)))
             lasted_s = stormy.ended_s - stormy.began_s
-            figures(f"111 {who}", gap_s=gaps_s[-1], lasted_s=lasted_s, answers=len(within))
+            figures(
+                f"storm of timers, {who}", gap_s=gaps_s[-1], lasted_s=lasted_s, answers=len(within)
+            )
             if gaps_s[-1] <= max(GAP_S, share * lasted_s):
                 return
     pytest.fail(f"the largest gaps of these storms: {gaps_s}")
 
 
-# FAULTS 93: endless self-sends.
+# Endless self-sends.
 
 
 def test_endless_self_sends_leave_room_for_threads_services_and_timers() -> None:

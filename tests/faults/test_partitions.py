@@ -1,4 +1,4 @@
-"""Networks that fall apart: rows 71 to 86 of the list of faults."""
+"""Networks that fall apart, spoil packets, or fall silent."""
 
 from __future__ import annotations
 
@@ -100,58 +100,58 @@ def split_and_heal(
 
 
 def test_two_against_three(mesh: Members, network: Network) -> None:
-    """71."""
+    """Each cut connection is down in time; when the cut is healed all are up again."""
     begin = time.monotonic()
     network.partition(network.hosts[:2], network.hosts[2:])
     across = {(one, other) for one in mesh.names[:2] for other in mesh.names[2:]}
-    split_and_heal("71 split", mesh, network, across, begin)
+    split_and_heal("split", mesh, network, across, begin)
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.soak)])
 def test_one_is_isolated_again_and_again(mesh: Members, network: Network, times: int) -> None:
-    """72."""
+    """The isolated node and the others lose each other, and meet again, each time."""
     for turn in range(times):
         name = mesh.names[turn % 5]
         begin = time.monotonic()
         network.isolate(network[name])
         pairs = {pair for pair in all_pairs(mesh.names) if name in pair}
-        split_and_heal("72 isolated", mesh, network, pairs, begin)
+        split_and_heal("isolated", mesh, network, pairs, begin)
 
 
 def test_one_link_of_a_triangle(mesh: Members, network: Network) -> None:
-    """74: it is reported, and nothing else is harmed for its sake."""
+    """The cut is reported, and no other connection is harmed."""
     begin = time.monotonic()
     cut(network, [("n1", "n2")])
-    split_and_heal("74 one link", mesh, network, {("n1", "n2")}, begin)
+    split_and_heal("one link", mesh, network, {("n1", "n2")}, begin)
 
 
 def test_majorities_that_differ(mesh: Members, network: Network) -> None:
-    """75, a ring: each reaches two others, and no two the same."""
+    """A ring: each node reaches two others, and no two nodes reach the same."""
     apart = {("n1", "n3"), ("n2", "n4"), ("n3", "n5"), ("n1", "n4"), ("n2", "n5")}
     begin = time.monotonic()
     cut(network, apart)
-    split_and_heal("75 ring", mesh, network, apart, begin)
+    split_and_heal("ring", mesh, network, apart, begin)
 
 
 def test_a_bridge(mesh: Members, network: Network) -> None:
-    """75: only n3 reaches both sides."""
+    """Only n3 reaches both sides."""
     begin = time.monotonic()
     network.partition(network.hosts[:2], network.hosts[3:])
     across = {(one, other) for one in mesh.names[:2] for other in mesh.names[3:]}
-    split_and_heal("75 bridge", mesh, network, across, begin)
+    split_and_heal("bridge", mesh, network, across, begin)
 
 
 def test_a_host_that_vanishes_while_all_is_idle(mesh: Members, network: Network) -> None:
-    """77."""
+    """A silent peer is down after `down_after_ms`, without any traffic to it."""
     mesh.rest()
     begin = time.monotonic()
     network.isolate(network["n5"])
     pairs = {pair for pair in all_pairs(mesh.names) if "n5" in pair}
-    split_and_heal("77 idle", mesh, network, pairs, begin)
+    split_and_heal("idle", mesh, network, pairs, begin)
 
 
 def test_established_connections_go_dead_and_new_ones_pass(mesh: Members, network: Network) -> None:
-    """81, as with a firewall that forgot its state."""
+    """As with a firewall that forgot its state."""
     begin = time.monotonic()
     network.drop_established(network["n1"])
     for name in mesh.names[1:]:
@@ -159,14 +159,14 @@ def test_established_connections_go_dead_and_new_ones_pass(mesh: Members, networ
     mesh.whole()
     took_s = time.monotonic() - begin
     assert T_DOWN_S / 2 <= took_s <= DOWN_S + HEAL_S
-    figures("81 established flows dropped", whole_again_s=took_s)
+    figures("established flows dropped", whole_again_s=took_s)
 
 
 @pytest.mark.parametrize("lasting_s", [2, pytest.param(60, marks=pytest.mark.soak)])
 def test_connections_are_killed_at_random(
     mesh: Members, network: Network, lasting_s: float
 ) -> None:
-    """80."""
+    """Order is kept, and each loss has a witness, whichever connections die."""
     rng = random.Random(80)
     end = time.monotonic() + lasting_s
     killed = 0
@@ -176,11 +176,11 @@ def test_connections_are_killed_at_random(
         time.sleep(rng.uniform(0, 0.3))
     whole_s = mesh.whole()
     assert whole_s <= HEAL_S and killed
-    figures("80 ss -K", killed=killed, whole_again_s=whole_s)
+    figures("ss -K", killed=killed, whole_again_s=whole_s)
 
 
 def test_a_host_that_was_rebooted(mesh: Members, network: Network) -> None:
-    """79: no goodbye arrives, and its kernel knows nothing of the connection any more."""
+    """No BYE arrives, and the host's kernel knows nothing of the connection any more."""
     n5, others = network["n5"], network.hosts[:4]
     for other in others:
         network.cut_one_way(n5, other)
@@ -197,7 +197,7 @@ def test_a_host_that_was_rebooted(mesh: Members, network: Network) -> None:
     for host in others:
         said = mesh[host.name].process.stderr()[before[host.name] :]
         assert "nothing was heard of n5" not in said
-    figures("79 rebooted", down_after_s=max(times))
+    figures("rebooted", down_after_s=max(times))
     network.heal()
     mesh["n5"].restart()
 
@@ -208,7 +208,7 @@ def test_a_host_that_was_rebooted(mesh: Members, network: Network) -> None:
 def test_all_links_are_clogged_and_let_go_in_another_order(
     mesh: Members, network: Network, seed: int
 ) -> None:
-    """85, the swizzle-clog of FoundationDB's simulation."""
+    """The swizzle-clog of FoundationDB's simulation."""
     rng = random.Random(seed)
     links = sorted(all_pairs(mesh.names))
     begin = time.monotonic()
@@ -223,7 +223,7 @@ def test_all_links_are_clogged_and_let_go_in_another_order(
     assert downs
     for member in mesh:
         assert member.ask("members") == ",".join(mesh.names)
-    figures("85 swizzle-clog", downs=downs, whole_again_s=whole_s)
+    figures("swizzle-clog", downs=downs, whole_again_s=whole_s)
 
 
 def heard(mesh: Members, names: list[str]) -> int:
@@ -234,7 +234,7 @@ def heard(mesh: Members, names: list[str]) -> int:
 
 @pytest.mark.parametrize("lasting_s", [6, pytest.param(60, marks=pytest.mark.soak)])
 def test_a_minority_is_cut_off_for_good(mesh: Members, network: Network, lasting_s: float) -> None:
-    """86: who can reach each other goes on, on either side, with no less than before."""
+    """Nodes that reach each other go on, on either side, with no less than before."""
 
     def rates() -> list[float]:
         """Messages a second within each side."""
@@ -258,9 +258,7 @@ def test_a_minority_is_cut_off_for_good(mesh: Members, network: Network, lasting
         assert member.ask("members") == ",".join(mesh.names)
     network.heal()
     assert mesh.whole() <= HEAL_S
-    figures(
-        "86 minority", usual_per_s=usual[0], cut_off_per_s=cut_off[0], minority_per_s=cut_off[1]
-    )
+    figures("minority", usual_per_s=usual[0], cut_off_per_s=cut_off[0], minority_per_s=cut_off[1])
 
 
 # Bad weather.
@@ -280,7 +278,7 @@ def over(switch: Switch, network: Network, folder: Path, count: int, **changed: 
 def test_the_line_goes_dead_while_data_is_under_way(
     network: Network, switch: Switch, tmp_path: Path
 ) -> None:
-    """78: no acknowledgement comes any more, nor anything else."""
+    """No acknowledgement comes any more, nor anything else."""
     with over(switch, network, tmp_path, 2) as mesh:
         mesh.warm_up()
         mesh.all_ask("go")
@@ -293,14 +291,14 @@ def test_the_line_goes_dead_while_data_is_under_way(
         healed_s = mesh.whole()
         mesh.settle()
     assert NOT_BEFORE_S <= first and last <= DOWN_S and healed_s <= HEAL_S
-    figures("78 unacknowledged", first_down_s=first, last_down_s=last, healed_s=healed_s)
+    figures("unacknowledged", first_down_s=first, last_down_s=last, healed_s=healed_s)
 
 
 @pytest.mark.parametrize("lasting_s", [3, pytest.param(60, marks=pytest.mark.soak)])
 def test_a_long_and_lossy_line(
     network: Network, switch: Switch, tmp_path: Path, lasting_s: float
 ) -> None:
-    """83, with the times that a node has by default: a lost segment costs a second there."""
+    """With the times that a node has by default: a lost segment costs a second there."""
     usual = {"heartbeat_ms": 1_000, "down_after_ms": 8_000, "handshake_ms": 5_000}
     with over(switch, network, tmp_path, 3, **usual) as mesh:
         mesh.warm_up()
@@ -313,14 +311,14 @@ def test_a_long_and_lossy_line(
         switch.set(CLEAR)
         mesh.settle(RSS_LOSSY_BYTES)
     assert not downs
-    figures("83 delay and loss", packets_lost=lost)
+    figures("delay and loss", packets_lost=lost)
 
 
 @pytest.mark.parametrize("lasting_s", [2, pytest.param(60, marks=pytest.mark.soak)])
 def test_doubled_reordered_and_corrupted_packets(
     network: Network, switch: Switch, tmp_path: Path, lasting_s: float
 ) -> None:
-    """84: the kernel puts right what it can see."""
+    """The kernel puts right what it can see."""
     with over(switch, network, tmp_path, 3) as mesh:
         mesh.warm_up()
         mesh.all_ask("go")
@@ -331,4 +329,4 @@ def test_doubled_reordered_and_corrupted_packets(
         assert mesh.whole() <= HEAL_S
         mesh.settle()
     assert counters.duplicated and counters.reordered and counters.corrupted
-    figures("84", duplicated=counters.duplicated, corrupted=counters.corrupted)
+    figures("spoilt packets", duplicated=counters.duplicated, corrupted=counters.corrupted)

@@ -89,7 +89,7 @@ def envelope(msg: Any, *, sender: bool = True) -> bytes:
     return frame(ENVELOPE, int(sender), places + CODEC.encode_message(msg))
 
 
-# Frames (FAULTS 2 to 10).
+# Frames.
 
 
 def test_2_ten_thousand_frames_in_one_write_come_in_order_and_others_are_heard(
@@ -124,8 +124,8 @@ def test_2_ten_thousand_frames_in_one_write_come_in_order_and_others_are_heard(
             struct.pack(">I", (1 << 20) + 1), RefusalCode.FRAME_TOO_LARGE, id="4 length max + 1"
         ),
         pytest.param(b"\xff" * 4, RefusalCode.FRAME_TOO_LARGE, id="4 length 4 GiB"),
-        pytest.param(frame(77, 0, b"x"), RefusalCode.PROTOCOL, id="10 unknown kind"),
-        pytest.param(frame(LOST, 4, bytes(4)), RefusalCode.PROTOCOL, id="10 reserved flag"),
+        pytest.param(frame(77, 0, b"x"), RefusalCode.PROTOCOL, id="unknown kind"),
+        pytest.param(frame(LOST, 4, bytes(4)), RefusalCode.PROTOCOL, id="reserved flag"),
         pytest.param(frame(FRAGMENT, 0, b"x"), RefusalCode.PROTOCOL, id="a part without a first"),
         pytest.param(
             frame(ENVELOPE, 0, struct.pack(">H", 9) + b"\xc0"),
@@ -252,7 +252,7 @@ def test_7_an_end_in_the_middle_of_a_frame_is_one_down(nodes: list[Node]) -> Non
     until(lambda: node.cluster_status().refusals == {"TORN": 1})
 
 
-# What is no node at all (FAULTS 9, 33 to 35).
+# Strangers that are no node at all.
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_9_what_strangers_claim_takes_nothing(nodes: list[Node]) -> None:
             held, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        figures("9 claims", held_kib=held / 1024, peak_kib=peak / 1024)
+        figures("claims", held_kib=held / 1024, peak_kib=peak / 1024)
         # A hundred wait, each with the state of a handshake and the socket at this end.
         assert peak < 100 * 16 * 1024
     works_with_echo(node)
@@ -362,7 +362,7 @@ def test_33_500_strangers_are_cut_at_the_total_deadline_and_keep_nobody_out() ->
                     assert read_to_end(key.fileobj) == b""
                     took_s.append(time.monotonic() - dialled.pop(key.fileobj))
                     selector.unregister(key.fileobj)
-            figures("33 strangers", joined_s=joined_s, least_s=min(took_s), most_s=max(took_s))
+            figures("strangers", joined_s=joined_s, least_s=min(took_s), most_s=max(took_s))
             # None was dropped for another one: there is room for all.
             until(lambda: node.cluster_status().refusals == {"TIMEOUT": 500})
             assert [link.node for link in node.cluster_status().links] == [b.node_id]
@@ -431,7 +431,7 @@ def test_35_who_says_too_much_before_it_is_known_is_cut_off(nodes: list[Node]) -
     until(lambda: node.cluster_status().refusals == {"LIMIT": 1})
 
 
-# Who does not know the key (FAULTS 36 to 39, 42).
+# Peers that do not know the key.
 
 
 def said_by(ended: Established | Failed | None) -> RefusalCode | None:
@@ -575,7 +575,7 @@ def test_42_nothing_is_heard_before_the_proof(nodes: list[Node], early: bytes, w
     nobody_is_there(node, told, RefusalCode.STATE)
 
 
-# Who lies about others (FAULTS 52, 53, 55).
+# Peers that lie about others.
 
 
 def test_52_a_sender_of_another_node_is_a_spoof(nodes: list[Node]) -> None:
@@ -656,7 +656,7 @@ def test_a_monitor_of_the_executor_tells_nothing(nodes: list[Node]) -> None:
         pytest.fail("nothing was told")
 
 
-# Logs (FAULTS 129).
+# Logs.
 
 #: Builds that look at each of their steps have not the time for more.
 FLOOD = 20_000 if SANITIZED or TRACED else 100_000
@@ -686,4 +686,4 @@ def test_129_a_flood_of_nonsense_writes_few_lines(
     assert 0 < len(lines) <= 10 * (seconds + 3)
     assert any("suppressed" in r.getMessage() for r in lines)
     assert node.metrics().counters["reports_suppressed"] > FLOOD - 10 * (seconds + 3)
-    figures("129 bad frames", count=FLOOD, seconds=seconds, lines=len(lines))
+    figures("bad frames", count=FLOOD, seconds=seconds, lines=len(lines))

@@ -1,4 +1,4 @@
-"""What a machine runs out of: rows 123 to 132 of the list of faults."""
+"""What a machine runs out of: descriptors, processor time, threads, ports."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def cpu_share(member: Member, lasting_s: float) -> float:
 
 
 def test_no_descriptor_is_left(mesh: Members) -> None:
-    """123: who cannot be let in waits, without a spin; the others are not harmed; it heals."""
+    """Peers that cannot be let in wait, without a spin; the others are not harmed; it heals."""
     n1 = mesh["n1"]
     address = split_address(n1.addr)
     soft, hard = resource.prlimit(n1.process.pid, resource.RLIMIT_NOFILE)
@@ -67,12 +67,12 @@ def test_no_descriptor_is_left(mesh: Members) -> None:
     assert not mesh["n2"].events("down n1 ", begin)
     # Besides what the traffic costs by itself.
     assert share - usual < 0.2
-    figures("123 no descriptors", usual_share=usual, cpu_share=share, healed_s=healed_s)
+    figures("no descriptors", usual_share=usual, cpu_share=share, healed_s=healed_s)
 
 
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_many_connect_and_close(mesh: Members, count: int) -> None:
-    """124: nothing is left of them; what is held is compared when the mesh settles."""
+    """Nothing is left of the connections; descriptors are compared when the mesh settles."""
     address = split_address(mesh["n1"].addr)
     begin = time.monotonic()
     for number in range(count):
@@ -84,13 +84,13 @@ def test_many_connect_and_close(mesh: Members, count: int) -> None:
         client.close()
     took_s = time.monotonic() - begin
     assert not mesh["n1"].events("down", begin)
-    figures("124 connect and close", count=count, took_s=took_s)
+    figures("connect and close", count=count, took_s=took_s)
 
 
 @pytest.mark.skipif(limits.lacking("cpu") is not None, reason=f"{limits.lacking('cpu')}")
 @pytest.mark.parametrize("lasting_s", [4, pytest.param(30, marks=pytest.mark.soak)])
 def test_a_node_gets_five_percent_of_a_processor(tmp_path: Path, lasting_s: float) -> None:
-    """126: it is slow, and takes nobody for down; nor is it taken for that."""
+    """The node is slow, and calls nobody down; nor do its peers call it down."""
     with (
         Cgroup(cpu=1.0) as group,
         Members(tmp_path, 3, cgroups={"n1": group}, every_ms=5) as mesh,
@@ -105,7 +105,7 @@ def test_a_node_gets_five_percent_of_a_processor(tmp_path: Path, lasting_s: floa
         mesh.settle()
         assert throttled
         assert not [line for member in mesh for line in member.events("down", begin)]
-    figures("126 five percent", throttled=throttled)
+    figures("five percent", throttled=throttled)
 
 
 NO_THREADS = """
@@ -129,7 +129,7 @@ print("threads", threading.active_count(), "more descriptors", held() - before, 
 
 @pytest.mark.skipif(limits.lacking("pids") is not None, reason=f"{limits.lacking('pids')}")
 def test_no_thread_can_be_started(tmp_path: Path) -> None:
-    """127: a service, or a node, that cannot have its thread is an error, and nothing else."""
+    """A service, or a node, that cannot have its thread is an error, and nothing else."""
     with Cgroup(pids=1_000) as group, Members(tmp_path, 2, cgroups={"n1": group}) as mesh:
         mesh.rest()
         before = mesh["n1"].process.usage()
@@ -145,7 +145,7 @@ def test_no_thread_can_be_started(tmp_path: Path) -> None:
 @pytest.mark.skipif(limits.lacking("pids") is not None, reason=f"{limits.lacking('pids')}")
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_a_node_without_threads_does_not_begin(threads: int) -> None:
-    """127: it has none of five, or some."""
+    """The node can start none of its five threads, or some of them."""
     with (
         Cgroup(pids=1_000) as group,
         OsProcess(
@@ -160,7 +160,7 @@ def test_a_node_without_threads_does_not_begin(threads: int) -> None:
 
 
 def test_a_port_that_is_taken() -> None:
-    """132: the error says what and where; nothing is left of the attempt."""
+    """The error says what and where; nothing is left of the attempt."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         before = usage(os.getpid())
@@ -173,7 +173,7 @@ def test_a_port_that_is_taken() -> None:
 
 
 def test_a_port_whose_connections_have_just_ended() -> None:
-    """132: what waits in TIME_WAIT keeps nobody from starting again."""
+    """Connections in TIME_WAIT keep no node from starting again."""
     with rouse("b@127.0.0.1:0", mesh=Mesh(key=KEY)) as b:
         node_id = None
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""Peers that take nothing, or little: rows 87 to 90 of the list of faults, 94, and 14."""
+"""Peers that take nothing, or little: stopped, held, or behind a thin line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.faults.rig.switch import Switch
 from tests.support import SANITIZED, TINY, TRACED
 
 PEER_QUEUE_BYTES = 8 << 20
-#: Of the line of row 14.
+#: Of the line that a large message fills.
 RATE_BIT_S = 100e6
 FLOOD = (2_000, 16_384)
 #: Two buffers of a lane trade places, each of which keeps what a full queue takes: with two peers.
@@ -76,7 +76,7 @@ def p99_ms(mesh: Members, name: str) -> float:
 
 
 def test_a_flood_to_a_stopped_peer(patient: Members) -> None:
-    """87: it stops at the queue's limit, and nobody else is slower for it."""
+    """The flood stops at the limit of the queue, and nobody else is slower for it."""
     mesh, n1 = patient, patient["n1"]
     n1.ask("flood n3 {} {}".format(*FLOOD))
     mesh.all_ask("drain")
@@ -103,7 +103,7 @@ def test_a_flood_to_a_stopped_peer(patient: Members) -> None:
     assert mesh["n3"].process.alive and mesh.links("n1").keys() == {"n2", "n3"}
     mesh["n2"].process.resume()
     figures(
-        "87 flood to a stopped peer",
+        "flood to a stopped peer",
         refused=busy,
         queued=waiting,
         rss_more=more,
@@ -114,7 +114,7 @@ def test_a_flood_to_a_stopped_peer(patient: Members) -> None:
 
 
 def test_a_peer_goes_on_before_it_is_down(patient: Members) -> None:
-    """88: what waited arrives in order and once; the gap is told between what is around it."""
+    """Messages that waited arrive in order and once; the gap is told in its place among them."""
     mesh, n1, n2 = patient, patient["n1"], patient["n2"]
     n1.tell("flood n2 4000 16384")
     for _ in range(4):
@@ -129,11 +129,11 @@ def test_a_peer_goes_on_before_it_is_down(patient: Members) -> None:
     busy, lost = dead(mesh, "n1")["peer_busy"], dead(mesh, "n2")["lost"]
     assert lost >= busy > 0
     assert not [line for member in mesh for line in member.events("down")]
-    figures("88 goes on", refused=busy, lost_told=lost)
+    figures("goes on", refused=busy, lost_told=lost)
 
 
 def test_a_peer_goes_on_after_it_was_down(mesh: Members) -> None:
-    """89: the connection that there was is not used again."""
+    """The old connection is not used again."""
     n2 = mesh["n2"]
     mesh.all_ask("go")
     begin = time.monotonic()
@@ -148,12 +148,12 @@ def test_a_peer_goes_on_after_it_was_down(mesh: Members) -> None:
         n2.awaits(f"down {name} ", resumed)
         n2.awaits(f"up {name} ", resumed)
         mesh[name].awaits("up n2 ", resumed)
-    figures("89 was down", down_s=down_s, whole_again_s=mesh.whole())
+    figures("was down", down_s=down_s, whole_again_s=mesh.whole())
 
 
 @pytest.mark.skipif(TRACED, reason="the poll loop needs the GIL at every line")
 def test_a_node_whose_interpreter_is_held(mesh: Members) -> None:
-    """94: it is stalled, which is not down; and accuses nobody when it has it back."""
+    """The node is stalled, which is not down; and accuses nobody when it has the GIL back."""
     hold_s = 2.5 * T_DOWN_S
     mesh.all_ask("go")
     begin = time.monotonic()
@@ -165,13 +165,13 @@ def test_a_node_whose_interpreter_is_held(mesh: Members) -> None:
     assert stalled_s < hold_s and released - begin >= hold_s * 0.99
     mesh.rest()
     assert not [line for member in mesh for line in member.events("down")]
-    figures("94 GIL held", held_s=hold_s, stalled_s=stalled_s, recovered_s=recovered_s)
+    figures("GIL held", held_s=hold_s, stalled_s=stalled_s, recovered_s=recovered_s)
 
 
 @requires_root_network
 @pytest.mark.parametrize("kib", [12 if TINY else 48, pytest.param(400, marks=pytest.mark.soak)])
 def test_a_line_of_64_kbit(tmp_path: Path, kib: int) -> None:
-    """90: who is there is still told in time, and who is a member before what waits in the node.
+    """Heartbeats are in time, and membership comes before the messages that wait in the node.
 
     It waits behind what the kernel has taken already: some KiB where the test says so, else 256.
     """
@@ -204,13 +204,13 @@ def test_a_line_of_64_kbit(tmp_path: Path, kib: int) -> None:
             mesh.all_ask("last")
             mesh.all_ask("rest")
             mesh.check()
-    figures("90 slow line", kib=kib, membership_told_s=told_s, behind=before, drained_s=drained_s)
+    figures("slow line", kib=kib, membership_told_s=told_s, behind=before, drained_s=drained_s)
 
 
 @requires_root_network
 @pytest.mark.parametrize("mib", [1 if TINY else 24, pytest.param(64, marks=pytest.mark.soak)])
 def test_a_large_message_over_a_line_of_100_mbit(tmp_path: Path, mib: int) -> None:
-    """14: small ones of the same nodes pass it, and nobody is taken for down or stalled."""
+    """Small messages of the same nodes pass it, and no node is called down or stalled."""
     # Making or checking the message may take an executor a while. What is small is shorter than a
     # fragment.
     limits = {"stalled_after_ms": 2_000, "fragment_bytes_max": 16 << 10}
@@ -240,7 +240,7 @@ def test_a_large_message_over_a_line_of_100_mbit(tmp_path: Path, mib: int) -> No
             mesh.rest()
             mesh.check()
     figures(
-        "14 large message",
+        "large message",
         mib=mib,
         took_s=took_s,
         answered=answered,

@@ -1,4 +1,4 @@
-"""FAULTS 119: a program that does not shut its node down ends all the same, and in peace."""
+"""A program that does not shut its node down ends all the same, and in peace."""
 
 from __future__ import annotations
 

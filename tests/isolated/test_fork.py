@@ -1,4 +1,4 @@
-"""FAULTS 120: a forked child can do nothing with its parent's node, nor harm it."""
+"""A forked child can do nothing with its parent's node, nor harm it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FAULTS 118: whoever ends a node, and however often, it ends once, and nobody waits for ever."""
+"""A node that is ended by anybody, however often, ends once, and nobody waits for ever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FAULTS 102 and 104: a `receive` that never returns, a signal meanwhile, and a crash of all."""
+"""A `receive` that never returns, a signal meanwhile, and a crash of all."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def test_the_executor_is_not_stopped_by_a_message(node: Node) -> None:
     assert node.executor_status().dead_letters == {"refused": 1}
 
 
-# Crashes (FAULTS 98, 99, 105).
+# Crashes.
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_a_monitor_taken_back_is_not_told(node: Node) -> None:
         assert len(box) == 0
 
 
-# Dead letters, limits, strict mode (FAULTS 27).
+# Dead letters, limits, strict mode.
 
 
 def test_dead_letters_are_told_to_whom_subscribed(node: Node) -> None:

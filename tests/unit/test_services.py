@@ -111,7 +111,7 @@ def test_a_handler_polls_files_and_sends_what_it_reads() -> None:
     os.close(read_end)
 
 
-# What a crash leads to, by policy: FAULTS 103.
+# What a crash leads to, by policy.
 
 
 @pytest.mark.parametrize("msg", ["boom", "junk"])
