@@ -127,7 +127,7 @@ def add_cert(parser: argparse.ArgumentParser) -> None:
 
 def keygen(given: argparse.Namespace) -> int:
     """Make a key file."""
-    from rabble.cluster import keys
+    from rabble.cluster.io import keys
 
     try:
         keys.write_key(given.file, keys.new_key(secrets.token_bytes))
@@ -146,7 +146,7 @@ def cert(given: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return USAGE_ERROR
-    from rabble.cluster import certificates
+    from rabble.cluster.io import certificates
 
     now = datetime.datetime.now(datetime.UTC)
     try:

@@ -28,10 +28,11 @@ from rabble._core.inbox import Inbox
 from rabble._core.poll import Poller
 from rabble._core.texts import bounded_repr
 from rabble.calls import AwaitedReply, Calls, Ending, Reply
-from rabble.cluster.bridge import Bridge
-from rabble.cluster.config import Mesh, listen, split_address
+from rabble.cluster.config import Mesh, listen
+from rabble.cluster.decide.address import split_address
+from rabble.cluster.remote_spawn import Exports, pid_of_answer, spawn_request
+from rabble.cluster.runtime import NodeRuntime
 from rabble.cluster.server import ClusterServer
-from rabble.cluster.spawner import Exports, pid_of_answer, spawn_request
 from rabble.errors import (
     CallTimeout,
     ForkedNode,
@@ -294,7 +295,7 @@ class Node:
                 key,
                 listeners,
                 poller,
-                Bridge(self._executor, self._reporter, registry, limits, self._fail),
+                NodeRuntime(self._executor, self._reporter, registry, limits, self._fail),
                 limits=limits,
                 clock=self.monotonic,
                 rng=random.Random(secrets.randbits(64)),

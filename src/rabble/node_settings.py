@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rabble._core.ids import NodeId
-from rabble.cluster.config import Mesh, split_address
-from rabble.cluster.tls import TlsConfig
+from rabble.cluster.config import Mesh
+from rabble.cluster.decide.address import split_address
+from rabble.cluster.io.tls import TlsConfig
 from rabble.limits import Limits
 
 __all__ = ["Settings", "SettingsError", "add_arguments", "settings_of"]

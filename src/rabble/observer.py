@@ -9,7 +9,7 @@ from rabble._core.envelope import Envelope
 from rabble._core.ids import Pid
 from rabble._core.poll import Connection
 from rabble._core.texts import bounded_str
-from rabble.cluster.codes import RefusalCode, ended
+from rabble.cluster.decide.refusal import RefusalCode, ended
 from rabble.errors import NameTaken, QueueFull
 from rabble.messages import Metrics
 

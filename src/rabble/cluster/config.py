@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import os
 import socket
 from collections.abc import Sequence
 
-from rabble.cluster.handshake import check_cluster, check_key
-from rabble.cluster.keys import read_key
-from rabble.cluster.tls import TlsConfig
+from rabble.cluster.decide.address import is_loopback, split_address
+from rabble.cluster.decide.handshake import check_cluster, check_key
+from rabble.cluster.io.keys import read_key
+from rabble.cluster.io.tls import TlsConfig
 
-__all__ = ["Mesh", "is_loopback", "listen", "split_address"]
+__all__ = ["Mesh", "listen"]
 
 BACKLOG = 512
 
@@ -62,29 +62,6 @@ class Mesh:
         if self.key is None or isinstance(self.key, bytes):
             return self.key
         return read_key(self.key)
-
-
-def split_address(addr: str) -> tuple[str, int]:
-    """Host and port of `host:port`; an IPv6 host is in brackets.
-
-    :raises ValueError: if it is not of that form.
-    """
-    host, colon, port = addr.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"address {addr!r} is not usable: write it as 'host:port'")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"address {addr!r} is not usable: write an IPv6 host as '[::1]:port'")
-    return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a numeric address is one of this machine's own loopback."""
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
 
 
 def listen(

@@ -26,12 +26,9 @@ from rabble._core.codec import Codec, DecodeError
 from rabble._core.ids import NodeId
 from rabble._core.link import Link
 from rabble._core.poll import Connection, Poller
-from rabble.cluster import liveness, membership
-from rabble.cluster.codes import Refusal, RefusalCode
 from rabble.cluster.config import Mesh
-from rabble.cluster.handshake import Failed, HandshakeConfig, Peer
-from rabble.cluster.handshakes import Handshakes
-from rabble.cluster.link_actions import (
+from rabble.cluster.decide import failure_detector, membership
+from rabble.cluster.decide.actions import (
     Action,
     Close,
     Dial,
@@ -41,12 +38,15 @@ from rabble.cluster.link_actions import (
     SelfAddress,
     Up,
 )
-from rabble.cluster.links import Links
-from rabble.cluster.liveness import Liveness
-from rabble.cluster.membership import Membership, MembershipError
-from rabble.cluster.names import Resolver
-from rabble.cluster.relay import Relay
-from rabble.cluster.seeds import Seeds
+from rabble.cluster.decide.connection_manager import ConnectionManager
+from rabble.cluster.decide.failure_detector import FailureDetector
+from rabble.cluster.decide.handshake import Failed, HandshakeConfig, Peer
+from rabble.cluster.decide.membership import Membership, MembershipError
+from rabble.cluster.decide.refusal import Refusal, RefusalCode
+from rabble.cluster.io.listener import Listener
+from rabble.cluster.io.resolver import Resolver
+from rabble.cluster.io.seeds import Seeds
+from rabble.cluster.io.tls_proxy import TlsProxy
 from rabble.errors import NodeStopped
 from rabble.limits import Limits
 from rabble.messages import ClusterStatus, NodeStalled, PeerStatus
@@ -54,7 +54,7 @@ from rabble.messages import Removed as RemovedMessage
 from rabble.registry import MessageRegistry
 from rabble.steps import take_steps
 
-__all__ = ["ClusterServer", "Surroundings", "new_incarnation"]
+__all__ = ["ClusterServer", "Runtime", "new_incarnation"]
 
 KIND_BYE = 18
 KIND_MEMBERSHIP = 19
@@ -71,7 +71,7 @@ def new_incarnation(
     return (int(clock() * 1000) << 20) | bits
 
 
-class Surroundings(Protocol):
+class Runtime(Protocol):
     """What the cluster server needs of its node. Everything may be called from its thread."""
 
     def link_up(self, connection: Connection) -> None:
@@ -94,7 +94,7 @@ class Surroundings(Protocol):
 class Linked:
     """An established connection, as the server knows it."""
 
-    link_id: int
+    connection_id: int
     connection: Connection
     peer: NodeId
     incarnation: int
@@ -123,7 +123,7 @@ class ClusterServer:
         key: bytes | None,
         listeners: Sequence[socket.socket],
         poller: Poller,
-        surroundings: Surroundings,
+        runtime: Runtime,
         *,
         limits: Limits,
         clock: Callable[[], float],
@@ -133,7 +133,7 @@ class ClusterServer:
     ) -> None:
         self.own = own
         self._poller = poller
-        self._node = surroundings
+        self._node = runtime
         self._limits = limits
         self._clock = clock
         self._new_incarnation = incarnation
@@ -141,14 +141,14 @@ class ClusterServer:
         self._mesh = mesh
         self._key = key
         self._tls = mesh.tls
-        self._links = Links(own, self.incarnation, rng, limits)
-        self._liveness = Liveness(limits)
+        self._connection_manager = ConnectionManager(own, self.incarnation, rng, limits)
+        self._failure_detector = FailureDetector(limits)
         self._membership = Membership(own, self.incarnation, limits)
         self._codec = Codec(MessageRegistry(), elements_max=ELEMENTS_MAX)
         self._by_id: dict[int, Linked] = {}
         #: Connections that say goodbye; kept until their descriptor is closed.
         self._parting: list[Connection] = []
-        #: Sockets whose handshake is done, until `Links` says what becomes of them.
+        #: Sockets whose handshake is done, until `ConnectionManager` says what becomes of them.
         self._fresh: dict[int, tuple[socket.socket, bytes, bool]] = {}
         self._commands: collections.deque[Callable[[], None]] = collections.deque()
         self._removed = False
@@ -171,16 +171,16 @@ class ClusterServer:
         self._selector = selectors.DefaultSelector()
         self._selector.register(poller, selectors.EVENT_READ, self._poller_ready)
         contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None = None
-        self._relay: Relay | None = None
+        self._tls_proxy: TlsProxy | None = None
         if mesh.tls is not None:
             contexts = (mesh.tls.client_context(), mesh.tls.server_context())
-            self._relay = Relay(
+            self._tls_proxy = TlsProxy(
                 f"rabble:{own.name}:tls",
                 buffer_bytes_max=limits.relay_buffer_bytes_max,
                 clock=clock,
-                failed=functools.partial(surroundings.failed, "the TLS relay"),
+                failed=functools.partial(runtime.failed, "the TLS relay"),
             )
-        self._handshakes = Handshakes(
+        self._listener = Listener(
             self,
             self._selector,
             listeners,
@@ -189,7 +189,7 @@ class ClusterServer:
             loopback_only=mesh.open_to_all,
             resolver=Resolver(
                 f"rabble:{own.name}:names",
-                functools.partial(surroundings.failed, "a thread that looks up names"),
+                functools.partial(runtime.failed, "a thread that looks up names"),
             ),
             limits=limits,
             clock=clock,
@@ -199,12 +199,12 @@ class ClusterServer:
             mesh,
             Resolver(
                 f"rabble:{own.name}:seeds",
-                functools.partial(surroundings.failed, "a thread that looks up seeds"),
+                functools.partial(runtime.failed, "a thread that looks up seeds"),
             ),
             added=self._add_seed,
             dropped=self._drop_seed,
             post=self.post,
-            report=surroundings.report,
+            report=runtime.report,
             refresh_s=limits.seeds_refresh_ms / 1000,
         )
         self.thread = threading.Thread(
@@ -215,7 +215,7 @@ class ClusterServer:
         )
         self.poll_thread = threading.Thread(
             target=take_steps,
-            args=(functools.partial(surroundings.failed, "the poll loop"), poller.run),
+            args=(functools.partial(runtime.failed, "the poll loop"), poller.run),
             name=f"rabble:{own.name}:poll",
             daemon=False,
         )
@@ -291,8 +291,8 @@ class ClusterServer:
             self._serving.acquire()
             self._serving.release()
         threads = [self.thread, self.poll_thread]
-        if self._relay is not None and self._relay.thread is not None:
-            threads.append(self._relay.thread)
+        if self._tls_proxy is not None and self._tls_proxy.thread is not None:
+            threads.append(self._tls_proxy.thread)
         return [thread for thread in threads if thread.ident is not None]
 
     def drain(self) -> None:
@@ -324,13 +324,13 @@ class ClusterServer:
         if self._commands:
             return 0.0
         now = self._clock()
-        times = [self._handshakes.next_tick()]
+        times = [self._listener.next_tick()]
         if self._stop_at is not None:
             times.append(now + SHUTDOWN_LOOK_S)
         else:
             times += [self._next_digest, self._next_beat, self._seeds.next_tick()]
             if not self._removed and not self._draining:
-                times.append(self._links.next_tick(now))
+                times.append(self._connection_manager.next_tick(now))
         return max(min(time_ for time_ in times if time_ is not None) - now, 0.0)
 
     def _do_commands(self) -> None:
@@ -339,20 +339,20 @@ class ClusterServer:
 
     def _tick(self) -> None:
         now = self._clock()
-        self._handshakes.tick(now)
+        self._listener.tick(now)
         if self._stop_at is not None:
             return
         self._seeds.tick(now)
         if self._next_beat is not None and now >= self._next_beat:
             self._look_at_peers(now)
-        self._next_beat = self._liveness.next_tick(now)
+        self._next_beat = self._failure_detector.next_tick(now)
         if now >= self._next_digest:
             self._next_digest = now + self._limits.digest_ms / 1000
             digest = self._codec.encode_message({"d": self._membership.digest()})
             for linked in list(self._by_id.values()):
                 linked.connection.say(KIND_MEMBERSHIP, digest)
         if not self._removed and not self._draining:
-            self._carry_out(self._links.tick(now))
+            self._carry_out(self._connection_manager.tick(now))
 
     def _is_over(self) -> bool:
         if self._stop_at is None:
@@ -361,8 +361,8 @@ class ClusterServer:
 
     def _drain(self) -> None:
         self._draining = True
-        self._handshakes.stop_listening()
-        self._handshakes.stop_dialling()
+        self._listener.stop_listening()
+        self._listener.stop_dialling()
 
     def _stop(self, within_s: float) -> None:
         if self._stop_at is not None:
@@ -379,10 +379,10 @@ class ClusterServer:
         """What follows the service, or takes its place, in one thread."""
         return (
             self._is_late,
-            lambda: self._handshakes.close(),
+            lambda: self._listener.close(),
             lambda: self._seeds.close(),
             self._abort_all,
-            self._end_relay,
+            self._end_tls_proxy,
             self._selector.close,
             self._poller.stop,
             self._end_serving,
@@ -398,9 +398,9 @@ class ClusterServer:
     def _abort_all(self) -> None:
         while self._by_id:
             # There are some only if this thread failed: that is no end in order.
-            link_id, linked = next(iter(self._by_id.items()))
+            connection_id, linked = next(iter(self._by_id.items()))
             linked.connection.abort(0)
-            del self._by_id[link_id]
+            del self._by_id[connection_id]
         while self._parting:
             self._parting[-1].abort(RefusalCode.SHUTDOWN)
             del self._parting[-1]
@@ -409,9 +409,9 @@ class ClusterServer:
         self._fresh.clear()
         self._publish()
 
-    def _end_relay(self) -> None:
-        if self._relay is not None:
-            self._relay.stop()
+    def _end_tls_proxy(self) -> None:
+        if self._tls_proxy is not None:
+            self._tls_proxy.stop()
 
     def _end_serving(self) -> None:
         if self._serving.locked():
@@ -431,9 +431,9 @@ class ClusterServer:
 
     def number(self) -> int:
         """See `Decider`."""
-        return self._links.accepting()
+        return self._connection_manager.accepting()
 
-    def judge(self, peer: Peer) -> Refusal | None:
+    def authorize(self, peer: Peer) -> Refusal | None:
         """See `Decider`."""
         if self._draining:
             return Refusal(RefusalCode.SHUTDOWN)
@@ -444,30 +444,36 @@ class ClusterServer:
         if standing == "removed" or (restarted and not peer.join):
             return Refusal(RefusalCode.REMOVED, "join again")
         silent_s = None
-        link_id = self._links.link_of(peer.node.name)
-        if link_id is not None and link_id in self._by_id:
-            silent_s = self._by_id[link_id].connection.silent_ns / 1e9
-        return self._links.judge(peer.node, peer.incarnation, self._clock(), silent_s)
+        connection_id = self._connection_manager.connection_of(peer.node.name)
+        if connection_id is not None and connection_id in self._by_id:
+            silent_s = self._by_id[connection_id].connection.silent_ns / 1e9
+        return self._connection_manager.authorize(
+            peer.node, peer.incarnation, self._clock(), silent_s
+        )
 
-    def may_prove(self, link_id: int, peer: Peer) -> bool:
+    def may_authenticate(self, connection_id: int, peer: Peer) -> bool:
         """See `Decider`."""
-        actions = self._links.proving(link_id, peer.node, peer.incarnation, self._clock())
+        actions = self._connection_manager.authenticating(
+            connection_id, peer.node, peer.incarnation, self._clock()
+        )
         self._carry_out(actions)
         return not actions
 
     def established(
-        self, link_id: int, sock: socket.socket, peer: Peer, leftover: bytes, initiated: bool
+        self, connection_id: int, sock: socket.socket, peer: Peer, leftover: bytes, initiated: bool
     ) -> None:
         """See `Decider`."""
-        self._fresh[link_id] = (sock, leftover, initiated)
+        self._fresh[connection_id] = (sock, leftover, initiated)
         self._carry_out(
-            self._links.established(link_id, peer.node, peer.incarnation, initiated, self._clock())
+            self._connection_manager.established(
+                connection_id, peer.node, peer.incarnation, initiated, self._clock()
+            )
         )
-        unused = self._fresh.pop(link_id, None)
+        unused = self._fresh.pop(connection_id, None)
         if unused is not None:
             unused[0].close()
 
-    def failed(self, link_id: int, failed: Failed, remote: str, initiated: bool) -> None:
+    def failed(self, connection_id: int, failed: Failed, remote: str, initiated: bool) -> None:
         """See `Decider`."""
         self._refusals[failed.code.name] += 1
         whose = "dialling" if initiated else "a connection from"
@@ -482,8 +488,8 @@ class ClusterServer:
         )
         if initiated:
             self._carry_out(
-                self._links.dial_failed(
-                    link_id,
+                self._connection_manager.dial_failed(
+                    connection_id,
                     self._clock(),
                     code=None if failed.silent else failed.code,
                     authenticated=failed.authenticated,
@@ -491,20 +497,20 @@ class ClusterServer:
                 )
             )
 
-    # What `Links` decides.
+    # What `ConnectionManager` decides.
 
     def _carry_out(self, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
                 case Dial():
-                    self._handshakes.dial(action)
-                case Close(link_id, code, text):
-                    self._end_link(link_id, code, text)
-                case Up(link_id, peer, incarnation):
-                    self._begin_link(link_id, peer, incarnation)
-                case Down(link_id, _, _):
+                    self._listener.dial(action)
+                case Close(connection_id, code, text):
+                    self._end_link(connection_id, code, text)
+                case Up(connection_id, peer, incarnation):
+                    self._begin_link(connection_id, peer, incarnation)
+                case Down(connection_id, _, _):
                     # The executor sees by itself that the connection has ended, and tells.
-                    self._end_link(link_id, RefusalCode.SHUTDOWN, "")
+                    self._end_link(connection_id, RefusalCode.SHUTDOWN, "")
                 case RaiseIncarnation(at_least):
                     self._raise_incarnation(at_least)
                 case Removed(_, node):
@@ -515,8 +521,8 @@ class ClusterServer:
                     self._node.report(logging.WARNING, functools.partial(str, text))
         self._publish()
 
-    def _begin_link(self, link_id: int, peer: NodeId, incarnation: int) -> None:
-        sock, leftover, initiated = self._fresh.pop(link_id)
+    def _begin_link(self, connection_id: int, peer: NodeId, incarnation: int) -> None:
+        sock, leftover, initiated = self._fresh.pop(connection_id)
         link = self._node.make_link(peer, incarnation)
         try:
             fd = self._hand_over(sock)
@@ -530,15 +536,15 @@ class ClusterServer:
             text = f"{self.own.name}: the connection to {peer} cannot be used: {error}"
             self._node.report(logging.ERROR, lambda: text)
             sock.close()
-            self._carry_out(self._links.lost(link_id, self._clock()))
+            self._carry_out(self._connection_manager.lost(connection_id, self._clock()))
             return
         now = self._clock()
-        self._by_id[link_id] = Linked(link_id, connection, peer, incarnation)
-        self._liveness.add(link_id, peer.name, now)
+        self._by_id[connection_id] = Linked(connection_id, connection, peer, incarnation)
+        self._failure_detector.add(connection_id, peer.name, now)
         # Who is told of it finds it in the status.
         self._publish()
         self._node.link_up(connection)
-        self._say_state(self._by_id[link_id])
+        self._say_state(self._by_id[connection_id])
 
     def _hand_over(self, sock: socket.socket) -> int:
         """The descriptor that the poller gets, tuned for what it does."""
@@ -552,19 +558,19 @@ class ClusterServer:
         # So that a heartbeat does not queue behind megabytes in the kernel.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 256 << 10)
         if isinstance(sock, ssl.SSLSocket):
-            assert self._relay is not None
-            return self._relay.adopt(sock)
+            assert self._tls_proxy is not None
+            return self._tls_proxy.adopt(sock)
         return sock.detach()
 
-    def _end_link(self, link_id: int, code: RefusalCode, text: str) -> None:
+    def _end_link(self, connection_id: int, code: RefusalCode, text: str) -> None:
         """Close a connection, or whatever goes by that number."""
-        fresh = self._fresh.pop(link_id, None)
+        fresh = self._fresh.pop(connection_id, None)
         if fresh is not None:
             fresh[0].close()
-        elif not self._handshakes.drop(link_id):
-            linked = self._by_id.pop(link_id, None)
+        elif not self._listener.drop(connection_id):
+            linked = self._by_id.pop(connection_id, None)
             if linked is not None:
-                self._liveness.remove(link_id)
+                self._failure_detector.remove(connection_id)
                 # The peer is to learn the state that says why.
                 linked.connection.close(code, text, after_all=code is RefusalCode.REMOVED)
                 self._parting.append(linked.connection)
@@ -575,13 +581,13 @@ class ClusterServer:
         self._poller.drain()
         for linked in list(self._by_id.values()):
             self._take_told(linked)
-            if not linked.connection.open and linked.link_id in self._by_id:
+            if not linked.connection.open and linked.connection_id in self._by_id:
                 self._lost(linked)
         self._parting = [each for each in self._parting if not each.closed]
 
     def _take_told(self, linked: Linked) -> None:
         for kind, body in linked.connection.take_told():
-            if kind != KIND_MEMBERSHIP or linked.link_id not in self._by_id:
+            if kind != KIND_MEMBERSHIP or linked.connection_id not in self._by_id:
                 continue
             try:
                 self._hear_membership(linked, body)
@@ -593,8 +599,8 @@ class ClusterServer:
     def _lost(self, linked: Linked) -> None:
         connection = linked.connection
         self._early_leaves.discard(linked.peer.name)
-        del self._by_id[linked.link_id]
-        self._liveness.remove(linked.link_id)
+        del self._by_id[linked.connection_id]
+        self._failure_detector.remove(linked.connection_id)
         if not connection.closed:
             self._parting.append(connection)
         code = None
@@ -615,30 +621,30 @@ class ClusterServer:
         if self._stop_at is None:
             text = f"{self.own.name}: the connection to {linked.peer} ended: {why}"
             self._node.report(logging.INFO, lambda: text)
-        self._carry_out(self._links.lost(linked.link_id, self._clock(), code))
+        self._carry_out(self._connection_manager.lost(linked.connection_id, self._clock(), code))
 
     def _look_at_peers(self, now: float) -> None:
         for linked in self._by_id.values():
             progress, idle, told_ns = linked.connection.progress
-            self._liveness.observe(
-                linked.link_id,
+            self._failure_detector.observe(
+                linked.connection_id,
                 now,
                 linked.connection.silent_ns / 1e9,
                 progress,
                 idle,
-                told_ago_s=told_ns / 1e9,
+                progress_ago_s=told_ns / 1e9,
             )
-        for action in self._liveness.tick(now):
+        for action in self._failure_detector.tick(now):
             match action:
-                case liveness.Down(link_id, silence_s):
-                    self._hang_up(link_id, silence_s)
-                case liveness.Stalled(name, _):
+                case failure_detector.Down(connection_id, silence_s):
+                    self._hang_up(connection_id, silence_s)
+                case failure_detector.Stalled(name, _):
                     self._say_stalled(name, True)
-                case liveness.Recovered(name):
+                case failure_detector.Recovered(name):
                     self._say_stalled(name, False)
 
-    def _hang_up(self, link_id: int, silence_s: float) -> None:
-        linked = self._by_id.get(link_id)
+    def _hang_up(self, connection_id: int, silence_s: float) -> None:
+        linked = self._by_id.get(connection_id)
         if linked is not None:
             text = f"{self.own.name}: nothing was heard of {linked.peer} for {silence_s:.1f} s"
             self._node.report(logging.WARNING, lambda: text)
@@ -690,10 +696,10 @@ class ClusterServer:
         if changes is not None:
             for node in changes.removed:
                 if node.name not in members:
-                    self._carry_out(self._links.unwanted(node.name, now))
+                    self._carry_out(self._connection_manager.remove_peer(node.name, now))
         for node in members.values():
             if node.name != self.own.name:
-                self._carry_out(self._links.wanted(node, now))
+                self._carry_out(self._connection_manager.add_peer(node, now))
         self._publish()
 
     def _be_removed(self, by: NodeId | None) -> None:
@@ -701,12 +707,12 @@ class ClusterServer:
         if self._removed:
             return
         self._removed = True
-        self._links.joins = False
+        self._connection_manager.joins = False
         now = self._clock()
-        for name in list(self._links.statuses(now)):
-            self._carry_out(self._links.unwanted(name, now))
-        for addr in list(self._links.seed_statuses(now)):
-            self._carry_out(self._links.unseed(addr))
+        for name in list(self._connection_manager.statuses(now)):
+            self._carry_out(self._connection_manager.remove_peer(name, now))
+        for addr in list(self._connection_manager.seed_statuses(now)):
+            self._carry_out(self._connection_manager.remove_seed(addr))
         self._node.report(
             logging.WARNING, lambda: f"{self.own} was removed from the cluster; join() begins anew"
         )
@@ -716,10 +722,10 @@ class ClusterServer:
     def _raise_incarnation(self, at_least: int) -> None:
         incarnation = max(at_least, self._new_incarnation(), self.incarnation + 1)
         self.incarnation = incarnation
-        self._links.incarnation = incarnation
+        self._connection_manager.incarnation = incarnation
         known = self._membership.incarnation_of(self.own.name)
         self._membership.rejoin(max(incarnation, known + 1))
-        self.incarnation = self._links.incarnation = self._membership.incarnation
+        self.incarnation = self._connection_manager.incarnation = self._membership.incarnation
         self._membership_changed()
 
     def _join(self, target: NodeId | str) -> None:
@@ -728,7 +734,7 @@ class ClusterServer:
         if self._removed:
             # To the others this incarnation is gone for good.
             self._removed = False
-            self._links.joins = True
+            self._connection_manager.joins = True
             self._raise_incarnation(self.incarnation + 1)
         if isinstance(target, str):
             self._seeds.add(target)
@@ -742,7 +748,7 @@ class ClusterServer:
             text = f"{self.own.name}: cannot join {target}: {error}"
             self._node.report(logging.ERROR, functools.partial(str, text))
             return
-        self._carry_out(self._links.wanted(target, self._clock(), explicit=True))
+        self._carry_out(self._connection_manager.add_peer(target, self._clock(), explicit=True))
         self._membership_changed()
 
     def _leave(self, name: str) -> None:
@@ -757,14 +763,14 @@ class ClusterServer:
             self._early_leaves.add(name)
             return
         if name != self.own.name:
-            self._carry_out(self._links.unwanted(name, self._clock()))
+            self._carry_out(self._connection_manager.remove_peer(name, self._clock()))
 
     def _add_seed(self, addr: str) -> None:
         if not self._removed:
-            self._links.seed(addr, self._clock())
+            self._connection_manager.add_seed(addr, self._clock())
 
     def _drop_seed(self, addr: str) -> None:
-        self._carry_out(self._links.unseed(addr))
+        self._carry_out(self._connection_manager.remove_seed(addr))
 
     def _publish(self) -> None:
         self._snapshot = (
