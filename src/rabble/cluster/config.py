@@ -7,14 +7,13 @@ import os
 import socket
 from collections.abc import Sequence
 
-from rabble.cluster.decide.address import is_loopback, split_address
+from rabble.cluster.decide.address import split_address
 from rabble.cluster.decide.handshake import check_cluster, check_key
 from rabble.cluster.io.keys import read_key
+from rabble.cluster.io.listener import open_listeners
 from rabble.cluster.io.tls import TlsConfig
 
 __all__ = ["Mesh", "listen"]
-
-BACKLOG = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,34 +73,4 @@ def listen(
     :raises ValueError: if that would be open to all of a network.
     :raises OSError: if it cannot be done; says what and where.
     """
-    host, port = split_address(addr)
-    found = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
-    )
-    listeners = [] if listeners is None else listeners
-    try:
-        for family, kind, proto, _, where in dict.fromkeys(found):
-            if mesh.open_to_all and not is_loopback(str(where[0])):
-                raise ValueError(
-                    f"listening on {addr} would take in anybody who can reach it: give the mesh a "
-                    f"key (`rabble keygen FILE`) or certificates, or listen on 127.0.0.1"
-                )
-            listeners.append(socket.socket(family, kind, proto))
-            sock = listeners[-1]
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                sock.bind((where[0], port, *where[2:]))
-                sock.listen(BACKLOG)
-            except OSError as error:
-                raise OSError(
-                    error.errno, f"cannot listen on {addr} ({where[0]}): {error.strerror}"
-                ) from error
-            port = sock.getsockname()[1]
-    except BaseException:
-        for sock in listeners:
-            sock.close()
-        raise
-    return listeners
+    return open_listeners(addr, loopback_only=mesh.open_to_all, listeners=listeners)

@@ -1,8 +1,9 @@
-"""A node, as its cluster server sees it."""
+"""What the cluster server needs of its node."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from rabble._core.codec import Codec
 from rabble._core.executor import Executor
@@ -13,14 +14,33 @@ from rabble.limits import Limits
 from rabble.registry import MessageRegistry
 from rabble.reports import Reporter
 
-__all__ = ["NodeRuntime", "OPEN_NAMES"]
+__all__ = ["NodeRuntime", "OPEN_NAMES", "Runtime"]
 
 #: Of the node's own services, those that peers may send to.
 OPEN_NAMES = frozenset({"calls", "spawner"})
 
 
+class Runtime(Protocol):
+    """What the cluster server needs of its node. Everything may be called from its thread."""
+
+    def link_up(self, connection: Connection) -> None:
+        """A connection is established."""
+
+    def tell_nodes(self, msg: object) -> None:
+        """Send a message to all that subscribed to nodes."""
+
+    def make_link(self, peer: NodeId, incarnation: int) -> Link:
+        """The encoder and decoder of a new connection."""
+
+    def report(self, level: int, words: Callable[[], str]) -> None:
+        """Write to the log, at a bounded rate."""
+
+    def failed(self, what: str, error: BaseException) -> None:
+        """A thread of the control plane cannot go on: neither can the node."""
+
+
 class NodeRuntime:
-    """What the cluster server needs of its node; see `Runtime`. For any thread."""
+    """The `Runtime` of a node that is part of a mesh. For any thread."""
 
     def __init__(
         self,

@@ -57,7 +57,8 @@ class Seen:
         self.reports: list[tuple[int, str]] = []
         self.now = 100.0
         self.seeds = Seeds(
-            mesh,
+            mesh.seeds,
+            mesh.seed_file,
             self.names,
             added=self.dialled.add,
             dropped=self.dialled.remove,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
+from typing import Protocol
 
 from rabble.cluster.decide.peers import DialTarget
 from rabble.cluster.decide.refusal import RefusalCode
 from rabble.limits import Limits
 
-__all__ = ["Backoff"]
+__all__ = ["Backoff", "Uniform"]
 
 #: What does not pass by itself: the other side has to be set up differently.
 LASTING = frozenset({RefusalCode.VERSION, RefusalCode.CLUSTER, RefusalCode.AUTH})
@@ -18,13 +18,20 @@ UNREACHED = frozenset({None, RefusalCode.TIMEOUT})
 HURRY_S = 1.0
 
 
+class Uniform(Protocol):
+    """Where jitter comes from: a `random.Random`, or what a test puts in its place."""
+
+    def uniform(self, a: float, b: float, /) -> float:
+        """A number of that range, each as likely."""
+
+
 class Backoff:
     """Draws the waits. "Full jitter": see M. Brooker, "Exponential Backoff And Jitter", 2015.
 
     :param rng: where the jitter comes from.
     """
 
-    def __init__(self, rng: random.Random, limits: Limits) -> None:
+    def __init__(self, rng: Uniform, limits: Limits) -> None:
         self._rng = rng
         self._first_s = limits.redial_first_ms / 1000
         self._most_s = limits.redial_most_ms / 1000

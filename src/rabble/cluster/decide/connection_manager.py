@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 
 from rabble._core.ids import NodeId
@@ -17,7 +16,7 @@ from rabble.cluster.decide.actions import (
     SelfAddress,
     Up,
 )
-from rabble.cluster.decide.backoff import Backoff
+from rabble.cluster.decide.backoff import Backoff, Uniform
 from rabble.cluster.decide.peers import DialTarget, Member, PendingDial
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
 from rabble.limits import Limits
@@ -56,7 +55,7 @@ class ConnectionManager:
     come to its PROOF gives way to whatever is accepted.
     """
 
-    def __init__(self, own: NodeId, incarnation: int, rng: random.Random, limits: Limits) -> None:
+    def __init__(self, own: NodeId, incarnation: int, rng: Uniform, limits: Limits) -> None:
         self.own = own
         self.incarnation = incarnation
         self._backoff = Backoff(rng, limits)

@@ -15,7 +15,7 @@ import unicodedata
 from rabble._core.ids import NodeId
 from rabble.cluster.decide import handshake_wire as wire
 from rabble.cluster.decide.handshake_wire import Hello, printable
-from rabble.cluster.decide.refusal import Refusal, RefusalCode
+from rabble.cluster.decide.refusal import Refusal, RefusalCode, known_code
 
 __all__ = [
     "Action",
@@ -503,9 +503,8 @@ class Handshake:
             number, versions, incarnation, peer_text = wire.parse_refuse(body)
         except ValueError as error:
             return Fault(RefusalCode.PROTOCOL, str(error), by_peer=True)
-        try:
-            code = RefusalCode(number)
-        except ValueError:
+        code = known_code(number)
+        if code is None:
             text = f"the peer refused with the unknown code {number}: {peer_text}"
             return Fault(RefusalCode.PROTOCOL, text, by_peer=True)
         text = f"the peer refused: {peer_text or code.meaning}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-__all__ = ["Refusal", "RefusalCode", "ended"]
+__all__ = ["Refusal", "RefusalCode", "ended", "known_code"]
 
 
 class RefusalCode(enum.IntEnum):
@@ -41,12 +41,21 @@ class RefusalCode(enum.IntEnum):
     SHUTDOWN = 20, "the node ends"
 
 
-def ended(code: int) -> str:
-    """One word for how a connection ended: the code of the BYE in lower case, or `lost`."""
+def known_code(number: int) -> RefusalCode | None:
+    """The code of that number from the wire; `None` if this version knows none.
+
+    Numbers of this node's own are looked up by `RefusalCode(number)`, which raises `ValueError`.
+    """
     try:
-        return RefusalCode(code).name.lower()
+        return RefusalCode(number)
     except ValueError:
-        return "lost"
+        return None
+
+
+def ended(number: int) -> str:
+    """One word for how a connection ended: the code of the BYE in lower case, or `lost`."""
+    code = known_code(number)
+    return "lost" if code is None else code.name.lower()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

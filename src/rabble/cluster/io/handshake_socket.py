@@ -7,10 +7,11 @@ import os
 import selectors
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rabble.cluster.decide.handshake import Action, Failed, Handshake
 from rabble.cluster.decide.refusal import RefusalCode
+from rabble.cluster.io.resolver import Address
 from rabble.cluster.io.tls import peer_names
 
 __all__ = ["HandshakeSocket"]
@@ -31,6 +32,8 @@ class HandshakeSocket:
     :param deadline: monotonic seconds by which all of it must be done.
     :param connect_by: the same for the connect alone, which a network that swallows packets
         would keep waiting; of no use to an accepted one.
+    :param other_addresses: of the same host, which may be tried if this one cannot be reached.
+    :param try_next_address: dials the next of these; it is called with why this one failed.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class HandshakeSocket:
         remote: str,
         deadline: float,
         connect_by: float | None = None,
+        other_addresses: Sequence[Address] = (),
+        try_next_address: Callable[[str], None] | None = None,
     ) -> None:
         self.sock = sock
         self.connection_id = connection_id
@@ -51,6 +56,8 @@ class HandshakeSocket:
         self.remote = remote
         self.deadline = deadline
         self._connect_by = connect_by
+        self._other_addresses = other_addresses
+        self._try_next_address = try_next_address
         self.handshake: Handshake | None = None
         #: Whether `ConnectionManager.authenticating` agreed to say PROOF.
         self.may_authenticate = False
@@ -60,6 +67,19 @@ class HandshakeSocket:
         self._in_tls_handshake = False
         self._outgoing = b""
         self._interest = 0
+
+    @property
+    def has_more_addresses(self) -> bool:
+        """Whether `try_next_address` has one to try."""
+        return bool(self._other_addresses)
+
+    def try_next_address(self, problem: str) -> None:
+        """Dial the next address in place of this one, which was closed.
+
+        :param problem: why this one failed; it is what the dial fails with if no other one does.
+        """
+        assert self._try_next_address is not None
+        self._try_next_address(problem)
 
     # Sockets and selectors.
 

@@ -6,9 +6,8 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from rabble.cluster.config import Mesh
 from rabble.cluster.decide.address import split_address
 from rabble.cluster.io.resolver import Address, Resolver
 
@@ -24,6 +23,7 @@ class Seeds:
     asked for again and again, and the file read again when it changed: what is new is joined, and
     what has gone is no longer dialled.
 
+    :param seeds: addresses `host:port`, and `seed_file` a file with one a line; see `Mesh`.
     :param resolver: owned from now on.
     :param added: called with an address to dial.
     :param dropped: called with one to dial no longer.
@@ -33,7 +33,8 @@ class Seeds:
 
     def __init__(
         self,
-        mesh: Mesh,
+        seeds: Sequence[str],
+        seed_file: str | os.PathLike[str] | None,
         resolver: Resolver,
         *,
         added: Callable[[str], None],
@@ -43,10 +44,10 @@ class Seeds:
         refresh_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._file = mesh.seed_file
+        self._file = seed_file
         self._file_seen: tuple[int, int] | None = None
         self._of_file: set[str] = set()
-        self._given = list(mesh.seeds)
+        self._given = list(seeds)
         self._resolver = resolver
         self._added = added
         self._dropped = dropped
