@@ -75,7 +75,7 @@ class Connections:
         self._tls_proxy = tls_proxy
         self._failure_detector = FailureDetector(limits)
         self._by_id: dict[int, PeerConnection] = {}
-        #: Connections that say goodbye; kept until their descriptor is closed.
+        #: Connections that send their BYE; kept until their descriptor is closed.
         self._parting: list[Connection] = []
 
     def __contains__(self, connection_id: int) -> bool:
@@ -91,7 +91,7 @@ class Connections:
 
     @property
     def are_parting(self) -> bool:
-        """Whether there are some that say goodbye yet."""
+        """Whether some have not sent their BYE yet."""
         return bool(self._parting)
 
     # From a handshake to a connection.
@@ -131,7 +131,7 @@ class Connections:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self._heartbeat_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, self._heartbeat_s)
         # No TCP_USER_TIMEOUT: on a lossy line it counts from the first segment that was sent again,
-        # and goes on as long as more is lost, though the peer is heard. Silence ends a connection.
+        # and goes on as long as more is lost, though the peer lives. Silence ends a connection.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
         if isinstance(sock, ssl.SSLSocket):
             assert self._tls_proxy is not None
@@ -141,7 +141,7 @@ class Connections:
     # To the end of one.
 
     def close(self, connection_id: int, code: RefusalCode, text: str) -> None:
-        """Say goodbye to a peer. Nothing happens if there is no such connection."""
+        """Send a peer BYE, and close. Nothing happens if there is no such connection."""
         peer = self._by_id.pop(connection_id, None)
         if peer is not None:
             self._failure_detector.remove(connection_id)
@@ -150,7 +150,7 @@ class Connections:
             self._parting.append(peer.connection)
 
     def close_all(self, code: RefusalCode, text: str) -> None:
-        """Say goodbye to all peers, after what was sent to them."""
+        """Send all peers BYE, behind what was sent to them, and close."""
         for peer in self.all():
             peer.connection.close(code, text, after_all=True)
             self._parting.append(peer.connection)
@@ -204,7 +204,7 @@ class Connections:
         return self._failure_detector.next_tick(now)
 
     def set_stalled(self, name: str, stalled: bool) -> None:
-        """Note that a peer's executor stands still or goes on, and tell the subscribers."""
+        """Note that a peer's executor stands still or goes on, and send `NodeStalled`."""
         for peer in self._by_id.values():
             if peer.node.name == name and peer.stalled != stalled:
                 peer.stalled = stalled

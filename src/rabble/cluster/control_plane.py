@@ -1,8 +1,8 @@
 """The control plane of one node: what composes decisions and sockets, for one thread.
 
 `ConnectionManager`, `Membership` and `FailureDetector` decide; listener, connector, seeds and the
-poller's connections do. `ControlPlane` tells the ones what happened and has the others do what
-follows from it.
+poller's connections do. `ControlPlane` hands what happened to those that decide, and carries out
+the actions that they return.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class ControlPlane:
         self._membership = Membership(own, self.incarnation, limits)
         self._gossip = Gossip(own, self._membership, runtime, limits, clock())
         self._removed = False
-        #: Peers that are to leave, and have not said yet that they are members.
+        #: Peers that are to leave, and whose membership has not come yet.
         self._early_leaves: set[str] = set()
         self._draining = False
         self._stop_at: float | None = None
@@ -208,7 +208,7 @@ class ControlPlane:
         self._handshakes.drop_unauthenticated_dials()
 
     def stop(self, within_s: float) -> None:
-        """Say goodbye to all peers, after what was sent to them."""
+        """Send all peers BYE, behind what was sent to them."""
         if self._stop_at is not None:
             return
         self._stop_at = self._clock() + within_s
@@ -229,7 +229,7 @@ class ControlPlane:
 
     @property
     def is_over(self) -> bool:
-        """Whether all has been said since `stop`, or time is up."""
+        """Whether all has been sent since `stop`, or time is up."""
         if self._stop_at is None:
             return False
         return not self._connections.are_parting or self._clock() >= self._stop_at
@@ -281,7 +281,7 @@ class ControlPlane:
         if self.tls_proxy is not None:
             self.tls_proxy.stop()
 
-    # What handshakes ask and come to: a `HandshakeOwner`.
+    # Handshakes: the methods of a `HandshakeOwner`.
 
     def _handshake_config(self) -> HandshakeConfig:
         return HandshakeConfig(
@@ -370,7 +370,7 @@ class ControlPlane:
                 )
             )
 
-    # What `ConnectionManager` decides.
+    # The actions of `ConnectionManager`.
 
     def _carry_out(self, actions: Sequence[Action]) -> None:
         for action in actions:
@@ -384,7 +384,7 @@ class ControlPlane:
             case Close(connection_id, code, text):
                 self._close_connection(connection_id, code, text)
             case Down(connection_id, _, _):
-                # The executor sees by itself that the connection has ended, and tells.
+                # The executor sees by itself that the connection has ended, and sends `NodeDown`.
                 self._close_connection(connection_id, RefusalCode.SHUTDOWN, "")
             case RaiseIncarnation(at_least):
                 self._raise_incarnation(at_least)
@@ -413,7 +413,7 @@ class ControlPlane:
         self._runtime.link_up(peer.connection)
         self._gossip.send_state(peer)
 
-    # What the poller and the failure detector tell.
+    # Events of the poller and the failure detector.
 
     def _poller_ready(self, events: int) -> None:
         self._poller.drain()
@@ -477,7 +477,7 @@ class ControlPlane:
             self.leave(peer.node.name)
 
     def _membership_changed(self, changes: Changes | None = None) -> None:
-        """Tell all peers, then keep the connections that the members ask for."""
+        """Send all peers the state, then keep the connections that the members ask for."""
         for peer in self._connections.all():
             self._gossip.send_state(peer)
         if self._membership.is_removed and not self._removed:
@@ -495,7 +495,7 @@ class ControlPlane:
         self._publish()
 
     def _be_removed(self, by: NodeId | None) -> None:
-        """Somebody removed this node: tell it, and leave the others alone."""
+        """Somebody removed this node: send `Removed` here, and leave the others alone."""
         if self._removed:
             return
         self._removed = True

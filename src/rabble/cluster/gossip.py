@@ -24,9 +24,9 @@ ELEMENTS_MAX = 2**31 - 1
 
 
 class Gossip:
-    """Tells peers of the members, and learns from them. For the cluster server's thread.
+    """Sends the membership to peers, and merges theirs. For the cluster server's thread.
 
-    :param membership: what is told and learned.
+    :param membership: the state that is sent and merged into.
     :param now: monotonic seconds.
     """
 

@@ -170,7 +170,7 @@ class ClusterServer:
         self.post(self._control_plane.drain)
 
     def request_stop(self, within_s: float) -> None:
-        """Say goodbye to all peers, after what was sent to them, and end. Never blocks."""
+        """Send all peers BYE, behind what was sent to them, and end. Never blocks."""
         self.post(functools.partial(self._control_plane.stop, within_s))
 
     # The loop.

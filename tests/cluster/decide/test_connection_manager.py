@@ -495,10 +495,10 @@ def test_a_dial_is_asked_about_before_it_is_established() -> None:
     of = manager()
     of.add_peer(B, 0.0)
     connection_id = dial(of).connection_id
-    with pytest.raises(ValueError, match="proving was not asked"):
+    with pytest.raises(ValueError, match="authenticating was not called"):
         of.established(connection_id, B, 20, True, 0.0)
     of.authenticating(connection_id, B, 20, 0.0)
-    with pytest.raises(ValueError, match="proving was not asked"):
+    with pytest.raises(ValueError, match="authenticating was not called"):
         of.established(connection_id, B, 21, True, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""The relay, over real TLS connections on loopback."""
+"""The TLS proxy, over real TLS connections on loopback."""
 
 from __future__ import annotations
 
@@ -87,17 +87,17 @@ def not_expected(error: BaseException) -> None:
     traceback.print_exception(error)
 
 
-def make_relay(
+def make_proxy(
     buffer_bytes: int = BUFFER_BYTES, failed: Callable[[BaseException], None] = not_expected
 ) -> TlsProxy:
     return TlsProxy(NAME, buffer_bytes_max=buffer_bytes, clock=time.monotonic, failed=failed)
 
 
 @contextlib.contextmanager
-def relaying(
+def proxying(
     buffer_bytes: int = BUFFER_BYTES, failed: Callable[[BaseException], None] = not_expected
 ) -> Iterator[TlsProxy]:
-    tls_proxy = make_relay(buffer_bytes, failed)
+    tls_proxy = make_proxy(buffer_bytes, failed)
     try:
         yield tls_proxy
     finally:
@@ -146,7 +146,7 @@ def eventually(condition: Callable[[], Any]) -> None:
 
 
 def settled(tls_proxy: TlsProxy) -> int:
-    """Wait until the relay moves nothing any more; how much it moved."""
+    """Wait until the proxy moves nothing any more; how much it moved."""
     before = -1
     while before != (now := sum_of(tls_proxy)):
         before = now
@@ -203,7 +203,7 @@ def test_both_ways_at_once(tls: Tls, buffer_bytes: int, total: int) -> None:
     rng = random.Random(seed)
     there, back = rng.randbytes(total), rng.randbytes(total)
     client, server = tls.pair()
-    with relaying(buffer_bytes) as tls_proxy, adopted(tls_proxy, client) as near:
+    with proxying(buffer_bytes) as tls_proxy, adopted(tls_proxy, client) as near:
         with adopted(tls_proxy, server) as far, concurrent.futures.ThreadPoolExecutor(4) as pool:
             rngs = [random.Random(seed + i) for i in range(4)]
             pool.submit(say, near, there, rngs[0])
@@ -220,7 +220,7 @@ def test_memory_is_bounded_with_a_slow_reader(tls: Tls) -> None:
     total = 64 << 20
     piece = os.urandom(1 << 20)
     client, server = tls.pair()
-    with relaying() as tls_proxy, client, adopted(tls_proxy, server) as plain:
+    with proxying() as tls_proxy, client, adopted(tls_proxy, server) as plain:
         tracemalloc.start()
         try:
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -250,7 +250,7 @@ def test_memory_is_bounded_with_a_slow_reader(tls: Tls) -> None:
 def test_a_plain_end_that_stops_writing_is_flushed_and_said_goodbye_for(tls: Tls) -> None:
     data = os.urandom(3_000_000)
     client, server = tls.pair()
-    with relaying() as tls_proxy, client, adopted(tls_proxy, server) as plain:
+    with proxying() as tls_proxy, client, adopted(tls_proxy, server) as plain:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             heard = pool.submit(read_to_end, client)
             plain.sendall(data)
@@ -265,7 +265,7 @@ def test_a_plain_end_that_stops_writing_is_flushed_and_said_goodbye_for(tls: Tls
 def test_what_was_written_before_the_plain_end_was_closed_arrives(tls: Tls, unread: int) -> None:
     data = os.urandom(400_000)
     client, server = tls.pair()
-    with relaying() as tls_proxy, client, adopted(tls_proxy, server) as plain:
+    with proxying() as tls_proxy, client, adopted(tls_proxy, server) as plain:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             said = pool.submit(client.sendall, bytes(unread))
             settled(tls_proxy)
@@ -289,7 +289,7 @@ def test_what_was_written_before_the_plain_end_was_closed_arrives(tls: Tls, unre
 def test_a_peer_that_stops_writing_can_still_be_written_to(tls: Tls) -> None:
     data = os.urandom(100_000)
     client, server = tls.pair()
-    with relaying() as tls_proxy, client, adopted(tls_proxy, server) as plain:
+    with proxying() as tls_proxy, client, adopted(tls_proxy, server) as plain:
         client.sendall(data)
         client.setblocking(False)
         with pytest.raises(ssl.SSLWantReadError):
@@ -307,7 +307,7 @@ def test_a_peer_that_stops_writing_can_still_be_written_to(tls: Tls) -> None:
 def test_what_a_slow_reader_has_not_read_survives_the_peer(tls: Tls) -> None:
     data = os.urandom(350_000)
     client, server = tls.pair()
-    with relaying() as tls_proxy, adopted(tls_proxy, server) as plain:
+    with proxying() as tls_proxy, adopted(tls_proxy, server) as plain:
         client.sendall(data)
         eventually(lambda: tls_proxy.status().bytes_in > 200_000)
         settled(tls_proxy)
@@ -322,7 +322,7 @@ def test_what_a_slow_reader_has_not_read_survives_the_peer(tls: Tls) -> None:
 
 def test_a_peer_that_vanishes_without_close_notify(tls: Tls) -> None:
     client, server = tls.pair()
-    with relaying() as tls_proxy, adopted(tls_proxy, server) as plain:
+    with proxying() as tls_proxy, adopted(tls_proxy, server) as plain:
         client.sendall(b"last words")
         client.close()
         assert read_to_reset(plain) == b"last words"
@@ -333,7 +333,7 @@ def test_a_peer_that_vanishes_without_close_notify(tls: Tls) -> None:
 @pytest.mark.parametrize("blocked", ["neither", "up", "down"])
 def test_a_reset_closes_both_sides(tls: Tls, blocked: str) -> None:
     client, server = tls.pair()
-    with relaying() as tls_proxy, adopted(tls_proxy, server) as plain:
+    with proxying() as tls_proxy, adopted(tls_proxy, server) as plain:
         if blocked == "up":
             fill(plain)
         elif blocked == "down":
@@ -347,7 +347,7 @@ def test_a_reset_closes_both_sides(tls: Tls, blocked: str) -> None:
 
 def test_a_corrupted_record_closes_both_sides(tls: Tls) -> None:
     client, server = tls.pair()
-    with relaying() as tls_proxy, client, adopted(tls_proxy, server) as plain:
+    with proxying() as tls_proxy, client, adopted(tls_proxy, server) as plain:
         client.sendall(b"true")
         header = struct.pack(">BHH", 23, 0x0303, 64)
         socket.socket.sendall(client, header + os.urandom(64))
@@ -360,7 +360,7 @@ def test_a_corrupted_record_closes_both_sides(tls: Tls) -> None:
 
 def test_one_stream_that_is_not_read_does_not_stop_the_others(tls: Tls) -> None:
     size = 1_000_000
-    with relaying() as tls_proxy, contextlib.ExitStack() as stack:
+    with proxying() as tls_proxy, contextlib.ExitStack() as stack:
         ends = []
         for _ in range(20):
             client, server = tls.pair()
@@ -388,7 +388,7 @@ def test_bytes_inside_the_ssl_object_are_not_forgotten(tls: Tls) -> None:
     client, server = tls.pair()
     client.sendall(b"x" * 100)
     assert server.recv(1) == b"x"
-    with relaying() as tls_proxy, client, adopted(tls_proxy, server) as plain:
+    with proxying() as tls_proxy, client, adopted(tls_proxy, server) as plain:
         assert read(plain, 99) == b"x" * 99
 
 
@@ -397,7 +397,7 @@ def test_a_peer_that_takes_nothing_is_given_up_after_the_plain_end_was_closed(
 ) -> None:
     monkeypatch.setattr(tls_proxy_pump, "FLUSH_S", 0.3)
     client, server = tls.pair()
-    with relaying() as tls_proxy, client:
+    with proxying() as tls_proxy, client:
         with adopted(tls_proxy, server) as plain:
             fill(plain)
             assert tls_proxy.status().streams == 1
@@ -409,14 +409,14 @@ def test_a_peer_that_does_not_answer_close_notify_is_left(
 ) -> None:
     monkeypatch.setattr(tls_proxy_pump, "FAREWELL_S", 0.3)
     client, server = tls.pair()
-    with relaying() as tls_proxy, client:
+    with proxying() as tls_proxy, client:
         adopted(tls_proxy, server).close()
         assert read_to_end(client) == b""
         eventually(lambda: tls_proxy.status().streams == 0)
 
 
 def test_it_does_not_spin(tls: Tls) -> None:
-    with relaying() as tls_proxy, contextlib.ExitStack() as stack:
+    with proxying() as tls_proxy, contextlib.ExitStack() as stack:
         ends = []
         for _ in range(7):
             client, server = tls.pair()
@@ -445,7 +445,7 @@ def test_it_does_not_spin(tls: Tls) -> None:
 
 def test_a_trickle_costs_a_wake_up_for_each_piece(tls: Tls) -> None:
     client, server = tls.pair()
-    with relaying() as tls_proxy, client, adopted(tls_proxy, server) as plain:
+    with proxying() as tls_proxy, client, adopted(tls_proxy, server) as plain:
         settled(tls_proxy)
         before = tls_proxy.status().wakeups
         for _ in range(100):
@@ -457,7 +457,7 @@ def test_a_trickle_costs_a_wake_up_for_each_piece(tls: Tls) -> None:
 
 
 def test_stop(tls: Tls) -> None:
-    tls_proxy = make_relay()
+    tls_proxy = make_proxy()
     assert tls_proxy.thread is None
     with contextlib.ExitStack() as stack:
         clients, plains = [], []
@@ -489,7 +489,7 @@ def test_stop(tls: Tls) -> None:
 
 
 def test_stop_without_a_stream() -> None:
-    tls_proxy = make_relay()
+    tls_proxy = make_proxy()
     tls_proxy.stop()
     assert tls_proxy.thread is None
 
@@ -498,7 +498,7 @@ def test_a_bug_in_the_thread_closes_everything(tls: Tls, monkeypatch: pytest.Mon
     said: list[BaseException] = []
     monkeypatch.setattr(tls_proxy_pump, "rest_of", None)
     client, server = tls.pair()
-    with relaying(failed=said.append) as tls_proxy, client, adopted(tls_proxy, server) as plain:
+    with proxying(failed=said.append) as tls_proxy, client, adopted(tls_proxy, server) as plain:
         plain.sendall(b"x")
         assert tls_proxy.thread is not None
         tls_proxy.thread.join(PATIENCE_S)
@@ -511,4 +511,4 @@ def test_a_bug_in_the_thread_closes_everything(tls: Tls, monkeypatch: pytest.Mon
 
 def test_a_buffer_of_no_bytes_is_refused() -> None:
     with pytest.raises(ValueError, match="buffer_bytes_max"):
-        make_relay(0)
+        make_proxy(0)

@@ -1,4 +1,4 @@
-"""What `ConnectionManager` decides, and what it tells of a peer."""
+"""What `ConnectionManager` has its caller do, and the status that it gives of a peer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Dial:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Close:
-    """End this dial or connection; nothing needs to be told about it any more.
+    """End this dial or connection; `ConnectionManager` has forgotten it.
 
     :param code: for the BYE of a connection; a dial is dropped without a word.
     """
@@ -59,7 +59,7 @@ class Up:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Down:
-    """There is no connection to that peer any more; the last word about this link."""
+    """There is no connection to that peer any more; the last action about this connection."""
 
     connection_id: int
     peer: NodeId

@@ -63,8 +63,8 @@ class ConnectionManager:
         self._remembered_max = limits.peers_remembered_max
         self._settled_s = limits.redial_settled_ms / 1000
         self._heartbeat_s = limits.heartbeat_ms / 1000
-        #: This start of the node was told to join: all of its dials say so. Whoever is dialled may
-        #: not have heard of that yet, but only of an earlier removal.
+        #: Somebody asked this start of the node to join: the HELLO of each dial has the flag JOIN.
+        #: A peer may know nothing of that yet, but only of an earlier removal.
         self.joins = False
         self._last_id = 0
         self._members: dict[str, Member] = {}
@@ -72,12 +72,12 @@ class ConnectionManager:
         self._dials: dict[int, PendingDial] = {}
         self._up: dict[int, Member] = {}
 
-    # Who is wanted.
+    # The desired peers.
 
     def add_peer(self, node: NodeId, now: float, explicit: bool = False) -> list[Action]:
-        """Keep a connection to this node from now on. It may be said again at any time.
+        """Keep a connection to this node from now on. May be called again at any time.
 
-        :param explicit: somebody told this node to join that one: dial at once, whatever
+        :param explicit: somebody asked this node to join that one: dial at once, whatever
             happened before. Otherwise the node is a member of the cluster.
 
         The own name is ignored.
@@ -134,7 +134,7 @@ class ConnectionManager:
     def add_seed(self, addr: str, now: float) -> None:
         """Join whoever answers at this address, at once; what was there before is forgotten.
 
-        It becomes a wanted node when it has told its name and was connected to.
+        It becomes a desired peer when a connection has shown its name.
         """
         for member in self._up.values():
             if member.peer is not None and member.peer.addr == addr:
@@ -158,7 +158,7 @@ class ConnectionManager:
     def authenticating(
         self, connection_id: int, peer: NodeId, incarnation: int, now: float
     ) -> list[Action]:
-        """The initiator has checked the responder's HELLO: may it say its PROOF?
+        """The initiator has checked the responder's HELLO: may it send its PROOF?
 
         :returns: nothing if it may; else what to do instead, the Close of this dial. Who is not
             asked about a dial cannot call it established.
@@ -216,7 +216,7 @@ class ConnectionManager:
             and code is RefusalCode.REMOVED
             and (self.joins or target.join) <= pending_dial.join
         ):
-            # Unless somebody told this node to join only after that dial was begun.
+            # Unless somebody asked this node to join only after that dial was begun.
             self._bar(target)
             actions.append(Removed(target.addr, target.whom))
         elif (
@@ -282,7 +282,7 @@ class ConnectionManager:
                 return [Close(connection_id, RefusalCode.DUPLICATE, "this dial was dropped")]
             if pending_dial.authenticating != (peer, incarnation):
                 raise ValueError(
-                    f"proving was not asked whether link {connection_id} goes to {peer}"
+                    f"authenticating was not called for connection {connection_id} to {peer}"
                 )
             target = pending_dial.target
         known = self._members.get(peer.name)
@@ -405,14 +405,14 @@ class ConnectionManager:
             self._seeds.pop(target.addr, None)
 
     def _resolve(self, target: DialTarget, node: NodeId, now: float) -> None:
-        """If that was a seed: it has proven to be this node, which is wanted from now on."""
+        """If that was a seed: it has proven to be this node, a desired peer from now on."""
         if target.whom is not None or self._seeds.get(target.addr) is not target:
             return
         del self._seeds[target.addr]
         member = self._member(node)
         member.is_desired = True
         if not member.up:
-            # It has not heard of the join.
+            # It does not know of the join yet.
             member.join = True
             member.attempts, member.refusal = target.attempts, target.refusal
             self._plan(member, now)

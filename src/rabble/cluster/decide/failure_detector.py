@@ -1,4 +1,4 @@
-"""Which peers are down and which stand still, judged by a node that may be slow itself."""
+"""Which peers are down and which stand still, as seen by a node that may be slow itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDENING_MAX = 8.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Down:
-    """This connection has been silent for too long: close it. Said once."""
+    """This connection has been silent for too long: close it. Given once."""
 
     connection_id: int
     silence_s: float
@@ -30,7 +30,7 @@ class Stalled:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recovered:
-    """A peer that was stalled goes on. Not said of a connection that is removed meanwhile."""
+    """A peer that was stalled goes on. Not given for a connection that is removed meanwhile."""
 
     name: str
 
@@ -43,7 +43,7 @@ class ObservedConnection:
     """What is known of one connection. All times are monotonic seconds.
 
     :param observed_at: when it was observed last.
-    :param received_at: when the peer was heard last, as of then.
+    :param received_at: when a byte of the peer came last, as of then.
     :param excused_s: seconds since `received_at` in which this node did not run itself.
     :param progress: of the peer's executor; `None` until the peer reports it.
     :param stuck_since: when the peer first reported this progress without being idle, or later by
@@ -71,7 +71,7 @@ class FailureDetector:
 
     Call `tick` when `next_tick` says, each time after an `observe` of every connection. A node
     that comes late to that was held up itself, by a stop signal, a hog of the GIL or a small share
-    of the processor, and what it did not hear meanwhile is nobody else's fault. So the time by
+    of the processor, and what it did not read meanwhile is nobody else's fault. So the time by
     which it was late is taken off what it holds against others, whose words may still lie in the
     kernel. And its timeouts widen with its lateness, up to 8 times, and narrow again by once their
     length with every heartbeat in which it was in time. The latter is the local health multiplier
@@ -95,7 +95,7 @@ class FailureDetector:
         return 1.0 + self._lateness
 
     def add(self, connection_id: int, name: str, now: float) -> None:
-        """Watch this connection, whose peer is heard at this moment."""
+        """Observe this connection, whose peer is alive at this moment."""
         self._connections[connection_id] = ObservedConnection(name, now, now)
         if self._due is None:
             self._ticked_at = now
@@ -120,10 +120,10 @@ class FailureDetector:
         """Take note of how a connection stands. Nothing happens if it is not watched.
 
         :param received_ago_s: seconds since the last byte came.
-        :param progress: what the peer said of its executor last; `None` if nothing yet.
-        :param idle: what it said last of whether that has nothing to do.
-        :param progress_ago_s: seconds since it said so; without it, since the last byte. It matters
-            where both sides talk so much that neither says PING.
+        :param progress: of the peer's executor, as it reported last; `None` if it has not yet.
+        :param idle: whether that has nothing to do, as it reported last.
+        :param progress_ago_s: seconds since that report; without it, since the last byte. It
+            matters where both sides send so much that neither sends PING.
         """
         observed = self._connections.get(connection_id)
         if observed is None:

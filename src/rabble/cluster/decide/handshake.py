@@ -1,6 +1,6 @@
 """The handshake of two nodes, for either side, without I/O.
 
-docs/internals/wire-protocol.md has the bytes and the turns. What a peer says is believed only
+docs/internals/wire-protocol.md has the bytes and the turns. What a peer sends is believed only
 after its PROOF: until then nothing is dispatched and nothing of it is kept.
 """
 
@@ -147,7 +147,7 @@ class Failed:
     :param text: more about it, in printable ASCII.
     :param authenticated: the peer had proven itself; else anybody may be behind this.
     :param incarnation: that which the peer knows, of an own STALE_INCARNATION; else 0.
-    :param silent: the peer is told nothing: it is no node, is too slow, or says too much.
+    :param silent: no REFUSE is sent: the peer is no node, is too slow, or sends too much.
     :param by_peer: it was the peer who refused.
     """
 
@@ -176,7 +176,7 @@ class Stage(enum.Enum):
 class Fault(Exception):
     """Why this handshake ends; never leaves this module.
 
-    :param peer_text: what the peer is told of it.
+    :param peer_text: the text of the REFUSE that the peer gets.
     """
 
     def __init__(
@@ -249,11 +249,11 @@ class Handshake:
 
     @property
     def peer(self) -> Peer | None:
-        """Who the other side says it is, once its HELLO was checked."""
+        """The node that the other side claims to be, once its HELLO was checked."""
         return self._peer
 
     def start(self) -> list[Action]:
-        """Begin: an initiator says HELLO at once, a responder nothing.
+        """Begin: an initiator sends HELLO at once, a responder nothing.
 
         :raises RuntimeError: if an initiator was started before.
         """
@@ -265,7 +265,7 @@ class Handshake:
         return [Send(self._write_hello())]
 
     def receive(self, data: bytes, now: float) -> list[Action]:
-        """Take in what the peer said, in any pieces.
+        """Take in the bytes of the peer, in any pieces.
 
         :raises RuntimeError: once the handshake is done, or before it was started.
         """
@@ -306,7 +306,7 @@ class Handshake:
             Established(self._peer, b""),
         ]
 
-    # How it goes on.
+    # Messages of the peer.
 
     def _advance(self) -> list[Action]:
         if self._stage is Stage.AUTHORIZATION:
@@ -326,7 +326,7 @@ class Handshake:
         return []
 
     def _next_message(self) -> tuple[int, bytes, bytes] | None:
-        """What is said next, its body, and the whole of it; `None` while it is not complete.
+        """The kind of the next message, its body, and all its bytes; `None` while it is partial.
 
         A fault is seen at the first byte that shows it, so how the bytes are cut does not matter.
         """
@@ -418,7 +418,7 @@ class Handshake:
         """Whether a REFUSE of this side has a place: an initiator's last turn is its PROOF."""
         return not self._initiates or self._stage is Stage.HELLO
 
-    # What is said.
+    # What is sent.
 
     def _write_hello(self) -> bytes:
         config = self._config
@@ -483,7 +483,7 @@ class Handshake:
         return Peer(node, hello.incarnation, bool(hello.flags & wire.JOIN_FLAG), version)
 
     def _refuse_early_bytes(self) -> None:
-        """Who speaks out of turn could not have heard what it has to answer."""
+        """A peer that sends out of turn cannot have read what it has to answer."""
         if self._buffer:
             text = f"{len(self._buffer)} bytes out of turn"
             raise Fault(RefusalCode.STATE, text, peer_text=text)

@@ -59,7 +59,7 @@ REFUSE = 3
 INITIATOR_LABEL = b"rabble 1 initiator"
 RESPONDER_LABEL = b"rabble 1 responder"
 
-#: Characters of a text of the other side that are kept, and of an own one that are said.
+#: Characters that are kept of a peer's text, and sent of an own one.
 TEXT_CHARACTERS_MAX = 200
 
 HELLO_FIELDS = struct.Struct(">BBHQ32s")
@@ -148,6 +148,6 @@ def printable(text: str) -> str:
 def proof_of(key: bytes | None, label: bytes, transcript: bytes) -> bytes:
     """The body of a PROOF: HMAC-SHA256 (RFC 2104), or nothing in the mode without a key.
 
-    :param transcript: SHA-256 of all that was said before.
+    :param transcript: SHA-256 of all handshake bytes before the PROOF, in both directions.
     """
     return b"" if key is None else hmac.digest(key, label + transcript, "sha256")

@@ -66,7 +66,7 @@ class Changes:
     #: In the order of their names.
     added: tuple[NodeId, ...]
     removed: tuple[NodeId, ...]
-    #: Whether the state is another one, so that the peers have to be told.
+    #: Whether the state is another one, which the peers have to get.
     state_changed: bool
 
 
@@ -110,23 +110,23 @@ class Membership:
         # Made from the above: joins by whom they are of, and who is a member thereby.
         self._joins_of: dict[str, set[Dot]] = {}
         self._members: dict[str, NodeId] = {}
-        # How many starts and joins this replica has said. Its entries may be forgotten like those
-        # of others, yet no dot may be made twice.
-        self._starts_said = 0
-        self._joins_said = 0
+        # How many starts and joins this replica has announced. Its entries may be forgotten like
+        # those of others, yet no dot may be made twice.
+        self._starts_announced = 0
+        self._joins_announced = 0
         # The highest logical time that was seen.
         self._time = 0
         # All of it as a value, kept until the next change.
         self._known: State | None = None
-        self._say_start()
+        self._announce_start()
 
     # What it knows.
 
     def members(self) -> dict[str, NodeId]:
         """All members by name, in the order of their names; this node too unless it was removed.
 
-        A name with several addresses has the one that its own last start said, or else the one of
-        the highest join (by name, incarnation and counter of who made it).
+        A name with several addresses has the one that its own last start announced, or else the one
+        of the highest join (by name, incarnation and counter of who made it).
         """
         return dict(sorted(self._members.items()))
 
@@ -176,7 +176,7 @@ class Membership:
             for name, node in self.members().items()
         )
 
-    # What others are told of it.
+    # What is sent of it.
 
     def state(self) -> dict[str, Any]:
         """The state to be sent to peers, see MEMBERSHIP in docs/internals/wire-protocol.md.
@@ -226,10 +226,10 @@ class Membership:
         self._check_room(node.name)
         replica = (self.own.name, self.incarnation)
         dropped = self._drop_dots(node.name)
-        self._joins_said += 1
+        self._joins_announced += 1
         ended = self._versions[replica].ended if replica in self._versions else 0
-        self._versions[replica] = Version(*replica, self._joins_said, ended)
-        join = Join(*replica, self._joins_said, node.name, node.addr)
+        self._versions[replica] = Version(*replica, self._joins_announced, ended)
+        join = Join(*replica, self._joins_announced, node.name, node.addr)
         self._joins[join.dot] = join
         self._joins_of[node.name] = {join.dot}
         self._settle((node.name,), (), dropped)
@@ -258,9 +258,9 @@ class Membership:
         checked_int(incarnation, lowest, INCARNATION_MAX, "the incarnation of a rejoin")
         self._check_room(self.own.name)
         self.incarnation = incarnation
-        self._starts_said = 0
-        self._joins_said = self._counter((self.own.name, incarnation))
-        self._say_start()
+        self._starts_announced = 0
+        self._joins_announced = self._counter((self.own.name, incarnation))
+        self._announce_start()
 
     def merge(self, state: object) -> Changes:
         """Take in what a peer knows.
@@ -270,8 +270,8 @@ class Membership:
         :raises MembershipError: if it is no state, if it claims dots of this start which it never
             made, or if the members would be too many. Nothing of it was taken in then.
 
-        If others have another address of this node than its own, it says its start again. It never
-        does so if it finds itself removed.
+        If others have another address of this node than its own, it announces its start again. It
+        never does so if it finds itself removed.
         """
         known = self.known()
         if not isinstance(state, State):
@@ -287,13 +287,13 @@ class Membership:
     # How it does that.
 
     def _check_own(self, news: News) -> None:
-        """Refuse what this start of the node is said to have said, but has not."""
+        """Refuse a state with starts or joins of this node that it never announced."""
         start = news.received_starts.get(self.own.name)
         version = news.received_versions.get((self.own.name, self.incarnation))
         if start is not None and start.incarnation != self.incarnation:
             start = None
-        if (start is not None and start.counter > self._starts_said) or (
-            version is not None and version.counter > self._joins_said
+        if (start is not None and start.counter > self._starts_announced) or (
+            version is not None and version.counter > self._joins_announced
         ):
             raise MembershipError(
                 f"the state has more said by {self.own} than it has said. Do two nodes have its "
@@ -330,7 +330,7 @@ class Membership:
                 dropped |= self._drop_surplus(join.member)
         left = {name for name, node in before.items() if node is not None}
         self._settle(touched, left, dropped)
-        # Whatever is dropped or forgotten beyond what was told makes it less.
+        # Whatever is dropped or forgotten beyond what was received makes it less.
         is_less = tuple(map(len, self._entries())) != tuple(map(len, state.rows))
         if not self._correct_address() and news.is_all and not is_less:
             self._known = state
@@ -368,14 +368,16 @@ class Membership:
                 f"Limits.membership_members_max is {self._members_max}"
             )
 
-    def _say_start(self) -> None:
-        """Become a member by an own word, which takes the place of what others said."""
+    def _announce_start(self) -> None:
+        """Become a member by an own word, which takes the place of what others announced."""
         name = self.own.name
         known = self._starts.get(name)
         dropped = self._drop_dots(name)
-        self._starts_said += 1
+        self._starts_announced += 1
         ended = known.ended if known is not None else 0
-        self._starts[name] = Start(name, self.incarnation, self._starts_said, ended, self.own.addr)
+        self._starts[name] = Start(
+            name, self.incarnation, self._starts_announced, ended, self.own.addr
+        )
         self._settle((name,), (), dropped)
 
     def _correct_address(self) -> bool:
@@ -389,7 +391,7 @@ class Membership:
         known = self._members.get(self.own.name)
         if known is None or known == self.own or self.is_superseded:
             return False
-        self._say_start()
+        self._announce_start()
         return True
 
     def _tick(self) -> int:

@@ -50,7 +50,7 @@ class Start(NamedTuple):
 
     name: str
     incarnation: int
-    #: How often the node has said so; it says it again if others have a wrong address of it.
+    #: How often the node announced it; again if others have a wrong address of it.
     counter: int
     #: The logical time at which the name was last removed, 0 if it never was.
     ended: int
@@ -63,7 +63,7 @@ class Version(NamedTuple):
 
     name: str
     incarnation: int
-    #: How many of them were seen.
+    #: The highest counter of them that was seen.
     counter: int
     #: The logical time at which one was last dropped, 0 if none was.
     ended: int
@@ -92,7 +92,7 @@ class Rows(NamedTuple):
 
 
 class News(NamedTuple):
-    """What one state has to say to another: it depends on nothing but these two."""
+    """What one state adds to another: it depends on nothing but these two."""
 
     #: The rows of both together, where they are other than the known ones.
     starts: dict[str, Start]
@@ -107,7 +107,7 @@ class News(NamedTuple):
     #: The rows of the one that are other than those of the other.
     received_starts: dict[str, Start]
     received_versions: dict[Replica, Version]
-    #: Whether the two together are the one that was told, as no row of the known one adds to it.
+    #: Whether the two together are the received one, as no row of the known one adds to it.
     is_all: bool
 
 
@@ -117,7 +117,7 @@ class State:
     :param rows: checked.
     :param codec: with which it is encoded.
 
-    What others are told of it is made once, when it is first asked for.
+    What is sent of it is made once, when it is first asked for.
     """
 
     __slots__ = ("_digest", "_encoded", "_plain", "codec", "rows")
@@ -150,15 +150,15 @@ class State:
         return self._digest
 
     def equals(self, plain: object) -> bool:
-        """Whether this is what a peer said; False if that would take some work to say."""
+        """Whether this is the state of a peer; False if finding out would take some work."""
         return self._plain is not None and self._plain == plain
 
     def news_for(self, known: State) -> News:
-        """What this one has to say to who knows another one. Looks at what differs only."""
+        """What this one adds to a known one. Looks at what differs only."""
         starts = {row[0]: row for row in self.rows.starts - known.rows.starts}
         versions = {row[:2]: row for row in self.rows.versions - known.rows.versions}
         joins = {row[:3]: row for row in self.rows.joins - known.rows.joins}
-        # What is known otherwise, or is not said at all.
+        # What is known otherwise, or is not in this one at all.
         known_starts = {row[0]: row for row in known.rows.starts - self.rows.starts}
         known_versions = {row[:2]: row for row in known.rows.versions - self.rows.versions}
         known_joins = {row[:3]: row for row in known.rows.joins - self.rows.joins}
@@ -185,7 +185,7 @@ class State:
             for dot, join in known_joins.items():
                 if dot in joins:
                     # No correct node makes a dot twice. Even so all have to agree; and the lower of
-                    # the two is no news, or its speaker could have this state told again and again.
+                    # the two is no news, or its sender could have this state sent again and again.
                     if joins[dot] > join:
                         lost.append(join)
                         gained[dot] = joins[dot]
@@ -204,7 +204,7 @@ class State:
             max(ends, default=0),
             starts,
             versions,
-            # A known join that stays is of a replica of which more was seen than is told.
+            # A known join that stays is of a replica of which more was seen than is received.
             (new_starts, new_versions, gained) == (starts, versions, joins)
             and known_starts.keys() <= starts.keys()
             and known_versions.keys() <= versions.keys(),

@@ -1,4 +1,4 @@
-"""What `ConnectionManager` knows of whom it may dial: members by name, and seeds by address."""
+"""The peers that `ConnectionManager` may dial: members by name, and seeds by address."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class DialTarget:
 
     :param addr: where.
     :param is_desired: somebody wants a connection to it.
-    :param join: the dial shall say that this node was told to join.
+    :param join: the HELLO of the dial has the flag JOIN: somebody asked this node to join.
     :param barred: it is not to be dialled, though desired: it is this node, or removed this node.
     :param attempts: failures since the last connection that lasted.
     :param due: when to dial it, in monotonic seconds; `None` while there is no reason to.

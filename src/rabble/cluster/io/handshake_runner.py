@@ -1,4 +1,4 @@
-"""Every handshake that goes on: its socket in the selector, and what its steps ask for."""
+"""The handshakes that go on: each socket in the selector, each action carried out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Ready = Callable[[int], None]
 
 
 class HandshakeOwner(Protocol):
-    """Who decides about handshakes, and takes what comes of them: the control plane."""
+    """Decides about handshakes, and takes what comes of them: the control plane."""
 
     def next_connection_id(self) -> int:
         """The id for a connection that another node began."""
@@ -133,7 +133,7 @@ class HandshakeRunner:
                 self.drop(each.connection_id)
 
     def end(self, handshake_socket: HandshakeSocket, failed: Failed) -> None:
-        """End a handshake for that reason, which the owner is told."""
+        """End a handshake; the owner's `failed` gets that reason."""
         self._forget(handshake_socket)
         handshake_socket.close()
         self._owner.failed(

@@ -1,4 +1,4 @@
-"""A socket whose handshake goes on: connecting, TLS, and the words of the handshake itself."""
+"""A socket whose handshake goes on: connecting, TLS, and the messages of the handshake itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class HandshakeSocket:
     """One connection from its first moment to the end of its handshake. For one thread.
 
     :param sock: non-blocking; owned until `release` or `close`.
-    :param connection_id: what `ConnectionManager` calls it.
+    :param connection_id: given by `ConnectionManager`.
     :param context: for TLS, or `None`.
     :param make_handshake: called with the names in the peer's certificate, once they are known.
     :param remote: the address at the other side, for the log.
@@ -59,7 +59,7 @@ class HandshakeSocket:
         self._other_addresses = other_addresses
         self._try_next_address = try_next_address
         self.handshake: Handshake | None = None
-        #: Whether `ConnectionManager.authenticating` agreed to say PROOF.
+        #: Whether `ConnectionManager.authenticating` agreed to send PROOF.
         self.may_authenticate = False
         self._make_handshake = make_handshake
         self._context = context
@@ -193,7 +193,7 @@ class HandshakeSocket:
 
     @property
     def flushed(self) -> bool:
-        """Whether all that was said is sent."""
+        """Whether all that was written is sent."""
         return not self._outgoing
 
     def close(self) -> None:

@@ -45,7 +45,7 @@ class Seeds:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._file = seed_file
-        self._file_seen: tuple[int, int] | None = None
+        self._file_version: tuple[int, int] | None = None
         self._of_file: set[str] = set()
         self._given = list(seeds)
         self._resolver = resolver
@@ -78,7 +78,7 @@ class Seeds:
     def watch_file(self, path: str | os.PathLike[str]) -> None:
         """Have another file of seeds from now on."""
         self._file = path
-        self._file_seen = None
+        self._file_version = None
         self._look()
 
     def tick(self, now: float) -> None:
@@ -139,8 +139,8 @@ class Seeds:
             return
         try:
             status = os.stat(self._file)
-            seen = (status.st_mtime_ns, status.st_size)
-            if seen == self._file_seen:
+            version = (status.st_mtime_ns, status.st_size)
+            if version == self._file_version:
                 return
             with open(self._file, encoding="utf-8") as lines:
                 listed = {line.strip() for line in lines if line.strip() and line[0] != "#"}
@@ -150,7 +150,7 @@ class Seeds:
             text = f"the file of seeds {self._file} cannot be used: {error}"
             self._report(logging.WARNING, lambda: text)
             return
-        self._file_seen = seen
+        self._file_version = version
         for addr in self._of_file - listed:
             self._forget(addr)
         for addr in sorted(listed - self._of_file):

@@ -1,4 +1,4 @@
-"""The relay between TLS connections and the poll loop, which speaks plain bytes.
+"""The proxy between TLS connections and the poll loop, which speaks plain bytes.
 
 For each connection it holds the TLS socket and one end of a socket pair; the poll loop has the
 other end, and does not know the difference. All connections of a node share one thread and one
@@ -28,7 +28,7 @@ STOP_SLACK_S = 4.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TlsProxyStatus:
-    """What a relay did so far."""
+    """What a proxy did so far."""
 
     #: Connections that it has now.
     streams: int
@@ -67,7 +67,7 @@ class TlsProxy:
         failed: Callable[[BaseException], None],
     ) -> None:
         if buffer_bytes_max < 1:
-            raise ValueError(f"Relay: buffer_bytes_max must be positive, not {buffer_bytes_max}")
+            raise ValueError(f"TlsProxy: buffer_bytes_max must be positive, not {buffer_bytes_max}")
         self._name = name
         self._buffer_bytes_max = buffer_bytes_max
         self._clock = clock
@@ -82,11 +82,11 @@ class TlsProxy:
         self.thread: threading.Thread | None = None
 
     def adopt(self, stream: ssl.SSLSocket) -> int:
-        """Take a connection over. Never blocks; for one thread other than the relay's.
+        """Take a connection over. Never blocks; for one thread other than the proxy's.
 
         :param stream: whose TLS handshake is done, and which nobody else uses from now on.
         :returns: the descriptor of the plain end, a non-blocking stream that the caller closes.
-        :raises RuntimeError: if the relay was stopped.
+        :raises RuntimeError: if the proxy was stopped.
         :raises OSError: if there are no descriptors left. After either the stream is the caller's.
         """
         near, far = socket.socketpair()
@@ -96,7 +96,7 @@ class TlsProxy:
             stream.setblocking(False)
             with self._lock:
                 if self._stopping:
-                    raise RuntimeError(f"{self._name}: a relay that was stopped adopts nothing")
+                    raise RuntimeError(f"{self._name}: a proxy that was stopped adopts nothing")
                 if self.thread is None:
                     thread = threading.Thread(
                         target=take_steps,
@@ -116,7 +116,7 @@ class TlsProxy:
         return far.detach()
 
     def stop(self) -> None:
-        """End the thread and close every connection. For any thread but the relay's; idempotent.
+        """End the thread and close every connection. For any thread but the proxy's; idempotent.
 
         Connections whose plain end is closed have 1 s to send what is left; others are cut.
 

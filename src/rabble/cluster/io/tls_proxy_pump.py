@@ -1,4 +1,4 @@
-"""What the thread of the relay does: it carries bytes between TLS sockets and plain ones."""
+"""What the thread of the proxy does: it carries bytes between TLS sockets and plain ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOT_WATCHED = -1
 
 @dataclasses.dataclass(slots=True)
 class Counts:
-    """Written by the relay's thread only."""
+    """Written by the proxy's thread only."""
 
     streams: int = 0
     bytes_in: int = 0
@@ -99,7 +99,7 @@ class Stream:
 
 
 class Pump:
-    """What the relay's thread does. All of it is for that thread.
+    """What the proxy's thread does. All of it is for that thread.
 
     It uses epoll itself because `selectors` cannot wait for nothing but the end of a file: a plain
     end may be closed while its bytes are not wanted yet, and then it must be noticed, once.
