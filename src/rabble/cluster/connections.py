@@ -16,7 +16,7 @@ from rabble.cluster.decide.actions import Up
 from rabble.cluster.decide.failure_detector import FailureDetector
 from rabble.cluster.decide.refusal import RefusalCode, known_code
 from rabble.cluster.io.tls_proxy import TlsProxy
-from rabble.cluster.runtime import Runtime
+from rabble.cluster.runtime import ClusterRuntime
 from rabble.limits import Limits
 from rabble.messages import NodeStalled
 
@@ -62,7 +62,7 @@ class Connections:
         self,
         own: NodeId,
         poller: Poller,
-        runtime: Runtime,
+        runtime: ClusterRuntime,
         limits: Limits,
         clock: Callable[[], float],
         tls_proxy: TlsProxy | None,

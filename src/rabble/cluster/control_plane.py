@@ -41,7 +41,7 @@ from rabble.cluster.io.listener import Listener
 from rabble.cluster.io.resolver import Resolver
 from rabble.cluster.io.seeds import Seeds
 from rabble.cluster.io.tls_proxy import TlsProxy
-from rabble.cluster.runtime import Runtime
+from rabble.cluster.runtime import ClusterRuntime
 from rabble.cluster.status import StatusBoard
 from rabble.limits import Limits
 from rabble.messages import ClusterStatus
@@ -69,7 +69,7 @@ class ControlPlane:
         key: bytes | None,
         listeners: Sequence[socket.socket],
         poller: Poller,
-        runtime: Runtime,
+        runtime: ClusterRuntime,
         selector: selectors.BaseSelector,
         *,
         post: Callable[[Callable[[], None]], None],

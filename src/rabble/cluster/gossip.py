@@ -9,7 +9,7 @@ from rabble._core.codec import Codec
 from rabble._core.ids import NodeId
 from rabble.cluster.connections import PeerConnection
 from rabble.cluster.decide.membership import Changes, Membership
-from rabble.cluster.runtime import Runtime
+from rabble.cluster.runtime import ClusterRuntime
 from rabble.limits import Limits
 from rabble.registry import MessageRegistry
 
@@ -31,7 +31,12 @@ class Gossip:
     """
 
     def __init__(
-        self, own: NodeId, membership: Membership, runtime: Runtime, limits: Limits, now: float
+        self,
+        own: NodeId,
+        membership: Membership,
+        runtime: ClusterRuntime,
+        limits: Limits,
+        now: float,
     ) -> None:
         self._own = own
         self._membership = membership

@@ -14,13 +14,13 @@ from rabble.limits import Limits
 from rabble.registry import MessageRegistry
 from rabble.reports import Reporter
 
-__all__ = ["NodeRuntime", "OPEN_NAMES", "Runtime"]
+__all__ = ["ClusterRuntime", "NodeRuntime", "OPEN_NAMES"]
 
 #: Of the node's own services, those that peers may send to.
 OPEN_NAMES = frozenset({"calls", "spawner"})
 
 
-class Runtime(Protocol):
+class ClusterRuntime(Protocol):
     """What the cluster server needs of its node. Everything may be called from its thread."""
 
     def link_up(self, connection: Connection) -> None:
@@ -40,7 +40,7 @@ class Runtime(Protocol):
 
 
 class NodeRuntime:
-    """The `Runtime` of a node that is part of a mesh. For any thread."""
+    """The `ClusterRuntime` of a node that is part of a mesh. For any thread."""
 
     def __init__(
         self,

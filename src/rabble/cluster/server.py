@@ -20,7 +20,7 @@ from rabble._core.ids import NodeId
 from rabble._core.poll import Poller
 from rabble.cluster.config import Mesh
 from rabble.cluster.control_plane import ControlPlane
-from rabble.cluster.runtime import Runtime
+from rabble.cluster.runtime import ClusterRuntime
 from rabble.errors import NodeStopped
 from rabble.limits import Limits
 from rabble.messages import ClusterStatus
@@ -59,7 +59,7 @@ class ClusterServer:
         key: bytes | None,
         listeners: Sequence[socket.socket],
         poller: Poller,
-        runtime: Runtime,
+        runtime: ClusterRuntime,
         *,
         limits: Limits,
         clock: Callable[[], float],
