@@ -7,10 +7,9 @@ import random
 from collections.abc import Callable, Iterator
 
 from rabble._core.ids import NodeId
-from rabble.cluster.decide.connection_manager import (
+from rabble.cluster.decide.actions import (
     Action,
     Close,
-    ConnectionManager,
     Dial,
     Down,
     RaiseIncarnation,
@@ -18,6 +17,7 @@ from rabble.cluster.decide.connection_manager import (
     SelfAddress,
     Up,
 )
+from rabble.cluster.decide.connection_manager import ConnectionManager
 from rabble.limits import Limits
 
 HANDSHAKE_S = 5.0

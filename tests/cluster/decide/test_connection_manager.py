@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from rabble._core.ids import NodeId
-from rabble.cluster.decide.connection_manager import (
+from rabble.cluster.decide.actions import (
     Close,
-    ConnectionManager,
     ConnectionStatus,
     Dial,
     Down,
@@ -19,6 +18,7 @@ from rabble.cluster.decide.connection_manager import (
     SelfAddress,
     Up,
 )
+from rabble.cluster.decide.connection_manager import ConnectionManager
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
 from rabble.limits import Limits
 

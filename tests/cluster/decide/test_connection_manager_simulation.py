@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rabble.cluster.decide.connection_manager import Up
+from rabble.cluster.decide.actions import Up
 from tests.cluster.decide.simulated_network import Node, World
 
 #: Seconds after the last fault within which every pair is connected: a peer that is gone is

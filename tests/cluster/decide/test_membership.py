@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rabble import Limits, MessageRegistry, NodeId
 from rabble._core.codec import Codec
-from rabble.cluster.decide.membership import Changes, Membership, MembershipError, MemberStatus
+from rabble.cluster.decide.membership import Changes, Membership, MembershipError
 from tests.reference.membership import Event, ReferenceMembership
 
 CODEC = Codec(MessageRegistry())
@@ -67,7 +67,7 @@ def test_a_node_is_a_member_of_its_own_mesh() -> None:
     assert not n0.is_superseded
     assert n0.standing("n0", 5) == "member"
     assert n0.standing("n1", 5) == "unknown"
-    assert n0.status() == (MemberStatus("n0", "h:1", 5),)
+    assert n0.incarnation_of("n0") == 5
 
 
 def test_joins_are_transitive() -> None:
@@ -79,7 +79,7 @@ def test_joins_are_transitive() -> None:
     settle(n0, n1, n2)
     assert names(n0) == names(n1) == names(n2) == NAMES[:3]
     assert n0.digest() == n1.digest() == n2.digest()
-    assert [status.incarnation for status in n1.status()] == [7, 8, 9]
+    assert [n1.incarnation_of(name) for name in n1.members()] == [7, 8, 9]
 
 
 def test_any_node_may_remove_any() -> None:

@@ -21,18 +21,7 @@ from rabble.cluster.decide.peers import DialTarget, Member, PendingDial
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
 from rabble.limits import Limits
 
-__all__ = [
-    "Action",
-    "Close",
-    "ConnectionManager",
-    "ConnectionStatus",
-    "Dial",
-    "Down",
-    "RaiseIncarnation",
-    "Removed",
-    "SelfAddress",
-    "Up",
-]
+__all__ = ["ConnectionManager"]
 
 
 class ConnectionManager:

@@ -53,7 +53,7 @@ from rabble.cluster.decide.membership_state import (
 from rabble.limits import Limits
 from rabble.registry import MessageRegistry
 
-__all__ = ["Changes", "MemberStatus", "Membership", "MembershipError"]
+__all__ = ["Changes", "Membership", "MembershipError"]
 
 #: Of a state to be encoded. Its size is bounded by the limits of membership.
 ELEMENTS_MAX = 2**31 - 1
@@ -71,16 +71,6 @@ class Changes:
 
 
 UNCHANGED = Changes((), (), False)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class MemberStatus:
-    """A member, as `Membership.status` lists it."""
-
-    name: str
-    addr: str
-    #: The highest incarnation that it was seen with, 0 if it has never been up.
-    incarnation: int
 
 
 class Membership:
@@ -168,13 +158,6 @@ class Membership:
         Another node has its name, or its clock went back before it started.
         """
         return self.incarnation_of(self.own.name) > self.incarnation
-
-    def status(self) -> tuple[MemberStatus, ...]:
-        """All members with their address and incarnation, in the order of their names."""
-        return tuple(
-            MemberStatus(name, node.addr, self.incarnation_of(name))
-            for name, node in self.members().items()
-        )
 
     # What is sent of it.
 

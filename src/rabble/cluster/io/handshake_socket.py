@@ -24,7 +24,7 @@ UNDER_WAY = {0, errno.EINPROGRESS, errno.EINTR, errno.EALREADY}
 class HandshakeSocket:
     """One connection from its first moment to the end of its handshake. For one thread.
 
-    :param sock: non-blocking; owned until `release` or `close`.
+    :param sock: non-blocking; owned until the handshake is done, or `close`.
     :param connection_id: given by `ConnectionManager`.
     :param context: for TLS, or `None`.
     :param make_handshake: called with the names in the peer's certificate, once they are known.
