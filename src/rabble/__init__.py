@@ -6,8 +6,8 @@ Subclass `Process`, give it a `receive`, `rouse()` a node and spawn it there.
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble.cluster.config import Mesh
-from rabble.cluster.spawner import spawn_request
-from rabble.cluster.tls import TlsConfig
+from rabble.cluster.io.tls import TlsConfig
+from rabble.cluster.remote_spawn import spawn_request
 from rabble.errors import (
     CallTimeout,
     DecodeError,

@@ -17,8 +17,8 @@ from rabble._core.executor import Executor
 from rabble._core.poll import Poller
 from rabble._runtime import LocalRuntime
 from rabble._shutdown import Teardown
-from rabble.cluster.bridge import Bridge
 from rabble.cluster.config import Mesh
+from rabble.cluster.runtime import NodeRuntime
 from rabble.cluster.server import ClusterServer
 from rabble.hooks import Hooks
 from rabble.process import Process
@@ -112,7 +112,7 @@ def join_mesh(
         key,
         listeners,
         poller,
-        Bridge(runtime.executor, runtime.reporter, registry, limits, runtime.fail),
+        NodeRuntime(runtime.executor, runtime.reporter, registry, limits, runtime.fail),
         limits=limits,
         clock=runtime.clock,
         rng=random.Random(secrets.randbits(64)),

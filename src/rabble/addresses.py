@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rabble._core.ids import NodeId
-from rabble.cluster.config import split_address
+from rabble.cluster.decide.address import split_address
 
 __all__ = ["RESERVED_GROUP", "parse_target"]
 

@@ -9,7 +9,7 @@ from rabble._core.envelope import Envelope
 from rabble._core.ids import Pid
 from rabble._core.poll import Connection
 from rabble._runtime import LocalRuntime
-from rabble.cluster.codes import RefusalCode, ended
+from rabble.cluster.decide.refusal import RefusalCode, ended
 from rabble.messages import Metrics
 from rabble.texts import TEXT_CHARS_MAX, text_of
 

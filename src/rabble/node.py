@@ -18,8 +18,8 @@ from rabble._shutdown import Teardown, end_at_exit, interpreter_ends
 from rabble.addresses import parse_target
 from rabble.calls import AwaitedReply, Ending, Reply
 from rabble.cluster.config import Mesh, listen
+from rabble.cluster.remote_spawn import Exports, pid_of_answer, spawn_request
 from rabble.cluster.server import ClusterServer
-from rabble.cluster.spawner import Exports, pid_of_answer, spawn_request
 from rabble.errors import CallTimeout, NodeStopped
 from rabble.limits import Limits
 from rabble.messages import ClusterStatus, ExecutorStatus, Metrics

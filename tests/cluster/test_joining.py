@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from rabble import Node, NodeId, NodeUp, Pid, Removed
-from rabble.cluster import names as cluster_names
-from rabble.cluster.names import Address
+from rabble.cluster.io import resolver as cluster_names
+from rabble.cluster.io.resolver import Address
 from tests.cluster.mesh import SLACK_S, Told, linked, meet, names, nothing_left, rouse, until
 from tests.faults.rig.proxy import Proxy
 from tests.support import PATIENCE_S, Echo

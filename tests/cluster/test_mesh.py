@@ -44,9 +44,10 @@ from rabble import (
 )
 from rabble._core.codec import Codec
 from rabble._core.debug import CAPACITIES
-from rabble.cluster.codes import RefusalCode
-from rabble.cluster.handshake import Failed
+from rabble.cluster.decide.handshake import Failed
+from rabble.cluster.decide.refusal import RefusalCode
 from rabble.cluster.server import ClusterServer
+from tests.cluster.io.test_tls import Issuer
 from tests.cluster.mesh import (
     SHORT,
     Told,
@@ -59,7 +60,6 @@ from tests.cluster.mesh import (
     rouse,
     until,
 )
-from tests.cluster.test_tls import Issuer
 from tests.faults.raw import MEMBERSHIP, RawPeer, frame
 from tests.support import PATIENCE_S, TINY, Does, Echo
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rabble.cluster.tls import TlsConfig
+from rabble.cluster.io.tls import TlsConfig
+from tests.cluster.io.test_tls import DAY, TODAY, Issuer
 from tests.cluster.mesh import nothing_left, refused, rouse
-from tests.cluster.test_tls import DAY, TODAY, Issuer
 from tests.faults.raw import KEY
 
 

@@ -12,7 +12,7 @@ from rabble import Node, NodeId, Pid
 from rabble._core.codec import Codec
 from rabble._core.frame import cut
 from rabble._core.link import Link
-from rabble.cluster.handshake import (
+from rabble.cluster.decide.handshake import (
     Established,
     Failed,
     Handshake,

@@ -22,9 +22,9 @@ import pytest
 
 from rabble import DeadLetterReason, Limits, Node, NodeDown, NodeId, NodeUp, Pid
 from rabble._core.codec import Codec
-from rabble.cluster import wire
-from rabble.cluster.codes import RefusalCode
-from rabble.cluster.handshake import Established, Failed
+from rabble.cluster.decide import handshake_wire as wire
+from rabble.cluster.decide.handshake import Established, Failed
+from rabble.cluster.decide.refusal import RefusalCode
 from rabble.registry import MessageRegistry
 from tests.cluster.mesh import Told, meet, nothing_left, port_of, rouse, until
 from tests.faults.meshes import SLACK_S, figures

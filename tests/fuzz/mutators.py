@@ -9,8 +9,8 @@ from typing import Any
 
 import msgpack
 
-from rabble.cluster import wire
-from tests.cluster.test_handshake import garbled
+from rabble.cluster.decide import handshake_wire as wire
+from tests.cluster.decide.test_handshake import garbled
 from tests.core.test_link import mutate, valid_stream
 from tests.fuzz.targets import FRAMES_MAX
 from tests.reference import link as slow_link

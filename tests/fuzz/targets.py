@@ -21,12 +21,12 @@ from rabble._core.codec import Codec, DecodeError, DecodeLimitError
 from rabble._core.frame import FrameError, cut
 from rabble._core.ids import NodeId
 from rabble._core.poll import Connection, Poller
-from rabble.cluster import wire
-from rabble.cluster.codes import Refusal, RefusalCode
-from rabble.cluster.handshake import Established, Failed, HandshakeConfig
-from rabble.cluster.membership import Changes, Membership, MembershipError
+from rabble.cluster.decide import handshake_wire as wire
+from rabble.cluster.decide.handshake import Established, Failed, HandshakeConfig
+from rabble.cluster.decide.membership import Changes, Membership, MembershipError
+from rabble.cluster.decide.refusal import Refusal, RefusalCode
 from rabble.limits import Limits
-from tests.cluster import test_handshake as hands
+from tests.cluster.decide import test_handshake as hands
 from tests.core import test_link as links
 from tests.reference import codec as slow_codec
 from tests.reference import link as slow_link

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +81,85 @@ def test_each_module_has_its_summary_and_its_stub() -> None:
     # What is only a .pxd is compiled into those that cimport it.
     for source in CORE.glob("*.pyx"):
         assert source.with_suffix(".pyi").exists(), source.name
+
+
+# The cluster: what composes stands on what does, and that on what decides. Each module of the
+# package refers to those on its left only, as the modules of the core do.
+CLUSTER = CORE.parent / "cluster"
+CLUSTER_ORDER = (
+    "decide.refusal",
+    "decide.address",
+    "decide.actions",
+    "decide.peers",
+    "decide.backoff",
+    "decide.connection_manager",
+    "decide.failure_detector",
+    "decide.handshake_wire",
+    "decide.handshake",
+    "decide.membership_state",
+    "decide.membership",
+    "io.keys",
+    "io.tls",
+    "io.certificates",
+    "io.tls_proxy_pump",
+    "io.tls_proxy",
+    "io.resolver",
+    "io.seeds",
+    "io.handshake_socket",
+    "io.handshake_runner",
+    "io.connector",
+    "io.listener",
+    "config",
+    "remote_spawn",
+    "runtime",
+    "connections",
+    "gossip",
+    "status",
+    "control_plane",
+    "server",
+)
+#: What nobody can tell apart from the world outside: what decides is handed time and chance.
+OUTSIDE = {
+    "asyncio", "datetime", "os", "pathlib", "random", "secrets", "select", "selectors", "signal",
+    "socket", "ssl", "subprocess", "threading", "time",
+}  # fmt: skip
+CLUSTER_FILES = {
+    ".".join(path.relative_to(CLUSTER).with_suffix("").parts): path
+    for path in sorted(CLUSTER.rglob("*.py"))
+    if path.name != "__init__.py"
+}
+
+
+def imported(source: Path) -> set[str]:
+    """All modules that a Python file imports, wherever in it."""
+    modules = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            modules.update(name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the whole module"
+            modules.add(node.module)
+            modules.update(f"{node.module}.{name.name}" for name in node.names)
+    return modules
+
+
+def test_every_module_of_the_cluster_has_its_place() -> None:
+    assert set(CLUSTER_FILES) == set(CLUSTER_ORDER)
+
+
+@pytest.mark.parametrize("name", CLUSTER_ORDER)
+def test_imports_within_the_cluster_point_backwards(name: str) -> None:
+    place = CLUSTER_ORDER.index(name)
+    inside = {f"rabble.cluster.{each}": each for each in CLUSTER_ORDER}
+    references = {inside[module] for module in imported(CLUSTER_FILES[name]) if module in inside}
+    assert references <= set(CLUSTER_ORDER[:place])
+
+
+@pytest.mark.parametrize("name", [each for each in CLUSTER_ORDER if each.startswith("decide.")])
+def test_what_decides_has_no_io_no_clock_and_no_chance(name: str) -> None:
+    assert not {module.split(".")[0] for module in imported(CLUSTER_FILES[name])} & OUTSIDE
+
+
+def test_no_file_of_the_cluster_is_long() -> None:
+    lines = {name: len(path.read_text().splitlines()) for name, path in CLUSTER_FILES.items()}
+    assert {name: count for name, count in lines.items() if count > 600} == {}

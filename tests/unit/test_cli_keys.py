@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from rabble import KeyFileError, cli
-from rabble.cluster.keys import read_key
-from rabble.cluster.tls import TlsConfig
+from rabble.cluster.io.keys import read_key
+from rabble.cluster.io.tls import TlsConfig
 
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 
@@ -146,7 +146,7 @@ def test_no_certificate_outlives_its_authority(tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
     from cryptography import x509
 
-    from rabble.cluster import certificates
+    from rabble.cluster.io import certificates
 
     made, _ = certificates.make_authority(tmp_path, NOW)
     end = x509.load_pem_x509_certificate(made.read_bytes()).not_valid_after_utc

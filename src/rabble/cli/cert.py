@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         )
         return USAGE_ERROR
     # Needs the extra `cert`.
-    from rabble.cluster import certificates
+    from rabble.cluster.io import certificates
 
     now = datetime.datetime.now(datetime.UTC)
     try:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from rabble.cli.status import USAGE_ERROR
-from rabble.cluster import keys
+from rabble.cluster.io import keys
 from rabble.errors import KeyFileError
 
 __all__ = ["add_command", "run"]

@@ -13,7 +13,7 @@ from typing import Any
 from rabble._core.ids import NodeId
 from rabble.addresses import parse_target
 from rabble.cluster.config import Mesh
-from rabble.cluster.tls import TlsConfig
+from rabble.cluster.io.tls import TlsConfig
 from rabble.errors import RabbleError
 from rabble.limits import Limits
 

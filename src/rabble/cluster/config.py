@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import os
 import socket
 from collections.abc import Sequence
 
-from rabble.cluster.handshake import check_cluster, check_key
-from rabble.cluster.keys import read_key
-from rabble.cluster.tls import TlsConfig
+from rabble.cluster.decide.address import split_address
+from rabble.cluster.decide.handshake import check_cluster, check_key
+from rabble.cluster.io.keys import read_key
+from rabble.cluster.io.listener import open_listeners
+from rabble.cluster.io.tls import TlsConfig
 
-__all__ = ["Mesh", "is_loopback", "listen", "split_address"]
-
-BACKLOG = 512
+__all__ = ["Mesh", "listen"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,29 +63,6 @@ class Mesh:
         return read_key(self.key)
 
 
-def split_address(addr: str) -> tuple[str, int]:
-    """Host and port of `host:port`; an IPv6 host is in brackets.
-
-    :raises ValueError: if it is not of that form.
-    """
-    host, colon, port = addr.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"address {addr!r} is not usable: write it as 'host:port'")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"address {addr!r} is not usable: write an IPv6 host as '[::1]:port'")
-    return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a numeric address is one of this machine's own loopback."""
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
-
-
 def listen(
     mesh: Mesh, addr: str, listeners: list[socket.socket] | None = None
 ) -> list[socket.socket]:
@@ -97,34 +73,4 @@ def listen(
     :raises ValueError: if that would be open to all of a network.
     :raises OSError: if it cannot be done; says what and where.
     """
-    host, port = split_address(addr)
-    found = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
-    )
-    listeners = [] if listeners is None else listeners
-    try:
-        for family, kind, proto, _, where in dict.fromkeys(found):
-            if mesh.open_to_all and not is_loopback(str(where[0])):
-                raise ValueError(
-                    f"listening on {addr} would take in anybody who can reach it: give the mesh a "
-                    f"key (`rabble keygen FILE`) or certificates, or listen on 127.0.0.1"
-                )
-            listeners.append(socket.socket(family, kind, proto))
-            sock = listeners[-1]
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                sock.bind((where[0], port, *where[2:]))
-                sock.listen(BACKLOG)
-            except OSError as error:
-                raise OSError(
-                    error.errno, f"cannot listen on {addr} ({where[0]}): {error.strerror}"
-                ) from error
-            port = sock.getsockname()[1]
-    except BaseException:
-        for sock in listeners:
-            sock.close()
-        raise
-    return listeners
+    return open_listeners(addr, loopback_only=mesh.open_to_all, listeners=listeners)

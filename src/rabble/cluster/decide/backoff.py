@@ -1,0 +1,67 @@
+"""When to dial again: full jitter under a ceiling that doubles with each failure."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from rabble.cluster.decide.peers import DialTarget
+from rabble.cluster.decide.refusal import RefusalCode
+from rabble.limits import Limits
+
+__all__ = ["Backoff", "Uniform"]
+
+#: What does not pass by itself: the other side has to be set up differently.
+LASTING = frozenset({RefusalCode.VERSION, RefusalCode.CLUSTER, RefusalCode.AUTH})
+#: What a network that does not let through looks like.
+UNREACHED = frozenset({None, RefusalCode.TIMEOUT})
+#: Seconds within which who could not be reached is tried again when another peer could be.
+HURRY_S = 1.0
+
+
+class Uniform(Protocol):
+    """Where jitter comes from: a `random.Random`, or what a test puts in its place."""
+
+    def uniform(self, a: float, b: float, /) -> float:
+        """A number of that range, each as likely."""
+
+
+class Backoff:
+    """Draws the waits. "Full jitter": see M. Brooker, "Exponential Backoff And Jitter", 2015.
+
+    :param rng: where the jitter comes from.
+    """
+
+    def __init__(self, rng: Uniform, limits: Limits) -> None:
+        self._rng = rng
+        self._first_s = limits.redial_first_ms / 1000
+        self._most_s = limits.redial_most_ms / 1000
+        self._refused_s = limits.redial_refused_ms / 1000
+        self._hold_back_s = limits.dial_hold_back_ms / 1000
+
+    def plan(self, target: DialTarget, now: float, *, hold_back: bool) -> None:
+        """Set when the target is due, from how often and why it failed.
+
+        :param hold_back: the other side dials too, and shall be first.
+        """
+        if target.barred or not target.is_desired:
+            target.due = None
+            return
+        wait = 0.0
+        if target.refusal in LASTING:
+            wait = self._refused_s * self._rng.uniform(1, 1.5)
+        elif target.attempts:
+            ceiling = self._first_s * 2.0 ** min(target.attempts - 1, 64)
+            wait = self._rng.uniform(0, min(ceiling, self._most_s))
+        if hold_back and not target.join:
+            wait += self._hold_back_s * self._rng.uniform(1, 2)
+        target.due = now + wait
+
+    def hurry(self, target: DialTarget, now: float) -> None:
+        """Another peer could be reached: this one may be again too."""
+        if (
+            target.due is not None
+            and target.due > now + HURRY_S
+            and target.attempts
+            and target.refusal in UNREACHED
+        ):
+            target.due = now + self._rng.uniform(0, HURRY_S)

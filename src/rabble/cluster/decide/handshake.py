@@ -1,0 +1,522 @@
+"""The handshake of two nodes, for either side, without I/O.
+
+docs/internals/wire-protocol.md has the bytes and the turns. What a peer sends is believed only
+after its PROOF: until then nothing is dispatched and nothing of it is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import hmac
+import unicodedata
+
+from rabble._core.ids import NodeId
+from rabble.cluster.decide import handshake_wire as wire
+from rabble.cluster.decide.handshake_wire import Hello, printable
+from rabble.cluster.decide.refusal import Refusal, RefusalCode, known_code
+
+__all__ = [
+    "Action",
+    "Authorize",
+    "Established",
+    "Failed",
+    "Handshake",
+    "HandshakeConfig",
+    "Peer",
+    "Role",
+    "Send",
+    "check_cluster",
+    "check_key",
+]
+
+CLUSTER_BYTES_MAX = 64
+
+
+class Role(enum.Enum):
+    """Which side of the connection this is."""
+
+    INITIATOR = "initiator"
+    RESPONDER = "responder"
+
+
+def check_cluster(cluster: str) -> None:
+    """Raise `ValueError` if that cannot be a cluster's id."""
+    if len(cluster.encode()) > CLUSTER_BYTES_MAX:
+        raise ValueError(
+            f"cluster id {printable(cluster)} is not usable: "
+            f"at most {CLUSTER_BYTES_MAX} bytes of UTF-8"
+        )
+    if not unicodedata.is_normalized("NFC", cluster):
+        raise ValueError(
+            f"cluster id {printable(cluster)} is not usable: it is not in Unicode normal form C"
+        )
+
+
+def check_key(key: bytes) -> None:
+    """Raise `ValueError` if that cannot be a key; it is not shown."""
+    if len(key) != wire.KEY_BYTES:
+        raise ValueError(f"the key must be {wire.KEY_BYTES} bytes, not {len(key)}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HandshakeConfig:
+    """What a node brings to each of its handshakes.
+
+    :param own: this node.
+    :param incarnation: of this node, a u64.
+    :param cluster: the cluster's id, at most 64 bytes of UTF-8 in normal form C.
+    :param key: the 32 bytes that the nodes share; `None` is the mode without a key.
+    :param secured: the stream is TLS with certificates on both sides, or both sides are on
+        loopback: only then there is a mode without a key.
+    :param versions: lowest and highest protocol version spoken.
+    :param deadline_s: seconds that the whole handshake may take.
+    :raises ValueError: says what cannot be used. It never shows the key.
+    """
+
+    own: NodeId
+    incarnation: int
+    cluster: str = ""
+    key: bytes | None = dataclasses.field(default=None, repr=False)
+    secured: bool = False
+    versions: tuple[int, int] = (1, 1)
+    deadline_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.incarnation < 1 << 64:
+            raise ValueError(f"incarnation must be 0 to 2**64 - 1, not {self.incarnation}")
+        check_cluster(self.cluster)
+        if self.key is not None:
+            check_key(self.key)
+        if self.key is None and not self.secured:
+            raise ValueError("without a key the stream must be TLS, or both sides on loopback")
+        lowest, highest = self.versions
+        if not 0 <= lowest <= highest <= 255:
+            raise ValueError(f"versions must be (lowest, highest) of 0 to 255, not {self.versions}")
+        if not self.deadline_s > 0:
+            raise ValueError(f"deadline_s must be positive, not {self.deadline_s}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Peer:
+    """The node at the other side.
+
+    :param node: its name and the address that it gives as its own.
+    :param incarnation: of this start of it.
+    :param join: this start of it was told to join; never set of a responder.
+    :param version: of the protocol, which both sides speak from now on.
+    """
+
+    node: NodeId
+    incarnation: int
+    join: bool
+    version: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Send:
+    """Write these bytes."""
+
+    data: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Authorize:
+    """The initiator has proven itself: call `decide` with the answer it shall get."""
+
+    peer: Peer
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Established:
+    """Both sides have proven themselves and agree; frames follow.
+
+    :param leftover: what came behind the handshake already: the first bytes of frames.
+    """
+
+    peer: Peer
+    leftover: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failed:
+    """Close the connection, after what was to be sent before.
+
+    :param code: why; of a refusal by the peer its code, PROTOCOL if that is unknown here.
+    :param text: more about it, in printable ASCII.
+    :param authenticated: the peer had proven itself; else anybody may be behind this.
+    :param incarnation: that which the peer knows, of an own STALE_INCARNATION; else 0.
+    :param silent: no REFUSE is sent: the peer is no node, is too slow, or sends too much.
+    :param by_peer: it was the peer who refused.
+    """
+
+    code: RefusalCode
+    text: str
+    authenticated: bool
+    incarnation: int = 0
+    silent: bool = False
+    by_peer: bool = False
+
+
+Action = Send | Authorize | Established | Failed
+
+
+class Stage(enum.Enum):
+    """What comes next."""
+
+    NEW = "start"
+    HELLO = "the peer's HELLO"
+    PROOF = "the peer's PROOF"
+    AUTHORIZATION = "the node's decision"
+    VERDICT = "the responder's decision"
+    DONE = "nothing"
+
+
+class Fault(Exception):
+    """Why this handshake ends; never leaves this module.
+
+    :param peer_text: the text of the REFUSE that the peer gets.
+    """
+
+    def __init__(
+        self,
+        code: RefusalCode,
+        text: str,
+        *,
+        peer_text: str = "",
+        silent: bool = False,
+        by_peer: bool = False,
+        incarnation: int = 0,
+    ) -> None:
+        super().__init__(text)
+        self.failed = Failed(code, text, False, incarnation, silent, by_peer)
+        self.peer_text = peer_text
+
+
+class Handshake:
+    """One handshake, from the first byte to `Established` or `Failed`, of which one is the last
+    action.
+
+    :param role: this side's.
+    :param config: this node's.
+    :param nonce: 32 bytes of a cryptographic random source, never used before.
+    :param now: monotonic seconds; all times are of the same clock.
+    :param join: tell the responder that this node was told to join. For the initiator.
+    :param expected: the node that was dialled; `None` where only its address is known. For the
+        initiator.
+    :param certified: the names in the peer's certificate; `None` if the stream is not TLS.
+    :raises ValueError: if an argument cannot be used.
+
+    Begin with `start`, then hand in what is received and call `tick` now and then. A server that
+    sees the stream end just drops the object. For one thread at a time.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        config: HandshakeConfig,
+        nonce: bytes,
+        now: float,
+        join: bool = False,
+        expected: NodeId | None = None,
+        *,
+        certified: frozenset[str] | None = None,
+    ) -> None:
+        if len(nonce) != wire.NONCE_BYTES:
+            raise ValueError(f"the nonce must be {wire.NONCE_BYTES} bytes, not {len(nonce)}")
+        if role is Role.RESPONDER and (join or expected is not None):
+            raise ValueError("join and expected are the initiator's")
+        self.role = role
+        self.deadline = now + config.deadline_s
+        self._initiates = role is Role.INITIATOR
+        self._config = config
+        self._nonce = nonce
+        self._join = join
+        self._expected = expected
+        self._certified = certified
+        self._stage = Stage.NEW if self._initiates else Stage.HELLO
+        self._buffer = bytearray()
+        self._consumed_bytes = 0
+        self._transcript = hashlib.sha256()
+        self._authenticated = False
+        self._peer: Peer | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the last action was given."""
+        return self._stage is Stage.DONE
+
+    @property
+    def peer(self) -> Peer | None:
+        """The node that the other side claims to be, once its HELLO was checked."""
+        return self._peer
+
+    def start(self) -> list[Action]:
+        """Begin: an initiator sends HELLO at once, a responder nothing.
+
+        :raises RuntimeError: if an initiator was started before.
+        """
+        if not self._initiates:
+            return []
+        if self._stage is not Stage.NEW:
+            raise RuntimeError("this handshake was started before")
+        self._stage = Stage.HELLO
+        return [Send(self._write_hello())]
+
+    def receive(self, data: bytes, now: float) -> list[Action]:
+        """Take in the bytes of the peer, in any pieces.
+
+        :raises RuntimeError: once the handshake is done, or before it was started.
+        """
+        if self._stage in (Stage.NEW, Stage.DONE):
+            raise RuntimeError(f"receive on a handshake that waits for {self._stage.value}")
+        if late := self.tick(now):
+            return late
+        self._buffer += data
+        try:
+            return self._advance()
+        except Fault as fault:
+            return self._end(fault)
+
+    def tick(self, now: float) -> list[Action]:
+        """Note the time; ends the handshake at its `deadline`. Nothing to do once it is done."""
+        if self.done or now < self.deadline:
+            return []
+        text = f"no {self._stage.value} within {self._config.deadline_s:g} s"
+        return self._end(Fault(RefusalCode.TIMEOUT, text, silent=True))
+
+    def decide(self, refusal: Refusal | None) -> list[Action]:
+        """Answer `Authorize`: `None` accepts the peer.
+
+        :raises RuntimeError: if there is nothing to decide, for one as it failed meanwhile.
+        """
+        if self._stage is not Stage.AUTHORIZATION:
+            raise RuntimeError(f"decide on a handshake that waits for {self._stage.value}")
+        assert self._peer is not None
+        if refusal is not None:
+            text = f"refused: {printable(refusal.text) or refusal.code.meaning}"
+            fault = Fault(
+                refusal.code, text, peer_text=refusal.text, incarnation=refusal.incarnation
+            )
+            return self._end(fault)
+        self._stage = Stage.DONE
+        return [
+            Send(self._write_proof() + wire.follow_up(wire.ACCEPT)),
+            Established(self._peer, b""),
+        ]
+
+    # Messages of the peer.
+
+    def _advance(self) -> list[Action]:
+        if self._stage is Stage.AUTHORIZATION:
+            self._refuse_early_bytes()
+            return []
+        while (complete := self._next_message()) is not None:
+            what, body, message = complete
+            if what == wire.REFUSE:
+                raise self._refused(body)
+            if self._stage is Stage.HELLO:
+                return self._read_hello(body, message)
+            if self._stage is Stage.VERDICT:
+                return self._read_accept()
+            self._read_proof(body, message)
+            if not self._initiates:
+                return self._ask()
+        return []
+
+    def _next_message(self) -> tuple[int, bytes, bytes] | None:
+        """The kind of the next message, its body, and all its bytes; `None` while it is partial.
+
+        A fault is seen at the first byte that shows it, so how the bytes are cut does not matter.
+        """
+        buffer = self._buffer
+        if not buffer:
+            return None
+        what = buffer[0]
+        if self._stage is Stage.HELLO and not (self._initiates and what == wire.REFUSE):
+            head, what = wire.HELLO_HEAD, 0
+            if not wire.MAGIC.startswith(buffer[: len(wire.MAGIC)]):
+                text = f"no node: it says {printable(buffer[:8].decode('latin-1'))}"
+                raise Fault(RefusalCode.PROTOCOL, text, silent=True)
+            least, most = wire.HELLO_BODY_MIN, wire.HELLO_BODY_MAX
+        else:
+            head, least, most = wire.FOLLOW_UP_HEAD, 0, wire.FOLLOW_UP_BODY_MAX
+            due = wire.ACCEPT if self._stage is Stage.VERDICT else wire.PROOF
+            if what not in (due, wire.REFUSE):
+                text = f"{what:#04x} in place of {self._stage.value}"
+                raise Fault(RefusalCode.STATE, text, peer_text=text)
+        if len(buffer) < head:
+            return None
+        size = int.from_bytes(buffer[head - 2 : head], "big")
+        if not least <= size <= most:
+            text = f"a length of {size}, allowed are {least} to {most}"
+            raise Fault(RefusalCode.PROTOCOL, text, peer_text=text)
+        end = head + size
+        if self._consumed_bytes + end > wire.HANDSHAKE_BYTES_MAX:
+            text = f"more than {wire.HANDSHAKE_BYTES_MAX} bytes of handshake"
+            raise Fault(RefusalCode.LIMIT, text, silent=True)
+        if len(buffer) < end:
+            return None
+        message = bytes(buffer[:end])
+        del buffer[:end]
+        self._consumed_bytes += end
+        return what, message[head:], message
+
+    def _read_hello(self, body: bytes, message: bytes) -> list[Action]:
+        try:
+            hello = wire.parse_hello(body)
+        except ValueError as error:
+            raise Fault(RefusalCode.PROTOCOL, str(error), peer_text=str(error)) from None
+        self._peer = self._checked(hello)
+        self._refuse_early_bytes()
+        self._transcript.update(message)
+        answer = self._write_proof() if self._initiates else self._write_hello()
+        self._stage = Stage.PROOF
+        return [Send(answer)]
+
+    def _read_proof(self, proof: bytes, message: bytes) -> None:
+        label = wire.RESPONDER_LABEL if self._initiates else wire.INITIATOR_LABEL
+        if not hmac.compare_digest(
+            proof, wire.proof_of(self._config.key, label, self._transcript.digest())
+        ):
+            raise Fault(RefusalCode.AUTH, "the peer's proof is wrong")
+        self._transcript.update(message)
+        self._authenticated = True
+        self._stage = Stage.VERDICT if self._initiates else Stage.AUTHORIZATION
+
+    def _ask(self) -> list[Action]:
+        assert self._peer is not None
+        self._refuse_early_bytes()
+        self._refuse_own_name(self._peer)
+        return [Authorize(self._peer)]
+
+    def _read_accept(self) -> list[Action]:
+        assert self._peer is not None
+        self._refuse_own_name(self._peer)
+        leftover = bytes(self._buffer)
+        self._buffer.clear()
+        self._stage = Stage.DONE
+        return [Established(self._peer, leftover)]
+
+    def _end(self, fault: Fault) -> list[Action]:
+        actions: list[Action] = []
+        failed = dataclasses.replace(fault.failed, authenticated=self._authenticated)
+        if not (failed.silent or failed.by_peer) and self._may_refuse():
+            proof = self._write_proof() if self._stage is Stage.AUTHORIZATION else b""
+            stale = failed.code is RefusalCode.STALE_INCARNATION
+            refusal = Refusal(failed.code, fault.peer_text, failed.incarnation if stale else 0)
+            actions.append(Send(proof + wire.pack_refuse(refusal, self._config.versions)))
+        if not failed.by_peer:
+            # A STALE_INCARNATION of the peer's is of no use to this node.
+            failed = dataclasses.replace(failed, incarnation=0)
+        self._stage = Stage.DONE
+        self._buffer.clear()
+        return [*actions, failed]
+
+    def _may_refuse(self) -> bool:
+        """Whether a REFUSE of this side has a place: an initiator's last turn is its PROOF."""
+        return not self._initiates or self._stage is Stage.HELLO
+
+    # What is sent.
+
+    def _write_hello(self) -> bytes:
+        config = self._config
+        flags = (wire.KEY_FLAG if config.key is not None else 0) | (
+            wire.JOIN_FLAG if self._join else 0
+        )
+        hello = Hello(
+            *config.versions,
+            flags,
+            config.incarnation,
+            self._nonce,
+            config.cluster.encode(),
+            config.own.name.encode(),
+            config.own.addr.encode(),
+        )
+        message = wire.pack_hello(hello)
+        self._transcript.update(message)
+        return message
+
+    def _write_proof(self) -> bytes:
+        label = wire.INITIATOR_LABEL if self._initiates else wire.RESPONDER_LABEL
+        proof = wire.proof_of(self._config.key, label, self._transcript.digest())
+        message = wire.follow_up(wire.PROOF, proof)
+        self._transcript.update(message)
+        return message
+
+    # What is checked.
+
+    def _checked(self, hello: Hello) -> Peer:
+        """The peer as it calls itself, if this node wants to talk to such a one."""
+        config = self._config
+        lowest, highest = config.versions
+        version = min(highest, hello.highest)
+        if version < max(lowest, hello.lowest):
+            # The peer learns the own range from the fields of REFUSE.
+            raise Fault(RefusalCode.VERSION, self._version_text(hello.lowest, hello.highest))
+        allowed = wire.KEY_FLAG | (0 if self._initiates else wire.JOIN_FLAG)
+        if hello.flags & ~allowed:
+            text = f"flags {hello.flags:#06x}, allowed are {allowed:#06x}"
+            raise Fault(RefusalCode.PROTOCOL, text, peer_text=text)
+        keyed = bool(hello.flags & wire.KEY_FLAG)
+        if keyed != (config.key is not None):
+            text = "the peer has a key, this node none" if keyed else "the peer has no key"
+            raise Fault(RefusalCode.AUTH, text)
+        if hello.cluster != config.cluster.encode():
+            shown = printable(hello.cluster.decode("utf-8", "replace"))
+            text = f"the peer is of the cluster '{shown}', this node of '{config.cluster}'"
+            raise Fault(RefusalCode.CLUSTER, printable(text))
+        if hmac.compare_digest(hello.nonce, self._nonce):
+            raise Fault(RefusalCode.AUTH, "the peer's nonce is this node's own, reflected")
+        try:
+            node = NodeId(hello.name.decode(), hello.addr.decode())
+        except ValueError as error:
+            text = printable(str(error))
+            raise Fault(RefusalCode.NAME_INVALID, text, peer_text=text) from None
+        if self._certified is not None and node.name not in self._certified:
+            text = printable(f"'{node.name}' is not in the certificate of that peer")
+            raise Fault(RefusalCode.NAME_MISMATCH, text, peer_text=text)
+        if self._expected is not None and node.name != self._expected.name:
+            text = printable(f"'{self._expected.name}' was dialled, '{node.name}' answers")
+            raise Fault(RefusalCode.NAME_MISMATCH, text, peer_text=text)
+        return Peer(node, hello.incarnation, bool(hello.flags & wire.JOIN_FLAG), version)
+
+    def _refuse_early_bytes(self) -> None:
+        """A peer that sends out of turn cannot have read what it has to answer."""
+        if self._buffer:
+            text = f"{len(self._buffer)} bytes out of turn"
+            raise Fault(RefusalCode.STATE, text, peer_text=text)
+
+    def _refuse_own_name(self, peer: Peer) -> None:
+        """Only behind the proof: who could forge this could keep the node from ever redialling."""
+        if peer.node.name != self._config.own.name:
+            return
+        if peer.incarnation == self._config.incarnation:
+            raise Fault(RefusalCode.SELF, "the peer is this node", peer_text="you are this node")
+        text = f"the peer at {peer.node.addr} has this node's name"
+        raise Fault(RefusalCode.NAME_CONFLICT, text, peer_text="this node has your name")
+
+    def _refused(self, body: bytes) -> Fault:
+        """What a REFUSE of the peer means here."""
+        try:
+            number, versions, incarnation, peer_text = wire.parse_refuse(body)
+        except ValueError as error:
+            return Fault(RefusalCode.PROTOCOL, str(error), by_peer=True)
+        code = known_code(number)
+        if code is None:
+            text = f"the peer refused with the unknown code {number}: {peer_text}"
+            return Fault(RefusalCode.PROTOCOL, text, by_peer=True)
+        text = f"the peer refused: {peer_text or code.meaning}"
+        if code is RefusalCode.VERSION:
+            text = f"the peer refused: {self._version_text(*versions)}"
+        if code is not RefusalCode.STALE_INCARNATION:
+            incarnation = 0
+        return Fault(code, text, by_peer=True, incarnation=incarnation)
+
+    def _version_text(self, lowest: int, highest: int) -> str:
+        own_lowest, own_highest = self._config.versions
+        return (
+            f"the peer speaks versions {lowest} to {highest}, "
+            f"this node {own_lowest} to {own_highest}"
+        )

@@ -1,0 +1,153 @@
+"""The bytes of the handshake: docs/internals/wire-protocol.md, in code."""
+
+from __future__ import annotations
+
+import dataclasses
+import hmac
+import struct
+
+from rabble.cluster.decide.refusal import Refusal
+
+__all__ = [
+    "ACCEPT",
+    "FOLLOW_UP_HEAD",
+    "HANDSHAKE_BYTES_MAX",
+    "HELLO_BODY_MAX",
+    "HELLO_BODY_MIN",
+    "HELLO_HEAD",
+    "Hello",
+    "INITIATOR_LABEL",
+    "JOIN_FLAG",
+    "KEY_BYTES",
+    "KEY_FLAG",
+    "MAGIC",
+    "NONCE_BYTES",
+    "PROOF",
+    "REFUSE",
+    "RESPONDER_LABEL",
+    "TEXT_CHARACTERS_MAX",
+    "follow_up",
+    "pack_hello",
+    "pack_refuse",
+    "parse_hello",
+    "parse_refuse",
+    "printable",
+    "proof_of",
+]
+
+MAGIC = bytes.fromhex("8e5242424c0d0a1a")
+#: Bytes of handshake that a side takes.
+HANDSHAKE_BYTES_MAX = 1_024
+NONCE_BYTES = 32
+KEY_BYTES = 32
+
+#: Bytes in front of the body of a HELLO, and of what follows it.
+HELLO_HEAD = len(MAGIC) + 2
+FOLLOW_UP_HEAD = 3
+#: The least is a HELLO of three empty texts.
+HELLO_BODY_MIN = 47
+HELLO_BODY_MAX = 1_000
+FOLLOW_UP_BODY_MAX = 512
+
+KEY_FLAG = 1
+JOIN_FLAG = 2
+
+PROOF = 1
+ACCEPT = 2
+REFUSE = 3
+
+INITIATOR_LABEL = b"rabble 1 initiator"
+RESPONDER_LABEL = b"rabble 1 responder"
+
+#: Characters that are kept of a peer's text, and sent of an own one.
+TEXT_CHARACTERS_MAX = 200
+
+HELLO_FIELDS = struct.Struct(">BBHQ32s")
+REFUSE_FIELDS = struct.Struct(">BBBQB")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hello:
+    """The body of a HELLO. Its texts are bytes: nobody has looked at them yet."""
+
+    lowest: int
+    highest: int
+    flags: int
+    incarnation: int
+    nonce: bytes
+    cluster: bytes
+    name: bytes
+    addr: bytes
+
+
+def pack_hello(hello: Hello) -> bytes:
+    """A whole HELLO, magic and length included."""
+    body = HELLO_FIELDS.pack(
+        hello.lowest, hello.highest, hello.flags, hello.incarnation, hello.nonce
+    )
+    for text in (hello.cluster, hello.name, hello.addr):
+        body += bytes([len(text)]) + text
+    return MAGIC + len(body).to_bytes(2, "big") + body
+
+
+def parse_hello(body: bytes) -> Hello:
+    """Take a HELLO's body apart; bytes behind the known fields are ignored.
+
+    :raises ValueError: if a text is longer than what is left.
+    """
+    if len(body) < HELLO_BODY_MIN:
+        raise ValueError(f"a HELLO of {len(body)} bytes, the least is {HELLO_BODY_MIN}")
+    texts = []
+    at = HELLO_FIELDS.size
+    for what in ("cluster id", "name", "address"):
+        end = at + 1 + body[at] if at < len(body) else len(body) + 1
+        if end > len(body):
+            raise ValueError(f"the {what} exceeds the HELLO")
+        texts.append(body[at + 1 : end])
+        at = end
+    return Hello(*HELLO_FIELDS.unpack_from(body), *texts)
+
+
+def follow_up(what: int, body: bytes = b"") -> bytes:
+    """A whole PROOF, ACCEPT or REFUSE."""
+    return bytes([what]) + len(body).to_bytes(2, "big") + body
+
+
+def pack_refuse(refusal: Refusal, versions: tuple[int, int]) -> bytes:
+    """A whole REFUSE, with the versions that the refuser speaks."""
+    text = printable(refusal.text).encode("ascii")
+    fields = REFUSE_FIELDS.pack(refusal.code, *versions, refusal.incarnation, len(text))
+    return follow_up(REFUSE, fields + text)
+
+
+def parse_refuse(body: bytes) -> tuple[int, tuple[int, int], int, str]:
+    """A REFUSE's code, versions, incarnation and text, which is made `printable`.
+
+    :raises ValueError: if it is too short.
+    """
+    if len(body) < REFUSE_FIELDS.size:
+        raise ValueError(f"a REFUSE of {len(body)} bytes, the least is {REFUSE_FIELDS.size}")
+    code, lowest, highest, incarnation, size = REFUSE_FIELDS.unpack_from(body)
+    text = body[REFUSE_FIELDS.size : REFUSE_FIELDS.size + size]
+    if len(text) < size:
+        raise ValueError("the text exceeds the REFUSE")
+    return code, (lowest, highest), incarnation, printable(text.decode("utf-8", "replace"))
+
+
+def printable(text: str) -> str:
+    """A text in printable ASCII, at most 200 characters: escaped if need be, then cut."""
+    shown = text
+    if not (text.isascii() and text.isprintable()):
+        # Cut first, too: there is no need to escape what nobody will see.
+        shown = ascii(text[: TEXT_CHARACTERS_MAX + 1])[1:-1]
+    if len(shown) <= TEXT_CHARACTERS_MAX:
+        return shown
+    return shown[: TEXT_CHARACTERS_MAX - 3] + "..."
+
+
+def proof_of(key: bytes | None, label: bytes, transcript: bytes) -> bytes:
+    """The body of a PROOF: HMAC-SHA256 (RFC 2104), or nothing in the mode without a key.
+
+    :param transcript: SHA-256 of all handshake bytes before the PROOF, in both directions.
+    """
+    return b"" if key is None else hmac.digest(key, label + transcript, "sha256")

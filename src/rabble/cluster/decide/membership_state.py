@@ -1,0 +1,370 @@
+"""What a state of the membership consists of, and how one from the wire is checked.
+
+See MEMBERSHIP in docs/internals/wire-protocol.md. A state has three arrays of rows. Here a row is a
+tuple, so what two states have in common is found by sets, and only the rest is looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from rabble._core.codec import Codec
+from rabble._core.ids import NodeId
+from rabble.limits import Limits
+
+__all__ = [
+    "COUNTER_MAX",
+    "Dot",
+    "INCARNATION_MAX",
+    "Join",
+    "MembershipError",
+    "Replica",
+    "Rows",
+    "Start",
+    "State",
+    "Version",
+    "checked_int",
+    "read_state",
+]
+
+INCARNATION_MAX = 2**64 - 1
+#: Counters and logical times.
+COUNTER_MAX = 2**63 - 1
+
+Replica = tuple[str, int]  # name, incarnation
+Dot = tuple[str, int, int]  # name, incarnation, counter
+
+
+class MembershipError(ValueError):
+    """A state that cannot be one, a bound that is reached, or a change that makes no sense.
+
+    Says what is wrong; nothing was changed.
+    """
+
+
+class Start(NamedTuple):
+    """The last start that was seen of a name: a row of `s`."""
+
+    name: str
+    incarnation: int
+    #: How often the node announced it; again if others have a wrong address of it.
+    counter: int
+    #: The logical time at which the name was last removed, 0 if it never was.
+    ended: int
+    #: Where the node is; `None` if the start is no longer in force.
+    addr: str | None
+
+
+class Version(NamedTuple):
+    """What is known of one replica's joins: a row of `v`."""
+
+    name: str
+    incarnation: int
+    #: The highest counter of them that was seen.
+    counter: int
+    #: The logical time at which one was last dropped, 0 if none was.
+    ended: int
+
+
+class Join(NamedTuple):
+    """A join in force: a row of `m`."""
+
+    name: str
+    incarnation: int
+    counter: int
+    member: str
+    addr: str
+
+    @property
+    def dot(self) -> Dot:
+        return self[:3]
+
+
+class Rows(NamedTuple):
+    """All rows of a state."""
+
+    starts: frozenset[Start]
+    versions: frozenset[Version]
+    joins: frozenset[Join]
+
+
+class News(NamedTuple):
+    """What one state adds to another: it depends on nothing but these two."""
+
+    #: The rows of both together, where they are other than the known ones.
+    starts: dict[str, Start]
+    versions: dict[Replica, Version]
+    #: Joins that are not in force any more, and that are in force now.
+    lost: list[Join]
+    gained: dict[Dot, Join]
+    #: Names whose starts or joins changed.
+    touched: set[str]
+    #: The highest logical time in it.
+    time: int
+    #: The rows of the one that are other than those of the other.
+    received_starts: dict[str, Start]
+    received_versions: dict[Replica, Version]
+    #: Whether the two together are the received one, as no row of the known one adds to it.
+    is_all: bool
+
+
+class State:
+    """All that a node knows at a time: a value, which several memberships may share.
+
+    :param rows: checked.
+    :param codec: with which it is encoded.
+
+    What is sent of it is made once, when it is first asked for.
+    """
+
+    __slots__ = ("_digest", "_encoded", "_plain", "codec", "rows")
+
+    def __init__(self, rows: Rows, codec: Codec) -> None:
+        self.rows = rows
+        self.codec = codec
+        self._plain: dict[str, list[list[Any]]] | None = None
+        self._encoded: bytes | None = None
+        self._digest: bytes | None = None
+
+    def plain(self) -> dict[str, list[list[Any]]]:
+        """The map that is encoded. It is the same object every time: do not alter it."""
+        if self._plain is None:
+            # No two rows of an array have the same key, and the key comes first in a row.
+            arrays = (list(map(list, sorted(rows))) for rows in self.rows)
+            self._plain = dict(zip("svm", arrays, strict=True))
+        return self._plain
+
+    def encoded(self) -> bytes:
+        """As msgpack. Equal states are equal bytes: keys and arrays have an order."""
+        if self._encoded is None:
+            self._encoded = self.codec.encode_message(self.plain())
+        return self._encoded
+
+    def digest(self) -> bytes:
+        """The SHA-256 of `encoded()`, 32 bytes."""
+        if self._digest is None:
+            self._digest = hashlib.sha256(self.encoded()).digest()
+        return self._digest
+
+    def equals(self, plain: object) -> bool:
+        """Whether this is the state of a peer; False if finding out would take some work."""
+        return self._plain is not None and self._plain == plain
+
+    def news_for(self, known: State) -> News:
+        """What this one adds to a known one. Looks at what differs only."""
+        starts = {row[0]: row for row in self.rows.starts - known.rows.starts}
+        versions = {row[:2]: row for row in self.rows.versions - known.rows.versions}
+        joins = {row[:3]: row for row in self.rows.joins - known.rows.joins}
+        # What is known otherwise, or is not in this one at all.
+        known_starts = {row[0]: row for row in known.rows.starts - self.rows.starts}
+        known_versions = {row[:2]: row for row in known.rows.versions - self.rows.versions}
+        known_joins = {row[:3]: row for row in known.rows.joins - self.rows.joins}
+
+        new_starts = starts.copy()
+        for name in known_starts.keys() & starts.keys():
+            new_starts[name] = last_start(known_starts[name], starts[name])
+            if new_starts[name] == known_starts[name]:
+                del new_starts[name]
+        new_versions = versions.copy()
+        for replica in known_versions.keys() & versions.keys():
+            new_versions[replica] = merged_version(known_versions[replica], versions[replica])
+            if new_versions[replica] == known_versions[replica]:
+                del new_versions[replica]
+        gained = joins.copy()
+        if joins:
+            counters = {row[:2]: row[2] for row in known.rows.versions}
+            for dot in joins:
+                if dot[2] <= counters.get(dot[:2], 0):
+                    del gained[dot]
+        lost = []
+        if known_joins:
+            counters = {row[:2]: row[2] for row in self.rows.versions}
+            for dot, join in known_joins.items():
+                if dot in joins:
+                    # No correct node makes a dot twice. Even so all have to agree; and the lower of
+                    # the two is no news, or its sender could have this state sent again and again.
+                    if joins[dot] > join:
+                        lost.append(join)
+                        gained[dot] = joins[dot]
+                elif dot[2] <= counters.get(dot[:2], 0):
+                    lost.append(join)
+
+        touched = {*new_starts, *(row[3] for row in lost), *(row[3] for row in gained.values())}
+        ends = [row[3] for row in new_starts.values()]
+        ends += [row[3] for row in new_versions.values()]
+        return News(
+            new_starts,
+            new_versions,
+            lost,
+            gained,
+            touched,
+            max(ends, default=0),
+            starts,
+            versions,
+            # A known join that stays is of a replica of which more was seen than is received.
+            (new_starts, new_versions, gained) == (starts, versions, joins)
+            and known_starts.keys() <= starts.keys()
+            and known_versions.keys() <= versions.keys(),
+        )
+
+
+def read_state(state: object, known: State, limits: Limits) -> State:
+    """Check a state: its shape, order and bounds, each field, and that it can be one.
+
+    :param state: decoded.
+    :param known: whose rows were checked before: they are not checked again, but shared.
+    :raises MembershipError: says what is wrong.
+    """
+    if type(state) is not dict or state.keys() != {"s", "v", "m"}:
+        raise MembershipError("a state is a map with the keys 's', 'v' and 'm', and no others")
+    members_max = limits.membership_members_max
+    joins_max = members_max * limits.membership_dots_per_member_max
+    retired_max = limits.membership_retired_max
+    rows = Rows(
+        checked(
+            rows_of(state, "s", BY_NAME, members_max + retired_max),
+            known.rows.starts,
+            checked_start,
+        ),
+        checked(
+            rows_of(state, "v", BY_REPLICA, joins_max + retired_max),
+            known.rows.versions,
+            checked_version,
+        ),
+        checked(rows_of(state, "m", BY_DOT, joins_max), known.rows.joins, checked_join),
+    )
+    starts, versions, joins = rows
+    if len(starts) + len(joins) > members_max:
+        names = {start.name for start in starts if start.addr is not None}
+        names.update(join.member for join in joins)
+        if len(names) > members_max:
+            raise MembershipError(
+                f"the state has {len(names)} members; "
+                f"Limits.membership_members_max is {members_max} here"
+            )
+    if joins:
+        counters = {row[:2]: row[2] for row in versions}
+        for join in joins:
+            if join.counter > counters.get(join[:2], 0):
+                raise MembershipError(f"a join by {shown(join.name)} is in force and was not seen")
+    return State(rows, known.codec)
+
+
+Row = TypeVar("Row", Start, Version, Join)
+
+
+def checked(
+    rows: set[tuple[Any, ...]], known: frozenset[Row], check: Callable[[tuple[Any, ...]], Row]
+) -> frozenset[Row]:
+    """The same rows, each of `known` or checked."""
+    return (known - (known - rows)).union(map(check, rows - known))
+
+
+BY_NAME = operator.itemgetter(0)
+BY_REPLICA = operator.itemgetter(0, 1)
+BY_DOT = operator.itemgetter(0, 1, 2)
+
+
+def rows_of(
+    state: dict[str, Any], key: str, by: Callable[[Any], object], rows_max: int
+) -> set[tuple[Any, ...]]:
+    """The rows of one array, of which no two have the same key, and which are in order."""
+    rows = state[key]
+    if type(rows) is not list:
+        raise MembershipError(f"{key!r} must be an array, not {shown(rows)}")
+    if len(rows) > rows_max:
+        raise MembershipError(f"{key!r} has {len(rows)} entries; at most {rows_max} are allowed")
+    if set(map(type, rows)) - {list}:
+        raise MembershipError(f"{key!r} has an entry that is no array")
+    try:
+        tuples = set(map(tuple, rows))
+        in_order = sorted(rows) == rows and len(set(map(by, rows))) == len(rows)
+    except (IndexError, TypeError):
+        # Too short an entry; or an element that has no order or hash, so it is of a wrong type.
+        raise MembershipError(f"{key!r} has an entry of other elements than it should") from None
+    if not in_order:
+        raise MembershipError(f"{key!r} is not in order, or has an entry twice")
+    return tuples
+
+
+def checked_start(row: tuple[Any, ...]) -> Start:
+    checked_width(row, Start)
+    start = Start._make(row)
+    what = f"the start of {shown(start.name)}"
+    checked_int(start.incarnation, 1, INCARNATION_MAX, f"{what}: its incarnation")
+    checked_int(start.counter, 1, COUNTER_MAX, f"{what}: its counter")
+    checked_int(start.ended, 0, COUNTER_MAX, f"{what}: its end")
+    checked_node(start.name, start.addr if start.addr is not None else ANY_ADDR)
+    return start
+
+
+def checked_version(row: tuple[Any, ...]) -> Version:
+    checked_width(row, Version)
+    version = Version._make(row)
+    what = f"what was seen of {shown(version.name)}"
+    checked_int(version.incarnation, 1, INCARNATION_MAX, f"{what}: the incarnation")
+    checked_int(version.counter, 1, COUNTER_MAX, f"{what}: the counter")
+    checked_int(version.ended, 0, COUNTER_MAX, f"{what}: the end")
+    checked_node(version.name, ANY_ADDR)
+    return version
+
+
+def checked_join(row: tuple[Any, ...]) -> Join:
+    checked_width(row, Join)
+    join = Join._make(row)
+    what = f"a join by {shown(join.name)}"
+    checked_int(join.incarnation, 1, INCARNATION_MAX, f"{what}: the incarnation")
+    checked_int(join.counter, 1, COUNTER_MAX, f"{what}: the counter")
+    checked_node(join.name, ANY_ADDR)
+    checked_node(join.member, join.addr)
+    if join.member == join.name:
+        raise MembershipError(f"{what} is of itself")
+    return join
+
+
+def checked_width(row: tuple[Any, ...], kind: type[Start] | type[Version] | type[Join]) -> None:
+    if len(row) != len(kind._fields):
+        raise MembershipError(f"an entry has {len(kind._fields)} elements; this is {shown(row)}")
+
+
+def checked_int(value: object, lowest: int, highest: int, what: str) -> int:
+    if type(value) is not int or not lowest <= value <= highest:
+        raise MembershipError(f"{what} must be {lowest} to {highest}, not {shown(value)}")
+    return value
+
+
+#: For checking a name alone.
+ANY_ADDR = "localhost:0"
+
+
+def checked_node(name: object, addr: object) -> None:
+    try:
+        NodeId(name, addr)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise MembershipError(str(error)) from None
+
+
+def shown(value: object) -> str:
+    """A value of somebody else's in a message of ours: ASCII, and short."""
+    text = ascii(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def last_start(a: Start, b: Start) -> Start:
+    """The later of two starts of a name; of equal ones the dropped one, as who has it knows more.
+
+    Two addresses of one dot, which no correct node makes, are decided by their order.
+    """
+    ended = max(a.ended, b.ended)
+    if a[1:3] == b[1:3]:
+        addr = None if a.addr is None or b.addr is None else max(a.addr, b.addr)
+        return a._replace(ended=ended, addr=addr)
+    return max(a, b, key=lambda start: start[1:3])._replace(ended=ended)
+
+
+def merged_version(a: Version, b: Version) -> Version:
+    """What two know of one replica, together."""
+    return a._replace(counter=max(a.counter, b.counter), ended=max(a.ended, b.ended))

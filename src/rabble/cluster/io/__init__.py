@@ -1,0 +1,1 @@
+"""What does: sockets, TLS, files and the threads that wait for them."""

@@ -1,0 +1,144 @@
+"""The key that the nodes of a cluster share, and the file that holds it.
+
+A key file is text: the 32 bytes as 64 hexadecimal digits, and a newline. Text survives what people
+do with keys (paste it, keep it in a secret store, read it out), and raw bytes do not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from rabble.cluster.decide.handshake_wire import KEY_BYTES
+from rabble.errors import KeyFileError
+
+__all__ = ["new_key", "read_key", "read_private", "write_key", "write_private"]
+
+#: More than a key file, or one of a private key in PEM, ever has.
+FILE_BYTES_MAX = 65_536
+
+
+def new_key(token_bytes: Callable[[int], bytes]) -> bytes:
+    """A new key of 32 bytes.
+
+    :param token_bytes: a cryptographic random source: `secrets.token_bytes`.
+    """
+    return token_bytes(KEY_BYTES)
+
+
+def read_key(path: str | os.PathLike[str]) -> bytes:
+    """Read a key file. For any thread.
+
+    :returns: the 32 bytes.
+    :raises KeyFileError: if it cannot be read, others than its owner may do anything with it, its
+        owner is neither this user nor root, or it is no key. The message never shows its content.
+    """
+    text = read_private(path).strip()
+    try:
+        key = bytes.fromhex(text.decode("ascii"))
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES or len(text) != 2 * KEY_BYTES:
+        raise KeyFileError(
+            f"{path}: not a key, which is {2 * KEY_BYTES} hexadecimal digits and a newline; "
+            f"`rabble keygen` makes one"
+        )
+    if not any(key):
+        raise KeyFileError(f"{path}: the key is all zero; `rabble keygen` makes one")
+    return key
+
+
+def write_key(path: str | os.PathLike[str], key: bytes) -> None:
+    """Write a key file that only this user may read. For any thread.
+
+    :param path: of the file, which must not exist yet.
+    :param key: 32 bytes.
+    :raises KeyFileError: if it exists or cannot be written.
+    :raises ValueError: if the key is of another length.
+    """
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"the key must be {KEY_BYTES} bytes, not {len(key)}")
+    write_private(path, key.hex().encode("ascii") + b"\n")
+
+
+def read_private(path: str | os.PathLike[str]) -> bytes:
+    """Read a file that nobody but its owner may read or change.
+
+    :raises KeyFileError: if that is not so, or it cannot be read.
+    """
+    try:
+        link = os.lstat(path)
+        if stat.S_ISLNK(link.st_mode) and (problem := owner_problem(link)):
+            raise KeyFileError(f"{path}: the symbolic link {problem}")
+        # Without O_NONBLOCK the open of a named pipe would wait for somebody to write to it.
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            # Of what was opened, not of what has that name by now.
+            if problem := file_problem(os.fstat(file)):
+                raise KeyFileError(f"{path}: the file {problem}")
+            return os.read(file, FILE_BYTES_MAX)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise KeyFileError(f"{path}: {error.strerror}") from error
+
+
+def write_private(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a new file that only this user may read, and have it on the disk.
+
+    :raises KeyFileError: if there is one of that name, a symbolic link too, or it cannot be
+        written; then nothing of it is left.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        file = os.open(path, flags, 0o600)
+    except FileExistsError as error:
+        raise KeyFileError(f"{path}: exists already, and keys are never overwritten") from error
+    except OSError as error:
+        raise KeyFileError(f"{path}: {error.strerror}") from error
+    try:
+        try:
+            # The umask may have taken away even the owner's rights.
+            os.fchmod(file, 0o600)
+            written = 0
+            while written < len(data):
+                written += os.write(file, data[written:])
+            os.fsync(file)
+        finally:
+            os.close(file)
+        sync_folder(Path(path).parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise KeyFileError(f"{path}: {error.strerror}") from error
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in a folder on the disk."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def file_problem(status: os.stat_result) -> str | None:
+    """Why a file is no place for a secret, or `None`."""
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a regular file"
+    if problem := owner_problem(status):
+        return problem
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        return f"has mode {mode:04o}, so others may use it; `chmod 600` it, and make a new key"
+    return None
+
+
+def owner_problem(status: os.stat_result) -> str | None:
+    """Why a file's owner is not to be trusted, or `None`."""
+    if status.st_uid in (os.geteuid(), 0):
+        return None
+    return f"belongs to user {status.st_uid}, neither to this one ({os.geteuid()}) nor to root"

@@ -1,0 +1,80 @@
+"""What the cluster server needs of its node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from rabble._core.codec import Codec
+from rabble._core.executor import Executor
+from rabble._core.ids import NodeId
+from rabble._core.link import Link
+from rabble._core.poll import Connection
+from rabble.limits import Limits
+from rabble.registry import MessageRegistry
+from rabble.reports import Reporter
+
+__all__ = ["ClusterRuntime", "NodeRuntime", "OPEN_NAMES"]
+
+#: Of the node's own services, those that peers may send to.
+OPEN_NAMES = frozenset({"calls", "spawner"})
+
+
+class ClusterRuntime(Protocol):
+    """What the cluster server needs of its node. Everything may be called from its thread."""
+
+    def link_up(self, connection: Connection) -> None:
+        """A connection is established."""
+
+    def tell_nodes(self, msg: object) -> None:
+        """Send a message to all that subscribed to nodes."""
+
+    def make_link(self, peer: NodeId, incarnation: int) -> Link:
+        """The encoder and decoder of a new connection."""
+
+    def report(self, level: int, words: Callable[[], str]) -> None:
+        """Write to the log, at a bounded rate."""
+
+    def failed(self, what: str, error: BaseException) -> None:
+        """A thread of the control plane cannot go on: neither can the node."""
+
+
+class NodeRuntime:
+    """The `ClusterRuntime` of a node that is part of a mesh. For any thread."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        reporter: Reporter,
+        registry: MessageRegistry,
+        limits: Limits,
+        failed: Callable[[str, BaseException], None],
+    ) -> None:
+        self._executor = executor
+        self._reporter = reporter
+        self._registry = registry
+        self._limits = limits
+        self.link_up: Callable[[Connection], None] = executor.link_up
+        self.tell_nodes: Callable[[object], None] = executor.tell_nodes
+        self.report: Callable[[int, Callable[[], str]], None] = reporter.report
+        self.failed = failed
+
+    def make_link(self, peer: NodeId, incarnation: int) -> Link:
+        """A codec is one connection's: what it keeps of the latest names is the peer's doing."""
+        limits = self._limits
+        codec = Codec(
+            self._registry,
+            message_bytes_max=limits.message_bytes_max,
+            depth_max=limits.message_depth_max,
+            elements_max=limits.message_elements_max,
+        )
+        return Link(
+            self._executor.node,
+            peer,
+            incarnation,
+            self._executor.pid,
+            codec=codec,
+            fragment_bytes=limits.fragment_bytes_max,
+            frame_bytes_max=limits.frame_bytes_max,
+            open_names=OPEN_NAMES,
+        )

@@ -1,0 +1,92 @@
+"""When a target is dialled again."""
+
+from __future__ import annotations
+
+import pytest
+
+from rabble.cluster.decide.backoff import HURRY_S, LASTING, UNREACHED, Backoff
+from rabble.cluster.decide.peers import DialTarget
+from rabble.cluster.decide.refusal import RefusalCode
+from rabble.limits import Limits
+
+LIMITS = Limits(redial_first_ms=100, redial_most_ms=1_000, redial_refused_ms=5_000)
+NOW = 50.0
+
+
+class Latest:
+    """Draws the end of each range."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+class Earliest:
+    """Draws its begin."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return a
+
+
+def wait(target: DialTarget, *, rng: Latest | Earliest | None = None, hold_back: bool = False):
+    """Seconds until the target is due; `None` if it is not to be dialled."""
+    Backoff(rng or Latest(), LIMITS).plan(target, NOW, hold_back=hold_back)
+    return None if target.due is None else pytest.approx(target.due - NOW)
+
+
+def desired(**more) -> DialTarget:
+    return DialTarget("h:1", is_desired=True, **more)
+
+
+def test_the_first_dial_does_not_wait() -> None:
+    assert wait(desired()) == 0.0
+
+
+@pytest.mark.parametrize(("attempts", "ceiling"), [(1, 0.1), (2, 0.2), (4, 0.8), (5, 1.0), (99, 1)])
+def test_the_ceiling_doubles_with_each_failure_up_to_the_most(
+    attempts: int, ceiling: float
+) -> None:
+    assert wait(desired(attempts=attempts)) == ceiling
+    assert wait(desired(attempts=attempts), rng=Earliest()) == 0.0
+
+
+@pytest.mark.parametrize("code", sorted(LASTING))
+def test_a_refusal_that_lasts_waits_long(code: RefusalCode) -> None:
+    assert wait(desired(attempts=1, refusal=code), rng=Earliest()) == 5.0
+    assert wait(desired(attempts=1, refusal=code)) == 7.5
+
+
+def test_a_target_that_is_barred_or_not_desired_is_not_dialled() -> None:
+    assert wait(DialTarget("h:1")) is None
+    assert wait(desired(barred=True)) is None
+
+
+def test_the_larger_name_holds_back_unless_it_was_told_to_join() -> None:
+    held_back_s = LIMITS.dial_hold_back_ms / 1000
+    assert wait(desired(), rng=Earliest(), hold_back=True) == held_back_s
+    assert wait(desired(), hold_back=True) == 2 * held_back_s
+    assert wait(desired(join=True), hold_back=True) == 0.0
+
+
+@pytest.mark.parametrize("code", sorted(UNREACHED, key=str))
+def test_a_target_that_could_not_be_reached_is_tried_soon_when_another_could(
+    code: RefusalCode | None,
+) -> None:
+    target = desired(attempts=9, refusal=code, due=NOW + 60)
+    Backoff(Latest(), LIMITS).hurry(target, NOW)
+    assert target.due == NOW + HURRY_S
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        desired(attempts=9, refusal=RefusalCode.AUTH, due=NOW + 60),
+        desired(attempts=0, due=NOW + 60),
+        desired(attempts=9, due=NOW + HURRY_S),
+        desired(attempts=9),
+    ],
+    ids=["refused", "never failed", "soon anyway", "not due"],
+)
+def test_others_are_not_hurried(target: DialTarget) -> None:
+    due = target.due
+    Backoff(Latest(), LIMITS).hurry(target, NOW)
+    assert target.due == due

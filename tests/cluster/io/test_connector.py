@@ -1,0 +1,135 @@
+"""Dials: the first address that answers, in the time they have, and not beyond loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from rabble import NodeId
+from rabble.cluster.decide.refusal import RefusalCode
+from rabble.cluster.io import resolver
+from rabble.cluster.io.resolver import Address
+from tests.cluster.io.endpoint import Endpoint, turn_until
+
+
+@pytest.fixture
+def a() -> Iterator[Endpoint]:
+    with Endpoint("a") as end:
+        yield end
+
+
+@pytest.fixture
+def b() -> Iterator[Endpoint]:
+    with Endpoint("b") as end:
+        yield end
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def of(end: Endpoint) -> Address:
+    host, _, port = end.addr.rpartition(":")
+    return (socket.AF_INET, (host, int(port)))
+
+
+def test_a_dial_comes_to_a_peer_at_both_ends(a: Endpoint, b: Endpoint) -> None:
+    a.dial(b.addr, 5, b.own)
+    turn_until(lambda: a.peers and b.peers, a, b)
+    [(dialled, peer, initiated)], [(_, caller, accepted)] = a.peers, b.peers
+    assert (dialled, peer.node, initiated) == (5, b.own, True)
+    assert (caller.node, accepted) == (a.own, False)
+    assert a.failures == b.failures == []
+    assert len(a.runner) == len(b.runner) == 0
+
+
+def test_the_next_address_is_tried_when_one_refuses(
+    a: Endpoint, b: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = [(socket.AF_INET, ("127.0.0.1", free_port())), of(b)]
+    monkeypatch.setattr(resolver, "look_up", lambda host, port, flags=0: list(addresses))
+    a.dial("name:1")
+    turn_until(lambda: a.peers and b.peers, a, b)
+    assert a.failures == []
+
+
+def test_a_dial_fails_when_no_address_answers(a: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = [(socket.AF_INET, ("127.0.0.1", free_port())) for _ in range(3)]
+    monkeypatch.setattr(resolver, "look_up", lambda host, port, flags=0: list(addresses))
+    a.dial("name:1")
+    turn_until(lambda: a.failures, a)
+    [(connection_id, failed, remote, initiated)] = a.failures
+    assert (connection_id, remote, initiated) == (1, "name:1", True)
+    assert (failed.code, failed.silent) == (RefusalCode.TIMEOUT, True)
+    assert "refused" in failed.text
+
+
+@pytest.mark.parametrize(
+    ("found", "text"), [([], "it has no address"), (OSError("no such name"), "no such name")]
+)
+def test_a_name_without_address(
+    a: Endpoint, monkeypatch: pytest.MonkeyPatch, found: list[Address] | OSError, text: str
+) -> None:
+    def look_up(host: str, port: int, flags: int = 0) -> list[Address]:
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    monkeypatch.setattr(resolver, "look_up", look_up)
+    a.dial("name:1")
+    turn_until(lambda: a.failures, a)
+    assert a.failures[0][1].text == text
+
+
+def test_without_proof_of_identity_only_loopback_is_dialled() -> None:
+    with Endpoint("a", loopback_only=True) as a:
+        a.dial("192.0.2.1:1")
+        turn_until(lambda: a.failures, a)
+        assert "192.0.2.1 is not of this machine" in a.failures[0][1].text
+
+
+def test_a_dial_that_is_dropped_says_nothing_any_more(
+    a: Endpoint, b: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a.dial(b.addr)
+    # Its address is known, and waits among the commands.
+    assert a.connector.drop(1)
+    assert not a.connector.drop(1)
+    a.turn()
+    assert len(a.runner) == 0
+    a.dial(b.addr, 2)
+    a.turn()
+    assert not a.connector.drop(2)
+    assert a.runner.drop(2)
+    assert not a.runner.drop(2)
+    assert a.peers == a.failures == []
+
+
+def test_who_answers_must_be_who_was_dialled(a: Endpoint, b: Endpoint) -> None:
+    a.dial(b.addr, node=NodeId("c", b.addr))
+    turn_until(lambda: a.failures, a, b)
+    assert a.failures[0][1].code is RefusalCode.NAME_MISMATCH
+
+
+def test_a_dial_without_leave_to_authenticate_is_dropped(a: Endpoint, b: Endpoint) -> None:
+    a.lets_authenticate = False
+    a.dial(b.addr)
+    turn_until(lambda: b.failures, a, b)
+    assert a.peers == a.failures == []
+    assert len(a.runner) == 0
+
+
+def test_a_peer_that_says_nothing_is_given_up_in_time(a: Endpoint) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        a.dial(f"127.0.0.1:{silent.getsockname()[1]}")
+        turn_until(lambda: len(a.runner), a)
+        next_tick = a.runner.next_tick()
+        assert next_tick is not None
+        a.late_s = next_tick - a.clock() + 60
+        turn_until(lambda: a.failures, a)
+        assert a.failures[0][1].code is RefusalCode.TIMEOUT

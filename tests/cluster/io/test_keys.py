@@ -1,0 +1,211 @@
+"""Key files: what is written, and what is refused. Numbers are rows of the fault table."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from rabble import KeyFileError, RabbleError
+from rabble.cluster.io import keys
+from rabble.cluster.io.keys import new_key, read_key, read_private, write_key, write_private
+
+KEY = bytes(range(32))
+TEXT = KEY.hex().encode() + b"\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "key"
+
+
+def put(file: Path, data: bytes, mode: int = 0o600) -> None:
+    file.write_bytes(data)
+    file.chmod(mode)
+
+
+def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a file, or a symbolic link, another user's; without root, this one another user."""
+    if os.geteuid() == 0:
+        os.chown(path, 12_345, -1, follow_symlinks=False)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12_345)
+
+
+def test_what_was_written_is_read(file: Path) -> None:
+    write_key(file, KEY)
+    assert file.read_bytes() == TEXT
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert read_key(file) == KEY
+    assert read_key(str(file)) == KEY
+
+
+def test_new_keys_are_drawn_from_the_source() -> None:
+    assert new_key(lambda size: bytes([7] * size)) == bytes([7] * 32)
+    assert new_key(secrets.token_bytes) != new_key(secrets.token_bytes)
+
+
+@pytest.mark.parametrize("umask", [0, 0o077, 0o777])
+def test_the_mode_is_0600_whatever_the_umask(file: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_key(file, KEY)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("text", [TEXT[:-1], TEXT.upper(), TEXT[:-1] + b"\r\n"])
+def test_a_key_as_people_write_it(file: Path, text: bytes) -> None:
+    put(file, text)
+    assert read_key(file) == KEY
+
+
+def test_a_key_that_cannot_be_changed(file: Path) -> None:
+    put(file, TEXT, 0o400)
+    assert read_key(file) == KEY
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o610, 0o601, 0o666])
+def test_others_may_do_something_with_it(file: Path, mode: int) -> None:  # 50
+    put(file, TEXT, mode)
+    with pytest.raises(KeyFileError, match=f"has mode {mode:04o}, so others may use it"):
+        read_key(file)
+
+
+def test_another_owner(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # 50
+    put(file, TEXT)
+    give_away(file, monkeypatch)
+    with pytest.raises(KeyFileError, match="belongs to user"):
+        read_key(file)
+
+
+def test_root_may_own_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = os.stat_result((stat.S_IFREG | 0o600, 1, 1, 1, 0, 0, 65, 0, 0, 0))
+    monkeypatch.setattr(os, "geteuid", lambda: 1_000)
+    assert keys.file_problem(status) is None
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert keys.file_problem(status) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\n",
+        TEXT[:62] + b"\n",
+        TEXT[:-1] + b"00\n",
+        KEY,
+        b"g" + TEXT[1:],
+        b"\xff" * 64,
+        TEXT[:32] + b" " + TEXT[32:],
+        b" ".join(TEXT[n : n + 2] for n in range(0, 64, 2)),
+    ],
+    ids=range(9),
+)
+def test_what_is_no_key(file: Path, text: bytes) -> None:  # 50
+    put(file, text)
+    with pytest.raises(KeyFileError, match="64 hexadecimal digits") as caught:
+        read_key(file)
+    assert TEXT[:8].decode() not in str(caught.value)
+
+
+def test_all_zero(file: Path) -> None:  # 50
+    put(file, b"0" * 64 + b"\n")
+    with pytest.raises(KeyFileError, match="all zero"):
+        read_key(file)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match="No such file"):
+        read_key(tmp_path / "none")
+    with pytest.raises(KeyFileError, match="not a regular file"):
+        read_key(tmp_path)
+    with pytest.raises(KeyFileError, match="not a regular file"):
+        read_key("/dev/null")
+
+
+def test_a_named_pipe_does_not_keep_the_reader(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    errors: list[Exception] = []
+
+    def read() -> None:
+        try:
+            read_key(tmp_path / "pipe")
+        except KeyFileError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert "not a regular file" in str(errors[0])
+
+
+def test_symbolic_links(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_key(file, KEY)
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    assert read_key(link) == KEY
+    give_away(link, monkeypatch)
+    with pytest.raises(KeyFileError, match="the symbolic link belongs to user"):
+        read_key(link)
+
+
+def test_a_link_to_a_file_that_others_may_read(file: Path, tmp_path: Path) -> None:
+    put(file, TEXT, 0o644)
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    with pytest.raises(KeyFileError, match="0644"):
+        read_key(link)
+
+
+def test_nothing_is_overwritten(file: Path, tmp_path: Path) -> None:
+    write_key(file, KEY)
+    with pytest.raises(KeyFileError, match="exists already"):
+        write_key(file, bytes(32))
+    assert read_key(file) == KEY
+    for target in (file, tmp_path / "elsewhere"):
+        link = tmp_path / f"to-{target.name}"
+        link.symlink_to(target)
+        with pytest.raises(KeyFileError, match="exists already"):
+            write_key(link, KEY)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match="No such file"):
+        write_key(tmp_path / "none" / "key", KEY)
+
+
+def test_what_cannot_be_written_whole_is_not_left(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(KeyFileError, match="No space left"):
+        write_key(file, KEY)
+    assert not file.exists()
+
+
+def test_short_writes_go_on(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:5]))
+    write_private(file, TEXT)
+    assert read_private(file) == TEXT
+
+
+def test_only_keys_are_written(file: Path) -> None:
+    with pytest.raises(ValueError, match="32 bytes, not 3"):
+        write_key(file, b"key")
+    assert not file.exists()
+
+
+def test_the_error_is_one_of_rabble() -> None:
+    assert issubclass(KeyFileError, RabbleError)
+    assert issubclass(KeyFileError, ValueError)

@@ -1,0 +1,107 @@
+"""Accepting: on each address that is meant, no more at once than may be, and again after a rest."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from typing import Any
+
+import pytest
+
+from rabble.cluster.decide.refusal import Refusal, RefusalCode
+from rabble.cluster.io.listener import EXHAUSTED_PAUSE_S, open_listeners
+from tests.cluster.io.endpoint import Endpoint, turn_until
+
+
+def connect(end: Endpoint) -> socket.socket:
+    host, _, port = end.addr.rpartition(":")
+    return socket.create_connection((host, int(port)))
+
+
+def test_all_addresses_get_the_same_port() -> None:
+    listeners = open_listeners("localhost:0", loopback_only=True)
+    try:
+        assert len({sock.getsockname()[1] for sock in listeners}) == 1
+    finally:
+        for sock in listeners:
+            sock.close()
+
+
+def test_a_network_needs_proof_of_identity() -> None:
+    listeners: list[socket.socket] = []
+    with pytest.raises(ValueError, match="give the mesh a key"):
+        open_listeners("0.0.0.0:0", loopback_only=True, listeners=listeners)
+    for sock in open_listeners("0.0.0.0:0", loopback_only=False):
+        sock.close()
+
+
+def test_an_address_in_use_says_which() -> None:
+    [first] = open_listeners("127.0.0.1:0", loopback_only=True)
+    with first:
+        addr = f"127.0.0.1:{first.getsockname()[1]}"
+        listeners: list[socket.socket] = []
+        with pytest.raises(OSError, match=f"cannot listen on {addr}") as raised:
+            open_listeners(addr, loopback_only=True, listeners=listeners)
+        assert raised.value.errno == errno.EADDRINUSE
+        assert all(sock.fileno() == -1 for sock in listeners)
+
+
+def test_a_refused_peer_learns_why() -> None:
+    with Endpoint("a") as a, Endpoint("b") as b:
+        b.refusal = Refusal(RefusalCode.SHUTDOWN)
+        a.dial(b.addr)
+        turn_until(lambda: a.failures and b.failures, a, b)
+        assert a.failures[0][1].code is b.failures[0][1].code is RefusalCode.SHUTDOWN
+        assert a.failures[0][1].authenticated
+
+
+def test_of_too_many_handshakes_the_oldest_gives_way() -> None:
+    with Endpoint("a", handshakes_max=2) as a, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(connect(a))
+        turn_until(lambda: a.failures, a)
+        [(connection_id, failed, _, initiated)] = a.failures
+        assert (connection_id, failed.code, initiated) == (101, RefusalCode.BUSY, False)
+        assert len(a.runner) == 2
+
+
+def test_a_closed_listener_lets_handshakes_go_on() -> None:
+    with Endpoint("a") as a, connect(a):
+        turn_until(lambda: len(a.runner), a)
+        a.listener.close()
+        assert len(a.runner) == 1
+        with pytest.raises(ConnectionRefusedError):
+            connect(a)
+
+
+class Exhausted:
+    """A listening socket of a process without descriptors."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.calls = 0
+
+    def accept(self) -> Any:
+        self.calls += 1
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+
+def test_without_descriptors_it_rests_and_accepts_again() -> None:
+    with Endpoint("a") as a, connect(a):
+        [sock] = a.listener._socks
+        exhausted = Exhausted(sock)
+        a.listener._accept(exhausted, 0)  # type: ignore[arg-type]
+        assert exhausted.calls == 1
+        [(_, failed, remote, _)] = a.failures
+        assert (failed.code, remote) == (RefusalCode.LIMIT, "anybody")
+        assert "cannot accept" in failed.text
+        resume_at = a.listener.next_tick()
+        assert resume_at == pytest.approx(a.clock() + EXHAUSTED_PAUSE_S, abs=EXHAUSTED_PAUSE_S)
+        a.turn()
+        assert len(a.runner) == 0
+        a.late_s = 2 * EXHAUSTED_PAUSE_S
+        turn_until(lambda: len(a.runner), a)
