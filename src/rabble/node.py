@@ -20,12 +20,12 @@ from typing import Any, Protocol
 
 from rabble import messages
 from rabble._core.codec import Codec
-from rabble._core.control import Control
 from rabble._core.envelope import Envelope
 from rabble._core.executor import Executor
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.inbox import Inbox
-from rabble._core.poll import Poller
+from rabble._core.poller import Poller
+from rabble._core.system_messages import SystemMessages
 from rabble._core.texts import bounded_repr
 from rabble.calls import AwaitedReply, Calls, Ending, Reply
 from rabble.cluster.bridge import Bridge
@@ -267,7 +267,7 @@ class Node:
     ) -> None:
         """Put together what hangs on the executor."""
         limits = self.limits
-        Control(self._executor)
+        SystemMessages(self._executor)
         self.spawn = self._executor.spawn
         self.send = self._executor.send
         self._executor.add_callback(self._calls.pid, self._calls.deliver)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rabble._core.envelope import Envelope
 from rabble._core.ids import Pid
-from rabble._core.poll import Connection
+from rabble._core.poller import Connection
 from rabble._core.texts import bounded_str
 from rabble.cluster.codes import RefusalCode, ended
 from rabble.errors import NameTaken, QueueFull
@@ -53,7 +53,7 @@ class Observer:
 
     def disconnected(self, connection: Connection) -> None:
         """Another node can be reached no longer."""
-        self._node._calls.disconnected(connection.link.peer)
+        self._node._calls.disconnected(connection.session.peer)
 
     def metrics(self) -> Metrics:
         """A process asks for them."""

@@ -666,14 +666,14 @@ def test_a_subscription_ends_with_its_life(executor: Executor) -> None:
     executor.send(executor.pid, Stop(first))
     settle(executor)
     again, told_again = listen(executor, "same")
-    executor.tell_nodes("a node")
+    executor.notify_nodes("a node")
     executor.send(Pid("nobody", BARE), 1)
     settle(executor)
     assert told_first == told_again == [] and executor.node_subscribed == ()
     # And who subscribes anew is told.
     executor.send(executor.pid, SubscribeNodes(), sender=again)
     settle(executor)
-    executor.tell_nodes("a node")
+    executor.notify_nodes("a node")
     settle(executor)
     assert told_again == ["a node"]
 

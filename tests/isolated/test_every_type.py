@@ -18,7 +18,7 @@ from tests.isolated.script import ROOT
 def test_there_are_types_of_each_part() -> None:
     found = core_types()
     assert len(found) > 20
-    for name in ("ids.Pid", "inbox.Inbox", "poll.Connection", "executor.Executor", "link.Link"):
+    for name in ("ids.Pid", "inbox.Inbox", "poller.Connection", "executor.Executor", "session.Session"):
         assert name in found
 
 

@@ -3,20 +3,20 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
+from rabble._core.dispatch cimport DispatchTable, Entry, EntryKind, Scene
 from rabble._core.envelope cimport Envelope
 from rabble._core.idle cimport Idle
 from rabble._core.ids cimport CorrelationId, NodeId, Pid
 from rabble._core.inbox cimport Inbox
-from rabble._core.poll cimport Connection
+from rabble._core.poller cimport Connection
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.routes cimport Routes
-from rabble._core.table cimport DispatchTable, Entry, EntryKind, Scene
 from rabble._core.timers cimport TimerWheel
 
 cdef enum Added:
     # What became of a spawn.
     ADDED = 0
-    TAKEN = 1            # the name is in use
+    NAME_TAKEN = 1       # the name is in use
     ENDING = 2           # the executor ends
     FULL = 3             # too much waits for it
 
@@ -26,7 +26,7 @@ cdef struct Span:
     size_t begin
     size_t end
 
-cdef class Controls:
+cdef class MessageHandler:
     # Who handles the control messages of one executor: see `control`.
     cdef int handle(self, Envelope envelope) except -1
 
@@ -37,7 +37,7 @@ cdef class Executor:
     cdef EnvelopeQueue run_queue           # touched by the executor's thread only
     cdef Inbox inbox                       # filled by the other threads
     cdef Routes routes                     # to other nodes; None without a mesh
-    cdef Py_ssize_t watches_max            # pairs of which a peer's processes are the watchers
+    cdef Py_ssize_t peer_monitors_max      # pairs (monitoring, monitored) that a peer may have
     cdef TimerWheel wheel                  # ticks are milliseconds since `epoch_ns`
     cdef list due                          # timers that fired and are not queued yet, next one last
     cdef Py_ssize_t due_queued             # timers that fired and stand in the run queue
@@ -45,8 +45,8 @@ cdef class Executor:
     cdef object process_class              # the base class of processes
     cdef Py_ssize_t runtime_offset         # where in a process its `_runtime` lies
     cdef unsigned int born_after_forks     # how many forks led to where it was made
-    cdef Controls controls                 # handles the control messages
-    cdef object observer                   # told of crashes and dead letters (see `__init__`)
+    cdef MessageHandler system_messages    # handles the control messages
+    cdef object hooks                      # told of crashes and dead letters (see `__init__`)
     cdef object codec                      # strict mode: every message goes through it; or None
     cdef object local_classes              # ids of the classes that the strict mode lets pass
     cdef object clock                      # handed-in clock in ns, or None for CLOCK_MONOTONIC
@@ -105,26 +105,26 @@ cdef class Executor:
     cdef int note_span(self, size_t begin) except -1
     cdef void forget_spans(self) noexcept
     cdef int route(self, Envelope envelope) except -1
-    cdef int hear(self) except -1
+    cdef int receive(self) except -1
     cdef int connect(self, Connection connection) except -1
     cdef int disconnect(self, Connection connection) except -1
-    cdef int say_down(self, Connection connection, Pid watcher, object down) except -1
-    cdef int say_undelivered(self, Envelope envelope, object reason) except -1
+    cdef int send_down(self, Connection connection, Pid monitoring, object down) except -1
+    cdef int send_undelivered(self, Envelope envelope, object reason) except -1
     cdef int count_lost(self, NodeId peer, object count) except -1
-    cdef int watch(self, Pid watcher, Pid watched) except -1
-    cdef int unwatch(self, Pid watcher, Pid watched) except -1
+    cdef int monitor_remote(self, Pid monitoring, Pid monitored) except -1
+    cdef int demonitor_remote(self, Pid monitoring, Pid monitored) except -1
     cdef int drop_all_for(self, NodeId node) except -1
     cdef int drop(self, Envelope envelope, object reason) except -1
     cdef int remove_entry(self, Entry entry, object reason) except -1
     cdef object detach(self, Entry entry)
-    cdef list farewells(self, Entry entry, dict watchers, object reason)
-    cdef int tell_ended(self, Entry entry, object watchers, object reason) except -1
+    cdef list farewells(self, Entry entry, dict monitored_by, object reason)
+    cdef int tell_ended(self, Entry entry, object monitored_by, object reason) except -1
     cdef int subscribe(self, Entry entry, dict subscribers, int which, bint wanted) except -1
     cdef int tell(self, Pid to, object msg, CorrelationId correlation_id=*) except -1
     cdef int notify(self, Entry entry, object msg, CorrelationId correlation_id=*) except -1
     cdef int notify_now(self, Entry entry, object msg, CorrelationId correlation_id=*) except -1
     cdef int notify_all(self, dict subscribers, object msg) except -1
-    cdef int observe(self, str what, object about, object error) except -1
+    cdef int call_hook(self, str what, object about, object error) except -1
     cdef bint accept(self, Envelope envelope) except -1
     cdef bint put(self, Envelope envelope) except -1
     cdef bint is_full(self) noexcept
@@ -142,7 +142,7 @@ cdef class Executor:
     cdef int tell_shutdown(self) except -1
     cdef int absorb_interrupt(self) except -1
     cdef int fire(self, int64_t now) except -1
-    cdef int control(self, Envelope envelope) except -1
+    cdef int handle_control(self, Envelope envelope) except -1
     cdef int ask(self, object request) except -1
 
 # What the runtime itself asks of the executor, in the way of any control message.
@@ -152,7 +152,7 @@ cdef class Discard:
     cdef object target                     # ... if it is still this one's
     cdef object reason                     # what its monitors are told
 
-cdef class Linked:
+cdef class Connected:
     cdef Connection connection             # established from now on
 
 cdef class Undelivered:
@@ -164,6 +164,6 @@ cdef class Notice:
     # notice that was meant for the one before.
     cdef Entry entry                       # whom it is for, of this node; or None:
     cdef Connection connection             # a Down for a process at the other end of this ...
-    cdef Pid watcher                       # ... and which
+    cdef Pid monitoring                    # ... and which
     cdef object msg
     cdef CorrelationId correlation_id

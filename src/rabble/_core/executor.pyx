@@ -23,16 +23,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t
 
 from rabble._core.capacities cimport DUE_QUEUED_MAX, TURN_DELIVERIES_MAX
-from rabble._core.envelope cimport Envelope, new_envelope
-from rabble._core.failure cimport take_failure
-from rabble._core.hear cimport Heard
-from rabble._core.idle cimport Idle
-from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
-from rabble._core.inbox cimport Inbox, monotonic_ns
-from rabble._core.poll cimport Connection, Poller
-from rabble._core.queue cimport EnvelopeQueue
-from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, Routes
-from rabble._core.table cimport (
+from rabble._core.dispatch cimport (
     CALLBACK,
     DEAD_LETTERS,
     EXECUTOR,
@@ -45,6 +36,15 @@ from rabble._core.table cimport (
     MailboxLimit,
     Scene,
 )
+from rabble._core.envelope cimport Envelope, new_envelope
+from rabble._core.failure cimport take_failure
+from rabble._core.frame_decoder cimport PeerEvent
+from rabble._core.idle cimport Idle
+from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
+from rabble._core.inbox cimport Inbox, monotonic_ns
+from rabble._core.poller cimport Connection, Poller
+from rabble._core.queue cimport EnvelopeQueue
+from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, Routes
 from rabble._core.texts cimport bounded_repr, bounded_str, type_name
 from rabble._core.timers cimport Timer, TimerWheel
 
@@ -118,9 +118,9 @@ cdef extern from "Python.h":
 # The same functions, called so that what they raise stays pending: they return -1 or NULL then.
 ctypedef int (*quiet_step)(Executor executor) noexcept
 ctypedef int (*quiet_output)(Executor executor, Entry entry, PyObject* result) noexcept
-ctypedef int (*quiet_say)(Routes routes, Envelope envelope) noexcept
-ctypedef int (*quiet_watch)(Executor executor, Pid watcher, Pid watched) noexcept
-ctypedef int (*quiet_control)(Controls controls, Envelope envelope) noexcept
+ctypedef int (*quiet_send)(Routes routes, Envelope envelope) noexcept
+ctypedef int (*quiet_demonitor)(Executor executor, Pid monitoring, Pid monitored) noexcept
+ctypedef int (*quiet_control)(MessageHandler system_messages, Envelope envelope) noexcept
 ctypedef PyObject* (*quiet_codec)(Executor executor, Envelope envelope) noexcept
 
 
@@ -130,7 +130,7 @@ cdef class Discard:
 
 
 @cython.final
-cdef class Linked:
+cdef class Connected:
     """Control message of the runtime: a connection to another node is established."""
 
 
@@ -145,8 +145,8 @@ cdef class Notice:
     """Control message of the runtime: say something to a life, if it still is one."""
 
 
-cdef class Controls:
-    """The handlers of control messages; `rabble._core.control` has them."""
+cdef class MessageHandler:
+    """The handlers of control messages; `rabble._core.system_messages` has them."""
 
     cdef int handle(self, Envelope envelope) except -1:
         raise TypeError("this executor was given nobody who handles control messages")
@@ -174,7 +174,7 @@ cdef class Executor:
     :param node: the `NodeId` whose processes it runs.
     :param protocol: the module with the control messages (`rabble.messages`).
     :param process_class: the base class of processes (`rabble.process.Process`).
-    :param observer: who is told and asked what concerns the layer above (`rabble.observer`).
+    :param hooks: what the executor calls in the layer above: crashes, dead letters, metrics.
     :param inbox_max: how many envelopes of other threads may wait, wherever they do.
     :param spin_us: how long to look for work before sleeping, in microseconds; 0 is off.
     :param codec: strict mode: encodes and decodes every message. `None` is off.
@@ -189,7 +189,7 @@ cdef class Executor:
         NodeId node not None,
         protocol not None,
         process_class not None,
-        observer not None,
+        hooks not None,
         *,
         size_t inbox_max,
         int64_t spin_us,
@@ -215,7 +215,7 @@ cdef class Executor:
                 f"not {bounded_repr(process_class, 200)}"
             )
         self.born_after_forks = forks
-        self.observer = observer
+        self.hooks = hooks
         self.codec = codec
         self.checks = codec is not None
         self.scene = Scene.__new__(Scene)
@@ -231,7 +231,7 @@ cdef class Executor:
         self.ended_pids = {}
         self.ended_before = {}
         self.node_subscribers = {}
-        self.controls = Controls()
+        self.system_messages = MessageHandler()
         self.spans = <Span*>PyMem_RawMalloc(SPANS_MIN * sizeof(Span))
         if self.spans is NULL:
             raise MemoryError
@@ -338,13 +338,13 @@ cdef class Executor:
     ):
         """Send a message. It must not be changed any more.
 
-        What `Node.send` is. Raises what the observer's `refuse` raises if too much waits already,
+        What `Node.send` is. Raises what the hooks' `refuse` raises if too much waits already,
         the executor ends, or this is a forked child.
         """
         if forks != self.born_after_forks or not self.accept(
             new_envelope(to, msg, sender, correlation_id)
         ):
-            self.observer.refuse()
+            self.hooks.refuse()
 
     def post(self, Envelope envelope not None):
         """Take an envelope of one of the node's own services, until the executor has ended.
@@ -362,7 +362,7 @@ cdef class Executor:
         :raises TypeError: if `process` is none.
         :raises ValueError: if the name or the limit is not usable, or this very object runs.
 
-        Raises what the observer's `refuse` raises if the name is taken, too much waits for the
+        Raises what the hooks' `refuse` raises if the name is taken, too much waits for the
         executor already (of a process that has an `init`), the executor ends, or this is a forked
         child.
         """
@@ -373,8 +373,8 @@ cdef class Executor:
             if added == ADDED:
                 return pid
         if added == FULL:
-            self.observer.refuse()
-        self.observer.refuse(pid)
+            self.hooks.refuse()
+        self.hooks.refuse(pid)
         return pid
 
     cdef Added add(
@@ -447,7 +447,7 @@ cdef class Executor:
         if limit is not None:
             limit.counted_from = self.popped + self.run_queue.count()
         if not self.table.add(entry):
-            return TAKEN
+            return NAME_TAKEN
         # Even numbers: how many services there are does not change what processes draw at random.
         self.lives += 1
         entry.life = 2 * self.lives
@@ -511,7 +511,7 @@ cdef class Executor:
         """The pids that are told of nodes that come and go."""
         return tuple(self.node_subscribers)
 
-    def join_mesh(self, Poller poller not None, Py_ssize_t watches_max):
+    def join_mesh(self, Poller poller not None, Py_ssize_t peer_monitors_max):
         """Reach other nodes by the connections of `poller`. Called once, before `run`.
 
         :param watches_max: how much of the processes here each peer may monitor, in pairs.
@@ -519,19 +519,19 @@ cdef class Executor:
         if self.routes is not None or self.has_run:
             raise RuntimeError("join_mesh is called once, before run")
         self.routes = Routes(poller)
-        self.watches_max = watches_max
+        self.peer_monitors_max = peer_monitors_max
         poller.watch(self.inbox.fd)
 
-    def link_up(self, Connection connection not None):
+    def connection_up(self, Connection connection not None):
         """A connection is established: tell whom it concerns, send and hear. For any thread.
 
         Its end needs no call: the executor notices, and tells the observer.
         """
-        cdef Linked request = Linked.__new__(Linked)
+        cdef Connected request = Connected.__new__(Connected)
         request.connection = connection
         self.ask(request)
 
-    def tell_nodes(self, msg):
+    def notify_nodes(self, msg):
         """Send a message of the runtime to all that subscribed to nodes. For any thread."""
         cdef Notice notice
         cdef Entry entry
@@ -687,7 +687,7 @@ cdef class Executor:
         try:
             self.poll(start)
             if self.routes is not None:
-                self.hear()
+                self.receive()
             until_look = self.stride
             for _ in range(min(most, TURN_DELIVERIES_MAX)):
                 if self.run_queue.count() == 0:
@@ -887,7 +887,7 @@ cdef class Executor:
                 return self.drop(envelope, self.protocol.DeadLetterReason.MAILBOX_FULL)
             return self.give_to_process(entry, envelope)
         if entry.kind == EXECUTOR:
-            return self.control(envelope)
+            return self.handle_control(envelope)
         return self.give_to_target(entry, envelope)
 
     cdef bint leaves_mailbox(self, Entry entry) noexcept:
@@ -963,7 +963,7 @@ cdef class Executor:
         args[0] = <PyObject*>envelope
         result = PyObject_Vectorcall(<PyObject*>entry.target, args, 1, NULL)
         if result is NULL:
-            self.observe("crashed", entry.pid, what_failed())
+            self.call_hook("crashed", entry.pid, what_failed())
         else:
             Py_DECREF(<object>result)
         return 0
@@ -1060,7 +1060,7 @@ cdef class Executor:
         if not PyErr_ExceptionMatches(ValueError):
             raise what_failed()
         error = what_failed()
-        self.observe("unencodable", envelope, error)
+        self.call_hook("unencodable", envelope, error)
         letter = Undelivered.__new__(Undelivered)
         letter.envelope = envelope
         letter.reason = self.protocol.DeadLetterReason.UNENCODABLE
@@ -1132,15 +1132,15 @@ cdef class Executor:
         is said of it: so if it had all the memory there is some again.
         """
         cdef object error = self.failure
-        cdef object watchers = None
+        cdef object monitored_by = None
         cdef bint ends = entry.target is not None
         self.failure = None
         if type(error) is Interrupted:
             self.interrupting = False
         self.crashes += 1
         if ends:
-            watchers = self.detach(entry)
-        self.observe("crashed", entry.pid, error)
+            monitored_by = self.detach(entry)
+        self.call_hook("crashed", entry.pid, error)
         # (By assignment it could not be taken from a frozen class's.)
         PyException_SetTraceback(error, None)
         PyException_SetContext(error, NULL)
@@ -1148,7 +1148,7 @@ cdef class Executor:
         if ends:
             self.tell_ended(
                 entry,
-                watchers,
+                monitored_by,
                 self.protocol.DownReason("crashed", described(error)),
             )
         if envelope is not None:
@@ -1160,14 +1160,14 @@ cdef class Executor:
 
         All or nothing: what takes memory comes first, so no monitor misses the end of who has gone.
         """
-        cdef list said = None
+        cdef list envelopes = None
         cdef Envelope envelope
-        if entry.watchers:
-            said = self.farewells(entry, entry.watchers, reason)
-            self.run_queue.reserve(len(said))
+        if entry.monitored_by:
+            envelopes = self.farewells(entry, entry.monitored_by, reason)
+            self.run_queue.reserve(len(envelopes))
         self.detach(entry)
-        if said is not None:
-            for envelope in said:
+        if envelopes is not None:
+            for envelope in envelopes:
                 self.run_queue.put(envelope)
         return 0
 
@@ -1180,8 +1180,8 @@ cdef class Executor:
         cdef Timer timer
         cdef Connection connection
         cdef dict timers = entry.timers
-        cdef dict watched = entry.watched
-        cdef dict watchers = entry.watchers
+        cdef dict monitoring = entry.monitoring
+        cdef dict monitored_by = entry.monitored_by
         cdef dict pairs
         self.table.remove(entry.pid)
         if self.run_queue.count() != 0:
@@ -1192,7 +1192,7 @@ cdef class Executor:
                 self.ended_pids[entry.pid] = self.ended_at
             except MemoryError:
                 pass
-        entry.timers = entry.watched = entry.watchers = None
+        entry.timers = entry.monitoring = entry.monitored_by = None
         if entry.kind == PROCESS:
             self.processes -= 1
         if entry.limit is not None:
@@ -1204,22 +1204,22 @@ cdef class Executor:
         if timers is not None:
             for timer in timers.values():
                 self.wheel.c_cancel(timer)
-        if watchers is not None:
+        if monitored_by is not None:
             # Its own monitor of itself has nobody left to tell.
-            watchers.pop(entry.pid, None)
-            for pid in watchers:
+            monitored_by.pop(entry.pid, None)
+            for pid in monitored_by:
                 found = self.table.find(<Pid>pid)
                 if found is not NULL:
-                    if (<Entry>found).watched is not None:
-                        (<Entry>found).watched.pop(entry.pid, None)
+                    if (<Entry>found).monitoring is not None:
+                        (<Entry>found).monitoring.pop(entry.pid, None)
                 elif self.routes is not None:
                     connection = self.routes.find((<Pid>pid).node)
-                    pairs = None if connection is None else connection.watched.get(entry.pid)
+                    pairs = None if connection is None else connection.monitored_by.get(entry.pid)
                     if pairs is not None:
                         if pairs.pop(pid, None):
-                            connection.watched_count -= 1
+                            connection.monitored_by_count -= 1
                         if not pairs:
-                            del connection.watched[entry.pid]
+                            del connection.monitored_by[entry.pid]
         if entry.kind == INBOX:
             # Whoever owns it takes what is left, and learns that nothing follows.
             (<Inbox>entry.target).close()
@@ -1227,33 +1227,33 @@ cdef class Executor:
         entry.receive = None
         entry.random_source = None
         entry.takes_self = False
-        if watched is not None:
-            for pid in watched:
+        if monitoring is not None:
+            for pid in monitoring:
                 found = self.table.find(<Pid>pid)
                 if found is not NULL:
-                    if (<Entry>found).watchers is not None:
-                        (<Entry>found).watchers.pop(entry.pid, None)
+                    if (<Entry>found).monitored_by is not None:
+                        (<Entry>found).monitored_by.pop(entry.pid, None)
                 elif self.routes is not None:
-                    if (<quiet_watch><void*>unwatch)(self, entry.pid, <Pid>pid) < 0:
+                    if (<quiet_demonitor><void*>demonitor_remote)(self, entry.pid, <Pid>pid) < 0:
                         # The peer is not told, but what it says of that is not for anybody here.
                         take_failure()
-        return watchers
+        return monitored_by
 
-    cdef int tell_ended(self, Entry entry, object watchers, object reason) except -1:
+    cdef int tell_ended(self, Entry entry, object monitored_by, object reason) except -1:
         """Tell who monitored a life that it has ended: in its turn, behind what that life sent."""
-        if watchers:
-            for envelope in self.farewells(entry, watchers, reason):
+        if monitored_by:
+            for envelope in self.farewells(entry, monitored_by, reason):
                 self.run_queue.put(envelope)
         return 0
 
-    cdef list farewells(self, Entry entry, dict watchers, object reason):
+    cdef list farewells(self, Entry entry, dict monitored_by, object reason):
         """What tells them so."""
         cdef PyObject* found
         cdef Notice notice
         cdef Connection connection
-        cdef list said = []
+        cdef list envelopes = []
         down = self.protocol.Down(entry.pid, reason, entry.life)
-        for pid in watchers:
+        for pid in monitored_by:
             if same_pid(<Pid>pid, entry.pid):
                 # Its own monitor of itself has nobody left to tell.
                 continue
@@ -1268,11 +1268,11 @@ cdef class Executor:
                     # That node is told nothing any more: to its processes all of this one is down.
                     continue
                 notice.connection = connection
-                notice.watcher = <Pid>pid
+                notice.monitoring = <Pid>pid
             else:
                 continue
-            said.append(new_envelope(self.pid, notice, None, None))
-        return said
+            envelopes.append(new_envelope(self.pid, notice, None, None))
+        return envelopes
 
     # What the runtime has to say.
 
@@ -1315,13 +1315,13 @@ cdef class Executor:
             self.notify(entry, msg)
         return 0
 
-    cdef int observe(self, str what, object about, object error) except -1:
+    cdef int call_hook(self, str what, object about, object error) except -1:
         """Tell the observer. What it raises is counted: nobody is there to be told of that."""
-        cdef PyObject* told = PyObject_CallMethodObjArgs(
-            <PyObject*>self.observer, <PyObject*>what, <PyObject*>about, <PyObject*>error, NULL
+        cdef PyObject* answer = PyObject_CallMethodObjArgs(
+            <PyObject*>self.hooks, <PyObject*>what, <PyObject*>about, <PyObject*>error, NULL
         )
-        if told is not NULL:
-            Py_DECREF(<object>told)
+        if answer is not NULL:
+            Py_DECREF(<object>answer)
             return 0
         failure = what_failed()
         if type(failure) is Interrupted:
@@ -1343,7 +1343,7 @@ cdef class Executor:
             and envelope.correlation_id is not None
             and not same_node(envelope.sender.node, self.node)
         ):
-            self.say_undelivered(envelope, reason)
+            self.send_undelivered(envelope, reason)
         if not self.letter_subscribers and envelope.correlation_id is None:
             return 0
         letter = self.protocol.DeadLetter(envelope, reason)
@@ -1358,32 +1358,32 @@ cdef class Executor:
 
     cdef int route(self, Envelope envelope) except -1:
         """Hand over an envelope for another node to the connection that leads there."""
-        cdef int said = NOT_CONNECTED
+        cdef int status = NOT_CONNECTED
         if self.routes is not None:
-            said = (<quiet_say><void*>say)(self.routes, envelope)
-            if said < 0:
+            status = (<quiet_send><void*>send_by_routes)(self.routes, envelope)
+            if status < 0:
                 error = what_failed()
                 if type(error) is Interrupted:
                     self.interrupting = False
-                self.observe("unencodable", envelope, error)
+                self.call_hook("unencodable", envelope, error)
                 return self.drop(envelope, self.protocol.DeadLetterReason.UNENCODABLE)
-        if said == NOT_CONNECTED:
+        if status == NOT_CONNECTED:
             self.drop(envelope, self.protocol.DeadLetterReason.NOT_CONNECTED)
-        elif said == PEER_BUSY:
+        elif status == PEER_BUSY:
             self.drop(envelope, self.protocol.DeadLetterReason.PEER_BUSY)
         return 0
 
-    cdef int say_down(self, Connection connection, Pid watcher, object down) except -1:
+    cdef int send_down(self, Connection connection, Pid monitoring, object down) except -1:
         """A process of this node ended that one of the peer's monitors."""
-        if self.routes.find(watcher.node) is not connection:
+        if self.routes.find(monitoring.node) is not connection:
             # Whom it concerned is down for this node.
             return 0
         reason = down.reason
         why = self.protocol.DOWN_CODES.get(reason.kind, 1)
-        connection.speaker.say_down(watcher, down.pid, why, down.life, reason.detail)
+        connection.frame_encoder.write_down(monitoring, down.pid, why, down.life, reason.detail)
         return self.routes.answered(connection)
 
-    cdef int hear(self) except -1:
+    cdef int receive(self) except -1:
         """Look at the sockets, and queue what came."""
         cdef Poller poller = self.routes.poller
         cdef Connection connection
@@ -1391,15 +1391,15 @@ cdef class Executor:
         poller.sockets.progress = <unsigned long long>self.delivered
         if self.is_stopping:
             # What peers say from now on lies behind the end of the connection.
-            poller.sockets.ready = False
+            poller.sockets.pending = False
             return 0
-        if poller.sockets.connections == 0 and not poller.sockets.ready:
+        if poller.sockets.connections == 0 and not poller.sockets.pending:
             return 0
         poller.look()
-        if not poller.sockets.ready:
+        if not poller.sockets.pending:
             return 0
         before = self.run_queue.count()
-        over = self.routes.hear(self.run_queue, self.popped)
+        over = self.routes.receive(self.run_queue, self.popped)
         count = self.run_queue.count() - before
         if self.limited and count != 0:
             admit_newest(self, count)
@@ -1411,54 +1411,54 @@ cdef class Executor:
 
     cdef int connect(self, Connection connection) except -1:
         """A connection to a node is established."""
-        cdef Connection old = self.routes.by_name.get(connection.link.peer.name)
+        cdef Connection old = self.routes.by_name.get(connection.session.peer.name)
         cdef size_t before = self.run_queue.count()
         if old is not None:
-            self.routes.hear_all(old, self.run_queue)
+            self.routes.receive_all(old, self.run_queue)
             if self.limited and self.run_queue.count() != before:
                 admit_newest(self, self.run_queue.count() - before)
             self.disconnect(old)
         self.routes.add(connection)
-        up = self.protocol.NodeUp(connection.link.peer, connection.link.incarnation)
+        up = self.protocol.NodeUp(connection.session.peer, connection.session.incarnation)
         return self.notify_all(self.node_subscribers, up)
 
     cdef int disconnect(self, Connection connection) except -1:
         """A connection has come to its end: so has, for this node, all that lives behind it."""
         cdef PyObject* found
-        cdef dict watchers, watches, watched_here
-        cdef NodeId node = connection.link.peer
+        cdef dict monitored_by, monitored_there, monitored_here
+        cdef NodeId node = connection.session.peer
         if not self.routes.remove(connection):
             return 0
         # What was sent before must not reach the node's next start.
         self.poll(self.scene.batch_ns)
         self.drop_all_for(node)
         self.routes.shrunk(self.popped + self.run_queue.count())
-        watches, connection.watches = connection.watches, {}
-        watched_here, connection.watched = connection.watched, {}
-        connection.watched_count = 0
-        for watched, watchers in watched_here.items():
-            found = self.table.find(<Pid>watched)
-            if found is not NULL and (<Entry>found).watchers is not None:
-                for watcher in watchers:
-                    (<Entry>found).watchers.pop(watcher, None)
-        why = self.observer.why_ended(connection)
+        monitored_there, connection.monitoring = connection.monitoring, {}
+        monitored_here, connection.monitored_by = connection.monitored_by, {}
+        connection.monitored_by_count = 0
+        for monitored, monitored_by in monitored_here.items():
+            found = self.table.find(<Pid>monitored)
+            if found is not NULL and (<Entry>found).monitored_by is not None:
+                for monitoring in monitored_by:
+                    (<Entry>found).monitored_by.pop(monitoring, None)
+        why = self.hooks.why_ended(connection)
         if why == "shutdown":
             reason = self.protocol.DownReason("shutdown", f"{node} ended")
         else:
             reason = self.protocol.DownReason(
                 "disconnected", f"the connection to {node} ended: {why}"
             )
-        for watched, watchers in watches.items():
-            down = self.protocol.Down(watched, reason)
-            for pid in watchers:
+        for monitored, monitored_by in monitored_there.items():
+            down = self.protocol.Down(monitored, reason)
+            for pid in monitored_by:
                 found = self.table.find(<Pid>pid)
                 if found is not NULL:
-                    if (<Entry>found).watched is not None:
-                        (<Entry>found).watched.pop(watched, None)
+                    if (<Entry>found).monitoring is not None:
+                        (<Entry>found).monitoring.pop(monitored, None)
                     self.notify(<Entry>found, down)
-        down = self.protocol.NodeDown(node, connection.link.incarnation, why)
+        down = self.protocol.NodeDown(node, connection.session.incarnation, why)
         self.notify_all(self.node_subscribers, down)
-        self.observer.disconnected(connection)
+        self.hooks.disconnected(connection)
         return 0
 
     cdef int drop_all_for(self, NodeId node) except -1:
@@ -1507,11 +1507,11 @@ cdef class Executor:
             self.drop(envelope, self.protocol.DeadLetterReason.NOT_CONNECTED)
         return 0
 
-    cdef int say_undelivered(self, Envelope envelope, object reason) except -1:
+    cdef int send_undelivered(self, Envelope envelope, object reason) except -1:
         """Tell the node that an envelope came from what became of it."""
         cdef Connection connection = self.routes.find(envelope.sender.node)
         if connection is not None and connection.is_open():
-            connection.speaker.say_undelivered(
+            connection.frame_encoder.write_undelivered(
                 envelope.sender,
                 envelope.correlation_id,
                 self.protocol.UNDELIVERED_CODES.get(reason, 1),
@@ -1529,41 +1529,47 @@ cdef class Executor:
             self.notify_now(entry, self.protocol.Lost(peer, count))
         return 0
 
-    cdef int watch(self, Pid watcher, Pid watched) except -1:
+    cdef int monitor_remote(self, Pid monitoring, Pid monitored) except -1:
         """Monitor a process of another node. 0 if no connection leads there."""
-        cdef Connection connection = self.routes.find(watched.node)
-        cdef dict watchers
+        cdef Connection connection = self.routes.find(monitored.node)
+        cdef dict monitored_by
         if connection is None or not connection.is_open():
             return 0
-        connection.speaker.say_monitor(watcher, watched)
-        watchers = connection.watches.get(watched)
-        if watchers is None:
-            watchers = connection.watches[watched] = {}
-        watchers[watcher] = True
+        connection.frame_encoder.write_monitor(monitoring, monitored)
+        monitored_by = connection.monitoring.get(monitored)
+        if monitored_by is None:
+            monitored_by = connection.monitoring[monitored] = {}
+        monitored_by[monitoring] = True
         self.routes.touch(connection)
         return 1
 
-    cdef int unwatch(self, Pid watcher, Pid watched) except -1:
-        cdef Connection connection = self.routes.find(watched.node)
-        cdef dict watchers = None if connection is None else connection.watches.get(watched)
-        if watchers is not None and watchers.pop(watcher, None):
-            if not watchers:
-                del connection.watches[watched]
+    cdef int demonitor_remote(self, Pid monitoring, Pid monitored) except -1:
+        cdef Connection connection = self.routes.find(monitored.node)
+        cdef dict monitored_by = None
+        if connection is not None:
+            monitored_by = connection.monitoring.get(monitored)
+        if monitored_by is not None and monitored_by.pop(monitoring, None):
+            if not monitored_by:
+                del connection.monitoring[monitored]
             if connection.is_open():
-                connection.speaker.say_demonitor(watcher, watched)
+                connection.frame_encoder.write_demonitor(monitoring, monitored)
                 self.routes.touch(connection)
         return 0
 
     # Control messages.
 
-    cdef int control(self, Envelope envelope) except -1:
-        cdef int status = (<quiet_control><void*>handle)(self.controls, envelope)
+    cdef int handle_control(self, Envelope envelope) except -1:
+        cdef int status = (<quiet_control><void*>handle)(self.system_messages, envelope)
         cdef object cls
         if status < 0:
             error = what_failed()
             cls = type(envelope.msg)
             if type(error) is MemoryError and (
-                cls is Notice or cls is Timer or cls is Heard or cls is Linked or cls is Discard
+                cls is Notice
+                or cls is Timer
+                or cls is PeerEvent
+                or cls is Connected
+                or cls is Discard
             ):
                 # Of the runtime's own: a Down that was promised, say. There is nobody who could be
                 # ended for it, so the node is what fails.
@@ -1608,7 +1614,7 @@ cdef class Executor:
             return self.crash(entry, envelope)
         if type(error) is Interrupted:
             self.interrupting = False
-        self.observe("crashed", envelope.sender, error)
+        self.call_hook("crashed", envelope.sender, error)
         return self.drop(envelope, self.protocol.DeadLetterReason.REFUSED)
 
     # The end.
@@ -1621,14 +1627,14 @@ cdef class Executor:
         """
         if self.interrupting:
             self.interrupting = False
-            self.observer.quiet()
+            self.hooks.quiet()
         return 0
 
     cdef int tell_shutdown(self) except -1:
         """Who monitors the executor is told that the node ends, and its answer is still sent."""
         cdef PyObject* found = self.table.find(self.pid)
-        if found is not NULL and (<Entry>found).watchers is not None:
-            for pid in list((<Entry>found).watchers):
+        if found is not NULL and (<Entry>found).monitored_by is not None:
+            for pid in list((<Entry>found).monitored_by):
                 self.tell(<Pid>pid, self.protocol.Shutdown("the node shuts down"))
         return 0
 
@@ -1702,7 +1708,7 @@ cdef int let_go(Executor executor) except -1:
     executor.letter_subscribers.clear()
     executor.node_subscribers.clear()
     for entry in entries.values():
-        entry.timers = entry.watchers = entry.watched = None
+        entry.timers = entry.monitored_by = entry.monitoring = None
         entry.receive = None
         entry.random_source = None
         entry.takes_self = False
@@ -1712,7 +1718,7 @@ cdef int let_go(Executor executor) except -1:
 
 cdef int loop(Executor executor) except -1:
     """Deliver until it is asked to stop, and for as long as there is time to drain after that."""
-    cdef bint told = False
+    cdef bint shutdown_sent = False
     cdef int64_t offered = 0
     while True:
         executor.turn(TURN_DELIVERIES_MAX)
@@ -1720,13 +1726,13 @@ cdef int loop(Executor executor) except -1:
             # A `receive` forked, and returned in the child: the node is the parent's.
             break
         if executor.is_stopping:
-            if not told:
-                told = True
+            if not shutdown_sent:
+                shutdown_sent = True
                 executor.tell_shutdown()
             elif executor.now_ns() >= executor.stop_ns:
                 break
             elif executor.drained():
-                if executor.observer.quiet():
+                if executor.hooks.quiet():
                     break
                 executor.wait(DRAIN_LOOK_NS)
         elif executor.run_queue.count() == 0:
@@ -1797,7 +1803,7 @@ cdef int admit_outside(Executor executor, Envelope envelope) except -1:
             error = what_failed()
             if type(error) is Interrupted:
                 executor.interrupting = False
-            executor.observe("unencodable", envelope, error)
+            executor.call_hook("unencodable", envelope, error)
             return executor.drop(envelope, executor.protocol.DeadLetterReason.UNENCODABLE)
         item = <object>checked
         Py_DECREF(item)
@@ -1831,16 +1837,16 @@ cdef object recoded(Executor executor, Envelope envelope):
     return new_envelope(envelope.to, msg, envelope.sender, envelope.correlation_id)
 
 
-cdef int say(Routes routes, Envelope envelope) except -1:
-    return routes.say(envelope)
+cdef int send_by_routes(Routes routes, Envelope envelope) except -1:
+    return routes.send(envelope)
 
 
-cdef int unwatch(Executor executor, Pid watcher, Pid watched) except -1:
-    return executor.unwatch(watcher, watched)
+cdef int demonitor_remote(Executor executor, Pid monitoring, Pid monitored) except -1:
+    return executor.demonitor_remote(monitoring, monitored)
 
 
-cdef int handle(Controls controls, Envelope envelope) except -1:
-    return controls.handle(envelope)
+cdef int handle(MessageHandler system_messages, Envelope envelope) except -1:
+    return system_messages.handle(envelope)
 
 
 # Texts.

@@ -6,7 +6,7 @@ from rabble._core.ids cimport Pid
 
 cdef enum FrameKind:
     # Data lane; ENVELOPE and DOWN also bulk lane, FRAGMENT only that.
-    NAME = 1            # a pid takes a place in the table of names
+    CACHE_PID = 1       # a pid takes a slot of the peer's pid cache
     ENVELOPE = 2
     FRAGMENT = 3        # a part of an ENVELOPE
     MONITOR = 4
@@ -19,7 +19,7 @@ cdef enum FrameKind:
     PONG = 17
     BYE = 18
     MEMBERSHIP = 19
-    TAKEN = 20          # how much of the bulk lane was decoded
+    WINDOW_UPDATE = 20  # how many bytes of the bulk lane were consumed
 
 cdef enum:
     FRAME_HEADER = 6    # bytes: length (4), kind (1), flags (1)
@@ -65,7 +65,7 @@ cdef enum:
     DOWN_TAIL = 1 + 8       # bytes of a DOWN between its pids and its text: why, and the life
     DETAIL_MAX = 1000       # bytes of text that a DOWN may have
     HEAD_MAX = 3 * (2 + PID_TEXT_MAX) + 16      # bytes in front of an ENVELOPE's message
-    PLACES = 8192           # of the table of names, in each direction
+    PID_CACHE_SLOTS = 8192      # of the pid cache, in each direction
 
 # Whether another node than its own may pass on what this one asked: see "Forwarding" in the
 # protocol. Of the pids of the runtime that is the one of threads that call.
@@ -150,7 +150,7 @@ cdef inline Py_ssize_t next_frame(
     there, kind, flags and the size that they allow as soon as theirs are.
     """
     cdef size_t length
-    # Nearly all are an ENVELOPE between two places, or to one: each is asked for twice, here
+    # Nearly all are an ENVELOPE between two cached pids, or to one: each is asked for twice, here
     # within the caller.
     if size >= FRAME_HEADER and data[4] == ENVELOPE and data[5] <= FLAG_SENDER:
         length = load_32(data)

@@ -24,8 +24,8 @@ from typing import Protocol
 
 from rabble._core.codec import Codec, DecodeError
 from rabble._core.ids import NodeId
-from rabble._core.link import Link
-from rabble._core.poll import Connection, Poller
+from rabble._core.poller import Connection, Poller
+from rabble._core.session import Session
 from rabble.cluster import liveness, membership
 from rabble.cluster.codes import Refusal, RefusalCode
 from rabble.cluster.config import Mesh
@@ -74,13 +74,13 @@ def new_incarnation(
 class Surroundings(Protocol):
     """What the cluster server needs of its node. Everything may be called from its thread."""
 
-    def link_up(self, connection: Connection) -> None:
+    def connection_up(self, connection: Connection) -> None:
         """A connection is established."""
 
-    def tell_nodes(self, msg: object) -> None:
+    def notify_nodes(self, msg: object) -> None:
         """Send a message to all that subscribed to nodes."""
 
-    def make_link(self, peer: NodeId, incarnation: int) -> Link:
+    def make_session(self, peer: NodeId, incarnation: int) -> Session:
         """The encoder and decoder of a new connection."""
 
     def report(self, level: int, words: Callable[[], str]) -> None:
@@ -271,8 +271,8 @@ class ClusterServer:
             node=linked.peer,
             incarnation=linked.incarnation,
             stalled=linked.stalled,
-            bytes_heard=counters["bytes_heard"],
-            bytes_said=counters["bytes_said"],
+            bytes_received=counters["bytes_received"],
+            bytes_sent=counters["bytes_sent"],
             queued_bytes=counters["queued_bytes"],
             round_trip_us=counters["round_trip_ns"] / 1000,
         )
@@ -350,7 +350,7 @@ class ClusterServer:
             self._next_digest = now + self._limits.digest_ms / 1000
             digest = self._codec.encode_message({"d": self._membership.digest()})
             for linked in list(self._by_id.values()):
-                linked.connection.say(KIND_MEMBERSHIP, digest)
+                linked.connection.send_control(KIND_MEMBERSHIP, digest)
         if not self._removed and not self._draining:
             self._carry_out(self._links.tick(now))
 
@@ -517,7 +517,7 @@ class ClusterServer:
 
     def _begin_link(self, link_id: int, peer: NodeId, incarnation: int) -> None:
         sock, leftover, initiated = self._fresh.pop(link_id)
-        link = self._node.make_link(peer, incarnation)
+        link = self._node.make_session(peer, incarnation)
         try:
             fd = self._hand_over(sock)
             try:
@@ -537,7 +537,7 @@ class ClusterServer:
         self._liveness.add(link_id, peer.name, now)
         # Who is told of it finds it in the status.
         self._publish()
-        self._node.link_up(connection)
+        self._node.connection_up(connection)
         self._say_state(self._by_id[link_id])
 
     def _hand_over(self, sock: socket.socket) -> int:
@@ -580,7 +580,7 @@ class ClusterServer:
         self._parting = [each for each in self._parting if not each.closed]
 
     def _take_told(self, linked: Linked) -> None:
-        for kind, body in linked.connection.take_told():
+        for kind, body in linked.connection.take_control():
             if kind != KIND_MEMBERSHIP or linked.link_id not in self._by_id:
                 continue
             try:
@@ -609,7 +609,7 @@ class ClusterServer:
             why = "it closed the connection"
         if code is not None:
             self._refusals[code.name] += 1
-        elif connection.torn:
+        elif connection.ended_mid_frame:
             self._refusals["TORN"] += 1
             why += ", in the middle of a frame"
         if self._stop_at is None:
@@ -649,14 +649,14 @@ class ClusterServer:
         for linked in self._by_id.values():
             if linked.peer.name == name and linked.stalled != stalled:
                 linked.stalled = stalled
-                self._node.tell_nodes(NodeStalled(linked.peer, stalled))
+                self._node.notify_nodes(NodeStalled(linked.peer, stalled))
 
     # Membership.
 
     def _say_state(self, linked: Linked) -> None:
         state = self._membership.encoded()
         if len(state) + 2 <= self._limits.frame_bytes_max:
-            linked.connection.say(KIND_MEMBERSHIP, state)
+            linked.connection.send_control(KIND_MEMBERSHIP, state)
             return
         text = (
             f"{self.own.name}: the state of {len(self._membership)} members is {len(state)} bytes, "
@@ -710,7 +710,7 @@ class ClusterServer:
         self._node.report(
             logging.WARNING, lambda: f"{self.own} was removed from the cluster; join() begins anew"
         )
-        self._node.tell_nodes(RemovedMessage(by))
+        self._node.notify_nodes(RemovedMessage(by))
         self._publish()
 
     def _raise_incarnation(self, at_least: int) -> None:
