@@ -3,6 +3,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
+from rabble._core.byteorder cimport load_16, load_32
 from rabble._core.failure cimport owned
 
 cdef struct BufferReader:
@@ -25,26 +26,6 @@ cdef extern from "Python.h":
     PyObject* decode_utf8 "PyUnicode_DecodeUTF8" (
         const char* data, Py_ssize_t size, const char* errors
     ) noexcept
-
-cdef extern from *:
-    """
-    #ifndef RABBLE_READER
-    #define RABBLE_READER
-    #include <string.h>
-    static inline uint32_t rabble_load_16(const unsigned char *p) {
-        return (uint32_t)p[0] << 8 | p[1];
-    }
-    static inline uint32_t rabble_load_32(const unsigned char *p) {
-        uint32_t v; memcpy(&v, p, 4); return __builtin_bswap32(v);
-    }
-    static inline uint64_t rabble_load_64(const unsigned char *p) {
-        uint64_t v; memcpy(&v, p, 8); return __builtin_bswap64(v);
-    }
-    #endif
-    """
-    uint32_t rabble_load_16(const unsigned char* p) noexcept
-    uint32_t rabble_load_32(const unsigned char* p) noexcept
-    uint64_t rabble_load_64(const unsigned char* p) noexcept
 
 cdef inline int check_end(BufferReader* r) except -1:
     if r.at != r.end:
@@ -99,7 +80,7 @@ cdef inline Py_ssize_t read_size(BufferReader* r, int width) except -2:
     if r.end - p < width:
         raise malformed(r, "the data ends within a size")
     r.at = p + width
-    return p[0] if width == 1 else rabble_load_16(p) if width == 2 else rabble_load_32(p)
+    return p[0] if width == 1 else load_16(p) if width == 2 else load_32(p)
 
 cdef inline Py_ssize_t width_of(unsigned char tag) noexcept:
     """How many bytes of number or size follow a tag of 0xc4 to 0xd3 or 0xd9 to 0xdf."""

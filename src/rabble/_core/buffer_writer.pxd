@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
+from rabble._core.byteorder cimport store_16, store_32, store_64
+
 cdef enum Kind:
     KIND_MAP
     KIND_ARRAY
@@ -13,22 +15,6 @@ cdef struct BufferWriter:
     Py_ssize_t limit        # a size beyond which it does not grow
     Py_ssize_t elements     # how many elements containers may still have
     int depth               # how many containers may still be opened
-
-cdef extern from *:
-    """
-    #ifndef RABBLE_STORE_16
-    #include <string.h>
-    #define RABBLE_STORE_16(p, v) do { (p)[0] = (unsigned char)((v) >> 8); \\
-        (p)[1] = (unsigned char)(v); } while (0)
-    #define RABBLE_STORE_32(p, v) do { uint32_t swapped = __builtin_bswap32((uint32_t)(v)); \\
-        memcpy((p), &swapped, 4); } while (0)
-    #define RABBLE_STORE_64(p, v) do { uint64_t swapped = __builtin_bswap64((uint64_t)(v)); \\
-        memcpy((p), &swapped, 8); } while (0)
-    #endif
-    """
-    void RABBLE_STORE_16(unsigned char* p, Py_ssize_t v) noexcept nogil
-    void RABBLE_STORE_32(unsigned char* p, Py_ssize_t v) noexcept nogil
-    void RABBLE_STORE_64(unsigned char* p, uint64_t v) noexcept nogil
 
 # Each stores at `p`, where there is room for the largest, and returns how many bytes it took.
 
@@ -43,14 +29,14 @@ cdef inline int put_int(unsigned char* p, int64_t n) noexcept nogil:
             return 2
         if n < 1 << 16:
             p[0] = 0xcd
-            RABBLE_STORE_16(p + 1, n)
+            store_16(p + 1, n)
             return 3
         if n < <int64_t>1 << 32:
             p[0] = 0xce
-            RABBLE_STORE_32(p + 1, n)
+            store_32(p + 1, n)
             return 5
         p[0] = 0xcf
-        RABBLE_STORE_64(p + 1, <uint64_t>n)
+        store_64(p + 1, <uint64_t>n)
         return 9
     if n >= -(1 << 7):
         p[0] = 0xd0
@@ -58,14 +44,14 @@ cdef inline int put_int(unsigned char* p, int64_t n) noexcept nogil:
         return 2
     if n >= -(1 << 15):
         p[0] = 0xd1
-        RABBLE_STORE_16(p + 1, n)
+        store_16(p + 1, n)
         return 3
     if n >= -(<int64_t>1 << 31):
         p[0] = 0xd2
-        RABBLE_STORE_32(p + 1, n)
+        store_32(p + 1, n)
         return 5
     p[0] = 0xd3
-    RABBLE_STORE_64(p + 1, <uint64_t>n)
+    store_64(p + 1, <uint64_t>n)
     return 9
 
 cdef inline int put_str_head(unsigned char* p, Py_ssize_t size) noexcept nogil:
@@ -78,10 +64,10 @@ cdef inline int put_str_head(unsigned char* p, Py_ssize_t size) noexcept nogil:
         return 2
     if size < 1 << 16:
         p[0] = 0xda
-        RABBLE_STORE_16(p + 1, size)
+        store_16(p + 1, size)
         return 3
     p[0] = 0xdb
-    RABBLE_STORE_32(p + 1, size)
+    store_32(p + 1, size)
     return 5
 
 cdef inline int put_bytes_head(unsigned char* p, Py_ssize_t size) noexcept nogil:
@@ -91,10 +77,10 @@ cdef inline int put_bytes_head(unsigned char* p, Py_ssize_t size) noexcept nogil
         return 2
     if size < 1 << 16:
         p[0] = 0xc5
-        RABBLE_STORE_16(p + 1, size)
+        store_16(p + 1, size)
         return 3
     p[0] = 0xc6
-    RABBLE_STORE_32(p + 1, size)
+    store_32(p + 1, size)
     return 5
 
 cdef inline int put_head(unsigned char* p, int kind, Py_ssize_t n) noexcept nogil:
@@ -104,8 +90,8 @@ cdef inline int put_head(unsigned char* p, int kind, Py_ssize_t n) noexcept nogi
         return 1
     if n < 1 << 16:
         p[0] = 0xde if kind == KIND_MAP else 0xdc
-        RABBLE_STORE_16(p + 1, n)
+        store_16(p + 1, n)
         return 3
     p[0] = 0xdf if kind == KIND_MAP else 0xdd
-    RABBLE_STORE_32(p + 1, n)
+    store_32(p + 1, n)
     return 5

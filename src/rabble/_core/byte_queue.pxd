@@ -5,8 +5,9 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memmove
 
 from rabble._core.buffer_writer cimport BufferWriter
+from rabble._core.byteorder cimport store_32
 from rabble._core.capacities cimport BYTE_QUEUE_BYTES_KEPT, BYTE_QUEUE_BYTES_MIN
-from rabble._core.frame cimport FRAME_HEADER, store_32
+from rabble._core.frame cimport FRAME_HEADER
 
 cdef struct ByteQueue:
     unsigned char* data

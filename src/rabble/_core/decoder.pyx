@@ -17,9 +17,10 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from rabble._core.buffer_reader cimport (
-    BufferReader, array_header, beyond, check_end, check_length, malformed, rabble_load_16,
-    rabble_load_32, rabble_load_64, read_str, str_header, unknown, width_of,
+    BufferReader, array_header, beyond, check_end, check_length, malformed, read_str, str_header,
+    unknown, width_of,
 )
+from rabble._core.byteorder cimport load_16, load_32, load_64
 from rabble._core.capacities cimport DECODER_CACHE_SLOTS
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.failure cimport PyErr_GivenExceptionMatches, owned, take_failure
@@ -248,31 +249,31 @@ cdef class Decoder:
         p = r.at
         r.at += n
         if tag == 0xca:
-            bits32 = rabble_load_32(p)
+            bits32 = load_32(p)
             memcpy(&single, &bits32, 4)
             return <double>single
         if tag == 0xcb:
-            bits64 = rabble_load_64(p)
+            bits64 = load_64(p)
             memcpy(&number, &bits64, 8)
             return number
         if tag == 0xcc:
             return <long>p[0]
         if tag == 0xcd:
-            return <long>rabble_load_16(p)
+            return <long>load_16(p)
         if tag == 0xce:
-            return <int64_t>rabble_load_32(p)
+            return <int64_t>load_32(p)
         if tag == 0xcf:
-            return rabble_load_64(p)
+            return load_64(p)
         if tag == 0xd0:
             return <long><int8_t>p[0]
         if tag == 0xd1:
-            return <long><int16_t>rabble_load_16(p)
+            return <long><int16_t>load_16(p)
         if tag == 0xd2:
-            return <long><int32_t>rabble_load_32(p)
+            return <long><int32_t>load_32(p)
         if tag == 0xd3:
-            return <int64_t>rabble_load_64(p)
+            return <int64_t>load_64(p)
         # The rest are sizes, in one, two or four bytes.
-        n = p[0] if n == 1 else rabble_load_16(p) if n == 2 else rabble_load_32(p)
+        n = p[0] if n == 1 else load_16(p) if n == 2 else load_32(p)
         if tag == 0xc4 or tag == 0xc5 or tag == 0xc6:
             check_length(r, n)
             r.at += n

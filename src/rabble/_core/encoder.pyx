@@ -16,9 +16,9 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memmove
 
 from rabble._core.buffer_writer cimport (
-    KIND_ARRAY, KIND_MAP, RABBLE_STORE_16, RABBLE_STORE_32, RABBLE_STORE_64, BufferWriter,
-    put_bytes_head, put_head, put_int, put_str_head,
+    KIND_ARRAY, KIND_MAP, BufferWriter, put_bytes_head, put_head, put_int, put_str_head,
 )
+from rabble._core.byteorder cimport store_16, store_32, store_64
 from rabble._core.capacities cimport ENCODE_BYTES_KEPT, ENCODE_BYTES_MIN, SENT_PID_SLOTS
 from rabble._core.envelope cimport Envelope
 from rabble._core.failure cimport PyErr_ExceptionMatches, owned, take_failure
@@ -226,7 +226,7 @@ cdef class Encoder:
             number = value
             memcpy(&bits, &number, 8)
             p[0] = 0xcb
-            RABBLE_STORE_64(p + 1, bits)
+            store_64(p + 1, bits)
             w.size += 9
             return 0
         if cls is bytes:
@@ -252,7 +252,7 @@ cdef class Encoder:
                 )
             large = PyLong_AsUnsignedLongLong(value)
             p[0] = 0xcf
-            RABBLE_STORE_64(p + 1, large)
+            store_64(p + 1, large)
             w.size += 9
         else:
             w.size += put_int(p, n)
@@ -354,7 +354,7 @@ cdef class Encoder:
             encoded = self.text_of((<CorrelationId>value).pid)
             self.grow(w, 3)
             w.data[w.size] = 0xda
-            RABBLE_STORE_16(w.data + w.size + 1, PyBytes_GET_SIZE(encoded))
+            store_16(w.data + w.size + 1, PyBytes_GET_SIZE(encoded))
             w.size += 3
             self.write_text(w, encoded)
             self.write(w, (<CorrelationId>value).connection)
@@ -443,7 +443,7 @@ cdef class Encoder:
         p = w.data + start
         memmove(p + 6, p + 3, size)
         p[0] = 0xc9
-        RABBLE_STORE_32(p + 1, size)
+        store_32(p + 1, size)
         p[5] = <unsigned char>code
         w.size += 3
         return 0

@@ -9,6 +9,7 @@ of `frame_encoder` and `frame_decoder`.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t
 
+from rabble._core.byteorder cimport load_32
 from rabble._core.ids cimport Pid
 
 __all__ = ["FrameError", "split_frame"]

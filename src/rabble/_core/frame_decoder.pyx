@@ -15,6 +15,7 @@ from libc.string cimport memcpy
 
 from rabble._core.buffer_reader cimport BufferReader, decode_utf8
 from rabble._core.buffer_reader import DecodeError, DecodeLimitError, UnknownMessageError
+from rabble._core.byteorder cimport load_16, load_32, load_64
 from rabble._core.capacities cimport PAYLOAD_BYTES_MIN
 from rabble._core.decoder cimport Decoder
 from rabble._core.envelope cimport Envelope, new_envelope
@@ -23,8 +24,8 @@ from rabble._core.frame cimport (
     CACHE_PID, CODE_DECODE, CODE_DECODE_LIMIT, CODE_FRAME_TOO_LARGE, CODE_LIMIT, CODE_PROTOCOL,
     CODE_SPOOF, DETAIL_MAX, DOWN, DOWN_TAIL, ENVELOPE, ENVELOPE_FLAGS, FLAG_CID, FLAG_CONNECTION,
     FLAG_FIRST, FLAG_FORWARDED, FLAG_FULL, FLAG_LAST, FLAG_REQUEST, FLAG_SENDER, FRAGMENT,
-    FRAME_HEADER, HEAD_MAX, LOST, PID_CACHE_SLOTS, PING, UNDELIVERED, Frame, flags_agree, load_16,
-    load_32, load_64, may_be_forwarded, next_frame,
+    FRAME_HEADER, HEAD_MAX, LOST, PID_CACHE_SLOTS, PING, UNDELIVERED, Frame, flags_agree,
+    may_be_forwarded, next_frame,
 )
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node
 from rabble._core.queue cimport EnvelopeQueue

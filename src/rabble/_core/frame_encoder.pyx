@@ -21,7 +21,8 @@ from libc.string cimport memcpy
 
 import unicodedata
 
-from rabble._core.buffer_writer cimport BufferWriter
+from rabble._core.buffer_writer cimport BufferWriter, put_bytes_head
+from rabble._core.byteorder cimport store_16, store_32, store_64
 from rabble._core.capacities cimport DATA_BYTES_KEPT, PAIRS_MIN
 from rabble._core.encoder cimport Encoder
 from rabble._core.encoder import EncodeError
@@ -29,7 +30,7 @@ from rabble._core.envelope cimport Envelope
 from rabble._core.frame cimport (
     CACHE_PID, DEMONITOR, DETAIL_MAX, DOWN, DOWN_TAIL, ENVELOPE, FLAG_CID, FLAG_CONNECTION,
     FLAG_FORWARDED, FLAG_FULL, FLAG_REQUEST, FLAG_SENDER, FRAME_HEADER, HEAD_MAX, LOST, MONITOR,
-    UNDELIVERED, WINDOW_UPDATE, may_be_forwarded, store_16, store_32, store_64, store_header,
+    UNDELIVERED, WINDOW_UPDATE, may_be_forwarded, store_header,
 )
 from rabble._core.gather cimport (
     GatherFrame, add_frame, forget_frames, free_gather, gathered_sent, make_room, put_envelope,
@@ -202,19 +203,7 @@ cdef class FrameEncoder:
         """
         cdef Py_ssize_t size = PyBytes_GET_SIZE(msg)
         cdef unsigned char head[5]
-        cdef Py_ssize_t head_size
-        if size < 1 << 8:
-            head[0] = 0xc4
-            head[1] = <unsigned char>size
-            head_size = 2
-        elif size < 1 << 16:
-            head[0] = 0xc5
-            store_16(head + 1, <uint32_t>size)
-            head_size = 3
-        else:
-            head[0] = 0xc6
-            store_32(head + 1, <uint32_t>size)
-            head_size = 5
+        cdef Py_ssize_t head_size = put_bytes_head(head, size)
         if head_size + size > self.message_bytes_max:
             raise too_long(self, head_size + size)
         return self.put_in_bulk(

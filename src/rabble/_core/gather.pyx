@@ -9,8 +9,9 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
+from rabble._core.byteorder cimport store_32
 from rabble._core.frame cimport (
-    ENVELOPE, FLAG_FIRST, FLAG_LAST, FRAGMENT, FRAME_HEADER, store_32, store_header,
+    ENVELOPE, FLAG_FIRST, FLAG_LAST, FRAGMENT, FRAME_HEADER, store_header,
 )
 
 __all__ = []

@@ -11,6 +11,7 @@ from libc.string cimport memcpy
 from posix.unistd cimport read
 
 from rabble._core.byte_queue cimport ByteQueue, append, drop, length, move_range, reserve, swap
+from rabble._core.byteorder cimport load_64, store_64
 from rabble._core.capacities cimport (
     POLL_EVENTS,
     RECV_BULK_HIGH,
@@ -20,20 +21,8 @@ from rabble._core.capacities cimport (
     RECV_LOW,
 )
 from rabble._core.frame cimport (
-    BYE,
-    CODE_LIMIT,
-    DOWN,
-    ENVELOPE,
-    FLAG_FULL,
-    FRAGMENT,
-    LOST,
-    PING,
-    PONG,
-    WINDOW_UPDATE,
-    Frame,
-    load_64,
+    BYE, CODE_LIMIT, DOWN, ENVELOPE, FLAG_FULL, FRAGMENT, LOST, PING, PONG, WINDOW_UPDATE, Frame,
     next_frame,
-    store_64,
 )
 from rabble._core.inbox cimport monotonic_ns
 from rabble._core.transport cimport (

@@ -5,7 +5,7 @@ from posix.unistd cimport write
 
 from rabble._core.buffer_writer cimport BufferWriter
 from rabble._core.byte_queue cimport ByteQueue
-from rabble._core.frame cimport load_32
+from rabble._core.byteorder cimport load_32
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:

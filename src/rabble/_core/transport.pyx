@@ -22,6 +22,7 @@ from rabble._core.byte_queue cimport (
     reserve,
     take_over,
 )
+from rabble._core.byteorder cimport store_64
 from rabble._core.capacities cimport (
     BULK_BYTES_KEPT,
     BULK_WINDOW,
@@ -30,7 +31,7 @@ from rabble._core.capacities cimport (
     SEND_PIECES,
     WRITE_SOCKET_BYTES_MAX,
 )
-from rabble._core.frame cimport BYE, CODE_TIMEOUT, PING, WINDOW_UPDATE, store_64
+from rabble._core.frame cimport BYE, CODE_TIMEOUT, PING, WINDOW_UPDATE
 from rabble._core.gather cimport GatherFrame
 from rabble._core.inbox cimport monotonic_ns
 
