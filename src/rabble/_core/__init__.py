@@ -7,7 +7,7 @@ Its modules, in order: each refers to those before it only, which a test holds b
     codec:    byteorder buffer_writer buffer_reader plan encoder decoder codec
     wire:     frame byte_queue gather frame_encoder frame_decoder session
     sockets:  transport receive poller
-    running:  routes idle executor system_messages
+    running:  routes notices monitors idle executor system_messages
     tests:    debug
 """
 

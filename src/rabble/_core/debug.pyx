@@ -123,7 +123,7 @@ CAPACITIES = {
 MODULES = (
     "ids", "envelope", "queue", "inbox", "timers", "dispatch", "buffer_reader", "plan", "encoder",
     "decoder", "codec", "frame", "frame_encoder", "frame_decoder", "session", "poller", "routes",
-    "idle", "executor", "system_messages",
+    "notices", "monitors", "idle", "executor", "system_messages",
 )
 COUNTED = {
     f"{module}.{name}": value

@@ -8,6 +8,7 @@ from rabble._core.envelope cimport Envelope
 from rabble._core.idle cimport Idle
 from rabble._core.ids cimport CorrelationId, NodeId, Pid
 from rabble._core.inbox cimport Inbox
+from rabble._core.monitors cimport Monitors
 from rabble._core.poller cimport Connection
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.routes cimport Routes
@@ -37,7 +38,7 @@ cdef class Executor:
     cdef EnvelopeQueue run_queue           # touched by the executor's thread only
     cdef Inbox inbox                       # filled by the other threads
     cdef Routes routes                     # to other nodes; None without a mesh
-    cdef Py_ssize_t peer_monitors_max      # pairs (monitoring, monitored) that a peer may have
+    cdef Monitors monitors                 # who is told of whose end
     cdef TimerWheel wheel                  # ticks are milliseconds since `epoch_ns`
     cdef list due                          # timers that fired and are not queued yet, next one last
     cdef Py_ssize_t due_queued             # timers that fired and stand in the run queue
@@ -111,8 +112,6 @@ cdef class Executor:
     cdef int send_down(self, Connection connection, Pid monitoring, object down) except -1
     cdef int send_undelivered(self, Envelope envelope, object reason) except -1
     cdef int count_lost(self, NodeId peer, object count) except -1
-    cdef int monitor_remote(self, Pid monitoring, Pid monitored) except -1
-    cdef int demonitor_remote(self, Pid monitoring, Pid monitored) except -1
     cdef int drop_all_for(self, NodeId node) except -1
     cdef int drop(self, Envelope envelope, object reason) except -1
     cdef int remove_entry(self, Entry entry, object reason) except -1
@@ -144,26 +143,3 @@ cdef class Executor:
     cdef int fire(self, int64_t now) except -1
     cdef int handle_control(self, Envelope envelope) except -1
     cdef int ask(self, object request) except -1
-
-# What the runtime itself asks of the executor, in the way of any control message.
-
-cdef class Discard:
-    cdef Pid pid                           # remove this ...
-    cdef object target                     # ... if it is still this one's
-    cdef object reason                     # what its monitors are told
-
-cdef class Connected:
-    cdef Connection connection             # established from now on
-
-cdef class Undelivered:
-    cdef Envelope envelope                 # what a service was given and did not take
-    cdef object reason
-
-cdef class Notice:
-    # What the runtime has to say, and to which life: its successor under the same name gets no
-    # notice that was meant for the one before.
-    cdef Entry entry                       # whom it is for, of this node; or None:
-    cdef Connection connection             # a Down for a process at the other end of this ...
-    cdef Pid monitoring                    # ... and which
-    cdef object msg
-    cdef CorrelationId correlation_id

@@ -42,6 +42,8 @@ from rabble._core.frame_decoder cimport PeerEvent
 from rabble._core.idle cimport Idle
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
 from rabble._core.inbox cimport Inbox, monotonic_ns
+from rabble._core.monitors cimport Monitors
+from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
 from rabble._core.poller cimport Connection, Poller
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, Routes
@@ -119,30 +121,8 @@ cdef extern from "Python.h":
 ctypedef int (*quiet_step)(Executor executor) noexcept
 ctypedef int (*quiet_output)(Executor executor, Entry entry, PyObject* result) noexcept
 ctypedef int (*quiet_send)(Routes routes, Envelope envelope) noexcept
-ctypedef int (*quiet_demonitor)(Executor executor, Pid monitoring, Pid monitored) noexcept
 ctypedef int (*quiet_control)(MessageHandler system_messages, Envelope envelope) noexcept
 ctypedef PyObject* (*quiet_codec)(Executor executor, Envelope envelope) noexcept
-
-
-@cython.final
-cdef class Discard:
-    """Control message of the runtime: remove a pid, if it is still `target`'s."""
-
-
-@cython.final
-cdef class Connected:
-    """Control message of the runtime: a connection to another node is established."""
-
-
-@cython.final
-cdef class Undelivered:
-    """Control message of the runtime: a service was given this and did not take it."""
-
-
-@cython.final
-@cython.freelist(256)
-cdef class Notice:
-    """Control message of the runtime: say something to a life, if it still is one."""
 
 
 cdef class MessageHandler:
@@ -200,6 +180,8 @@ cdef class Executor:
         self.node = node
         self.pid = Pid("executor", node, "rabble")
         self.table = DispatchTable()
+        self.monitors = Monitors()
+        self.monitors.table = self.table
         self.run_queue = EnvelopeQueue()
         self.inbox = Inbox(inbox_max)
         self.wheel = TimerWheel()
@@ -519,7 +501,8 @@ cdef class Executor:
         if self.routes is not None or self.has_run:
             raise RuntimeError("join_mesh is called once, before run")
         self.routes = Routes(poller)
-        self.peer_monitors_max = peer_monitors_max
+        self.monitors.routes = self.routes
+        self.monitors.peer_pairs_max = peer_monitors_max
         poller.watch(self.inbox.fd)
 
     def connection_up(self, Connection connection not None):
@@ -1176,13 +1159,10 @@ cdef class Executor:
 
         Nothing here may fail: who is half gone would be there for ever.
         """
-        cdef PyObject* found
         cdef Timer timer
-        cdef Connection connection
         cdef dict timers = entry.timers
         cdef dict monitoring = entry.monitoring
         cdef dict monitored_by = entry.monitored_by
-        cdef dict pairs
         self.table.remove(entry.pid)
         if self.run_queue.count() != 0:
             # What it asked for and nobody has handled yet is not asked by its successor. (Without
@@ -1205,21 +1185,7 @@ cdef class Executor:
             for timer in timers.values():
                 self.wheel.c_cancel(timer)
         if monitored_by is not None:
-            # Its own monitor of itself has nobody left to tell.
-            monitored_by.pop(entry.pid, None)
-            for pid in monitored_by:
-                found = self.table.find(<Pid>pid)
-                if found is not NULL:
-                    if (<Entry>found).monitoring is not None:
-                        (<Entry>found).monitoring.pop(entry.pid, None)
-                elif self.routes is not None:
-                    connection = self.routes.find((<Pid>pid).node)
-                    pairs = None if connection is None else connection.monitored_by.get(entry.pid)
-                    if pairs is not None:
-                        if pairs.pop(pid, None):
-                            connection.monitored_by_count -= 1
-                        if not pairs:
-                            del connection.monitored_by[entry.pid]
+            self.monitors.forget_monitored_by(entry.pid, monitored_by)
         if entry.kind == INBOX:
             # Whoever owns it takes what is left, and learns that nothing follows.
             (<Inbox>entry.target).close()
@@ -1228,15 +1194,7 @@ cdef class Executor:
         entry.random_source = None
         entry.takes_self = False
         if monitoring is not None:
-            for pid in monitoring:
-                found = self.table.find(<Pid>pid)
-                if found is not NULL:
-                    if (<Entry>found).monitored_by is not None:
-                        (<Entry>found).monitored_by.pop(entry.pid, None)
-                elif self.routes is not None:
-                    if (<quiet_demonitor><void*>demonitor_remote)(self, entry.pid, <Pid>pid) < 0:
-                        # The peer is not told, but what it says of that is not for anybody here.
-                        take_failure()
+            self.monitors.forget_monitoring(entry.pid, monitoring)
         return monitored_by
 
     cdef int tell_ended(self, Entry entry, object monitored_by, object reason) except -1:
@@ -1248,31 +1206,8 @@ cdef class Executor:
 
     cdef list farewells(self, Entry entry, dict monitored_by, object reason):
         """What tells them so."""
-        cdef PyObject* found
-        cdef Notice notice
-        cdef Connection connection
-        cdef list envelopes = []
         down = self.protocol.Down(entry.pid, reason, entry.life)
-        for pid in monitored_by:
-            if same_pid(<Pid>pid, entry.pid):
-                # Its own monitor of itself has nobody left to tell.
-                continue
-            notice = Notice.__new__(Notice)
-            notice.msg = down
-            found = self.table.find(<Pid>pid)
-            if found is not NULL:
-                notice.entry = <Entry>found
-            elif self.routes is not None:
-                connection = self.routes.find((<Pid>pid).node)
-                if connection is None:
-                    # That node is told nothing any more: to its processes all of this one is down.
-                    continue
-                notice.connection = connection
-                notice.monitoring = <Pid>pid
-            else:
-                continue
-            envelopes.append(new_envelope(self.pid, notice, None, None))
-        return envelopes
+        return self.monitors.farewells(self.pid, entry.pid, monitored_by, down)
 
     # What the runtime has to say.
 
@@ -1424,8 +1359,8 @@ cdef class Executor:
 
     cdef int disconnect(self, Connection connection) except -1:
         """A connection has come to its end: so has, for this node, all that lives behind it."""
-        cdef PyObject* found
-        cdef dict monitored_by, monitored_there, monitored_here
+        cdef dict pairs, monitored_there
+        cdef Entry entry
         cdef NodeId node = connection.session.peer
         if not self.routes.remove(connection):
             return 0
@@ -1433,14 +1368,7 @@ cdef class Executor:
         self.poll(self.scene.batch_ns)
         self.drop_all_for(node)
         self.routes.shrunk(self.popped + self.run_queue.count())
-        monitored_there, connection.monitoring = connection.monitoring, {}
-        monitored_here, connection.monitored_by = connection.monitored_by, {}
-        connection.monitored_by_count = 0
-        for monitored, monitored_by in monitored_here.items():
-            found = self.table.find(<Pid>monitored)
-            if found is not NULL and (<Entry>found).monitored_by is not None:
-                for monitoring in monitored_by:
-                    (<Entry>found).monitored_by.pop(monitoring, None)
+        monitored_there = self.monitors.forget_connection(connection)
         why = self.hooks.why_ended(connection)
         if why == "shutdown":
             reason = self.protocol.DownReason("shutdown", f"{node} ended")
@@ -1448,14 +1376,12 @@ cdef class Executor:
             reason = self.protocol.DownReason(
                 "disconnected", f"the connection to {node} ended: {why}"
             )
-        for monitored, monitored_by in monitored_there.items():
+        for monitored, pairs in monitored_there.items():
             down = self.protocol.Down(monitored, reason)
-            for pid in monitored_by:
-                found = self.table.find(<Pid>pid)
-                if found is not NULL:
-                    if (<Entry>found).monitoring is not None:
-                        (<Entry>found).monitoring.pop(monitored, None)
-                    self.notify(<Entry>found, down)
+            for monitoring in pairs:
+                entry = self.monitors.forget_remote(<Pid>monitoring, <Pid>monitored)
+                if entry is not None:
+                    self.notify(entry, down)
         down = self.protocol.NodeDown(node, connection.session.incarnation, why)
         self.notify_all(self.node_subscribers, down)
         self.hooks.disconnected(connection)
@@ -1527,33 +1453,6 @@ cdef class Executor:
         for entry in list(self.letter_subscribers.values()):
             # At once: what stands in the queue came after the gap, and must not be seen before.
             self.notify_now(entry, self.protocol.Lost(peer, count))
-        return 0
-
-    cdef int monitor_remote(self, Pid monitoring, Pid monitored) except -1:
-        """Monitor a process of another node. 0 if no connection leads there."""
-        cdef Connection connection = self.routes.find(monitored.node)
-        cdef dict monitored_by
-        if connection is None or not connection.is_open():
-            return 0
-        connection.frame_encoder.write_monitor(monitoring, monitored)
-        monitored_by = connection.monitoring.get(monitored)
-        if monitored_by is None:
-            monitored_by = connection.monitoring[monitored] = {}
-        monitored_by[monitoring] = True
-        self.routes.touch(connection)
-        return 1
-
-    cdef int demonitor_remote(self, Pid monitoring, Pid monitored) except -1:
-        cdef Connection connection = self.routes.find(monitored.node)
-        cdef dict monitored_by = None
-        if connection is not None:
-            monitored_by = connection.monitoring.get(monitored)
-        if monitored_by is not None and monitored_by.pop(monitoring, None):
-            if not monitored_by:
-                del connection.monitoring[monitored]
-            if connection.is_open():
-                connection.frame_encoder.write_demonitor(monitoring, monitored)
-                self.routes.touch(connection)
         return 0
 
     # Control messages.
@@ -1839,10 +1738,6 @@ cdef object recoded(Executor executor, Envelope envelope):
 
 cdef int send_by_routes(Routes routes, Envelope envelope) except -1:
     return routes.send(envelope)
-
-
-cdef int demonitor_remote(Executor executor, Pid monitoring, Pid monitored) except -1:
-    return executor.demonitor_remote(monitoring, monitored)
 
 
 cdef int handle(MessageHandler system_messages, Envelope envelope) except -1:

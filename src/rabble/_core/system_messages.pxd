@@ -2,9 +2,10 @@
 
 from rabble._core.dispatch cimport Entry
 from rabble._core.envelope cimport Envelope
-from rabble._core.executor cimport Connected, Discard, Executor, MessageHandler, Notice, Undelivered
+from rabble._core.executor cimport Executor, MessageHandler
 from rabble._core.frame_decoder cimport PeerEvent
 from rabble._core.ids cimport Pid
+from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
 from rabble._core.poller cimport Connection
 from rabble._core.timers cimport Timer
 

@@ -11,20 +11,12 @@ from libc.stdint cimport int64_t
 
 from rabble._core.dispatch cimport CALLBACK, EXECUTOR, NODES, Entry
 from rabble._core.envelope cimport Envelope, new_envelope
-from rabble._core.executor cimport (
-    ENDING,
-    NAME_TAKEN,
-    Added,
-    Connected,
-    Discard,
-    Executor,
-    MessageHandler,
-    Notice,
-    Undelivered,
-)
+from rabble._core.executor cimport ENDING, NAME_TAKEN, Added, Executor, MessageHandler
 from rabble._core.frame cimport DEMONITOR, DOWN, LOST, MONITOR, UNDELIVERED
 from rabble._core.frame_decoder cimport EVENT_UNDECODABLE, PeerEvent
 from rabble._core.ids cimport CorrelationId, Pid, same_node
+from rabble._core.monitors cimport MONITORED, NO_PROCESS, TOO_MANY, MonitorStatus
+from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
 from rabble._core.poller cimport Connection
 from rabble._core.session cimport Session
 from rabble._core.texts cimport bounded_repr, type_name
@@ -287,54 +279,26 @@ cdef class SystemMessages(MessageHandler):
     cdef int monitor(self, object request, Envelope envelope) except -1:
         cdef Entry entry = self.asker(envelope)
         cdef Pid pid = <Pid?>request.pid
-        cdef PyObject* found
-        cdef Entry target
+        cdef MonitorStatus status
         if pid is None:
             raise TypeError("Monitor: pid must be a Pid, not None")
         if entry is None:
             return 0
-        found = self.executor.table.find(pid)
-        if found is NULL:
-            reason = "no_process"
-            if not same_node(pid.node, self.executor.node):
-                if (
-                    self.executor.routes is not None
-                    and self.executor.monitor_remote(entry.pid, pid)
-                ):
-                    if entry.monitoring is None:
-                        entry.monitoring = {}
-                    entry.monitoring[pid] = True
-                    return 0
-                reason = "disconnected"
-            return self.executor.notify(
-                entry, self.executor.protocol.Down(pid, self.down_reason(reason))
-            )
-        target = <Entry>found
-        if target.monitored_by is None:
-            target.monitored_by = {}
-        if entry.monitoring is None:
-            entry.monitoring = {}
-        # In this order: where there is no memory for the second one, nobody's successor is told.
-        entry.monitoring[pid] = True
-        target.monitored_by[entry.pid] = True
-        return 0
+        status = self.executor.monitors.add(entry, pid)
+        if status == MONITORED:
+            return 0
+        reason = "no_process" if status == NO_PROCESS else "disconnected"
+        return self.executor.notify(
+            entry, self.executor.protocol.Down(pid, self.down_reason(reason))
+        )
 
     cdef int demonitor(self, object request, Envelope envelope) except -1:
         cdef Entry entry = self.asker(envelope)
         cdef Pid pid = <Pid?>request.pid
-        cdef PyObject* found
         if pid is None:
             raise TypeError("Demonitor: pid must be a Pid, not None")
-        found = self.executor.table.find(pid)
-        if found is not NULL and entry is not None and (<Entry>found).monitored_by is not None:
-            (<Entry>found).monitored_by.pop(entry.pid, None)
-        if entry is not None and entry.monitoring is not None:
-            if (
-                entry.monitoring.pop(pid, None)
-                and found is NULL
-                and self.executor.routes is not None
-            ):
-                self.executor.demonitor_remote(entry.pid, pid)
+        if entry is not None:
+            self.executor.monitors.remove(entry, pid)
         return 0
 
     cdef int get_metrics(self, Envelope envelope) except -1:
@@ -389,66 +353,33 @@ cdef class SystemMessages(MessageHandler):
     cdef int monitored(self, PeerEvent event, Connection connection) except -1:
         """A process of the peer monitors one of this node."""
         cdef Notice notice
-        cdef PyObject* found = self.executor.table.find(event.to)
-        cdef Entry target
-        cdef dict monitored_by
-        if found is NULL or (<Entry>found).kind == EXECUTOR:
+        cdef MonitorStatus status = self.executor.monitors.add_for_peer(
+            connection, event.about, event.to
+        )
+        if status == NO_PROCESS:
             # In its turn: what a life that has ended sent may stand in the queue.
             notice = Notice.__new__(Notice)
             notice.connection = connection
             notice.monitoring = event.about
             notice.msg = self.executor.protocol.Down(event.to, self.down_reason("no_process"))
             self.executor.run_queue.put(new_envelope(self.executor.pid, notice, None, None))
-            return 0
-        target = <Entry>found
-        monitored_by = connection.monitored_by.get(event.to)
-        if monitored_by is None or event.about not in monitored_by:
-            if connection.monitored_by_count >= self.executor.peer_monitors_max:
-                connection.frame_encoder.write_down(
-                    event.about, event.to, self.executor.protocol.DOWN_CODES["refused"], 0,
-                    f"{self.executor.node} lets a peer monitor no more than "
-                    f"Limits.peer_watches_max, {self.executor.peer_monitors_max}",
-                )
-                self.executor.routes.answered(connection)
-                return 0
-        if target.monitored_by is None:
-            target.monitored_by = {}
-        if monitored_by is None:
-            monitored_by = connection.monitored_by[event.to] = {}
-        if event.about not in monitored_by:
-            # Counted when it stands there, and not if there is no memory for it.
-            monitored_by[event.about] = True
-            connection.monitored_by_count += 1
-        target.monitored_by[event.about] = True
+        elif status == TOO_MANY:
+            connection.frame_encoder.write_down(
+                event.about, event.to, self.executor.protocol.DOWN_CODES["refused"], 0,
+                f"{self.executor.node} lets a peer monitor no more than "
+                f"Limits.peer_watches_max, {self.executor.monitors.peer_pairs_max}",
+            )
+            self.executor.routes.answered(connection)
         return 0
 
     cdef int demonitored(self, PeerEvent event, Connection connection) except -1:
-        cdef PyObject* found = self.executor.table.find(event.to)
-        cdef dict monitored_by = connection.monitored_by.get(event.to)
-        if monitored_by is not None:
-            if monitored_by.pop(event.about, None):
-                connection.monitored_by_count -= 1
-            if not monitored_by:
-                del connection.monitored_by[event.to]
-        if found is not NULL and (<Entry>found).monitored_by is not None:
-            (<Entry>found).monitored_by.pop(event.about, None)
-        return 0
+        return self.executor.monitors.remove_for_peer(connection, event.about, event.to)
 
     cdef int down(self, PeerEvent event, Connection connection) except -1:
         """A process of the peer ended that one of this node monitors, if it still does."""
-        cdef dict monitored_by = connection.monitoring.get(event.about)
-        cdef PyObject* found
-        cdef Entry entry
-        if monitored_by is None or not monitored_by.pop(event.to, None):
+        cdef Entry entry = self.executor.monitors.take_down(connection, event.to, event.about)
+        if entry is None:
             return 0
-        if not monitored_by:
-            del connection.monitoring[event.about]
-        found = self.executor.table.find(event.to)
-        if found is NULL:
-            return 0
-        entry = <Entry>found
-        if entry.monitoring is not None:
-            entry.monitoring.pop(event.about, None)
         kind = self.executor.protocol.DOWN_KINDS[event.why]
         # At once: what the next life of that name has sent may stand in the queue already.
         return self.executor.notify_now(
