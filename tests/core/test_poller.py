@@ -1326,7 +1326,7 @@ def test_a_kind_or_code_that_is_none_is_refused() -> None:
                 connection.abort(code)
         wrong: Any = connection
         for call in (
-            lambda: wrong.say(MEMBERSHIP, None),
+            lambda: wrong.send_control(MEMBERSHIP, None),
             lambda: wrong.close(1, None),
             lambda: at.attach(0, None),  # type: ignore[arg-type]
             lambda: at.attach(0, connection.session, None),  # type: ignore[arg-type]

@@ -1121,15 +1121,15 @@ def test_memory_for_fragments_grows_with_what_came():
         tracemalloc.stop()
 
 
-def test_bounds_of_a_link():
+def test_bounds_of_a_session():
     for wrong in (
         {"fragment_bytes": 15},
         {"fragment_bytes": 1 << 20},
         {"message_bytes_max": 0},
         {"message_bytes_max": (64 << 20) + 1},
-        {"places": 3},
-        {"places": 1},
-        {"places": 16384},
+        {"pid_cache_slots": 3},
+        {"pid_cache_slots": 1},
+        {"pid_cache_slots": 16384},
         {"peer": A},
         {"executor": Pid("executor", B, "rabble")},
     ):
