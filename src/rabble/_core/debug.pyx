@@ -121,9 +121,9 @@ CAPACITIES = {
 
 # By their names: it refers to what is there when it runs, and is not compiled against any of them.
 MODULES = (
-    "ids", "envelope", "queue", "inbox", "timers", "dispatch", "buffer_reader", "plan", "encoder",
-    "decoder", "codec", "frame", "frame_encoder", "frame_decoder", "session", "poller", "routes",
-    "notices", "monitors", "idle", "executor", "system_messages",
+    "ids", "envelope", "queue", "inbox", "timers", "dispatch", "backlog", "buffer_reader", "plan",
+    "encoder", "decoder", "codec", "frame", "frame_encoder", "frame_decoder", "session", "poller",
+    "routes", "notices", "monitors", "idle", "executor", "system_messages",
 )
 COUNTED = {
     f"{module}.{name}": value

@@ -3,6 +3,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
+from rabble._core.backlog cimport Backlog
 from rabble._core.dispatch cimport DispatchTable, Entry, EntryKind, Scene
 from rabble._core.envelope cimport Envelope
 from rabble._core.idle cimport Idle
@@ -21,15 +22,11 @@ cdef enum Added:
     ENDING = 2           # the executor ends
     FULL = 3             # too much waits for it
 
-cdef struct Span:
-    # A stretch of the run queue that other threads sent: where it begins and ends, counted in
-    # envelopes that were ever taken out.
-    size_t begin
-    size_t end
-
 cdef class MessageHandler:
     # Who handles the control messages of one executor: see `control`.
     cdef int handle(self, Envelope envelope) except -1
+    # A connection has come to its end, which the executor notices between two deliveries.
+    cdef int disconnect(self, Connection connection) except -1
 
 cdef class Executor:
     cdef readonly NodeId node
@@ -37,6 +34,7 @@ cdef class Executor:
     cdef readonly DispatchTable table
     cdef EnvelopeQueue run_queue           # touched by the executor's thread only
     cdef Inbox inbox                       # filled by the other threads
+    cdef Backlog backlog                   # what is known of what stands in the run queue
     cdef Routes routes                     # to other nodes; None without a mesh
     cdef Monitors monitors                 # who is told of whose end
     cdef TimerWheel wheel                  # ticks are milliseconds since `epoch_ns`
@@ -57,7 +55,6 @@ cdef class Executor:
     cdef Idle idle                         # what it does while it has nothing to do
     cdef volatile bint is_stopping         # drain, then end
     cdef volatile int64_t stop_ns          # ... by this time at the latest
-    cdef int64_t limited                   # how many entries have a mailbox limit
     cdef bint checks                       # whether what is sent is looked at: limits, strict mode
     cdef uint64_t lives                    # processes ever spawned
     cdef uint64_t other_lives              # services, mailboxes and callbacks ever added
@@ -65,15 +62,6 @@ cdef class Executor:
     cdef object failure                    # what the last failed `receive` raised
     cdef dict letter_subscribers           # Pid -> Entry of who is told of every dead letter
     cdef dict node_subscribers             # Pid -> Entry of who is told of nodes that come and go
-    cdef dict ended_pids                   # Pid of an ended life -> where the run queue ended then
-    cdef size_t ended_at                   # the last of these places
-    cdef dict ended_before                 # the same of those before; gone when ...
-    cdef size_t ended_before_at            # ... so many were taken out
-    cdef size_t popped                     # envelopes ever taken out of the run queue
-    cdef Span* spans                       # ring: what of the run queue others sent, in order
-    cdef size_t spans_mask
-    cdef size_t spans_head
-    cdef size_t spans_tail
     cdef bint in_turn                      # a turn is on: `step` and `run` refuse
     cdef bint ended                        # nothing is told to anybody any more
     cdef readonly int64_t delivered
@@ -94,25 +82,16 @@ cdef class Executor:
     cdef int wait(self, int64_t most) except -1
     cdef int deliver(self, Envelope envelope) except -1
     cdef int give_to_process(self, Entry entry, Envelope envelope) except -1
-    cdef bint leaves_mailbox(self, Entry entry) noexcept
     cdef bint emit(self, Entry entry, PyObject* result) except -1
     cdef int emit_item(self, Entry entry, object item, int owners, list fresh) except -1
     cdef int crash(self, Entry entry, Envelope envelope) except -1
     cdef object checked(self, Envelope envelope)
     cdef int admit(self, Envelope envelope) except -1
-    cdef int recount(self) except -1
     cdef int set_checks(self) except -1
     cdef int take_in(self) except -1
-    cdef int note_span(self, size_t begin) except -1
-    cdef void forget_spans(self) noexcept
     cdef int route(self, Envelope envelope) except -1
     cdef int receive(self) except -1
-    cdef int connect(self, Connection connection) except -1
-    cdef int disconnect(self, Connection connection) except -1
-    cdef int send_down(self, Connection connection, Pid monitoring, object down) except -1
     cdef int send_undelivered(self, Envelope envelope, object reason) except -1
-    cdef int count_lost(self, NodeId peer, object count) except -1
-    cdef int drop_all_for(self, NodeId node) except -1
     cdef int drop(self, Envelope envelope, object reason) except -1
     cdef int remove_entry(self, Entry entry, object reason) except -1
     cdef object detach(self, Entry entry)
@@ -126,7 +105,6 @@ cdef class Executor:
     cdef int call_hook(self, str what, object about, object error) except -1
     cdef bint accept(self, Envelope envelope) except -1
     cdef bint put(self, Envelope envelope) except -1
-    cdef bint is_full(self) noexcept
     cdef Added add(
         self, Pid pid, object process, object mailbox_max, bint from_outside
     ) except? FULL
@@ -135,11 +113,12 @@ cdef class Executor:
     cdef int64_t time_left(self, int64_t now, int64_t most) noexcept
     cdef bint start(self, Entry entry) except -1
     cdef int give_to_target(self, Entry entry, Envelope envelope) except -1
-    cdef bint is_stale(self, Pid sender) except -1
-    cdef int forget_ended(self) except -1
     cdef int refuse(self, Envelope envelope, object error) except -1
     cdef int tell_shutdown(self) except -1
     cdef int absorb_interrupt(self) except -1
     cdef int fire(self, int64_t now) except -1
     cdef int handle_control(self, Envelope envelope) except -1
     cdef int ask(self, object request) except -1
+
+# Look at what other nodes sent, which has just been queued, as mailboxes have limits.
+cdef int admit_newest(Executor executor, size_t count) except -1

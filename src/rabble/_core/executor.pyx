@@ -17,11 +17,11 @@ failed: see `failure.pxd` for why no `except` clause is in the way.
 
 cimport cython
 from cpython.exc cimport PyErr_ExceptionMatches
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t
 
+from rabble._core.backlog cimport Backlog
 from rabble._core.capacities cimport DUE_QUEUED_MAX, TURN_DELIVERIES_MAX
 from rabble._core.dispatch cimport (
     CALLBACK,
@@ -50,7 +50,6 @@ from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, Routes
 from rabble._core.texts cimport bounded_repr, bounded_str, type_name
 from rabble._core.timers cimport Timer, TimerWheel
 
-from bisect import bisect_left
 from types import FunctionType
 
 from rabble._core.texts import Interrupted
@@ -64,7 +63,6 @@ cdef enum:
     GIL_OFFER_NS = 5_000_000         # CPython's own switch interval
     DRAIN_S_MAX = 31_622_400         # 366 days: what a drain without end is taken for
     DETAIL_MAX = 500                 # characters of an exception's text that a Down has
-    SPANS_MIN = 16
 
 cdef extern from *:
     """
@@ -131,6 +129,9 @@ cdef class MessageHandler:
     cdef int handle(self, Envelope envelope) except -1:
         raise TypeError("this executor was given nobody who handles control messages")
 
+    cdef int disconnect(self, Connection connection) except -1:
+        raise TypeError("this executor was given nobody who handles the end of connections")
+
 
 # What is taken for an exception that was lost: without memory the interpreter may end a call
 # without one. Made once, so that it is there then.
@@ -184,6 +185,10 @@ cdef class Executor:
         self.monitors.table = self.table
         self.run_queue = EnvelopeQueue()
         self.inbox = Inbox(inbox_max)
+        self.backlog = Backlog()
+        self.backlog.run_queue = self.run_queue
+        self.backlog.inbox = self.inbox
+        self.backlog.table = self.table
         self.wheel = TimerWheel()
         self.due = []
         self.stride = CLOCK_STRIDE
@@ -210,23 +215,14 @@ cdef class Executor:
         self.interrupted_at = -1
         self.dead_letters = {}
         self.letter_subscribers = {}
-        self.ended_pids = {}
-        self.ended_before = {}
         self.node_subscribers = {}
         self.system_messages = MessageHandler()
-        self.spans = <Span*>PyMem_RawMalloc(SPANS_MIN * sizeof(Span))
-        if self.spans is NULL:
-            raise MemoryError
-        self.spans_mask = SPANS_MIN - 1
         cdef Entry own = Entry.__new__(Entry)
         own.pid = self.pid
         own.target = self.pid
         own.runtime = self.scene
         own.kind = EXECUTOR
         self.table.add(own)
-
-    def __dealloc__(self):
-        PyMem_RawFree(self.spans)
 
     # What any thread may call.
 
@@ -255,7 +251,7 @@ cdef class Executor:
         """Envelopes of other threads that no process has been given yet: what `inbox_max` bounds.
 
         """
-        self.forget_spans()
+        self.backlog.forget_spans()
         return self.inbox.queue.count() + self.inbox.elsewhere
 
     @property
@@ -423,11 +419,11 @@ cdef class Executor:
                     f"spawn a new instance for every process"
                 )
         if request is not None:
-            if from_outside and self.is_full():
+            if from_outside and self.backlog.is_full():
                 return FULL
             self.inbox.queue.reserve(1)
         if limit is not None:
-            limit.counted_from = self.popped + self.run_queue.count()
+            limit.counted_from = self.backlog.popped + self.run_queue.count()
         if not self.table.add(entry):
             return NAME_TAKEN
         # Even numbers: how many services there are does not change what processes draw at random.
@@ -438,7 +434,7 @@ cdef class Executor:
         runtime[0] = <PyObject*>entry
         self.processes += 1
         if limit is not None:
-            self.limited += 1
+            self.backlog.limited += 1
             self.checks = True
         if request is not None:
             self.inbox.put_always(request)
@@ -631,15 +627,9 @@ cdef class Executor:
 
     cdef inline bint put(self, Envelope envelope) except -1:
         """Put it into the inbox, if there is room. In any thread."""
-        return self.inbox.put(envelope) or (not self.is_full() and self.inbox.put(envelope))
-
-    cdef bint is_full(self) noexcept:
-        """Whether the inbox is. What was delivered in this turn is counted off first: exactly so
-        many wait as `inbox_max` says before anybody is refused.
-        """
-        if self.inbox.is_full():
-            self.forget_spans()
-        return self.inbox.is_full()
+        return self.inbox.put(envelope) or (
+            not self.backlog.is_full() and self.inbox.put(envelope)
+        )
 
     cdef int ask(self, object request) except -1:
         """Send a control message of the runtime's own, which no limit refuses."""
@@ -676,7 +666,7 @@ cdef class Executor:
                 if self.run_queue.count() == 0:
                     break
                 taken = self.run_queue.take_owned()
-                self.popped += 1
+                self.backlog.popped += 1
                 try_deliver(self, taken)
                 if forks != self.born_after_forks:
                     # It forked, and returned in the child: all that waits is the parent's.
@@ -694,9 +684,9 @@ cdef class Executor:
                     until_look = self.stride
                     looked = now
             if self.inbox.elsewhere != 0:
-                self.forget_spans()
-            if len(self.ended_pids) != 0 or len(self.ended_before) != 0:
-                self.forget_ended()
+                self.backlog.forget_spans()
+            if self.backlog.has_ended():
+                self.backlog.forget_ended()
             if self.routes is not None and self.routes.dirty:
                 self.routes.flush()
         finally:
@@ -716,7 +706,7 @@ cdef class Executor:
         Just what stands there now: who sends faster than this would keep all others waiting. Where
         there is no memory for it, it stays where it is until there is.
         """
-        cdef size_t begin = self.popped + self.run_queue.count()
+        cdef size_t begin = self.backlog.popped + self.run_queue.count()
         cdef size_t left = self.inbox.queue.count()
         cdef Envelope envelope
         if not self.checks:
@@ -729,70 +719,11 @@ cdef class Executor:
                 left -= 1
                 envelope = self.inbox.queue.take()
                 # Counted one by one: somebody's code may run, and others send meanwhile.
-                begin = self.popped + self.run_queue.count()
+                begin = self.backlog.popped + self.run_queue.count()
                 admit_outside(self, envelope)
-                self.note_span(begin)
+                self.backlog.note_span(begin)
             return 0
-        return self.note_span(begin)
-
-    cdef int note_span(self, size_t begin) except -1:
-        """Note that the run queue was sent by other threads from `begin` to its end.
-
-        So it is known how much of it has not been delivered, without counting deliveries. A
-        stretch that follows the one before without a gap is one with it; where there is no memory
-        for another, what lies between them is counted as well.
-        """
-        cdef size_t end = self.popped + self.run_queue.count()
-        cdef size_t capacity, i
-        cdef Span* spans
-        cdef Span* last
-        if end == begin:
-            return 0
-        if self.spans_head != self.spans_tail:
-            last = &self.spans[(self.spans_tail - 1) & self.spans_mask]
-            if last.end == begin:
-                self.inbox.elsewhere += end - last.end
-                last.end = end
-                return 0
-            if self.spans_tail - self.spans_head > self.spans_mask:
-                capacity = 2 * (self.spans_mask + 1)
-                spans = <Span*>PyMem_RawMalloc(capacity * sizeof(Span))
-                if spans is NULL:
-                    self.inbox.elsewhere += end - last.end
-                    last.end = end
-                    return 0
-                for i in range(self.spans_tail - self.spans_head):
-                    spans[i] = self.spans[(self.spans_head + i) & self.spans_mask]
-                PyMem_RawFree(self.spans)
-                self.spans = spans
-                self.spans_mask = capacity - 1
-                self.spans_tail -= self.spans_head
-                self.spans_head = 0
-        last = &self.spans[self.spans_tail & self.spans_mask]
-        last.begin = begin
-        last.end = end
-        self.spans_tail += 1
-        self.inbox.elsewhere += end - begin
-        return 0
-
-    cdef void forget_spans(self) noexcept:
-        """Forget what has been delivered by now."""
-        cdef Span* oldest
-        if self.run_queue.count() == 0:
-            # Also where dead letters took something out in between.
-            self.spans_head = self.spans_tail
-            self.inbox.elsewhere = 0
-            return
-        while self.spans_head != self.spans_tail:
-            oldest = &self.spans[self.spans_head & self.spans_mask]
-            if <Py_ssize_t>(self.popped - oldest.begin) <= 0:
-                break
-            if <Py_ssize_t>(self.popped - oldest.end) < 0:
-                self.inbox.elsewhere -= self.popped - oldest.begin
-                oldest.begin = self.popped
-                break
-            self.inbox.elsewhere -= oldest.end - oldest.begin
-            self.spans_head += 1
+        return self.backlog.note_span(begin)
 
     cdef int fire(self, int64_t now) except -1:
         """Queue the timers that are due, but no more than others can be expected to wait behind.
@@ -866,27 +797,12 @@ cdef class Executor:
             return self.drop(envelope, self.protocol.DeadLetterReason.NO_PROCESS)
         entry = <Entry>found
         if entry.kind == PROCESS:
-            if entry.limit is not None and not self.leaves_mailbox(entry):
+            if entry.limit is not None and not self.backlog.leaves_mailbox(entry):
                 return self.drop(envelope, self.protocol.DeadLetterReason.MAILBOX_FULL)
             return self.give_to_process(entry, envelope)
         if entry.kind == EXECUTOR:
             return self.handle_control(envelope)
         return self.give_to_target(entry, envelope)
-
-    cdef bint leaves_mailbox(self, Entry entry) noexcept:
-        """Count out what was just taken from the run queue for a process with a mailbox limit.
-
-        False if it came before the process was spawned, with more than may wait: then nobody knew
-        of the limit, so what exceeds it is found here.
-        """
-        cdef MailboxLimit limit = entry.limit
-        if <Py_ssize_t>(limit.counted_from - self.popped) >= 0:
-            if limit.early >= limit.most:
-                return False
-            limit.early += 1
-        elif limit.queued:
-            limit.queued -= 1
-        return True
 
     cdef int give_to_process(self, Entry entry, Envelope envelope) except -1:
         cdef PyObject* args[4]
@@ -987,8 +903,8 @@ cdef class Executor:
             # Nothing is taken out of the queue while a delivery goes on, so all that is more than
             # before is this call's.
             self.run_queue.drop_newest(self.run_queue.count() - before)
-            if self.limited:
-                self.recount()
+            if self.backlog.limited:
+                self.backlog.recount()
         Py_DECREF(<object>result)
         return status == 0
 
@@ -1051,59 +967,12 @@ cdef class Executor:
 
     cdef int admit(self, Envelope envelope) except -1:
         """Queue an envelope if its receiver's mailbox has room for it."""
-        cdef PyObject* found
-        cdef MailboxLimit limit
-        cdef size_t place
-        if self.limited:
-            found = self.table.find(envelope.to)
-            if found is not NULL and (<Entry>found).limit is not None:
-                limit = (<Entry>found).limit
-                if limit.queued >= limit.most:
-                    return self.drop(envelope, self.protocol.DeadLetterReason.MAILBOX_FULL)
-                self.run_queue.reserve(1)
-                limit.queued += 1
-                # What is counted here is counted out, too, though it stood in the queue for a
-                # moment when its process was spawned.
-                place = self.popped + self.run_queue.count()
-                if <Py_ssize_t>(limit.counted_from - place) > 0:
-                    limit.counted_from = place
-        self.run_queue.put(envelope)
-        return 0
-
-    cdef int recount(self) except -1:
-        """Count anew what waits for each process with a limit: the queue was changed.
-
-        What stood there before its process was spawned is still not counted: as much of it as may
-        wait is found when it is delivered.
-        """
-        cdef Entry entry
-        cdef MailboxLimit limit
-        cdef PyObject* found
-        cdef size_t position
-        cdef size_t end = self.popped + self.run_queue.count()
-        for entry in self.table.snapshot():
-            limit = entry.limit
-            if limit is not None:
-                limit.queued = 0
-                if <Py_ssize_t>(limit.counted_from - end) > 0:
-                    limit.counted_from = end
-        position = self.run_queue.head
-        while position != self.run_queue.tail:
-            # Finding a pid runs nobody's code, so the queue stays as it is meanwhile.
-            found = self.table.find(
-                (<Envelope>self.run_queue.slots[position & self.run_queue.mask]).to
-            )
-            if found is not NULL and (<Entry>found).limit is not None:
-                limit = (<Entry>found).limit
-                if <Py_ssize_t>(
-                    self.popped + (position - self.run_queue.head) - limit.counted_from
-                ) >= 0:
-                    limit.queued += 1
-            position += 1
+        if not self.backlog.put(envelope):
+            return self.drop(envelope, self.protocol.DeadLetterReason.MAILBOX_FULL)
         return 0
 
     cdef int set_checks(self) except -1:
-        self.checks = self.codec is not None or self.limited != 0
+        self.checks = self.codec is not None or self.backlog.limited != 0
         return 0
 
     # The end of a process.
@@ -1164,19 +1033,12 @@ cdef class Executor:
         cdef dict monitoring = entry.monitoring
         cdef dict monitored_by = entry.monitored_by
         self.table.remove(entry.pid)
-        if self.run_queue.count() != 0:
-            # What it asked for and nobody has handled yet is not asked by its successor. (Without
-            # memory to note that, it is.)
-            self.ended_at = self.popped + self.run_queue.count()
-            try:
-                self.ended_pids[entry.pid] = self.ended_at
-            except MemoryError:
-                pass
+        self.backlog.note_ended(entry.pid)
         entry.timers = entry.monitoring = entry.monitored_by = None
         if entry.kind == PROCESS:
             self.processes -= 1
         if entry.limit is not None:
-            self.limited -= 1
+            self.backlog.limited -= 1
             self.set_checks()
         if entry.subscribed:
             self.subscribe(entry, self.letter_subscribers, DEAD_LETTERS, False)
@@ -1308,16 +1170,6 @@ cdef class Executor:
             self.drop(envelope, self.protocol.DeadLetterReason.PEER_BUSY)
         return 0
 
-    cdef int send_down(self, Connection connection, Pid monitoring, object down) except -1:
-        """A process of this node ended that one of the peer's monitors."""
-        if self.routes.find(monitoring.node) is not connection:
-            # Whom it concerned is down for this node.
-            return 0
-        reason = down.reason
-        why = self.protocol.DOWN_CODES.get(reason.kind, 1)
-        connection.frame_encoder.write_down(monitoring, down.pid, why, down.life, reason.detail)
-        return self.routes.answered(connection)
-
     cdef int receive(self) except -1:
         """Look at the sockets, and queue what came."""
         cdef Poller poller = self.routes.poller
@@ -1334,103 +1186,14 @@ cdef class Executor:
         if not poller.sockets.pending:
             return 0
         before = self.run_queue.count()
-        over = self.routes.receive(self.run_queue, self.popped)
+        over = self.routes.receive(self.run_queue, self.backlog.popped)
         count = self.run_queue.count() - before
-        if self.limited and count != 0:
+        if self.backlog.limited and count != 0:
             admit_newest(self, count)
-            self.routes.shrunk(self.popped + self.run_queue.count())
+            self.routes.shrunk(self.backlog.popped + self.run_queue.count())
         if over is not None:
             for connection in over:
-                self.disconnect(connection)
-        return 0
-
-    cdef int connect(self, Connection connection) except -1:
-        """A connection to a node is established."""
-        cdef Connection old = self.routes.by_name.get(connection.session.peer.name)
-        cdef size_t before = self.run_queue.count()
-        if old is not None:
-            self.routes.receive_all(old, self.run_queue)
-            if self.limited and self.run_queue.count() != before:
-                admit_newest(self, self.run_queue.count() - before)
-            self.disconnect(old)
-        self.routes.add(connection)
-        up = self.protocol.NodeUp(connection.session.peer, connection.session.incarnation)
-        return self.notify_all(self.node_subscribers, up)
-
-    cdef int disconnect(self, Connection connection) except -1:
-        """A connection has come to its end: so has, for this node, all that lives behind it."""
-        cdef dict pairs, monitored_there
-        cdef Entry entry
-        cdef NodeId node = connection.session.peer
-        if not self.routes.remove(connection):
-            return 0
-        # What was sent before must not reach the node's next start.
-        self.poll(self.scene.batch_ns)
-        self.drop_all_for(node)
-        self.routes.shrunk(self.popped + self.run_queue.count())
-        monitored_there = self.monitors.forget_connection(connection)
-        why = self.hooks.why_ended(connection)
-        if why == "shutdown":
-            reason = self.protocol.DownReason("shutdown", f"{node} ended")
-        else:
-            reason = self.protocol.DownReason(
-                "disconnected", f"the connection to {node} ended: {why}"
-            )
-        for monitored, pairs in monitored_there.items():
-            down = self.protocol.Down(monitored, reason)
-            for monitoring in pairs:
-                entry = self.monitors.forget_remote(<Pid>monitoring, <Pid>monitored)
-                if entry is not None:
-                    self.notify(entry, down)
-        down = self.protocol.NodeDown(node, connection.session.incarnation, why)
-        self.notify_all(self.node_subscribers, down)
-        self.hooks.disconnected(connection)
-        return 0
-
-    cdef int drop_all_for(self, NodeId node) except -1:
-        """Make dead letters of what is queued for another node, once all of it is out."""
-        cdef EnvelopeQueue queue = self.run_queue
-        cdef size_t left = queue.count()
-        cdef size_t place
-        cdef list dropped = []
-        cdef list places = []      # where each of them stands, in envelopes ever taken out
-        cdef list entries
-        cdef Envelope envelope
-        cdef Entry entry
-        cdef PyObject* owned
-        # All the memory first: a queue that is half turned over would be out of order.
-        for place in range(left):
-            envelope = <Envelope>queue.slots[(queue.head + place) & queue.mask]
-            if same_node(envelope.to.node, node):
-                places.append(self.popped + place)
-                dropped.append(envelope)
-        if not dropped:
-            return 0
-        entries = self.table.snapshot()
-        while left != 0:
-            left -= 1
-            owned = queue.take_owned()
-            if same_node((<Envelope>owned).to.node, node):
-                Py_DECREF(<Envelope>owned)
-            else:
-                # There is room for what was just taken out.
-                queue.put_owned(owned)
-        # Whoever is behind one that went has moved up, and so have the places that are kept.
-        for pids in (self.ended_pids, self.ended_before):
-            for pid, ended in list((<dict>pids).items()):
-                (<dict>pids)[pid] = ended - bisect_left(places, ended)
-        self.ended_at -= <size_t>bisect_left(places, self.ended_at)
-        self.ended_before_at -= <size_t>bisect_left(places, self.ended_before_at)
-        if self.limited:
-            for entry in entries:
-                if entry.limit is not None:
-                    # So many stood before where it is counted from.
-                    entry.limit.counted_from -= <size_t>bisect_left(
-                        places, entry.limit.counted_from
-                    )
-            self.recount()
-        for envelope in dropped:
-            self.drop(envelope, self.protocol.DeadLetterReason.NOT_CONNECTED)
+                self.system_messages.disconnect(connection)
         return 0
 
     cdef int send_undelivered(self, Envelope envelope, object reason) except -1:
@@ -1443,16 +1206,6 @@ cdef class Executor:
                 self.protocol.UNDELIVERED_CODES.get(reason, 1),
             )
             self.routes.answered(connection)
-        return 0
-
-    cdef int count_lost(self, NodeId peer, object count) except -1:
-        """A peer dropped envelopes that were for this node, because its queue was full."""
-        cdef Entry entry
-        reason = self.protocol.DeadLetterReason.LOST
-        self.dead_letters[reason] = self.dead_letters.get(reason, 0) + count
-        for entry in list(self.letter_subscribers.values()):
-            # At once: what stands in the queue came after the gap, and must not be seen before.
-            self.notify_now(entry, self.protocol.Lost(peer, count))
         return 0
 
     # Control messages.
@@ -1476,35 +1229,11 @@ cdef class Executor:
             self.refuse(envelope, error)
         return 0
 
-    cdef bint is_stale(self, Pid sender) except -1:
-        """Whether what was just taken from the run queue was sent by a life that has ended since.
-
-        It was, if it stood in the queue when the last life of that name ended.
-        """
-        if len(self.ended_pids) == 0 and len(self.ended_before) == 0:
-            return False
-        place = self.ended_pids.get(sender)
-        if place is None:
-            place = self.ended_before.get(sender)
-        return place is not None and <Py_ssize_t>(self.popped - <size_t>place) <= 0
-
-    cdef int forget_ended(self) except -1:
-        """Forget the lives of whose messages none is in the queue any more.
-
-        In two generations, as the queue may never be empty: those before are gone when the queue
-        has passed the last of them, and those since then take their place.
-        """
-        if <Py_ssize_t>(self.popped - self.ended_before_at) >= 0:
-            self.ended_before = self.ended_pids
-            self.ended_before_at = self.ended_at
-            self.ended_pids = {}
-        return 0
-
     cdef int refuse(self, Envelope envelope, object error) except -1:
         """A control message was wrong: that is an error of the process that sent it."""
         cdef PyObject* found = NULL
         cdef Entry entry
-        if envelope.sender is not None and not self.is_stale(envelope.sender):
+        if envelope.sender is not None and not self.backlog.is_stale(envelope.sender):
             found = self.table.find(envelope.sender)
         if found is not NULL and (<Entry>found).kind == PROCESS:
             # Held: the table's may be the only other reference.
@@ -1687,7 +1416,7 @@ cdef int emit_output(Executor executor, Entry entry, object result) except -1:
                 executor.admit(<Envelope>item)
             else:
                 executor.drop((<Undelivered>item).envelope, (<Undelivered>item).reason)
-    elif executor.limited:
+    elif executor.backlog.limited:
         # A generator that spawned what has a limit, and sent to it.
         admit_newest(executor, executor.run_queue.count() - before)
     return 0

@@ -3,10 +3,8 @@
 from rabble._core.dispatch cimport Entry
 from rabble._core.envelope cimport Envelope
 from rabble._core.executor cimport Executor, MessageHandler
-from rabble._core.frame_decoder cimport PeerEvent
 from rabble._core.ids cimport Pid
 from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
-from rabble._core.poller cimport Connection
 from rabble._core.timers cimport Timer
 
 cdef class SystemMessages(MessageHandler):
@@ -34,11 +32,3 @@ cdef class SystemMessages(MessageHandler):
     cdef int discard(self, Discard request) except -1
     cdef int undelivered(self, Undelivered letter) except -1
     cdef int connected(self, Connected request) except -1
-
-    # What other nodes send.
-    cdef int peer_event(self, PeerEvent event) except -1
-    cdef int monitored(self, PeerEvent event, Connection connection) except -1
-    cdef int demonitored(self, PeerEvent event, Connection connection) except -1
-    cdef int down(self, PeerEvent event, Connection connection) except -1
-    cdef int bounced(self, PeerEvent event) except -1
-    cdef int unfit(self, PeerEvent event) except -1

@@ -10,15 +10,14 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 from rabble._core.dispatch cimport CALLBACK, EXECUTOR, NODES, Entry
-from rabble._core.envelope cimport Envelope, new_envelope
+from rabble._core.envelope cimport Envelope
+from rabble._core.distribution cimport add_connection, end_connection, handle_event, send_down
 from rabble._core.executor cimport ENDING, NAME_TAKEN, Added, Executor, MessageHandler
-from rabble._core.frame cimport DEMONITOR, DOWN, LOST, MONITOR, UNDELIVERED
-from rabble._core.frame_decoder cimport EVENT_UNDECODABLE, PeerEvent
+from rabble._core.frame_decoder cimport PeerEvent
 from rabble._core.ids cimport CorrelationId, Pid, same_node
-from rabble._core.monitors cimport MONITORED, NO_PROCESS, TOO_MANY, MonitorStatus
+from rabble._core.monitors cimport MONITORED, NO_PROCESS, MonitorStatus
 from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
 from rabble._core.poller cimport Connection
-from rabble._core.session cimport Session
 from rabble._core.texts cimport bounded_repr, type_name
 from rabble._core.timers cimport Timer
 from rabble._core.timers import validate_delay_ms
@@ -105,7 +104,7 @@ cdef class SystemMessages(MessageHandler):
         if which == STOP:
             return self.stop(msg)
         if which == PEER_EVENT:
-            return self.peer_event(<PeerEvent>msg)
+            return handle_event(self.executor, <PeerEvent>msg)
         if which == DISCARD:
             return self.discard(<Discard>msg)
         if which == NOT_DELIVERED:
@@ -129,7 +128,7 @@ cdef class SystemMessages(MessageHandler):
                 f"{type_name(envelope.msg)} needs a sender: it concerns who sent it"
             )
         found = self.executor.table.find(envelope.sender)
-        if found is NULL or self.executor.is_stale(envelope.sender):
+        if found is NULL or self.executor.backlog.is_stale(envelope.sender):
             return None
         return <Entry>found
 
@@ -139,7 +138,7 @@ cdef class SystemMessages(MessageHandler):
         if notice.entry is not None:
             return self.executor.notify_now(notice.entry, notice.msg, notice.correlation_id)
         if notice.connection is not None:
-            return self.executor.send_down(notice.connection, notice.monitoring, notice.msg)
+            return send_down(self.executor, notice.connection, notice.monitoring, notice.msg)
         return 0
 
     cdef int start_process(self, Entry entry) except -1:
@@ -184,7 +183,7 @@ cdef class SystemMessages(MessageHandler):
 
     cdef int connected(self, Connected request) except -1:
         if request.connection is not None and self.executor.routes is not None:
-            self.executor.connect(request.connection)
+            add_connection(self.executor, request.connection)
         return 0
 
     # What processes ask.
@@ -241,7 +240,7 @@ cdef class SystemMessages(MessageHandler):
             reason = "the node shuts down"
         else:
             return 0
-        if envelope.sender is not None and not self.executor.is_stale(envelope.sender):
+        if envelope.sender is not None and not self.executor.backlog.is_stale(envelope.sender):
             self.executor.tell(
                 envelope.sender,
                 self.executor.protocol.SpawnFailed(pid, reason),
@@ -326,91 +325,5 @@ cdef class SystemMessages(MessageHandler):
                 )
         return 0
 
-    # What other nodes send.
-
-    cdef int peer_event(self, PeerEvent event) except -1:
-        cdef Session session
-        cdef Connection connection
-        if type(event.session) is not Session or self.executor.routes is None:
-            return 0
-        session = <Session>event.session
-        connection = self.executor.routes.find(session.peer)
-        if connection is None or connection.session is not session:
-            # It ended, and all that it meant with it, while this stood in the queue.
-            return 0
-        if event.kind == MONITOR:
-            return self.monitored(event, connection)
-        if event.kind == DEMONITOR:
-            return self.demonitored(event, connection)
-        if event.kind == DOWN:
-            return self.down(event, connection)
-        if event.kind == UNDELIVERED:
-            return self.bounced(event)
-        if event.kind == LOST:
-            return self.executor.count_lost(session.peer, event.count)
-        return self.unfit(event)
-
-    cdef int monitored(self, PeerEvent event, Connection connection) except -1:
-        """A process of the peer monitors one of this node."""
-        cdef Notice notice
-        cdef MonitorStatus status = self.executor.monitors.add_for_peer(
-            connection, event.about, event.to
-        )
-        if status == NO_PROCESS:
-            # In its turn: what a life that has ended sent may stand in the queue.
-            notice = Notice.__new__(Notice)
-            notice.connection = connection
-            notice.monitoring = event.about
-            notice.msg = self.executor.protocol.Down(event.to, self.down_reason("no_process"))
-            self.executor.run_queue.put(new_envelope(self.executor.pid, notice, None, None))
-        elif status == TOO_MANY:
-            connection.frame_encoder.write_down(
-                event.about, event.to, self.executor.protocol.DOWN_CODES["refused"], 0,
-                f"{self.executor.node} lets a peer monitor no more than "
-                f"Limits.peer_watches_max, {self.executor.monitors.peer_pairs_max}",
-            )
-            self.executor.routes.answered(connection)
-        return 0
-
-    cdef int demonitored(self, PeerEvent event, Connection connection) except -1:
-        return self.executor.monitors.remove_for_peer(connection, event.about, event.to)
-
-    cdef int down(self, PeerEvent event, Connection connection) except -1:
-        """A process of the peer ended that one of this node monitors, if it still does."""
-        cdef Entry entry = self.executor.monitors.take_down(connection, event.to, event.about)
-        if entry is None:
-            return 0
-        kind = self.executor.protocol.DOWN_KINDS[event.why]
-        # At once: what the next life of that name has sent may stand in the queue already.
-        return self.executor.notify_now(
-            entry,
-            self.executor.protocol.Down(
-                event.about, self.down_reason(kind, event.detail), event.life
-            ),
-        )
-
-    cdef int bounced(self, PeerEvent event) except -1:
-        """An envelope became a dead letter at the peer."""
-        protocol = self.executor.protocol
-        reason = protocol.UNDELIVERED_REASONS[event.why]
-        bounce = protocol.Bounced(event.session.peer, event.to, reason, event.correlation_id)
-        cdef PyObject* found = self.executor.table.find(event.to)
-        if found is not NULL and (<Entry>found).kind == CALLBACK:
-            self.executor.notify(<Entry>found, bounce, event.correlation_id)
-        return self.executor.notify_all(self.executor.letter_subscribers, bounce)
-
-    cdef int unfit(self, PeerEvent event) except -1:
-        """An envelope came that is for nobody here, or that this node cannot build."""
-        cdef Envelope envelope = new_envelope(
-            event.to, None, event.about, event.correlation_id
-        )
-        reasons = self.executor.protocol.DeadLetterReason
-        if event.kind == EVENT_UNDECODABLE:
-            self.executor.hooks.undecodable(envelope, event.detail)
-            self.executor.drop(envelope, reasons.UNDECODABLE)
-            if event.about is not None and event.correlation_id is None:
-                # The one dead letter whose sender is told in any case: it is a defect of theirs.
-                self.executor.send_undelivered(envelope, reasons.UNDECODABLE)
-        else:
-            self.executor.drop(envelope, reasons.REFUSED)
-        return 0
+    cdef int disconnect(self, Connection connection) except -1:
+        return end_connection(self.executor, connection)
