@@ -37,7 +37,7 @@ help:
 	@echo "make asan      the tests against a build with address and undefined-behaviour sanitizers"
 	@echo "make tiny      the tests against a build whose every capacity is its smallest"
 	@echo "make tiny-asan  that build with the sanitizers: ARGS=tests/stress"
-	@echo "make fuzz      what strangers may say, on that build: ARGS=\"link --runs 1000000\""
+	@echo "make fuzz      what strangers may say, on that build: ARGS=\"session --runs 1000000\""
 	@echo "make coverage  the tests against a line-trace build; fails under 95 %"
 	@echo "make wheels    dist/: the sdist, and a manylinux wheel for each supported Python"
 	@echo "make docs      build/site: the documentation as a static site, with the API's reference"
@@ -101,7 +101,7 @@ debug asan tiny tiny-asan: $(VENV)/.has-build-test
 	$(RUN) tools/variant.py $@ $(ARGS)
 
 fuzz: $(VENV)/.has-build-test
-	$(RUN) tools/variant.py $@ $(if $(ARGS),$(ARGS),link)
+	$(RUN) tools/variant.py $@ $(if $(ARGS),$(ARGS),session)
 
 coverage: $(VENV)/.has-build-test-coverage
 	$(RUN) tools/variant.py $@ $(ARGS)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from rabble import Envelope, Process, StartTimer, Stop
+from rabble._core.dispatch import DispatchTable
 from rabble._core.ids import CorrelationId, Pid
-from rabble._core.table import DispatchTable
 from tests.support import BARE, bare_executor, settle
 
 HOPS = 10_000

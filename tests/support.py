@@ -20,9 +20,9 @@ from rabble import (
     QueueFull,
     messages,
 )
-from rabble._core.control import Control
 from rabble._core.debug import CAPACITIES
 from rabble._core.executor import Executor
+from rabble._core.system_messages import SystemMessages
 
 if interval := os.environ.get("RABBLE_SWITCH_INTERVAL"):
     # Seconds that a thread may keep the interpreter while another waits for it. `make tiny` has
@@ -136,7 +136,7 @@ def bare_executor(
         clock=clock,
         codec=codec,
     )
-    Control(executor)
+    SystemMessages(executor)
     try:
         yield executor
     finally:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 from rabble import messages
 from rabble._core.codec import Codec
-from rabble._core.control import Control
 from rabble._core.executor import Executor
-from rabble._core.poll import Poller
+from rabble._core.poller import Poller
+from rabble._core.system_messages import SystemMessages
 from rabble._runtime import LocalRuntime
 from rabble._shutdown import Teardown
 from rabble.cluster.config import Mesh
@@ -79,7 +79,7 @@ def make_executor(
         codec=codec,
         seed=seed,
     )
-    Control(runtime.executor)
+    SystemMessages(runtime.executor)
     runtime.executor.add_callback(runtime.calls.pid, runtime.calls.deliver)
     runtime.watchdog = Watchdog(
         runtime.executor,

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from rabble._core.envelope import Envelope
 from rabble._core.ids import Pid
-from rabble._core.poll import Connection
+from rabble._core.poller import Connection
 from rabble._runtime import LocalRuntime
 from rabble.cluster.decide.refusal import RefusalCode, ended
 from rabble.messages import Metrics
@@ -53,7 +53,7 @@ class Hooks:
 
     def disconnected(self, connection: Connection) -> None:
         """Another node can be reached no longer."""
-        self._runtime.calls.disconnected(connection.link.peer)
+        self._runtime.calls.disconnected(connection.session.peer)
 
     def metrics(self) -> Metrics:
         """A process asks for them."""

@@ -343,9 +343,9 @@ class PeerStatus:
     #: Whether its executor stands still.
     stalled: bool
     #: Bytes that came from it.
-    bytes_heard: int
+    bytes_received: int
     #: Bytes that went to it.
-    bytes_said: int
+    bytes_sent: int
     #: Bytes that wait to be sent to it.
     queued_bytes: int
     #: Microseconds from a PING to its answer, the last time; 0 before the first.

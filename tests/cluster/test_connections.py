@@ -49,7 +49,7 @@ class Side:
 
     def __init__(self) -> None:
         self.told: list[object] = []
-        runtime = Mock(**dict.fromkeys(("tell_nodes", "notify_nodes"), self.told.append))
+        runtime = Mock(**dict.fromkeys(("notify_nodes", "notify_nodes"), self.told.append))
         self.connections = Connections(A, Mock(), runtime, Limits(), lambda: 0.0, None)
 
     def add(self, connection_id: int, node: NodeId = B) -> PeerConnection:

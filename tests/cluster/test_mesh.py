@@ -445,13 +445,13 @@ def test_who_reads_no_answers_is_let_go() -> None:
         told = Told(a)
         with RawPeer(a, receive_buffer=65_536) as raw:
             told.until(lambda events: any(e.node == raw.node for e in events))
-            assert raw.link is not None
+            assert raw.session is not None
             raw.sock.settimeout(PATIENCE_S)
             with contextlib.suppress(OSError):
                 while True:
                     for n in range(1_000):
-                        raw.link.monitor(Pid(f"w{n % 100}", raw.node), Pid("nobody", a.node_id))
-                    raw.say(raw.link.take_data())
+                        raw.session.monitor(Pid(f"w{n % 100}", raw.node), Pid("nobody", a.node_id))
+                    raw.say(raw.session.take_data())
             assert told.down(raw.node).reason == "limit"
 
 
@@ -964,12 +964,12 @@ def test_87_88_a_peer_that_does_not_read_costs_its_own_envelopes_only() -> None:
                 # It reads again: what was accepted comes, in order, and how many did not.
                 heard: list[Any] = []
                 gaps = 0
-                assert raw.link is not None
+                assert raw.session is not None
                 while len(heard) < 600 - refused:
                     found = raw.frame()
                     assert found is not None
                     if found[0] < 16:
-                        for e in raw.link.decode(raw.whole(found)):
+                        for e in raw.session.decode(raw.whole(found)):
                             if isinstance(e.msg, list):
                                 heard.append(e.msg[0])
                             else:
@@ -982,7 +982,7 @@ def test_87_88_a_peer_that_does_not_read_costs_its_own_envelopes_only() -> None:
                     found = raw.frame()
                     assert found is not None
                     if found[0] < 16:
-                        for e in raw.link.decode(raw.whole(found)):
+                        for e in raw.session.decode(raw.whole(found)):
                             if isinstance(e.msg, list):
                                 heard.append(e.msg[0])
                             else:

@@ -17,7 +17,7 @@ def connection(*, is_open: bool) -> PeerConnection:
         name: number
         for number, name in enumerate(
             (
-                *("bytes_heard", "bytes_received", "bytes_said", "bytes_sent"),
+                *("bytes_received", "bytes_received", "bytes_sent", "bytes_sent"),
                 *("queued_bytes", "round_trip_ns"),
             )
         )

@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rabble._core import codec as codec_module
-from rabble._core import decode as decode_module
-from rabble._core import encode as encode_module
-from rabble._core import hear as hear_module
-from rabble._core import link as link_module
+from rabble._core import decoder as decoder_module
+from rabble._core import encoder as encoder_module
+from rabble._core import frame_decoder as frame_decoder_module
+from rabble._core import frame_encoder as frame_encoder_module
 from rabble._core import plan as plan_module
-from rabble._core import speak as speak_module
+from rabble._core import session as session_module
 from rabble._core.codec import Codec, DecodeError, DecodeLimitError, EncodeError
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
@@ -910,8 +910,9 @@ def test_blank_and_wrong_objects():
         with pytest.raises(TypeError):
             CODEC.encode_envelope(wrong)
     for module, name in (
-        (codec_module, "Codec"), (encode_module, "Encoder"), (decode_module, "Decoder"),
-        (hear_module, "Hearer"), (speak_module, "Speaker"), (link_module, "Link"),
+        (codec_module, "Codec"), (encoder_module, "Encoder"), (decoder_module, "Decoder"),
+        (frame_decoder_module, "FrameDecoder"), (frame_encoder_module, "FrameEncoder"),
+        (session_module, "Session"),
     ):  # fmt: skip
         cls = getattr(module, name)
         with pytest.raises(TypeError):
@@ -919,10 +920,10 @@ def test_blank_and_wrong_objects():
         with pytest.raises(TypeError):
             type("Sub", (cls,), {})
     assert repr(plan_module.Plan.__new__(plan_module.Plan))
-    heard = hear_module.Heard.__new__(hear_module.Heard)
-    assert (heard.link, heard.life, heard.to) == (None, 0, None)
+    event = frame_decoder_module.PeerEvent.__new__(frame_decoder_module.PeerEvent)
+    assert (event.session, event.life, event.to) == (None, 0, None)
     with pytest.raises(AttributeError):
-        repr(heard)
+        repr(event)
     try:
         blank = Envelope.__new__(Envelope)
     except TypeError:

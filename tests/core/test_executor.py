@@ -325,7 +325,7 @@ def test_in_strict_mode_an_error_of_the_messages_own_ends_who_sent_it(
         }
 
 
-def test_an_observer_that_raises_holds_up_nobody(executor: Executor, witness: Witness) -> None:
+def test_a_hook_that_raises_holds_up_nobody(executor: Executor, witness: Witness) -> None:
     def crashed(pid: Pid | None, error: BaseException) -> NoReturn:
         raise SystemExit(9)
 
@@ -666,14 +666,14 @@ def test_a_subscription_ends_with_its_life(executor: Executor) -> None:
     executor.send(executor.pid, Stop(first))
     settle(executor)
     again, told_again = listen(executor, "same")
-    executor.tell_nodes("a node")
+    executor.notify_nodes("a node")
     executor.send(Pid("nobody", BARE), 1)
     settle(executor)
     assert told_first == told_again == [] and executor.node_subscribed == ()
     # And who subscribes anew is told.
     executor.send(executor.pid, SubscribeNodes(), sender=again)
     settle(executor)
-    executor.tell_nodes("a node")
+    executor.notify_nodes("a node")
     settle(executor)
     assert told_again == ["a node"]
 
@@ -695,24 +695,6 @@ def test_what_was_for_one_life_does_not_reach_the_next(executor: Executor) -> No
     executor.send(asker, "mail for the name")
     settle(executor)
     assert told == [] and told_next == ["mail for the name"]
-
-
-def test_a_down_says_which_life_ended(executor: Executor) -> None:
-    watcher, told = listen(executor, "watcher")
-    lives = []
-    for _ in range(3):
-        pid, _ = listen(executor, "mortal")
-        entry = executor.table.get(pid)
-        assert entry is not None
-        lives.append(entry.life)
-        executor.send(executor.pid, Monitor(pid), sender=watcher)
-        executor.send(executor.pid, Stop(pid))
-        settle(executor)
-    assert [down.life for down in told] == lives
-    assert len(set(lives)) == 3 and 0 not in lives
-    executor.send(executor.pid, Monitor(pid), sender=watcher)
-    settle(executor)
-    assert told[-1].reason.kind == "no_process" and told[-1].life == 0
 
 
 def test_each_life_draws_other_numbers_and_the_same_ones_in_another_run() -> None:

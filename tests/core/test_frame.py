@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rabble._core.frame import FrameError, cut
-from tests.reference import link as reference
-from tests.reference.link import frame
+from rabble._core.frame import FrameError, split_frame
+from tests.reference import session as reference
+from tests.reference.session import frame
 
 KINDS = sorted(reference.SHAPES)
-NAME = frame(1, 0, b"\0\0n::n@h:1")
+CACHE_PID = frame(1, 0, b"\0\0n::n@h:1")
 #: One frame of every kind, and those whose flags make them longer.
 SAMPLES = [
-    NAME,
+    CACHE_PID,
     frame(2, 0, b"\0\0\7"),
     frame(2, 1, b"\0\0\0\1\7"),
     frame(2, 0x0F, bytes(22) + b"\7"),
@@ -55,7 +55,7 @@ def frames_of(pieces):
     found, waiting = [], b""
     for piece in pieces:
         waiting += piece
-        while result := outcome(cut, waiting):
+        while result := outcome(split_frame, waiting):
             if type(result) is int:
                 return [*found, result]
             found.append(result[:3])
@@ -66,7 +66,7 @@ def frames_of(pieces):
 def test_the_samples_are_of_every_kind_and_whole():
     assert {data[4] for data in SAMPLES} == set(KINDS)
     for data in SAMPLES:
-        assert cut(data) == (data[4], data[5], data[6:], len(data))
+        assert split_frame(data) == (data[4], data[5], data[6:], len(data))
 
 
 # FAULTS rows 1 and 2.
@@ -82,14 +82,14 @@ def test_any_pieces_give_the_same_frames(frames, draw):
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_cut_as_in_the_reference(data):
-    assert outcome(cut, data) == outcome(reference.cut, data)
+    assert outcome(split_frame, data) == outcome(reference.split_frame, data)
 
 
 @given(st.sampled_from([*KINDS, 0, 9, 15, 21, 255]), st.integers(0, 255), st.binary(max_size=70))
 def test_any_kind_and_flags_and_size_are_judged_as_in_the_reference(kind, flags, body):
     data = frame(kind, flags, body)
     for end in (4, 6, len(data) - 1, len(data)):
-        assert outcome(cut, data[:end]) == outcome(reference.cut, data[:end])
+        assert outcome(split_frame, data[:end]) == outcome(reference.split_frame, data[:end])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,7 +97,7 @@ def test_any_kind_and_flags_and_size_are_judged_as_in_the_reference(kind, flags,
 def test_sizes_around_every_bound_are_judged_as_in_the_reference(kind, flags):
     for size in (*range(32), 257, 258, 1005, 1006, 1027, 1028, 3055, 3056):
         data = frame(kind, flags, bytes(size))
-        assert outcome(cut, data) == outcome(reference.cut, data)
+        assert outcome(split_frame, data) == outcome(reference.split_frame, data)
 
 
 # FAULTS rows 3 and 4; the length alone is enough to refuse.
@@ -113,15 +113,15 @@ def test_sizes_around_every_bound_are_judged_as_in_the_reference(kind, flags):
 )
 def test_an_impossible_length_is_refused_at_once(data, code):
     for end in range(4):
-        assert cut(data[:end]) is None
-    assert outcome(cut, data[:4]) == outcome(cut, data) == code
+        assert split_frame(data[:end]) is None
+    assert outcome(split_frame, data[:4]) == outcome(split_frame, data) == code
 
 
 def test_the_longest_frame_is_a_matter_of_the_reader():
     data = frame(19, 0, bytes(98))
-    assert cut(data, 100) is not None
-    assert outcome(cut, data, 99) == 13
-    assert cut(struct.pack(">I", 1 << 20), 1 << 20) is None
+    assert split_frame(data, 100) is not None
+    assert outcome(split_frame, data, 99) == 13
+    assert split_frame(struct.pack(">I", 1 << 20), 1 << 20) is None
 
 
 # FAULTS row 10: kind and flags are refused before anything of the body is waited for.
@@ -130,8 +130,8 @@ def test_the_longest_frame_is_a_matter_of_the_reader():
 )
 def test_what_no_body_can_mend_is_refused_with_the_header(header):
     data = bytes.fromhex(header)
-    assert cut(data[:5]) is None
-    assert outcome(cut, data) == 16
+    assert split_frame(data[:5]) is None
+    assert outcome(split_frame, data) == 16
 
 
 # FAULTS rows 4 and 6.
@@ -140,8 +140,8 @@ def test_what_is_claimed_allocates_nothing():
     tracemalloc.start()
     try:
         for _ in range(1000):
-            assert cut(data) is None
-            assert outcome(cut, b"\xff" * 8) == 13
+            assert split_frame(data) is None
+            assert outcome(split_frame, b"\xff" * 8) == 13
         assert tracemalloc.get_traced_memory()[1] < 20_000
     finally:
         tracemalloc.stop()

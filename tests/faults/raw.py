@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from rabble import Node, NodeId, Pid
 from rabble._core.codec import Codec
-from rabble._core.frame import cut
-from rabble._core.link import Link
+from rabble._core.frame import split_frame
+from rabble._core.session import Session
 from rabble.cluster.decide.handshake import (
     Established,
     Failed,
@@ -26,8 +26,8 @@ from tests.support import PATIENCE_S
 KEY = bytes(range(32))
 CLUSTER = "test"
 
-NAME, ENVELOPE, FRAGMENT, MONITOR, DEMONITOR, DOWN, UNDELIVERED, LOST = range(1, 9)
-PING, PONG, BYE, MEMBERSHIP, TAKEN = range(16, 21)
+CACHE_PID, ENVELOPE, FRAGMENT, MONITOR, DEMONITOR, DOWN, UNDELIVERED, LOST = range(1, 9)
+PING, PONG, BYE, MEMBERSHIP, WINDOW_UPDATE = range(16, 21)
 
 
 def frame(kind: int, flags: int, body: bytes) -> bytes:
@@ -84,7 +84,7 @@ class RawPeer:
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._heard = b""
-        self.link: Link | None = None
+        self.session: Session | None = None
         self.said: list[bytes] = []
         self.ended = self._carry(handshake, proof)
 
@@ -103,7 +103,7 @@ class RawPeer:
                         self._heard = leftover
                         codec = Codec(MessageRegistry())
                         executor = Pid("executor", self.node, "rabble")
-                        self.link = Link(
+                        self.session = Session(
                             self.node, peer.node, peer.incarnation, executor, codec=codec
                         )
                         return action
@@ -123,7 +123,7 @@ class RawPeer:
 
     def frame(self) -> tuple[int, int, bytes] | None:
         """The next frame: kind, flags and body. None at the end of the stream."""
-        while (found := cut(self._heard)) is None:
+        while (found := split_frame(self._heard)) is None:
             try:
                 data = self.sock.recv(65536)
             except ConnectionResetError:

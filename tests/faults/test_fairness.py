@@ -23,7 +23,7 @@ import rabble
 from rabble import CorrelationId, Envelope, Limits, Mesh, Output, Pid, Process, StartTimer, Timeout
 from rabble._core.debug import CAPACITIES
 from tests.faults.meshes import figures
-from tests.faults.raw import CLUSTER, ENVELOPE, KEY, NAME, RawPeer, frame
+from tests.faults.raw import CACHE_PID, CLUSTER, ENVELOPE, KEY, RawPeer, frame
 from tests.support import (
     BARE,
     PATIENCE_S,
@@ -320,7 +320,7 @@ def test_111_a_question_in_a_storm_of_timers_waits_for_50_ms_at_most(
             until(lambda: len(node.cluster_status().links) == 1)
             names = [str(echo).encode(), str(Pid("me", raw.node)).encode()]
             for place, name in enumerate(names):
-                raw.say(frame(NAME, 0, struct.pack(">H", place) + name))
+                raw.say(frame(CACHE_PID, 0, struct.pack(">H", place) + name))
 
         def ask() -> None:
             if who == "peer":
@@ -413,7 +413,7 @@ def test_peers_take_turns_and_are_decoded_no_faster_than_delivered(peers: int) -
         until(lambda: len(node.cluster_status().links) == peers)
         for other in others:
             until(lambda: len(other.cluster_status().links) == peers)  # noqa: B023
-        before = {link.node: link.bytes_heard for link in node.cluster_status().links}
+        before = {link.node: link.bytes_received for link in node.cluster_status().links}
         node.send(to, None)
         assert blocked.wait(PATIENCE_S)
         for other in others:
@@ -421,7 +421,7 @@ def test_peers_take_turns_and_are_decoded_no_faster_than_delivered(peers: int) -
                 other.send(to, payload, sender=Pid("anybody", other.node_id))
         until(
             lambda: all(
-                link.bytes_heard >= before[link.node] + ahead
+                link.bytes_received >= before[link.node] + ahead
                 for link in node.cluster_status().links
             )
         )

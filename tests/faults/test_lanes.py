@@ -35,7 +35,7 @@ def sizes_that_arrive_while_busy(sizes: list[int]) -> list[int]:
         until(lambda: len(a.cluster_status().links) == len(b.cluster_status().links) == 1)
 
         def heard() -> int:
-            return b.cluster_status().links[0].bytes_heard
+            return b.cluster_status().links[0].bytes_received
 
         b.send(blocker, None)
         assert blocked.wait(PATIENCE_S)

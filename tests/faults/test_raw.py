@@ -29,6 +29,7 @@ from rabble.registry import MessageRegistry
 from tests.cluster.mesh import Told, meet, nothing_left, port_of, rouse, until
 from tests.faults.meshes import SLACK_S, figures
 from tests.faults.raw import (
+    CACHE_PID,
     DOWN,
     ENVELOPE,
     FRAGMENT,
@@ -36,10 +37,9 @@ from tests.faults.raw import (
     LOST,
     MEMBERSHIP,
     MONITOR,
-    NAME,
     PING,
     PONG,
-    TAKEN,
+    WINDOW_UPDATE,
     RawPeer,
     dial,
     frame,
@@ -77,9 +77,9 @@ def is_up(told: Told, raw: RawPeer) -> None:
 
 
 def names_of(*pids: Pid) -> bytes:
-    """NAME frames for places 0, 1, ..."""
+    """CACHE_PID frames for places 0, 1, ..."""
     return b"".join(
-        frame(NAME, 0, struct.pack(">H", n) + str(pid).encode()) for n, pid in enumerate(pids)
+        frame(CACHE_PID, 0, struct.pack(">H", n) + str(pid).encode()) for n, pid in enumerate(pids)
     )
 
 
@@ -132,7 +132,9 @@ def test_2_ten_thousand_frames_in_one_write_come_in_order_and_others_are_heard(
             RefusalCode.PROTOCOL,
             id="a place that was not filled",
         ),
-        pytest.param(frame(NAME, 0, b"\0\0a::b@\xff:1"), RefusalCode.DECODE, id="NAME of no UTF-8"),
+        pytest.param(
+            frame(CACHE_PID, 0, b"\0\0a::b@\xff:1"), RefusalCode.DECODE, id="CACHE_PID of no UTF-8"
+        ),
         pytest.param(frame(MEMBERSHIP, 0, b"\xc1"), RefusalCode.DECODE, id="no membership"),
         pytest.param(frame(MEMBERSHIP, 0, b"\x80"), RefusalCode.DECODE, id="an empty membership"),
     ],
@@ -170,18 +172,18 @@ def test_15_the_switch_of_test_runs_cuts_whatever_is_longer(
         told = Told(node)
         with RawPeer(node) as raw:
             is_up(told, raw)
-            assert raw.link is not None
+            assert raw.session is not None
             # Two bytes say how long it is, or three from 256 on.
             msg = bytes(size - (2 if size < 256 else 3))
             node.send(Pid("me", raw.node), msg)
             parts = []
             while (found := raw.frame()) is not None:
-                if found[0] not in (NAME, ENVELOPE, FRAGMENT):
+                if found[0] not in (CACHE_PID, ENVELOPE, FRAGMENT):
                     continue
                 if found[0] == FRAGMENT:
                     parts.append(len(found[2]))
-                    raw.say(frame(TAKEN, 0, struct.pack(">Q", 1 << 62)))
-                if heard := raw.link.decode(raw.whole(found)):
+                    raw.say(frame(WINDOW_UPDATE, 0, struct.pack(">Q", 1 << 62)))
+                if heard := raw.session.decode(raw.whole(found)):
                     break
             assert [e.msg for e in heard] == [msg]
             # The first has the size of all of it, too.
@@ -643,10 +645,10 @@ def test_a_monitor_of_the_executor_tells_nothing(nodes: list[Node]) -> None:
             names_of(node.pid("executor", "rabble"), me)
             + frame(MONITOR, 0, struct.pack(">HH", 1, 0))
         )
-        assert raw.link is not None
+        assert raw.session is not None
         while (found := raw.frame()) is not None:
-            if found[0] in (NAME, DOWN):
-                for e in raw.link.decode(raw.whole(found)):
+            if found[0] in (CACHE_PID, DOWN):
+                for e in raw.session.decode(raw.whole(found)):
                     assert (e.msg.to, e.msg.about, e.msg.why) == (
                         me,
                         node.pid("executor", "rabble"),

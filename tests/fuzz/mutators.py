@@ -11,9 +11,9 @@ import msgpack
 
 from rabble.cluster.decide import handshake_wire as wire
 from tests.cluster.decide.test_handshake import garbled
-from tests.core.test_link import mutate, valid_stream
+from tests.core.test_session import mutate, valid_stream
 from tests.fuzz.targets import FRAMES_MAX
-from tests.reference import link as slow_link
+from tests.reference import session as slow_session
 
 #: Numbers and tags that are the first or last of something.
 ODD = (
@@ -37,7 +37,7 @@ ODD = (
 )
 LARGE = (0, 1, 2**7, 2**15 - 1, 2**16, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 #: Options and pieces, in front of what is said.
-HEADS = {"handshake": 2, "frames": 0, "link": 1, "message": 0, "membership": 1, "poller": 2}
+HEADS = {"handshake": 2, "frames": 0, "session": 1, "message": 0, "membership": 1, "poller": 2}
 
 
 def mutated(target: str, data: bytes, rng: random.Random) -> bytes:
@@ -89,7 +89,7 @@ def change_frames(data: bytes, rng: random.Random) -> bytes:
         # In a body of the same length.
         place = rng.randrange(len(found))
         body = change_bytes(found[place][6:], rng)[: FRAMES_MAX // 2]
-        found[place] = slow_link.frame(*found[place][4:6], body)
+        found[place] = slow_session.frame(*found[place][4:6], body)
         return b"".join(found) + rest
     return mutate(rng, found) + rest
 
@@ -105,7 +105,7 @@ def control_frame(rng: random.Random) -> bytes:
         19: b"\x80",
         20: number,
     }[kind]
-    return slow_link.frame(kind, rng.choice((0, 0, 1)) if kind in (16, 17) else 0, body)
+    return slow_session.frame(kind, rng.choice((0, 0, 1)) if kind in (16, 17) else 0, body)
 
 
 def change_message(data: bytes, rng: random.Random) -> bytes:
@@ -217,7 +217,7 @@ def change_handshake(data: bytes, rng: random.Random) -> bytes:
 CHANGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "handshake": change_handshake,
     "frames": change_frames,
-    "link": change_frames,
+    "session": change_frames,
     "message": change_message,
     "membership": change_state,
     "poller": change_frames,

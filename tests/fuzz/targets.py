@@ -18,18 +18,18 @@ from typing import Any
 import msgpack
 
 from rabble._core.codec import Codec, DecodeError, DecodeLimitError
-from rabble._core.frame import FrameError, cut
+from rabble._core.frame import FrameError, split_frame
 from rabble._core.ids import NodeId
-from rabble._core.poll import Connection, Poller
+from rabble._core.poller import Connection, Poller
 from rabble.cluster.decide import handshake_wire as wire
 from rabble.cluster.decide.handshake import Established, Failed, HandshakeConfig
 from rabble.cluster.decide.membership import Changes, Membership, MembershipError
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
 from rabble.limits import Limits
 from tests.cluster.decide import test_handshake as hands
-from tests.core import test_link as links
+from tests.core import test_session as sessions
 from tests.reference import codec as slow_codec
-from tests.reference import link as slow_link
+from tests.reference import session as slow_session
 from tests.support import TINY
 
 try:
@@ -162,45 +162,47 @@ def outcome(side: hands.Side) -> object:
 def frames(data: bytes) -> None:
     while True:
         try:
-            found = cut(data, 65_536)
+            found = split_frame(data, 65_536)
             code = 0
         except FrameError as error:
             found, code = None, error.code
         try:
-            expected, expected_code = slow_link.cut(data, 65_536), 0
-        except slow_link.Wrong as wrong:
+            expected, expected_code = slow_session.split_frame(data, 65_536), 0
+        except slow_session.Wrong as wrong:
             expected, expected_code = None, wrong.code
         assert (found, code) == (expected, expected_code)
         if code:
             with contextlib.suppress(FrameError):
-                raise AssertionError(f"a body is waited for: {cut(data[:6], 65_536)}")
+                raise AssertionError(f"a body is waited for: {split_frame(data[:6], 65_536)}")
         if found is None:
             return
         kind, flags, body, size = found
-        assert slow_link.frame(kind, flags, body) == data[:size]
+        assert slow_session.frame(kind, flags, body) == data[:size]
         for part in (3, 5, 6, size // 2, size - 1):
-            assert part >= size or cut(data[:part], 65_536) is None
+            assert part >= size or split_frame(data[:part], 65_536) is None
         data = data[size:]
 
 
 # Link: the fragment size with which it is said again, and frames.
 
 
-def link(data: bytes) -> None:
+def session(data: bytes) -> None:
     if not data:
         return
     stream = data[1:]
-    links.expect_same(stream)
-    heard, _ = links.hear(links.listener(), stream)
+    sessions.expect_same(stream)
+    heard, _ = sessions.read(sessions.reader(), stream)
     said = [what for what in map(sayable, heard) if what]
     if not said:
         return
-    speaker = links.link(fragment_bytes=16 + data[0], places=2 if data[0] & 1 else 8192)
+    writer = sessions.session(
+        fragment_bytes=16 + data[0], pid_cache_slots=2 if data[0] & 1 else 8192
+    )
     for what in said:
-        links.say(speaker, what)
-    again, code = links.hear(links.listener(), speaker.take_data() + speaker.take_bulk())
+        sessions.write(writer, what)
+    again, code = sessions.read(sessions.reader(), writer.take_data() + writer.take_bulk())
     assert code is None, code
-    assert shown(links.by_pair(again)) == shown(links.by_pair(said))
+    assert shown(sessions.by_pair(again)) == shown(sessions.by_pair(said))
 
 
 def shown(found: dict[Any, list[Any]]) -> dict[Any, str]:
@@ -222,14 +224,14 @@ def sayable(what: tuple[Any, ...]) -> tuple[Any, ...] | None:
 # Message: msgpack. What the codec refuses and other libraries take is listed in `STRICT`.
 
 STRICT = ("an extension type", "a key of a map that is no string", "a key twice in a map")
-GENEROUS = Codec(links.REGISTRY, depth_max=256, elements_max=1 << 31)
-NARROW = Codec(links.REGISTRY, depth_max=4, elements_max=16)
+GENEROUS = Codec(sessions.REGISTRY, depth_max=256, elements_max=1 << 31)
+NARROW = Codec(sessions.REGISTRY, depth_max=4, elements_max=16)
 
 
 def message(data: bytes) -> None:
     value, refused = decoded(GENEROUS, data)
     try:
-        expected, malformed = slow_codec.decode(links.REGISTRY, data), False
+        expected, malformed = slow_codec.decode(sessions.REGISTRY, data), False
     except (ValueError, RecursionError):
         expected, malformed = None, True
     if isinstance(refused, DecodeLimitError) and not malformed:
@@ -304,7 +306,7 @@ def has_time(value: object) -> bool:
 # Membership: options, then a state, or an array of them, as msgpack. A state is taken whole or not
 # at all, and those that are taken can be in any order.
 
-PLAIN = Codec(links.REGISTRY)
+PLAIN = Codec(sessions.REGISTRY)
 WIDE = Limits(membership_dots_per_member_max=100)
 TIGHT = Limits(membership_members_max=4, membership_retired_max=2, membership_dots_per_member_max=2)
 OWN = NodeId("n0", "h:1")
@@ -359,7 +361,7 @@ def merged(own: Membership, state: object, limits: Limits) -> Changes | None:
 
 # Poller: options, pieces, and what a peer writes.
 
-MEMBERSHIP, BYE, PING, PONG, TAKEN = 19, 18, 16, 17, 20
+MEMBERSHIP, BYE, PING, PONG, WINDOW_UPDATE = 19, 18, 16, 17, 20
 FRAMES_MAX = 65_536
 
 
@@ -376,18 +378,18 @@ def poller(data: bytes) -> None:
             partial_ms_max=60_000,
         )  # fmt: skip
         early = said[: SIZES[options >> 1 & 7]] if options & 16 else b""
-        connection = poll.attach(ours.detach(), links.link(), early)
-        heard = [poll.take_heard(connection, 100)]
+        connection = poll.attach(ours.detach(), sessions.session(), early)
+        heard = [poll.take_frames(connection, 100)]
         for piece in pieces(said[len(early) :], data[1]):
             with contextlib.suppress(ConnectionError):
                 theirs.send(piece)
             poll.poll()
             if options & 1:
-                heard.append(poll.take_heard(connection, 100))
+                heard.append(poll.take_frames(connection, 100))
         # One look reads all that is there; in the tiny build it reads seven bytes.
         for _ in range(2 * len(said) + 10 if TINY else 1):
             poll.poll()
-            while some := poll.take_heard(connection, SIZES[options >> 5]):
+            while some := poll.take_frames(connection, SIZES[options >> 5]):
                 heard.append(some)
         check_heard(said, b"".join(heard), connection, answers(theirs))
     poll.poll()
@@ -411,7 +413,7 @@ def check_heard(said: bytes, heard: bytes, connection: Connection, answered: byt
     for lane in (False, True):
         here = [each for each in stream(heard)[0] if is_bulk(*each[:2]) == lane]
         assert here == [each for each in expected if each[0] < PING and is_bulk(*each[:2]) == lane]
-    assert connection.take_told() == control
+    assert connection.take_control() == control
     assert (connection.open, connection.code) == (not is_over, ended)
     replies, wrong = stream(answered)
     assert not wrong
@@ -423,7 +425,7 @@ def check_heard(said: bytes, heard: bytes, connection: Connection, answered: byt
     assert ponged == pinged if not code else ponged == pinged[: len(ponged)]
     byes = [body[0] for kind, _, body in replies if kind == BYE]
     assert byes == ([code] if code else [])
-    assert {kind for kind, _, _ in replies} <= {PONG, BYE, TAKEN}
+    assert {kind for kind, _, _ in replies} <= {PONG, BYE, WINDOW_UPDATE}
 
 
 def stream(data: bytes) -> tuple[list[tuple[int, int, bytes]], int]:
@@ -431,8 +433,8 @@ def stream(data: bytes) -> tuple[list[tuple[int, int, bytes]], int]:
     found: list[tuple[int, int, bytes]] = []
     while True:
         try:
-            one = slow_link.cut(data, FRAMES_MAX)
-        except slow_link.Wrong as wrong:
+            one = slow_session.split_frame(data, FRAMES_MAX)
+        except slow_session.Wrong as wrong:
             return found, wrong.code
         if one is None:
             return found, 0
@@ -447,5 +449,5 @@ def is_bulk(kind: int, flags: int) -> bool:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (handshake, frames, link, message, membership, poller)
+    each.__name__: each for each in (handshake, frames, session, message, membership, poller)
 }

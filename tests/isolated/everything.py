@@ -45,7 +45,7 @@ USE_S = 2.0
 
 #: Methods that never return and look for no signal by themselves, by what ends them.
 ENDLESS: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "poll.Poller.run": ("stop", ()),
+    "poller.Poller.run": ("stop", ()),
     "executor.Executor.run": ("request_stop", (0,)),
 }
 
@@ -154,19 +154,19 @@ def plain_values() -> list[Any]:
 def made() -> dict[type, list[Any]]:
     """Instances of the core's types that work."""
     from rabble._core.codec import Codec
-    from rabble._core.decode import Decoder
-    from rabble._core.encode import Encoder
+    from rabble._core.decoder import Decoder
+    from rabble._core.encoder import Encoder
     from rabble._core.idle import Idle
     from rabble._core.inbox import Inbox
-    from rabble._core.link import Link
-    from rabble._core.poll import Poller
+    from rabble._core.poller import Poller
     from rabble._core.queue import EnvelopeQueue
     from rabble._core.routes import Routes
+    from rabble._core.session import Session
     from rabble._core.timers import TimerWheel
 
     registry = MessageRegistry()
     codec = Codec(registry)
-    link = Link(NODE, NodeId("m", "h:2"), 7, PID, codec=codec)
+    link = Session(NODE, NodeId("m", "h:2"), 7, PID, codec=codec)
     poller = Poller(
         heartbeat_ms=1000, frame_bytes_max=1 << 20, queue_bytes_max=1 << 20, partial_ms_max=1000
     )

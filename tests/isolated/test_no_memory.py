@@ -131,9 +131,9 @@ def test_a_poller_and_its_connections_end_or_go_on_but_lose_nothing_between() ->
 import socket, struct
 from rabble import MessageRegistry
 from rabble._core.codec import Codec
-from rabble._core.link import Link
-from rabble._core.poll import Poller
-from tests.reference.link import frame
+from rabble._core.session import Session
+from rabble._core.poller import Poller
+from tests.reference.session import frame
 
 A, B = NodeId("a", "h:1"), NodeId("b", "h:2")
 MEMBERSHIP, LOST = 19, 8
@@ -144,12 +144,12 @@ def poller():
     return Poller(heartbeat_ms=1000, frame_bytes_max=1 << 20, queue_bytes_max=1 << 20,
                   partial_ms_max=60_000)
 
-def link(own, peer):
-    return Link(own, peer, 7, Pid("executor", own, "rabble"), codec=Codec(MessageRegistry()))
+def session(own, peer):
+    return Session(own, peer, 7, Pid("executor", own, "rabble"), codec=Codec(MessageRegistry()))
 
 def attach(at, sock, own, peer):
     sock.setblocking(False)
-    connection = at.attach(sock.fileno(), link(own, peer))
+    connection = at.attach(sock.fileno(), session(own, peer))
     sock.detach()
     return connection
 
@@ -163,13 +163,13 @@ def attempt(state):
     far.send(MEMBERSHIPS)
     far.send(LOSTS)
     at.poll()
-    told += connection.take_told()
-    connection.say(MEMBERSHIP, bytes(3000))
-    connection.link.say(Envelope(Pid("p", B), bytes(100_000), sender=Pid("q", A)))
-    connection.link.say(Envelope(Pid("p", B), "small", sender=Pid("q", A)))
-    at.flush_link(connection)
+    told += connection.take_control()
+    connection.send_control(MEMBERSHIP, bytes(3000))
+    connection.session.write(Envelope(Pid("p", B), bytes(100_000), sender=Pid("q", A)))
+    connection.session.write(Envelope(Pid("p", B), "small", sender=Pid("q", A)))
+    at.flush_session(connection)
     at.poll()
-    heard.append(at.take_heard(connection))
+    heard.append(at.take_frames(connection))
     connection.status(), connection.progress, repr(connection)
     connection.close(19, "bye", after_all=True)
 
@@ -177,7 +177,7 @@ def check(state):
     at, connection, far, told, heard = state
     for _ in range(5):
         at.poll()
-    told += connection.take_told()
+    told += connection.take_control()
     if connection.error != 12:     # ENOMEM ends it
         # What `attempt` had taken when it failed is its own loss, and what comes after `close`
         # is not read any more (in the tiny build that is not yet all of them).
@@ -201,8 +201,8 @@ def test_what_cannot_be_attached_for_want_of_memory_stays_the_callers() -> None:
 import socket
 from rabble import MessageRegistry
 from rabble._core.codec import Codec
-from rabble._core.link import Link
-from rabble._core.poll import Poller
+from rabble._core.session import Session
+from rabble._core.poller import Poller
 
 A, B = NodeId("a", "h:1"), NodeId("b", "h:2")
 codec = Codec(MessageRegistry())
@@ -213,7 +213,7 @@ def begin():
                 partial_ms_max=60_000)
     near, far = socket.socketpair()
     near.setblocking(False)
-    link = Link(A, B, 7, Pid("executor", A, "rabble"), codec=codec)
+    link = Session(A, B, 7, Pid("executor", A, "rabble"), codec=codec)
     return at, near, far, link, [None, near.fileno(), super(socket.socket, near).detach]
 
 def attempt(state):

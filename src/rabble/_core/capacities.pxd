@@ -1,5 +1,5 @@
 # Every capacity of the core that is no limit of the user's: how large a thing begins, how much of
-# it is taken at once, how many places it has. The `tiny` build gives each its smallest value, so
+# it is taken at once, how many slots it has. The `tiny` build gives each its smallest value, so
 # that every test meets a ring that grows, a table that is full and a batch that ends: see
 # CONTRIBUTING. Nothing here is part of the protocol, so nodes of all builds talk to each other.
 
@@ -15,8 +15,8 @@ cdef extern from *:
     #define RABBLE_IS_TINY RABBLE_CAPACITY(0, 1)
 
     /* queue */
-    #define RABBLE_QUEUE_PLACES_MIN RABBLE_CAPACITY(256, 2)
-    #define RABBLE_QUEUE_PLACES_KEPT RABBLE_CAPACITY(1 << 16, 2)
+    #define RABBLE_QUEUE_SLOTS_MIN RABBLE_CAPACITY(256, 2)
+    #define RABBLE_QUEUE_SLOTS_KEPT RABBLE_CAPACITY(1 << 16, 2)
     /* executor */
     #define RABBLE_TURN_DELIVERIES_MAX RABBLE_CAPACITY(1024, 1)
     #define RABBLE_DUE_QUEUED_MAX RABBLE_CAPACITY(1024, 1)
@@ -24,23 +24,23 @@ cdef extern from *:
     #define RABBLE_WHEEL_SLOT_BITS RABBLE_CAPACITY(8, 2)
     #define RABBLE_WHEEL_LEVELS RABBLE_CAPACITY(5, 20)
     /* codec */
-    #define RABBLE_SENT_PLACES RABBLE_CAPACITY(256, 2)
-    #define RABBLE_SEEN_PLACES RABBLE_CAPACITY(256, 2)
+    #define RABBLE_SENT_PID_SLOTS RABBLE_CAPACITY(256, 2)
+    #define RABBLE_DECODER_CACHE_SLOTS RABBLE_CAPACITY(256, 2)
     #define RABBLE_ENCODE_BYTES_MIN RABBLE_CAPACITY(1024, 16)
     #define RABBLE_ENCODE_BYTES_KEPT RABBLE_CAPACITY(65536, 16)
-    /* session: of the table of names, whose 8192 places are the protocol's, so many are used */
-    #define RABBLE_NAME_PLACES RABBLE_CAPACITY(8192, 2)
+    /* session: of the pid cache, whose 8192 slots are the protocol's, so many are used */
+    #define RABBLE_PID_CACHE_SLOTS_USED RABBLE_CAPACITY(8192, 2)
     #define RABBLE_PAIRS_MIN RABBLE_CAPACITY(256, 2)
     #define RABBLE_DATA_BYTES_KEPT RABBLE_CAPACITY(8 << 20, 16)
     #define RABBLE_PAYLOAD_BYTES_MIN RABBLE_CAPACITY(4 << 20, 16)
-    /* lanes, channels and what is received */
-    #define RABBLE_LANE_BYTES_MIN RABBLE_CAPACITY(1024, 16)
-    #define RABBLE_LANE_BYTES_KEPT RABBLE_CAPACITY(1 << 20, 16)
+    /* byte queues, transports and what is received */
+    #define RABBLE_BYTE_QUEUE_BYTES_MIN RABBLE_CAPACITY(1024, 16)
+    #define RABBLE_BYTE_QUEUE_BYTES_KEPT RABBLE_CAPACITY(1 << 20, 16)
     #define RABBLE_BULK_WINDOW RABBLE_CAPACITY(2 << 20, 1)
     #define RABBLE_BULK_WINDOW_SHARED RABBLE_CAPACITY(32 << 10, 1)
     #define RABBLE_SEND_BYTES_MAX RABBLE_CAPACITY(256 << 10, 7)
     #define RABBLE_SEND_PIECES RABBLE_CAPACITY(32, 2)
-    #define RABBLE_PUSH_BYTES_MAX RABBLE_CAPACITY(1 << 20, 64)
+    #define RABBLE_WRITE_SOCKET_BYTES_MAX RABBLE_CAPACITY(1 << 20, 64)
     #define RABBLE_BULK_BYTES_KEPT RABBLE_CAPACITY(8 << 20, 16)
     #define RABBLE_POLL_EVENTS RABBLE_CAPACITY(64, 1)
     #define RABBLE_RECV_BYTES_MIN RABBLE_CAPACITY(16 << 10, 7)
@@ -59,8 +59,8 @@ cdef extern from *:
     """
     enum: IS_TINY "RABBLE_IS_TINY"
 
-    enum: QUEUE_PLACES_MIN "RABBLE_QUEUE_PLACES_MIN"          # of a ring at first; a power of two
-    enum: QUEUE_PLACES_KEPT "RABBLE_QUEUE_PLACES_KEPT"        # what an emptied ring keeps at most
+    enum: QUEUE_SLOTS_MIN "RABBLE_QUEUE_SLOTS_MIN"            # of a ring at first; a power of two
+    enum: QUEUE_SLOTS_KEPT "RABBLE_QUEUE_SLOTS_KEPT"          # what an emptied ring keeps at most
 
     enum: TURN_DELIVERIES_MAX "RABBLE_TURN_DELIVERIES_MAX"    # between two looks outside
     enum: DUE_QUEUED_MAX "RABBLE_DUE_QUEUED_MAX"    # timers that fired and stand in the run queue
@@ -68,23 +68,23 @@ cdef extern from *:
     enum: WHEEL_SLOT_BITS "RABBLE_WHEEL_SLOT_BITS"            # a level has 2**bits slots
     enum: WHEEL_LEVELS "RABBLE_WHEEL_LEVELS"
 
-    enum: SENT_PLACES "RABBLE_SENT_PLACES"          # texts of pids the encoder keeps; power of two
-    enum: SEEN_PLACES "RABBLE_SEEN_PLACES"          # of each cache of the decoder; a power of two
+    enum: SENT_PID_SLOTS "RABBLE_SENT_PID_SLOTS"    # texts of pids the encoder keeps; power of two
+    enum: DECODER_CACHE_SLOTS "RABBLE_DECODER_CACHE_SLOTS"    # of each cache; a power of two
     enum: ENCODE_BYTES_MIN "RABBLE_ENCODE_BYTES_MIN"          # an encoder's buffer at first
     enum: ENCODE_BYTES_KEPT "RABBLE_ENCODE_BYTES_KEPT"        # a larger one is not kept
 
-    enum: NAME_PLACES "RABBLE_NAME_PLACES"          # of the table of names, for what is said
+    enum: PID_CACHE_SLOTS_USED "RABBLE_PID_CACHE_SLOTS_USED"    # of the pid cache, for writing
     enum: PAIRS_MIN "RABBLE_PAIRS_MIN"    # pairs in bulk, remembered before they are sifted
     enum: DATA_BYTES_KEPT "RABBLE_DATA_BYTES_KEPT"            # a larger data lane is cut back
     enum: PAYLOAD_BYTES_MIN "RABBLE_PAYLOAD_BYTES_MIN"        # taken for a payload before it came
 
-    enum: LANE_BYTES_MIN "RABBLE_LANE_BYTES_MIN"
-    enum: LANE_BYTES_KEPT "RABBLE_LANE_BYTES_KEPT"            # what an emptied lane keeps
-    enum: BULK_WINDOW "RABBLE_BULK_WINDOW"          # bytes sent ahead of what the peer has taken
+    enum: BYTE_QUEUE_BYTES_MIN "RABBLE_BYTE_QUEUE_BYTES_MIN"
+    enum: BYTE_QUEUE_BYTES_KEPT "RABBLE_BYTE_QUEUE_BYTES_KEPT"  # what an emptied byte queue keeps
+    enum: BULK_WINDOW "RABBLE_BULK_WINDOW"          # bytes sent ahead of what the peer consumed
     enum: BULK_WINDOW_SHARED "RABBLE_BULK_WINDOW_SHARED"      # the same while the data lane is used
     enum: SEND_BYTES_MAX "RABBLE_SEND_BYTES_MAX"    # that one send takes
     enum: SEND_PIECES "RABBLE_SEND_PIECES"          # of memory that one send takes; a frame has two
-    enum: PUSH_BYTES_MAX "RABBLE_PUSH_BYTES_MAX"    # that one look sends on one connection
+    enum: WRITE_SOCKET_BYTES_MAX "RABBLE_WRITE_SOCKET_BYTES_MAX"    # sent in one look on one
     enum: BULK_BYTES_KEPT "RABBLE_BULK_BYTES_KEPT"
     enum: POLL_EVENTS "RABBLE_POLL_EVENTS"          # that one look takes from the kernel
     enum: RECV_BYTES_MIN "RABBLE_RECV_BYTES_MIN"    # room for what one recv brings; doubled if full

@@ -1,7 +1,7 @@
 # The codec: envelopes and messages to msgpack and back.
 
-from rabble._core.decode cimport Decoder
-from rabble._core.encode cimport Encoder
+from rabble._core.decoder cimport Decoder
+from rabble._core.encoder cimport Encoder
 
 cdef class Codec:
     cdef readonly object registry               # of the classes that may be sent and built

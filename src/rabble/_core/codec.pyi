@@ -2,9 +2,9 @@
 
 from typing import Any, final
 
-from rabble._core.encode import EncodeError
+from rabble._core.buffer_reader import DecodeError, DecodeLimitError, UnknownMessageError
+from rabble._core.encoder import EncodeError
 from rabble._core.envelope import Envelope
-from rabble._core.reader import DecodeError, DecodeLimitError, UnknownMessageError
 
 __all__ = ["Codec", "DecodeError", "DecodeLimitError", "EncodeError", "UnknownMessageError"]
 

@@ -1,17 +1,17 @@
 """The codec: envelopes and messages to msgpack and back.
 
 One class for both directions, of which `encode` and `decode` have one each; a connection, which
-says and hears bytes of its own, goes to these directly.
+writes and reads bytes of its own, goes to these directly.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
-from rabble._core.decode cimport Decoder
-from rabble._core.encode cimport Encoder
-from rabble._core.encode import EncodeError
+from rabble._core.buffer_reader import DecodeError, DecodeLimitError, UnknownMessageError
+from rabble._core.decoder cimport Decoder
+from rabble._core.encoder cimport Encoder
+from rabble._core.encoder import EncodeError
 from rabble._core.envelope cimport Envelope
-from rabble._core.reader import DecodeError, DecodeLimitError, UnknownMessageError
 from rabble._core.texts cimport bounded_repr
 
 __all__ = ["Codec", "DecodeError", "DecodeLimitError", "EncodeError", "UnknownMessageError"]

@@ -83,27 +83,27 @@ ENABLED = bool(RABBLE_COUNTS)
 #: By name, those of this build.
 CAPACITIES = {
     "IS_TINY": capacities.IS_TINY,
-    "QUEUE_PLACES_MIN": capacities.QUEUE_PLACES_MIN,
-    "QUEUE_PLACES_KEPT": capacities.QUEUE_PLACES_KEPT,
+    "QUEUE_SLOTS_MIN": capacities.QUEUE_SLOTS_MIN,
+    "QUEUE_SLOTS_KEPT": capacities.QUEUE_SLOTS_KEPT,
     "TURN_DELIVERIES_MAX": capacities.TURN_DELIVERIES_MAX,
     "DUE_QUEUED_MAX": capacities.DUE_QUEUED_MAX,
     "WHEEL_SLOT_BITS": capacities.WHEEL_SLOT_BITS,
     "WHEEL_LEVELS": capacities.WHEEL_LEVELS,
-    "SENT_PLACES": capacities.SENT_PLACES,
-    "SEEN_PLACES": capacities.SEEN_PLACES,
+    "SENT_PID_SLOTS": capacities.SENT_PID_SLOTS,
+    "DECODER_CACHE_SLOTS": capacities.DECODER_CACHE_SLOTS,
     "ENCODE_BYTES_MIN": capacities.ENCODE_BYTES_MIN,
     "ENCODE_BYTES_KEPT": capacities.ENCODE_BYTES_KEPT,
-    "NAME_PLACES": capacities.NAME_PLACES,
+    "PID_CACHE_SLOTS_USED": capacities.PID_CACHE_SLOTS_USED,
     "PAIRS_MIN": capacities.PAIRS_MIN,
     "DATA_BYTES_KEPT": capacities.DATA_BYTES_KEPT,
     "PAYLOAD_BYTES_MIN": capacities.PAYLOAD_BYTES_MIN,
-    "LANE_BYTES_MIN": capacities.LANE_BYTES_MIN,
-    "LANE_BYTES_KEPT": capacities.LANE_BYTES_KEPT,
+    "BYTE_QUEUE_BYTES_MIN": capacities.BYTE_QUEUE_BYTES_MIN,
+    "BYTE_QUEUE_BYTES_KEPT": capacities.BYTE_QUEUE_BYTES_KEPT,
     "BULK_WINDOW": capacities.BULK_WINDOW,
     "BULK_WINDOW_SHARED": capacities.BULK_WINDOW_SHARED,
     "SEND_BYTES_MAX": capacities.SEND_BYTES_MAX,
     "SEND_PIECES": capacities.SEND_PIECES,
-    "PUSH_BYTES_MAX": capacities.PUSH_BYTES_MAX,
+    "WRITE_SOCKET_BYTES_MAX": capacities.WRITE_SOCKET_BYTES_MAX,
     "BULK_BYTES_KEPT": capacities.BULK_BYTES_KEPT,
     "POLL_EVENTS": capacities.POLL_EVENTS,
     "RECV_BYTES_MIN": capacities.RECV_BYTES_MIN,
@@ -121,9 +121,9 @@ CAPACITIES = {
 
 # By their names: it refers to what is there when it runs, and is not compiled against any of them.
 MODULES = (
-    "ids", "envelope", "queue", "inbox", "timers", "reader", "plan", "encode", "decode", "codec",
-    "table", "frame", "speak", "hear", "link", "poll", "routes", "idle", "executor",
-    "control",
+    "ids", "envelope", "queue", "inbox", "timers", "dispatch", "backlog", "buffer_reader", "plan",
+    "encoder", "decoder", "codec", "frame", "frame_encoder", "frame_decoder", "session", "poller",
+    "routes", "notices", "monitors", "idle", "executor", "system_messages",
 )
 COUNTED = {
     f"{module}.{name}": value

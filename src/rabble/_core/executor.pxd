@@ -3,32 +3,30 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
+from rabble._core.backlog cimport Backlog
+from rabble._core.dispatch cimport DispatchTable, Entry, EntryKind, Scene
 from rabble._core.envelope cimport Envelope
 from rabble._core.idle cimport Idle
 from rabble._core.ids cimport CorrelationId, NodeId, Pid
 from rabble._core.inbox cimport Inbox
-from rabble._core.poll cimport Connection
+from rabble._core.monitors cimport Monitors
+from rabble._core.poller cimport Connection
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.routes cimport Routes
-from rabble._core.table cimport DispatchTable, Entry, EntryKind, Scene
 from rabble._core.timers cimport TimerWheel
 
 cdef enum Added:
     # What became of a spawn.
     ADDED = 0
-    TAKEN = 1            # the name is in use
+    NAME_TAKEN = 1       # the name is in use
     ENDING = 2           # the executor ends
     FULL = 3             # too much waits for it
 
-cdef struct Span:
-    # A stretch of the run queue that other threads sent: where it begins and ends, counted in
-    # envelopes that were ever taken out.
-    size_t begin
-    size_t end
-
-cdef class Controls:
+cdef class MessageHandler:
     # Who handles the control messages of one executor: see `control`.
     cdef int handle(self, Envelope envelope) except -1
+    # A connection has come to its end, which the executor notices between two deliveries.
+    cdef int disconnect(self, Connection connection) except -1
 
 cdef class Executor:
     cdef readonly NodeId node
@@ -36,8 +34,9 @@ cdef class Executor:
     cdef readonly DispatchTable table
     cdef EnvelopeQueue run_queue           # touched by the executor's thread only
     cdef Inbox inbox                       # filled by the other threads
+    cdef Backlog backlog                   # what is known of what stands in the run queue
     cdef Routes routes                     # to other nodes; None without a mesh
-    cdef Py_ssize_t watches_max            # pairs of which a peer's processes are the watchers
+    cdef Monitors monitors                 # who is told of whose end
     cdef TimerWheel wheel                  # ticks are milliseconds since `epoch_ns`
     cdef list due                          # timers that fired and are not queued yet, next one last
     cdef Py_ssize_t due_queued             # timers that fired and stand in the run queue
@@ -45,8 +44,8 @@ cdef class Executor:
     cdef object process_class              # the base class of processes
     cdef Py_ssize_t runtime_offset         # where in a process its `_runtime` lies
     cdef unsigned int born_after_forks     # how many forks led to where it was made
-    cdef Controls controls                 # handles the control messages
-    cdef object observer                   # told of crashes and dead letters (see `__init__`)
+    cdef MessageHandler system_messages    # handles the control messages
+    cdef object hooks                      # told of crashes and dead letters (see `__init__`)
     cdef object codec                      # strict mode: every message goes through it; or None
     cdef object local_classes              # ids of the classes that the strict mode lets pass
     cdef object clock                      # handed-in clock in ns, or None for CLOCK_MONOTONIC
@@ -56,7 +55,6 @@ cdef class Executor:
     cdef Idle idle                         # what it does while it has nothing to do
     cdef volatile bint is_stopping         # drain, then end
     cdef volatile int64_t stop_ns          # ... by this time at the latest
-    cdef int64_t limited                   # how many entries have a mailbox limit
     cdef bint checks                       # whether what is sent is looked at: limits, strict mode
     cdef uint64_t lives                    # processes ever spawned
     cdef uint64_t other_lives              # services, mailboxes and callbacks ever added
@@ -64,16 +62,7 @@ cdef class Executor:
     cdef object failure                    # what the last failed `receive` raised
     cdef dict letter_subscribers           # Pid -> Entry of who is told of every dead letter
     cdef dict node_subscribers             # Pid -> Entry of who is told of nodes that come and go
-    cdef dict ended_pids                   # Pid of an ended life -> where the run queue ended then
-    cdef size_t ended_at                   # the last of these places
-    cdef dict ended_before                 # the same of those before; gone when ...
-    cdef size_t ended_before_at            # ... so many were taken out
-    cdef size_t popped                     # envelopes ever taken out of the run queue
-    cdef Span* spans                       # ring: what of the run queue others sent, in order
-    cdef size_t spans_mask
-    cdef size_t spans_head
-    cdef size_t spans_tail
-    cdef bint shutdown_told                # who monitors the executor was told that the node ends
+    cdef bint shutdown_sent                # who monitors the executor was told that the node ends
     cdef bint in_turn                      # a turn is on: `step` and `run` refuse
     cdef bint ended                        # nothing is told to anybody any more
     cdef readonly int64_t delivered
@@ -94,41 +83,29 @@ cdef class Executor:
     cdef int wait(self, int64_t most) except -1
     cdef int deliver(self, Envelope envelope) except -1
     cdef int give_to_process(self, Entry entry, Envelope envelope) except -1
-    cdef bint leaves_mailbox(self, Entry entry) noexcept
     cdef bint emit(self, Entry entry, PyObject* result) except -1
     cdef int emit_item(self, Entry entry, object item, int owners, list fresh) except -1
     cdef int crash(self, Entry entry, Envelope envelope) except -1
     cdef object checked(self, Envelope envelope)
     cdef int admit(self, Envelope envelope) except -1
-    cdef int recount(self) except -1
     cdef int set_checks(self) except -1
     cdef int take_in(self) except -1
-    cdef int note_span(self, size_t begin) except -1
-    cdef void forget_spans(self) noexcept
     cdef int route(self, Envelope envelope) except -1
-    cdef int hear(self) except -1
-    cdef int connect(self, Connection connection) except -1
-    cdef int disconnect(self, Connection connection) except -1
-    cdef int say_down(self, Connection connection, Pid watcher, object down) except -1
-    cdef int say_undelivered(self, Envelope envelope, object reason) except -1
-    cdef int count_lost(self, NodeId peer, object count) except -1
-    cdef int watch(self, Pid watcher, Pid watched) except -1
-    cdef int unwatch(self, Pid watcher, Pid watched) except -1
-    cdef int drop_all_for(self, NodeId node) except -1
+    cdef int receive(self) except -1
+    cdef int send_undelivered(self, Envelope envelope, object reason) except -1
     cdef int drop(self, Envelope envelope, object reason) except -1
     cdef int remove_entry(self, Entry entry, object reason) except -1
     cdef object detach(self, Entry entry)
-    cdef list farewells(self, Entry entry, dict watchers, object reason)
-    cdef int tell_ended(self, Entry entry, object watchers, object reason) except -1
+    cdef list farewells(self, Entry entry, dict monitored_by, object reason)
+    cdef int tell_ended(self, Entry entry, object monitored_by, object reason) except -1
     cdef int subscribe(self, Entry entry, dict subscribers, int which, bint wanted) except -1
     cdef int tell(self, Pid to, object msg, CorrelationId correlation_id=*) except -1
     cdef int notify(self, Entry entry, object msg, CorrelationId correlation_id=*) except -1
     cdef int notify_now(self, Entry entry, object msg, CorrelationId correlation_id=*) except -1
     cdef int notify_all(self, dict subscribers, object msg) except -1
-    cdef int observe(self, str what, object about, object error) except -1
+    cdef int call_hook(self, str what, object about, object error) except -1
     cdef bint accept(self, Envelope envelope) except -1
     cdef bint put(self, Envelope envelope) except -1
-    cdef bint is_full(self) noexcept
     cdef Added add(
         self, Pid pid, object process, object mailbox_max, bint from_outside
     ) except? FULL
@@ -137,35 +114,13 @@ cdef class Executor:
     cdef int64_t time_left(self, int64_t now, int64_t most) noexcept
     cdef bint start(self, Entry entry) except -1
     cdef int give_to_target(self, Entry entry, Envelope envelope) except -1
-    cdef bint is_stale(self, Pid sender) except -1
-    cdef int forget_ended(self) except -1
     cdef int refuse(self, Envelope envelope, object error) except -1
     cdef int tell_shutdown(self) except -1
-    cdef int say_shutdown(self, Pid to) except -1
+    cdef int send_shutdown(self, Pid to) except -1
     cdef int absorb_interrupt(self) except -1
     cdef int fire(self, int64_t now) except -1
-    cdef int control(self, Envelope envelope) except -1
+    cdef int handle_control(self, Envelope envelope) except -1
     cdef int ask(self, object request) except -1
 
-# What the runtime itself asks of the executor, in the way of any control message.
-
-cdef class Discard:
-    cdef Pid pid                           # remove this ...
-    cdef object target                     # ... if it is still this one's
-    cdef object reason                     # what its monitors are told
-
-cdef class Linked:
-    cdef Connection connection             # established from now on
-
-cdef class Undelivered:
-    cdef Envelope envelope                 # what a service was given and did not take
-    cdef object reason
-
-cdef class Notice:
-    # What the runtime has to say, and to which life: its successor under the same name gets no
-    # notice that was meant for the one before.
-    cdef Entry entry                       # whom it is for, of this node; or None:
-    cdef Connection connection             # a Down for a process at the other end of this ...
-    cdef Pid watcher                       # ... and which
-    cdef object msg
-    cdef CorrelationId correlation_id
+# Look at what other nodes sent, which has just been queued, as mailboxes have limits.
+cdef int admit_newest(Executor executor, size_t count) except -1

@@ -17,22 +17,13 @@ failed: see `failure.pxd` for why no `except` clause is in the way.
 
 cimport cython
 from cpython.exc cimport PyErr_ExceptionMatches
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t
 
+from rabble._core.backlog cimport Backlog
 from rabble._core.capacities cimport DUE_QUEUED_MAX, TURN_DELIVERIES_MAX
-from rabble._core.envelope cimport Envelope, new_envelope
-from rabble._core.failure cimport take_failure
-from rabble._core.hear cimport Heard
-from rabble._core.idle cimport Idle
-from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
-from rabble._core.inbox cimport Inbox, monotonic_ns
-from rabble._core.poll cimport Connection, Poller
-from rabble._core.queue cimport EnvelopeQueue
-from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, Routes
-from rabble._core.table cimport (
+from rabble._core.dispatch cimport (
     CALLBACK,
     DEAD_LETTERS,
     EXECUTOR,
@@ -45,10 +36,20 @@ from rabble._core.table cimport (
     MailboxLimit,
     Scene,
 )
+from rabble._core.envelope cimport Envelope, new_envelope
+from rabble._core.failure cimport take_failure
+from rabble._core.frame_decoder cimport PeerEvent
+from rabble._core.idle cimport Idle
+from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
+from rabble._core.inbox cimport Inbox, monotonic_ns
+from rabble._core.monitors cimport Monitors
+from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
+from rabble._core.poller cimport Connection, Poller
+from rabble._core.queue cimport EnvelopeQueue
+from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, Routes
 from rabble._core.texts cimport bounded_repr, bounded_str, type_name
 from rabble._core.timers cimport Timer, TimerWheel
 
-from bisect import bisect_left
 from types import FunctionType
 
 from rabble._core.texts import Interrupted
@@ -62,7 +63,6 @@ cdef enum:
     GIL_OFFER_NS = 5_000_000         # CPython's own switch interval
     DRAIN_S_MAX = 31_622_400         # 366 days: what a drain without end is taken for
     DETAIL_MAX = 500                 # characters of an exception's text that a Down has
-    SPANS_MIN = 16
 
 cdef extern from *:
     """
@@ -118,38 +118,19 @@ cdef extern from "Python.h":
 # The same functions, called so that what they raise stays pending: they return -1 or NULL then.
 ctypedef int (*quiet_step)(Executor executor) noexcept
 ctypedef int (*quiet_output)(Executor executor, Entry entry, PyObject* result) noexcept
-ctypedef int (*quiet_say)(Routes routes, Envelope envelope) noexcept
-ctypedef int (*quiet_watch)(Executor executor, Pid watcher, Pid watched) noexcept
-ctypedef int (*quiet_control)(Controls controls, Envelope envelope) noexcept
+ctypedef int (*quiet_send)(Routes routes, Envelope envelope) noexcept
+ctypedef int (*quiet_control)(MessageHandler system_messages, Envelope envelope) noexcept
 ctypedef PyObject* (*quiet_codec)(Executor executor, Envelope envelope) noexcept
 
 
-@cython.final
-cdef class Discard:
-    """Control message of the runtime: remove a pid, if it is still `target`'s."""
-
-
-@cython.final
-cdef class Linked:
-    """Control message of the runtime: a connection to another node is established."""
-
-
-@cython.final
-cdef class Undelivered:
-    """Control message of the runtime: a service was given this and did not take it."""
-
-
-@cython.final
-@cython.freelist(256)
-cdef class Notice:
-    """Control message of the runtime: say something to a life, if it still is one."""
-
-
-cdef class Controls:
-    """The handlers of control messages; `rabble._core.control` has them."""
+cdef class MessageHandler:
+    """The handlers of control messages; `rabble._core.system_messages` has them."""
 
     cdef int handle(self, Envelope envelope) except -1:
         raise TypeError("this executor was given nobody who handles control messages")
+
+    cdef int disconnect(self, Connection connection) except -1:
+        raise TypeError("this executor was given nobody who handles the end of connections")
 
 
 # What is taken for an exception that was lost: without memory the interpreter may end a call
@@ -174,7 +155,7 @@ cdef class Executor:
     :param node: the `NodeId` whose processes it runs.
     :param protocol: the module with the control messages (`rabble.messages`).
     :param process_class: the base class of processes (`rabble.process.Process`).
-    :param observer: who is told and asked what concerns the layer above (`rabble.observer`).
+    :param hooks: what the executor calls in the layer above: crashes, dead letters, metrics.
     :param inbox_max: how many envelopes of other threads may wait, wherever they do.
     :param spin_us: how long to look for work before sleeping, in microseconds; 0 is off.
     :param codec: strict mode: encodes and decodes every message. `None` is off.
@@ -189,7 +170,7 @@ cdef class Executor:
         NodeId node not None,
         protocol not None,
         process_class not None,
-        observer not None,
+        hooks not None,
         *,
         size_t inbox_max,
         int64_t spin_us,
@@ -200,8 +181,14 @@ cdef class Executor:
         self.node = node
         self.pid = Pid("executor", node, "rabble")
         self.table = DispatchTable()
+        self.monitors = Monitors()
+        self.monitors.table = self.table
         self.run_queue = EnvelopeQueue()
         self.inbox = Inbox(inbox_max)
+        self.backlog = Backlog()
+        self.backlog.run_queue = self.run_queue
+        self.backlog.inbox = self.inbox
+        self.backlog.table = self.table
         self.wheel = TimerWheel()
         self.due = []
         self.stride = CLOCK_STRIDE
@@ -215,7 +202,7 @@ cdef class Executor:
                 f"not {bounded_repr(process_class, 200)}"
             )
         self.born_after_forks = forks
-        self.observer = observer
+        self.hooks = hooks
         self.codec = codec
         self.checks = codec is not None
         self.scene = Scene.__new__(Scene)
@@ -228,23 +215,14 @@ cdef class Executor:
         self.interrupted_at = -1
         self.dead_letters = {}
         self.letter_subscribers = {}
-        self.ended_pids = {}
-        self.ended_before = {}
         self.node_subscribers = {}
-        self.controls = Controls()
-        self.spans = <Span*>PyMem_RawMalloc(SPANS_MIN * sizeof(Span))
-        if self.spans is NULL:
-            raise MemoryError
-        self.spans_mask = SPANS_MIN - 1
+        self.system_messages = MessageHandler()
         cdef Entry own = Entry.__new__(Entry)
         own.pid = self.pid
         own.target = self.pid
         own.runtime = self.scene
         own.kind = EXECUTOR
         self.table.add(own)
-
-    def __dealloc__(self):
-        PyMem_RawFree(self.spans)
 
     # What any thread may call.
 
@@ -273,7 +251,7 @@ cdef class Executor:
         """Envelopes of other threads that no process has been given yet: what `inbox_max` bounds.
 
         """
-        self.forget_spans()
+        self.backlog.forget_spans()
         return self.inbox.queue.count() + self.inbox.elsewhere
 
     @property
@@ -338,13 +316,13 @@ cdef class Executor:
     ):
         """Send a message. It must not be changed any more.
 
-        What `Node.send` is. Raises what the observer's `refuse` raises if too much waits already,
+        What `Node.send` is. Raises what the hooks' `refuse` raises if too much waits already,
         the executor ends, or this is a forked child.
         """
         if forks != self.born_after_forks or not self.accept(
             new_envelope(to, msg, sender, correlation_id)
         ):
-            self.observer.refuse()
+            self.hooks.refuse()
 
     def post(self, Envelope envelope not None):
         """Take an envelope of one of the node's own services, until the executor has ended.
@@ -362,7 +340,7 @@ cdef class Executor:
         :raises TypeError: if `process` is none.
         :raises ValueError: if the name or the limit is not usable, or this very object runs.
 
-        Raises what the observer's `refuse` raises if the name is taken, too much waits for the
+        Raises what the hooks' `refuse` raises if the name is taken, too much waits for the
         executor already (of a process that has an `init`), the executor ends, or this is a forked
         child.
         """
@@ -373,8 +351,8 @@ cdef class Executor:
             if added == ADDED:
                 return pid
         if added == FULL:
-            self.observer.refuse()
-        self.observer.refuse(pid)
+            self.hooks.refuse()
+        self.hooks.refuse(pid)
         return pid
 
     cdef Added add(
@@ -441,13 +419,13 @@ cdef class Executor:
                     f"spawn a new instance for every process"
                 )
         if request is not None:
-            if from_outside and self.is_full():
+            if from_outside and self.backlog.is_full():
                 return FULL
             self.inbox.queue.reserve(1)
         if limit is not None:
-            limit.counted_from = self.popped + self.run_queue.count()
+            limit.counted_from = self.backlog.popped + self.run_queue.count()
         if not self.table.add(entry):
-            return TAKEN
+            return NAME_TAKEN
         # Even numbers: how many services there are does not change what processes draw at random.
         self.lives += 1
         entry.life = 2 * self.lives
@@ -456,7 +434,7 @@ cdef class Executor:
         runtime[0] = <PyObject*>entry
         self.processes += 1
         if limit is not None:
-            self.limited += 1
+            self.backlog.limited += 1
             self.checks = True
         if request is not None:
             self.inbox.put_always(request)
@@ -511,7 +489,7 @@ cdef class Executor:
         """The pids that are told of nodes that come and go."""
         return tuple(self.node_subscribers)
 
-    def join_mesh(self, Poller poller not None, Py_ssize_t watches_max):
+    def join_mesh(self, Poller poller not None, Py_ssize_t peer_monitors_max):
         """Reach other nodes by the connections of `poller`. Called once, before `run`.
 
         :param watches_max: how much of the processes here each peer may monitor, in pairs.
@@ -519,19 +497,20 @@ cdef class Executor:
         if self.routes is not None or self.has_run:
             raise RuntimeError("join_mesh is called once, before run")
         self.routes = Routes(poller)
-        self.watches_max = watches_max
+        self.monitors.routes = self.routes
+        self.monitors.peer_pairs_max = peer_monitors_max
         poller.watch(self.inbox.fd)
 
-    def link_up(self, Connection connection not None):
+    def connection_up(self, Connection connection not None):
         """A connection is established: tell whom it concerns, send and hear. For any thread.
 
         Its end needs no call: the executor notices, and tells the observer.
         """
-        cdef Linked request = Linked.__new__(Linked)
+        cdef Connected request = Connected.__new__(Connected)
         request.connection = connection
         self.ask(request)
 
-    def tell_nodes(self, msg):
+    def notify_nodes(self, msg):
         """Send a message of the runtime to all that subscribed to nodes. For any thread."""
         cdef Notice notice
         cdef Entry entry
@@ -648,15 +627,9 @@ cdef class Executor:
 
     cdef inline bint put(self, Envelope envelope) except -1:
         """Put it into the inbox, if there is room. In any thread."""
-        return self.inbox.put(envelope) or (not self.is_full() and self.inbox.put(envelope))
-
-    cdef bint is_full(self) noexcept:
-        """Whether the inbox is. What was delivered in this turn is counted off first: exactly so
-        many wait as `inbox_max` says before anybody is refused.
-        """
-        if self.inbox.is_full():
-            self.forget_spans()
-        return self.inbox.is_full()
+        return self.inbox.put(envelope) or (
+            not self.backlog.is_full() and self.inbox.put(envelope)
+        )
 
     cdef int ask(self, object request) except -1:
         """Send a control message of the runtime's own, which no limit refuses."""
@@ -687,13 +660,13 @@ cdef class Executor:
         try:
             self.poll(start)
             if self.routes is not None:
-                self.hear()
+                self.receive()
             until_look = self.stride
             for _ in range(min(most, TURN_DELIVERIES_MAX)):
                 if self.run_queue.count() == 0:
                     break
                 taken = self.run_queue.take_owned()
-                self.popped += 1
+                self.backlog.popped += 1
                 try_deliver(self, taken)
                 if forks != self.born_after_forks:
                     # It forked, and returned in the child: all that waits is the parent's.
@@ -711,9 +684,9 @@ cdef class Executor:
                     until_look = self.stride
                     looked = now
             if self.inbox.elsewhere != 0:
-                self.forget_spans()
-            if len(self.ended_pids) != 0 or len(self.ended_before) != 0:
-                self.forget_ended()
+                self.backlog.forget_spans()
+            if self.backlog.has_ended():
+                self.backlog.forget_ended()
             if self.routes is not None and self.routes.dirty:
                 self.routes.flush()
         finally:
@@ -733,7 +706,7 @@ cdef class Executor:
         Just what stands there now: who sends faster than this would keep all others waiting. Where
         there is no memory for it, it stays where it is until there is.
         """
-        cdef size_t begin = self.popped + self.run_queue.count()
+        cdef size_t begin = self.backlog.popped + self.run_queue.count()
         cdef size_t left = self.inbox.queue.count()
         cdef Envelope envelope
         if not self.checks:
@@ -746,70 +719,11 @@ cdef class Executor:
                 left -= 1
                 envelope = self.inbox.queue.take()
                 # Counted one by one: somebody's code may run, and others send meanwhile.
-                begin = self.popped + self.run_queue.count()
+                begin = self.backlog.popped + self.run_queue.count()
                 admit_outside(self, envelope)
-                self.note_span(begin)
+                self.backlog.note_span(begin)
             return 0
-        return self.note_span(begin)
-
-    cdef int note_span(self, size_t begin) except -1:
-        """Note that the run queue was sent by other threads from `begin` to its end.
-
-        So it is known how much of it has not been delivered, without counting deliveries. A
-        stretch that follows the one before without a gap is one with it; where there is no memory
-        for another, what lies between them is counted as well.
-        """
-        cdef size_t end = self.popped + self.run_queue.count()
-        cdef size_t capacity, i
-        cdef Span* spans
-        cdef Span* last
-        if end == begin:
-            return 0
-        if self.spans_head != self.spans_tail:
-            last = &self.spans[(self.spans_tail - 1) & self.spans_mask]
-            if last.end == begin:
-                self.inbox.elsewhere += end - last.end
-                last.end = end
-                return 0
-            if self.spans_tail - self.spans_head > self.spans_mask:
-                capacity = 2 * (self.spans_mask + 1)
-                spans = <Span*>PyMem_RawMalloc(capacity * sizeof(Span))
-                if spans is NULL:
-                    self.inbox.elsewhere += end - last.end
-                    last.end = end
-                    return 0
-                for i in range(self.spans_tail - self.spans_head):
-                    spans[i] = self.spans[(self.spans_head + i) & self.spans_mask]
-                PyMem_RawFree(self.spans)
-                self.spans = spans
-                self.spans_mask = capacity - 1
-                self.spans_tail -= self.spans_head
-                self.spans_head = 0
-        last = &self.spans[self.spans_tail & self.spans_mask]
-        last.begin = begin
-        last.end = end
-        self.spans_tail += 1
-        self.inbox.elsewhere += end - begin
-        return 0
-
-    cdef void forget_spans(self) noexcept:
-        """Forget what has been delivered by now."""
-        cdef Span* oldest
-        if self.run_queue.count() == 0:
-            # Also where dead letters took something out in between.
-            self.spans_head = self.spans_tail
-            self.inbox.elsewhere = 0
-            return
-        while self.spans_head != self.spans_tail:
-            oldest = &self.spans[self.spans_head & self.spans_mask]
-            if <Py_ssize_t>(self.popped - oldest.begin) <= 0:
-                break
-            if <Py_ssize_t>(self.popped - oldest.end) < 0:
-                self.inbox.elsewhere -= self.popped - oldest.begin
-                oldest.begin = self.popped
-                break
-            self.inbox.elsewhere -= oldest.end - oldest.begin
-            self.spans_head += 1
+        return self.backlog.note_span(begin)
 
     cdef int fire(self, int64_t now) except -1:
         """Queue the timers that are due, but no more than others can be expected to wait behind.
@@ -883,27 +797,12 @@ cdef class Executor:
             return self.drop(envelope, self.protocol.DeadLetterReason.NO_PROCESS)
         entry = <Entry>found
         if entry.kind == PROCESS:
-            if entry.limit is not None and not self.leaves_mailbox(entry):
+            if entry.limit is not None and not self.backlog.leaves_mailbox(entry):
                 return self.drop(envelope, self.protocol.DeadLetterReason.MAILBOX_FULL)
             return self.give_to_process(entry, envelope)
         if entry.kind == EXECUTOR:
-            return self.control(envelope)
+            return self.handle_control(envelope)
         return self.give_to_target(entry, envelope)
-
-    cdef bint leaves_mailbox(self, Entry entry) noexcept:
-        """Count out what was just taken from the run queue for a process with a mailbox limit.
-
-        False if it came before the process was spawned, with more than may wait: then nobody knew
-        of the limit, so what exceeds it is found here.
-        """
-        cdef MailboxLimit limit = entry.limit
-        if <Py_ssize_t>(limit.counted_from - self.popped) >= 0:
-            if limit.early >= limit.most:
-                return False
-            limit.early += 1
-        elif limit.queued:
-            limit.queued -= 1
-        return True
 
     cdef int give_to_process(self, Entry entry, Envelope envelope) except -1:
         cdef PyObject* args[4]
@@ -963,7 +862,7 @@ cdef class Executor:
         args[0] = <PyObject*>envelope
         result = PyObject_Vectorcall(<PyObject*>entry.target, args, 1, NULL)
         if result is NULL:
-            self.observe("crashed", entry.pid, what_failed())
+            self.call_hook("crashed", entry.pid, what_failed())
         else:
             Py_DECREF(<object>result)
         return 0
@@ -1004,8 +903,8 @@ cdef class Executor:
             # Nothing is taken out of the queue while a delivery goes on, so all that is more than
             # before is this call's.
             self.run_queue.drop_newest(self.run_queue.count() - before)
-            if self.limited:
-                self.recount()
+            if self.backlog.limited:
+                self.backlog.recount()
         Py_DECREF(<object>result)
         return status == 0
 
@@ -1060,7 +959,7 @@ cdef class Executor:
         if not PyErr_ExceptionMatches(ValueError):
             raise what_failed()
         error = what_failed()
-        self.observe("unencodable", envelope, error)
+        self.call_hook("unencodable", envelope, error)
         letter = Undelivered.__new__(Undelivered)
         letter.envelope = envelope
         letter.reason = self.protocol.DeadLetterReason.UNENCODABLE
@@ -1068,59 +967,12 @@ cdef class Executor:
 
     cdef int admit(self, Envelope envelope) except -1:
         """Queue an envelope if its receiver's mailbox has room for it."""
-        cdef PyObject* found
-        cdef MailboxLimit limit
-        cdef size_t place
-        if self.limited:
-            found = self.table.find(envelope.to)
-            if found is not NULL and (<Entry>found).limit is not None:
-                limit = (<Entry>found).limit
-                if limit.queued >= limit.most:
-                    return self.drop(envelope, self.protocol.DeadLetterReason.MAILBOX_FULL)
-                self.run_queue.reserve(1)
-                limit.queued += 1
-                # What is counted here is counted out, too, though it stood in the queue for a
-                # moment when its process was spawned.
-                place = self.popped + self.run_queue.count()
-                if <Py_ssize_t>(limit.counted_from - place) > 0:
-                    limit.counted_from = place
-        self.run_queue.put(envelope)
-        return 0
-
-    cdef int recount(self) except -1:
-        """Count anew what waits for each process with a limit: the queue was changed.
-
-        What stood there before its process was spawned is still not counted: as much of it as may
-        wait is found when it is delivered.
-        """
-        cdef Entry entry
-        cdef MailboxLimit limit
-        cdef PyObject* found
-        cdef size_t position
-        cdef size_t end = self.popped + self.run_queue.count()
-        for entry in self.table.snapshot():
-            limit = entry.limit
-            if limit is not None:
-                limit.queued = 0
-                if <Py_ssize_t>(limit.counted_from - end) > 0:
-                    limit.counted_from = end
-        position = self.run_queue.head
-        while position != self.run_queue.tail:
-            # Finding a pid runs nobody's code, so the queue stays as it is meanwhile.
-            found = self.table.find(
-                (<Envelope>self.run_queue.slots[position & self.run_queue.mask]).to
-            )
-            if found is not NULL and (<Entry>found).limit is not None:
-                limit = (<Entry>found).limit
-                if <Py_ssize_t>(
-                    self.popped + (position - self.run_queue.head) - limit.counted_from
-                ) >= 0:
-                    limit.queued += 1
-            position += 1
+        if not self.backlog.put(envelope):
+            return self.drop(envelope, self.protocol.DeadLetterReason.MAILBOX_FULL)
         return 0
 
     cdef int set_checks(self) except -1:
-        self.checks = self.codec is not None or self.limited != 0
+        self.checks = self.codec is not None or self.backlog.limited != 0
         return 0
 
     # The end of a process.
@@ -1132,15 +984,15 @@ cdef class Executor:
         is said of it: so if it had all the memory there is some again.
         """
         cdef object error = self.failure
-        cdef object watchers = None
+        cdef object monitored_by = None
         cdef bint ends = entry.target is not None
         self.failure = None
         if type(error) is Interrupted:
             self.interrupting = False
         self.crashes += 1
         if ends:
-            watchers = self.detach(entry)
-        self.observe("crashed", entry.pid, error)
+            monitored_by = self.detach(entry)
+        self.call_hook("crashed", entry.pid, error)
         # (By assignment it could not be taken from a frozen class's.)
         PyException_SetTraceback(error, None)
         PyException_SetContext(error, NULL)
@@ -1148,7 +1000,7 @@ cdef class Executor:
         if ends:
             self.tell_ended(
                 entry,
-                watchers,
+                monitored_by,
                 self.protocol.DownReason("crashed", described(error)),
             )
         if envelope is not None:
@@ -1160,14 +1012,14 @@ cdef class Executor:
 
         All or nothing: what takes memory comes first, so no monitor misses the end of who has gone.
         """
-        cdef list said = None
+        cdef list envelopes = None
         cdef Envelope envelope
-        if entry.watchers:
-            said = self.farewells(entry, entry.watchers, reason)
-            self.run_queue.reserve(len(said))
+        if entry.monitored_by:
+            envelopes = self.farewells(entry, entry.monitored_by, reason)
+            self.run_queue.reserve(len(envelopes))
         self.detach(entry)
-        if said is not None:
-            for envelope in said:
+        if envelopes is not None:
+            for envelope in envelopes:
                 self.run_queue.put(envelope)
         return 0
 
@@ -1176,27 +1028,17 @@ cdef class Executor:
 
         Nothing here may fail: who is half gone would be there for ever.
         """
-        cdef PyObject* found
         cdef Timer timer
-        cdef Connection connection
         cdef dict timers = entry.timers
-        cdef dict watched = entry.watched
-        cdef dict watchers = entry.watchers
-        cdef dict pairs
+        cdef dict monitoring = entry.monitoring
+        cdef dict monitored_by = entry.monitored_by
         self.table.remove(entry.pid)
-        if self.run_queue.count() != 0:
-            # What it asked for and nobody has handled yet is not asked by its successor. (Without
-            # memory to note that, it is.)
-            self.ended_at = self.popped + self.run_queue.count()
-            try:
-                self.ended_pids[entry.pid] = self.ended_at
-            except MemoryError:
-                pass
-        entry.timers = entry.watched = entry.watchers = None
+        self.backlog.note_ended(entry.pid)
+        entry.timers = entry.monitoring = entry.monitored_by = None
         if entry.kind == PROCESS:
             self.processes -= 1
         if entry.limit is not None:
-            self.limited -= 1
+            self.backlog.limited -= 1
             self.set_checks()
         if entry.subscribed:
             self.subscribe(entry, self.letter_subscribers, DEAD_LETTERS, False)
@@ -1204,22 +1046,8 @@ cdef class Executor:
         if timers is not None:
             for timer in timers.values():
                 self.wheel.c_cancel(timer)
-        if watchers is not None:
-            # Its own monitor of itself has nobody left to tell.
-            watchers.pop(entry.pid, None)
-            for pid in watchers:
-                found = self.table.find(<Pid>pid)
-                if found is not NULL:
-                    if (<Entry>found).watched is not None:
-                        (<Entry>found).watched.pop(entry.pid, None)
-                elif self.routes is not None:
-                    connection = self.routes.find((<Pid>pid).node)
-                    pairs = None if connection is None else connection.watched.get(entry.pid)
-                    if pairs is not None:
-                        if pairs.pop(pid, None):
-                            connection.watched_count -= 1
-                        if not pairs:
-                            del connection.watched[entry.pid]
+        if monitored_by is not None:
+            self.monitors.forget_monitored_by(entry.pid, monitored_by)
         if entry.kind == INBOX:
             # Whoever owns it takes what is left, and learns that nothing follows.
             (<Inbox>entry.target).close()
@@ -1227,52 +1055,21 @@ cdef class Executor:
         entry.receive = None
         entry.random_source = None
         entry.takes_self = False
-        if watched is not None:
-            for pid in watched:
-                found = self.table.find(<Pid>pid)
-                if found is not NULL:
-                    if (<Entry>found).watchers is not None:
-                        (<Entry>found).watchers.pop(entry.pid, None)
-                elif self.routes is not None:
-                    if (<quiet_watch><void*>unwatch)(self, entry.pid, <Pid>pid) < 0:
-                        # The peer is not told, but what it says of that is not for anybody here.
-                        take_failure()
-        return watchers
+        if monitoring is not None:
+            self.monitors.forget_monitoring(entry.pid, monitoring)
+        return monitored_by
 
-    cdef int tell_ended(self, Entry entry, object watchers, object reason) except -1:
+    cdef int tell_ended(self, Entry entry, object monitored_by, object reason) except -1:
         """Tell who monitored a life that it has ended: in its turn, behind what that life sent."""
-        if watchers:
-            for envelope in self.farewells(entry, watchers, reason):
+        if monitored_by:
+            for envelope in self.farewells(entry, monitored_by, reason):
                 self.run_queue.put(envelope)
         return 0
 
-    cdef list farewells(self, Entry entry, dict watchers, object reason):
+    cdef list farewells(self, Entry entry, dict monitored_by, object reason):
         """What tells them so."""
-        cdef PyObject* found
-        cdef Notice notice
-        cdef Connection connection
-        cdef list said = []
         down = self.protocol.Down(entry.pid, reason, entry.life)
-        for pid in watchers:
-            if same_pid(<Pid>pid, entry.pid):
-                # Its own monitor of itself has nobody left to tell.
-                continue
-            notice = Notice.__new__(Notice)
-            notice.msg = down
-            found = self.table.find(<Pid>pid)
-            if found is not NULL:
-                notice.entry = <Entry>found
-            elif self.routes is not None:
-                connection = self.routes.find((<Pid>pid).node)
-                if connection is None:
-                    # That node is told nothing any more: to its processes all of this one is down.
-                    continue
-                notice.connection = connection
-                notice.watcher = <Pid>pid
-            else:
-                continue
-            said.append(new_envelope(self.pid, notice, None, None))
-        return said
+        return self.monitors.farewells(self.pid, entry.pid, monitored_by, down)
 
     # What the runtime has to say.
 
@@ -1315,13 +1112,13 @@ cdef class Executor:
             self.notify(entry, msg)
         return 0
 
-    cdef int observe(self, str what, object about, object error) except -1:
+    cdef int call_hook(self, str what, object about, object error) except -1:
         """Tell the observer. What it raises is counted: nobody is there to be told of that."""
-        cdef PyObject* told = PyObject_CallMethodObjArgs(
-            <PyObject*>self.observer, <PyObject*>what, <PyObject*>about, <PyObject*>error, NULL
+        cdef PyObject* answer = PyObject_CallMethodObjArgs(
+            <PyObject*>self.hooks, <PyObject*>what, <PyObject*>about, <PyObject*>error, NULL
         )
-        if told is not NULL:
-            Py_DECREF(<object>told)
+        if answer is not NULL:
+            Py_DECREF(<object>answer)
             return 0
         failure = what_failed()
         if type(failure) is Interrupted:
@@ -1343,7 +1140,7 @@ cdef class Executor:
             and envelope.correlation_id is not None
             and not same_node(envelope.sender.node, self.node)
         ):
-            self.say_undelivered(envelope, reason)
+            self.send_undelivered(envelope, reason)
         if not self.letter_subscribers and envelope.correlation_id is None:
             return 0
         letter = self.protocol.DeadLetter(envelope, reason)
@@ -1358,32 +1155,22 @@ cdef class Executor:
 
     cdef int route(self, Envelope envelope) except -1:
         """Hand over an envelope for another node to the connection that leads there."""
-        cdef int said = NOT_CONNECTED
+        cdef int status = NOT_CONNECTED
         if self.routes is not None:
-            said = (<quiet_say><void*>say)(self.routes, envelope)
-            if said < 0:
+            status = (<quiet_send><void*>send_by_routes)(self.routes, envelope)
+            if status < 0:
                 error = what_failed()
                 if type(error) is Interrupted:
                     self.interrupting = False
-                self.observe("unencodable", envelope, error)
+                self.call_hook("unencodable", envelope, error)
                 return self.drop(envelope, self.protocol.DeadLetterReason.UNENCODABLE)
-        if said == NOT_CONNECTED:
+        if status == NOT_CONNECTED:
             self.drop(envelope, self.protocol.DeadLetterReason.NOT_CONNECTED)
-        elif said == PEER_BUSY:
+        elif status == PEER_BUSY:
             self.drop(envelope, self.protocol.DeadLetterReason.PEER_BUSY)
         return 0
 
-    cdef int say_down(self, Connection connection, Pid watcher, object down) except -1:
-        """A process of this node ended that one of the peer's monitors."""
-        if self.routes.find(watcher.node) is not connection:
-            # Whom it concerned is down for this node.
-            return 0
-        reason = down.reason
-        why = self.protocol.DOWN_CODES.get(reason.kind, 1)
-        connection.speaker.say_down(watcher, down.pid, why, down.life, reason.detail)
-        return self.routes.answered(connection)
-
-    cdef int hear(self) except -1:
+    cdef int receive(self) except -1:
         """Look at the sockets, and queue what came."""
         cdef Poller poller = self.routes.poller
         cdef Connection connection
@@ -1391,127 +1178,29 @@ cdef class Executor:
         poller.sockets.progress = <unsigned long long>self.delivered
         if self.is_stopping:
             # What peers say from now on lies behind the end of the connection.
-            poller.sockets.ready = False
+            poller.sockets.pending = False
             return 0
-        if poller.sockets.connections == 0 and not poller.sockets.ready:
+        if poller.sockets.connections == 0 and not poller.sockets.pending:
             return 0
         poller.look()
-        if not poller.sockets.ready:
+        if not poller.sockets.pending:
             return 0
         before = self.run_queue.count()
-        over = self.routes.hear(self.run_queue, self.popped)
+        over = self.routes.receive(self.run_queue, self.backlog.popped)
         count = self.run_queue.count() - before
-        if self.limited and count != 0:
+        if self.backlog.limited and count != 0:
             admit_newest(self, count)
-            self.routes.shrunk(self.popped + self.run_queue.count())
+            self.routes.shrunk(self.backlog.popped + self.run_queue.count())
         if over is not None:
             for connection in over:
-                self.disconnect(connection)
+                self.system_messages.disconnect(connection)
         return 0
 
-    cdef int connect(self, Connection connection) except -1:
-        """A connection to a node is established."""
-        cdef Connection old = self.routes.by_name.get(connection.link.peer.name)
-        cdef size_t before = self.run_queue.count()
-        if old is not None:
-            self.routes.hear_all(old, self.run_queue)
-            if self.limited and self.run_queue.count() != before:
-                admit_newest(self, self.run_queue.count() - before)
-            self.disconnect(old)
-        self.routes.add(connection)
-        up = self.protocol.NodeUp(connection.link.peer, connection.link.incarnation)
-        return self.notify_all(self.node_subscribers, up)
-
-    cdef int disconnect(self, Connection connection) except -1:
-        """A connection has come to its end: so has, for this node, all that lives behind it."""
-        cdef PyObject* found
-        cdef dict watchers, watches, watched_here
-        cdef NodeId node = connection.link.peer
-        if not self.routes.remove(connection):
-            return 0
-        # What was sent before must not reach the node's next start.
-        self.poll(self.scene.batch_ns)
-        self.drop_all_for(node)
-        self.routes.shrunk(self.popped + self.run_queue.count())
-        watches, connection.watches = connection.watches, {}
-        watched_here, connection.watched = connection.watched, {}
-        connection.watched_count = 0
-        for watched, watchers in watched_here.items():
-            found = self.table.find(<Pid>watched)
-            if found is not NULL and (<Entry>found).watchers is not None:
-                for watcher in watchers:
-                    (<Entry>found).watchers.pop(watcher, None)
-        why = self.observer.why_ended(connection)
-        if why == "shutdown":
-            reason = self.protocol.DownReason("shutdown", f"{node} ended")
-        else:
-            reason = self.protocol.DownReason(
-                "disconnected", f"the connection to {node} ended: {why}"
-            )
-        for watched, watchers in watches.items():
-            down = self.protocol.Down(watched, reason)
-            for pid in watchers:
-                found = self.table.find(<Pid>pid)
-                if found is not NULL:
-                    if (<Entry>found).watched is not None:
-                        (<Entry>found).watched.pop(watched, None)
-                    self.notify(<Entry>found, down)
-        down = self.protocol.NodeDown(node, connection.link.incarnation, why)
-        self.notify_all(self.node_subscribers, down)
-        self.observer.disconnected(connection)
-        return 0
-
-    cdef int drop_all_for(self, NodeId node) except -1:
-        """Make dead letters of what is queued for another node, once all of it is out."""
-        cdef EnvelopeQueue queue = self.run_queue
-        cdef size_t left = queue.count()
-        cdef size_t place
-        cdef list dropped = []
-        cdef list places = []      # where each of them stands, in envelopes ever taken out
-        cdef list entries
-        cdef Envelope envelope
-        cdef Entry entry
-        cdef PyObject* owned
-        # All the memory first: a queue that is half turned over would be out of order.
-        for place in range(left):
-            envelope = <Envelope>queue.slots[(queue.head + place) & queue.mask]
-            if same_node(envelope.to.node, node):
-                places.append(self.popped + place)
-                dropped.append(envelope)
-        if not dropped:
-            return 0
-        entries = self.table.snapshot()
-        while left != 0:
-            left -= 1
-            owned = queue.take_owned()
-            if same_node((<Envelope>owned).to.node, node):
-                Py_DECREF(<Envelope>owned)
-            else:
-                # There is room for what was just taken out.
-                queue.put_owned(owned)
-        # Whoever is behind one that went has moved up, and so have the places that are kept.
-        for pids in (self.ended_pids, self.ended_before):
-            for pid, ended in list((<dict>pids).items()):
-                (<dict>pids)[pid] = ended - bisect_left(places, ended)
-        self.ended_at -= <size_t>bisect_left(places, self.ended_at)
-        self.ended_before_at -= <size_t>bisect_left(places, self.ended_before_at)
-        if self.limited:
-            for entry in entries:
-                if entry.limit is not None:
-                    # So many stood before where it is counted from.
-                    entry.limit.counted_from -= <size_t>bisect_left(
-                        places, entry.limit.counted_from
-                    )
-            self.recount()
-        for envelope in dropped:
-            self.drop(envelope, self.protocol.DeadLetterReason.NOT_CONNECTED)
-        return 0
-
-    cdef int say_undelivered(self, Envelope envelope, object reason) except -1:
+    cdef int send_undelivered(self, Envelope envelope, object reason) except -1:
         """Tell the node that an envelope came from what became of it."""
         cdef Connection connection = self.routes.find(envelope.sender.node)
         if connection is not None and connection.is_open():
-            connection.speaker.say_undelivered(
+            connection.frame_encoder.write_undelivered(
                 envelope.sender,
                 envelope.correlation_id,
                 self.protocol.UNDELIVERED_CODES.get(reason, 1),
@@ -1519,51 +1208,20 @@ cdef class Executor:
             self.routes.answered(connection)
         return 0
 
-    cdef int count_lost(self, NodeId peer, object count) except -1:
-        """A peer dropped envelopes that were for this node, because its queue was full."""
-        cdef Entry entry
-        reason = self.protocol.DeadLetterReason.LOST
-        self.dead_letters[reason] = self.dead_letters.get(reason, 0) + count
-        for entry in list(self.letter_subscribers.values()):
-            # At once: what stands in the queue came after the gap, and must not be seen before.
-            self.notify_now(entry, self.protocol.Lost(peer, count))
-        return 0
-
-    cdef int watch(self, Pid watcher, Pid watched) except -1:
-        """Monitor a process of another node. 0 if no connection leads there."""
-        cdef Connection connection = self.routes.find(watched.node)
-        cdef dict watchers
-        if connection is None or not connection.is_open():
-            return 0
-        connection.speaker.say_monitor(watcher, watched)
-        watchers = connection.watches.get(watched)
-        if watchers is None:
-            watchers = connection.watches[watched] = {}
-        watchers[watcher] = True
-        self.routes.touch(connection)
-        return 1
-
-    cdef int unwatch(self, Pid watcher, Pid watched) except -1:
-        cdef Connection connection = self.routes.find(watched.node)
-        cdef dict watchers = None if connection is None else connection.watches.get(watched)
-        if watchers is not None and watchers.pop(watcher, None):
-            if not watchers:
-                del connection.watches[watched]
-            if connection.is_open():
-                connection.speaker.say_demonitor(watcher, watched)
-                self.routes.touch(connection)
-        return 0
-
     # Control messages.
 
-    cdef int control(self, Envelope envelope) except -1:
-        cdef int status = (<quiet_control><void*>handle)(self.controls, envelope)
+    cdef int handle_control(self, Envelope envelope) except -1:
+        cdef int status = (<quiet_control><void*>handle)(self.system_messages, envelope)
         cdef object cls
         if status < 0:
             error = what_failed()
             cls = type(envelope.msg)
             if type(error) is MemoryError and (
-                cls is Notice or cls is Timer or cls is Heard or cls is Linked or cls is Discard
+                cls is Notice
+                or cls is Timer
+                or cls is PeerEvent
+                or cls is Connected
+                or cls is Discard
             ):
                 # Of the runtime's own: a Down that was promised, say. There is nobody who could be
                 # ended for it, so the node is what fails.
@@ -1571,35 +1229,11 @@ cdef class Executor:
             self.refuse(envelope, error)
         return 0
 
-    cdef bint is_stale(self, Pid sender) except -1:
-        """Whether what was just taken from the run queue was sent by a life that has ended since.
-
-        It was, if it stood in the queue when the last life of that name ended.
-        """
-        if len(self.ended_pids) == 0 and len(self.ended_before) == 0:
-            return False
-        place = self.ended_pids.get(sender)
-        if place is None:
-            place = self.ended_before.get(sender)
-        return place is not None and <Py_ssize_t>(self.popped - <size_t>place) <= 0
-
-    cdef int forget_ended(self) except -1:
-        """Forget the lives of whose messages none is in the queue any more.
-
-        In two generations, as the queue may never be empty: those before are gone when the queue
-        has passed the last of them, and those since then take their place.
-        """
-        if <Py_ssize_t>(self.popped - self.ended_before_at) >= 0:
-            self.ended_before = self.ended_pids
-            self.ended_before_at = self.ended_at
-            self.ended_pids = {}
-        return 0
-
     cdef int refuse(self, Envelope envelope, object error) except -1:
         """A control message was wrong: that is an error of the process that sent it."""
         cdef PyObject* found = NULL
         cdef Entry entry
-        if envelope.sender is not None and not self.is_stale(envelope.sender):
+        if envelope.sender is not None and not self.backlog.is_stale(envelope.sender):
             found = self.table.find(envelope.sender)
         if found is not NULL and (<Entry>found).kind == PROCESS:
             # Held: the table's may be the only other reference.
@@ -1608,7 +1242,7 @@ cdef class Executor:
             return self.crash(entry, envelope)
         if type(error) is Interrupted:
             self.interrupting = False
-        self.observe("crashed", envelope.sender, error)
+        self.call_hook("crashed", envelope.sender, error)
         return self.drop(envelope, self.protocol.DeadLetterReason.REFUSED)
 
     # The end.
@@ -1621,18 +1255,18 @@ cdef class Executor:
         """
         if self.interrupting:
             self.interrupting = False
-            self.observer.quiet()
+            self.hooks.quiet()
         return 0
 
     cdef int tell_shutdown(self) except -1:
         """Who monitors the executor is told that the node ends, and its answer is still sent."""
         cdef PyObject* found = self.table.find(self.pid)
-        if found is not NULL and (<Entry>found).watchers is not None:
-            for pid in list((<Entry>found).watchers):
-                self.say_shutdown(<Pid>pid)
+        if found is not NULL and (<Entry>found).monitored_by is not None:
+            for pid in list((<Entry>found).monitored_by):
+                self.send_shutdown(<Pid>pid)
         return 0
 
-    cdef int say_shutdown(self, Pid to) except -1:
+    cdef int send_shutdown(self, Pid to) except -1:
         return self.tell(to, self.protocol.Shutdown("the node shuts down"))
 
 
@@ -1705,7 +1339,7 @@ cdef int let_go(Executor executor) except -1:
     executor.letter_subscribers.clear()
     executor.node_subscribers.clear()
     for entry in entries.values():
-        entry.timers = entry.watchers = entry.watched = None
+        entry.timers = entry.monitored_by = entry.monitoring = None
         entry.receive = None
         entry.random_source = None
         entry.takes_self = False
@@ -1722,13 +1356,13 @@ cdef int loop(Executor executor) except -1:
             # A `receive` forked, and returned in the child: the node is the parent's.
             break
         if executor.is_stopping:
-            if not executor.shutdown_told:
-                executor.shutdown_told = True
+            if not executor.shutdown_sent:
+                executor.shutdown_sent = True
                 executor.tell_shutdown()
             elif executor.now_ns() >= executor.stop_ns:
                 break
             elif executor.drained():
-                if executor.observer.quiet():
+                if executor.hooks.quiet():
                     break
                 executor.wait(DRAIN_LOOK_NS)
         elif executor.run_queue.count() == 0:
@@ -1784,7 +1418,7 @@ cdef int emit_output(Executor executor, Entry entry, object result) except -1:
                 executor.admit(<Envelope>item)
             else:
                 executor.drop((<Undelivered>item).envelope, (<Undelivered>item).reason)
-    elif executor.limited:
+    elif executor.backlog.limited:
         # A generator that spawned what has a limit, and sent to it.
         admit_newest(executor, executor.run_queue.count() - before)
     return 0
@@ -1799,7 +1433,7 @@ cdef int admit_outside(Executor executor, Envelope envelope) except -1:
             error = what_failed()
             if type(error) is Interrupted:
                 executor.interrupting = False
-            executor.observe("unencodable", envelope, error)
+            executor.call_hook("unencodable", envelope, error)
             return executor.drop(envelope, executor.protocol.DeadLetterReason.UNENCODABLE)
         item = <object>checked
         Py_DECREF(item)
@@ -1833,16 +1467,12 @@ cdef object recoded(Executor executor, Envelope envelope):
     return new_envelope(envelope.to, msg, envelope.sender, envelope.correlation_id)
 
 
-cdef int say(Routes routes, Envelope envelope) except -1:
-    return routes.say(envelope)
+cdef int send_by_routes(Routes routes, Envelope envelope) except -1:
+    return routes.send(envelope)
 
 
-cdef int unwatch(Executor executor, Pid watcher, Pid watched) except -1:
-    return executor.unwatch(watcher, watched)
-
-
-cdef int handle(Controls controls, Envelope envelope) except -1:
-    return controls.handle(envelope)
+cdef int handle(MessageHandler system_messages, Envelope envelope) except -1:
+    return system_messages.handle(envelope)
 
 
 # Texts.

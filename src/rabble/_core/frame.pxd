@@ -2,11 +2,12 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from rabble._core.byteorder cimport load_32, store_32
 from rabble._core.ids cimport Pid
 
 cdef enum FrameKind:
     # Data lane; ENVELOPE and DOWN also bulk lane, FRAGMENT only that.
-    NAME = 1            # a pid takes a place in the table of names
+    CACHE_PID = 1       # a pid takes a slot of the peer's pid cache
     ENVELOPE = 2
     FRAGMENT = 3        # a part of an ENVELOPE
     MONITOR = 4
@@ -19,7 +20,7 @@ cdef enum FrameKind:
     PONG = 17
     BYE = 18
     MEMBERSHIP = 19
-    TAKEN = 20          # how much of the bulk lane was decoded
+    WINDOW_UPDATE = 20  # how many bytes of the bulk lane were consumed
 
 cdef enum:
     FRAME_HEADER = 6    # bytes: length (4), kind (1), flags (1)
@@ -65,7 +66,7 @@ cdef enum:
     DOWN_TAIL = 1 + 8       # bytes of a DOWN between its pids and its text: why, and the life
     DETAIL_MAX = 1000       # bytes of text that a DOWN may have
     HEAD_MAX = 3 * (2 + PID_TEXT_MAX) + 16      # bytes in front of an ENVELOPE's message
-    PLACES = 8192           # of the table of names, in each direction
+    PID_CACHE_SLOTS = 8192      # of the pid cache, in each direction
 
 # Whether another node than its own may pass on what this one asked: see "Forwarding" in the
 # protocol. Of the pids of the runtime that is the one of threads that call.
@@ -81,38 +82,6 @@ cdef struct Frame:
 cdef Py_ssize_t check_frame(
     const unsigned char* data, size_t size, size_t frame_bytes_max, Frame* out
 ) noexcept nogil
-
-cdef extern from *:
-    """
-    #ifndef RABBLE_BYTE_ORDER
-    #define RABBLE_BYTE_ORDER
-    #include <string.h>
-    static inline uint32_t rabble_get_16(const unsigned char *p) {
-        uint16_t v; memcpy(&v, p, 2); return __builtin_bswap16(v);
-    }
-    static inline uint32_t rabble_get_32(const unsigned char *p) {
-        uint32_t v; memcpy(&v, p, 4); return __builtin_bswap32(v);
-    }
-    static inline uint64_t rabble_get_64(const unsigned char *p) {
-        uint64_t v; memcpy(&v, p, 8); return __builtin_bswap64(v);
-    }
-    static inline void rabble_put_16(unsigned char *p, uint32_t n) {
-        uint16_t v = __builtin_bswap16((uint16_t)n); memcpy(p, &v, 2);
-    }
-    static inline void rabble_put_32(unsigned char *p, uint32_t n) {
-        uint32_t v = __builtin_bswap32(n); memcpy(p, &v, 4);
-    }
-    static inline void rabble_put_64(unsigned char *p, uint64_t n) {
-        uint64_t v = __builtin_bswap64(n); memcpy(p, &v, 8);
-    }
-    #endif
-    """
-    uint32_t load_16 "rabble_get_16"(const unsigned char* p) noexcept nogil
-    uint32_t load_32 "rabble_get_32"(const unsigned char* p) noexcept nogil
-    uint64_t load_64 "rabble_get_64"(const unsigned char* p) noexcept nogil
-    void store_16 "rabble_put_16"(unsigned char* p, uint32_t n) noexcept nogil
-    void store_32 "rabble_put_32"(unsigned char* p, uint32_t n) noexcept nogil
-    void store_64 "rabble_put_64"(unsigned char* p, uint64_t n) noexcept nogil
 
 cdef inline void store_header(
     unsigned char* p, size_t frame_size, uint8_t kind, uint8_t flags
@@ -150,7 +119,7 @@ cdef inline Py_ssize_t next_frame(
     there, kind, flags and the size that they allow as soon as theirs are.
     """
     cdef size_t length
-    # Nearly all are an ENVELOPE between two places, or to one: each is asked for twice, here
+    # Nearly all are an ENVELOPE between two cached pids, or to one: each is asked for twice, here
     # within the caller.
     if size >= FRAME_HEADER and data[4] == ENVELOPE and data[5] <= FLAG_SENDER:
         length = load_32(data)

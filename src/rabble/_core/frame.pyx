@@ -3,15 +3,16 @@
 All that a stranger claims about a frame is checked, here and for the most usual one in the summary,
 before anything waits for its body: the poll loop, which calls this without the GIL, keeps at most
 one frame that is not complete, of a length that its kind allows. What the bodies say is the matter
-of `speak` and `hear`.
+of `frame_encoder` and `frame_decoder`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t
 
+from rabble._core.byteorder cimport load_32
 from rabble._core.ids cimport Pid
 
-__all__ = ["FrameError", "cut"]
+__all__ = ["FrameError", "split_frame"]
 
 
 class FrameError(ValueError):
@@ -49,7 +50,7 @@ cdef Py_ssize_t check_frame(
     if kind == ENVELOPE:
         allowed = ENVELOPE_FLAGS
         least = least_head(flags) + 1
-    elif kind == NAME:
+    elif kind == CACHE_PID:
         least = 2 + PID_TEXT_MIN
         most = 2 + PID_TEXT_MAX
     elif kind == FRAGMENT:
@@ -75,7 +76,7 @@ cdef Py_ssize_t check_frame(
         most = 2 + 255
     elif kind == MEMBERSHIP:
         least = 1
-    elif kind == TAKEN:
+    elif kind == WINDOW_UPDATE:
         least = most = 8
     else:
         return -CODE_PROTOCOL
@@ -92,7 +93,7 @@ cdef Py_ssize_t check_frame(
     return FRAME_HEADER + length
 
 
-def cut(bytes data not None, size_t frame_bytes_max=1 << 20):
+def split_frame(bytes data not None, size_t frame_bytes_max=1 << 20):
     """`next_frame` for tests: (kind, flags, body, length of the frame), or `None`: not complete.
 
     :raises FrameError: if the bytes are no frame, whatever may follow.

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 
 from rabble._core.inbox cimport Inbox
-from rabble._core.poll cimport Poller
+from rabble._core.poller cimport Poller
 
 cdef enum IdleState:
     AWAKE = 0        # delivering, or about to look at its inbox

@@ -10,7 +10,7 @@ cimport cython
 from libc.stdint cimport int64_t
 
 from rabble._core.inbox cimport Inbox, monotonic_ns, wait_readable
-from rabble._core.poll cimport Poller
+from rabble._core.poller cimport Poller
 
 __all__ = ["Idle"]
 
@@ -74,13 +74,13 @@ cdef class Idle:
             while self.state == SPINNING and monotonic_ns() < end:
                 if looks:
                     poller.look()
-                    if poller.sockets.ready:
+                    if poller.sockets.pending:
                         break
                 RABBLE_RELAX()
             if looks:
                 poller.sockets.idle = False
         self.state = AWAKE
-        paid = inbox.queue.count() != 0 or (looks and poller.sockets.ready)
+        paid = inbox.queue.count() != 0 or (looks and poller.sockets.pending)
         if paid:
             self.spin_credit = min(self.spin_credit + SPIN_CREDIT_GAIN, SPIN_CREDIT_MAX)
         elif self.spin_credit > 0:

@@ -13,7 +13,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.string cimport memcpy
 
-from rabble._core.capacities cimport QUEUE_PLACES_KEPT, QUEUE_PLACES_MIN
+from rabble._core.capacities cimport QUEUE_SLOTS_KEPT, QUEUE_SLOTS_MIN
 from rabble._core.envelope cimport Envelope
 
 __all__ = ["EnvelopeQueue"]
@@ -42,10 +42,10 @@ cdef class EnvelopeQueue:
     """FIFO of envelopes. Not thread-safe beyond the GIL, which every method holds."""
 
     def __cinit__(self):
-        self.slots = <PyObject**>PyMem_RawMalloc(QUEUE_PLACES_MIN * sizeof(PyObject*))
+        self.slots = <PyObject**>PyMem_RawMalloc(QUEUE_SLOTS_MIN * sizeof(PyObject*))
         if self.slots is NULL:
             raise MemoryError()
-        self.mask = QUEUE_PLACES_MIN - 1
+        self.mask = QUEUE_SLOTS_MIN - 1
 
     def __dealloc__(self):
         if self.slots is not NULL:
@@ -132,9 +132,9 @@ cdef class EnvelopeQueue:
             self.head, source.head = source.head, self.head
             self.tail, source.tail = source.tail, self.tail
             source.head = source.tail = 0
-            if source.mask >= QUEUE_PLACES_KEPT:
+            if source.mask >= QUEUE_SLOTS_KEPT:
                 # It stays as it is where there is no memory for a smaller one.
-                source.resize(QUEUE_PLACES_MIN)
+                source.resize(QUEUE_SLOTS_MIN)
             return True
         if not self.has_room(source.count()):
             return False

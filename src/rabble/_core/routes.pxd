@@ -4,11 +4,11 @@ from libc.stdint cimport int64_t
 
 from rabble._core.envelope cimport Envelope
 from rabble._core.ids cimport NodeId
-from rabble._core.poll cimport Connection, Poller
+from rabble._core.poller cimport Connection, Poller
 from rabble._core.queue cimport EnvelopeQueue
 
-cdef enum Said:
-    SAID = 0
+cdef enum SendStatus:
+    SENT = 0
     NOT_CONNECTED = 1    # no connection leads there
     PEER_BUSY = 2        # as much waits for that peer as may
 
@@ -17,26 +17,26 @@ cdef class Routes:
     cdef dict by_name                # the peer's name -> Connection
     cdef list connections            # the same ones
     cdef NodeId recent_node          # the one asked for last that has a connection, or None ...
-    cdef Connection recent           # ... and that: most of what is said goes where the last went
+    cdef Connection recent           # ... and that: most of what is sent goes where the last went
     cdef list dirty                  # those with something to be flushed
-    cdef Py_ssize_t first            # of `connections`, where the next hearing begins
-    cdef Py_ssize_t decoded          # how many were heard that may not be delivered yet ...
+    cdef Py_ssize_t first            # of `connections`, where the next receiving begins
+    cdef Py_ssize_t decoded          # how many were decoded that may not be delivered yet ...
     cdef size_t decoded_mark         # ... and how many will have been popped when they are
-    cdef readonly int64_t said       # envelopes handed to connections
-    cdef readonly int64_t heard      # batches of frames taken from them
+    cdef readonly int64_t envelopes_sent     # handed to connections
+    cdef readonly int64_t batches_received   # of frames, taken from them
 
     cdef Connection find(self, NodeId node)
     cdef void forget_recent(self) noexcept
     cdef int add(self, Connection connection) except -1
     cdef bint remove(self, Connection connection) except -1
-    cdef int say(self, Envelope envelope) except -1
-    cdef int say_lost(self, Connection connection) except -1
+    cdef int send(self, Envelope envelope) except -1
+    cdef int write_lost(self, Connection connection) except -1
     cdef int touch(self, Connection connection) except -1
     cdef int flush(self) except -1
     cdef int answered(self, Connection connection) except -1
-    cdef list hear(self, EnvelopeQueue queue, size_t popped)
+    cdef list receive(self, EnvelopeQueue queue, size_t popped)
     cdef void shrunk(self, size_t end) noexcept
-    cdef int hear_all(self, Connection connection, EnvelopeQueue queue) except -1
-    cdef int hear_batch(
+    cdef int receive_all(self, Connection connection, EnvelopeQueue queue) except -1
+    cdef int receive_batch(
         self, Connection connection, EnvelopeQueue queue, int frames_most
     ) except -1

@@ -1,6 +1,6 @@
 """Routes: which connection leads to another node, and what goes over it.
 
-All of it belongs to the executor's thread. What is said within a turn is encoded at once and sent
+All of it belongs to the executor's thread. What is sent within a turn is encoded at once and goes
 at the turn's end, or when it fills 64 KiB: one system call for all that goes to one peer. What was
 heard is decoded in batches. A connection's next batch is taken when the one before has been
 delivered, so that no peer fills the run queue faster than it is emptied; and of all connections
@@ -22,11 +22,11 @@ from rabble._core.envelope cimport Envelope
 from rabble._core.failure cimport take_failure
 from rabble._core.frame cimport CODE_LIMIT
 from rabble._core.ids cimport NodeId, same_node
-from rabble._core.poll cimport Connection, Poller
+from rabble._core.poller cimport Connection, Poller
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.texts cimport bounded_str
 
-from rabble._core.hear import LinkError
+from rabble._core.frame_decoder import SessionError
 
 __all__ = ["Routes"]
 
@@ -79,7 +79,7 @@ cdef class Routes:
         if found is NULL:
             return None
         connection = <Connection>found
-        if not same_node(connection.link.peer, node):
+        if not same_node(connection.session.peer, node):
             return None
         self.recent_node = node
         self.recent = connection
@@ -91,14 +91,14 @@ cdef class Routes:
 
     cdef int add(self, Connection connection) except -1:
         self.forget_recent()
-        self.by_name[connection.link.peer.name] = connection
+        self.by_name[connection.session.peer.name] = connection
         self.connections = self.connections + [connection]
-        self.poller.sockets.ready = True
+        self.poller.sockets.pending = True
         return 0
 
     cdef bint remove(self, Connection connection) except -1:
         """False if it was not there."""
-        cdef str name = connection.link.peer.name
+        cdef str name = connection.session.peer.name
         if self.by_name.get(name) is not connection:
             return False
         del self.by_name[name]
@@ -106,11 +106,14 @@ cdef class Routes:
         self.connections = [each for each in self.connections if each is not connection]
         return True
 
-    cdef int say(self, Envelope envelope) except -1:
-        """Encode an envelope for the peer it goes to; returns `Said`. Raises `EncodeError`."""
+    cdef int send(self, Envelope envelope) except -1:
+        """Encode an envelope for the peer it goes to; returns a `SendStatus`.
+
+        Raises `EncodeError`.
+        """
         cdef Connection connection = self.find(envelope.to.node)
         cdef size_t most
-        cdef uint64_t bulk_said
+        cdef uint64_t bulk_written
         if connection is None or not connection.is_open():
             return NOT_CONNECTED
         most = self.poller.sockets.queue_bytes_max
@@ -119,39 +122,39 @@ cdef class Routes:
             # Full once, it stays so until there is room again for more than one envelope.
             if connection.counted() >= most // 4:
                 connection.lost += 1
-                connection.speaker.note_refused(envelope)
+                connection.frame_encoder.note_refused(envelope)
                 return PEER_BUSY
-            self.say_lost(connection)
+            self.write_lost(connection)
         elif connection.unsent() >= most and connection.counted() >= most:
             connection.lost = 1
-            connection.speaker.note_refused(envelope)
-            connection.channel.notice = True
+            connection.frame_encoder.note_refused(envelope)
+            connection.transport.notify_writable = True
             return PEER_BUSY
-        bulk_said = connection.speaker.bulk.said
+        bulk_written = connection.frame_encoder.bulk.written
         if connection.large_size and is_longer(envelope.msg, most):
             # One at a time. Of what is no plain bytes or text the length is not known yet.
             connection.counted()
             if connection.large_size:
                 connection.lost = 1
-                connection.speaker.note_refused(envelope)
-                connection.channel.notice = True
+                connection.frame_encoder.note_refused(envelope)
+                connection.transport.notify_writable = True
                 return PEER_BUSY
-        connection.speaker.say_envelope(envelope, None)
-        if connection.speaker.bulk.said - bulk_said > most:
-            connection.large_size = connection.speaker.bulk.said - bulk_said
-            connection.large_end = connection.speaker.bulk.said
-        self.said += 1
+        connection.frame_encoder.write_envelope(envelope, None)
+        if connection.frame_encoder.bulk.written - bulk_written > most:
+            connection.large_size = connection.frame_encoder.bulk.written - bulk_written
+            connection.large_end = connection.frame_encoder.bulk.written
+        self.envelopes_sent += 1
         self.touch(connection)
-        return SAID
+        return SENT
 
-    cdef int say_lost(self, Connection connection) except -1:
-        connection.speaker.say_lost(connection.lost)
+    cdef int write_lost(self, Connection connection) except -1:
+        connection.frame_encoder.write_lost(connection.lost)
         connection.lost = 0
         return self.touch(connection)
 
     cdef int touch(self, Connection connection) except -1:
-        """Something was said: see that it is sent."""
-        if connection.speaker.data.size + connection.speaker.bulk.size >= FLUSH_BYTES:
+        """Something was written: see that it is sent."""
+        if connection.frame_encoder.data.size + connection.frame_encoder.bulk.size >= FLUSH_BYTES:
             self.poller.flush(connection)
         elif not connection.is_dirty:
             connection.is_dirty = True
@@ -159,7 +162,7 @@ cdef class Routes:
         return 0
 
     cdef int answered(self, Connection connection) except -1:
-        """The runtime said something itself, which no limit refuses: see that it is sent.
+        """The runtime wrote something itself, which no limit refuses: see that it is sent.
 
         A peer that asks, and does not read the answers, is not let fill this node's memory.
         """
@@ -169,7 +172,7 @@ cdef class Routes:
         return self.touch(connection)
 
     cdef int flush(self) except -1:
-        """Send what was said since the last time."""
+        """Send what was written since the last time."""
         cdef Connection connection
         cdef list dirty = self.dirty
         self.dirty = []
@@ -178,7 +181,7 @@ cdef class Routes:
                 self.poller.flush(connection)
         return 0
 
-    cdef list hear(self, EnvelopeQueue queue, size_t popped):
+    cdef list receive(self, EnvelopeQueue queue, size_t popped):
         """Decode a batch of connections that have one; returns those that have come to an end.
 
         All of them together fill up one batch, and take turns: the first next time is the first
@@ -202,41 +205,41 @@ cdef class Routes:
         ):
             self.decoded = 0
         # First of all: what comes from now on sets it again.
-        self.poller.sockets.ready = False
+        self.poller.sockets.pending = False
         RABBLE_FENCE()
         for _ in range(connections):
             connection = <Connection>self.connections[at]
             at = at + 1 if at + 1 < connections else 0
-            if connection.has_heard():
-                if <Py_ssize_t>(connection.mark - popped) > 0:
-                    self.poller.sockets.ready = True
+            if connection.has_received():
+                if <Py_ssize_t>(connection.batch_end - popped) > 0:
+                    self.poller.sockets.pending = True
                     continue
                 left = BATCH_FRAMES_MAX - <int>self.decoded
                 if left <= 0:
-                    self.poller.sockets.ready = True
+                    self.poller.sockets.pending = True
                     if next_first < 0:
                         next_first = at - 1 if at > 0 else connections - 1
                     continue
                 before = queue.count()
-                self.hear_batch(connection, queue, left)
+                self.receive_batch(connection, queue, left)
                 self.decoded += queue.count() - before
-                self.decoded_mark = connection.mark = popped + queue.count()
-                if connection.has_heard():
-                    self.poller.sockets.ready = True
+                self.decoded_mark = connection.batch_end = popped + queue.count()
+                if connection.has_received():
+                    self.poller.sockets.pending = True
                     if next_first < 0:
                         next_first = at
-            if connection.channel.bulk_gone and not self.poller.let_go(connection):
-                self.poller.sockets.ready = True
+            if connection.transport.bulk_sent_frames and not self.poller.let_go(connection):
+                self.poller.sockets.pending = True
             if connection.lost and connection.is_open():
                 # The peer learns of the hole though nothing may follow it.
                 if connection.counted() < self.poller.sockets.queue_bytes_max // 4:
-                    self.say_lost(connection)
+                    self.write_lost(connection)
                 else:
-                    connection.channel.notice = True
-            if not connection.is_open() and not connection.has_heard():
-                if <Py_ssize_t>(connection.mark - popped) > 0:
-                    # What it said last, a Down say, has not had its turn yet.
-                    self.poller.sockets.ready = True
+                    connection.transport.notify_writable = True
+            if not connection.is_open() and not connection.has_received():
+                if <Py_ssize_t>(connection.batch_end - popped) > 0:
+                    # What it sent last, a Down say, has not had its turn yet.
+                    self.poller.sockets.pending = True
                     continue
                 if over is None:
                     over = []
@@ -252,39 +255,39 @@ cdef class Routes:
         """
         cdef Connection connection
         for connection in self.connections:
-            if <Py_ssize_t>(connection.mark - end) > 0:
-                connection.mark = end
+            if <Py_ssize_t>(connection.batch_end - end) > 0:
+                connection.batch_end = end
         if <Py_ssize_t>(self.decoded_mark - end) > 0:
             self.decoded_mark = end
 
-    cdef int hear_all(self, Connection connection, EnvelopeQueue queue) except -1:
-        """Decode all that a connection was told so far."""
-        while connection.has_heard():
-            self.hear_batch(connection, queue, BATCH_FRAMES_MAX)
+    cdef int receive_all(self, Connection connection, EnvelopeQueue queue) except -1:
+        """Decode all that a connection has received so far."""
+        while connection.has_received():
+            self.receive_batch(connection, queue, BATCH_FRAMES_MAX)
         return 0
 
-    cdef int hear_batch(
+    cdef int receive_batch(
         self, Connection connection, EnvelopeQueue queue, int frames_most
     ) except -1:
         """Decode some of the data lane, and then of the bulk lane less than what delays others.
 
-        Whatever is wrong with it ends this connection: what the peer said, or that there is no
+        Whatever is wrong with it ends this connection: what the peer sent, or that there is no
         memory for it.
         """
         cdef const unsigned char* frames
-        self.heard += 1
+        self.batches_received += 1
         if (<quiet_decode><void*>decode)(
             self, connection, queue, frames_most
         ) < 0:
             error = take_failure()
-            if type(error) is LinkError:
+            if type(error) is SessionError:
                 connection.close(error.code, error.text)
             else:
                 connection.close(
                     CODE_LIMIT, f"it could not be decoded: {bounded_str(error, TEXT_MAX)}"
                 )
             # Nothing of it is read any more.
-            while connection.has_heard():
+            while connection.has_received():
                 self.poller.take(connection, BATCH_DATA_BYTES, BATCH_FRAMES_MAX, False, &frames)
                 self.poller.take(connection, BATCH_DATA_BYTES, BATCH_FRAMES_MAX, True, &frames)
         return 0
@@ -310,7 +313,7 @@ cdef int decode(
             connection, BATCH_BULK_BYTES if bulk else BATCH_DATA_BYTES, frames_most, bulk, &frames
         )
         if size:
-            connection.link.hearer.hear(frames, size, queue)
-            if bulk and connection.owes_taken:
+            connection.session.frame_decoder.read_batch(frames, size, queue)
+            if bulk and connection.window_update_due:
                 routes.touch(connection)
     return 0

@@ -13,7 +13,7 @@ import msgpack
 from rabble._core.codec import Codec
 from rabble._core.envelope import Envelope
 from rabble._core.ids import NodeId, Pid
-from rabble._core.link import Link
+from rabble._core.session import Session
 from rabble.bench.messaging import HERE
 from rabble.bench.model import Case, Limit, Sample, Target, expect
 from rabble.limits import Limits
@@ -75,7 +75,7 @@ def case(
     """Messages, held against their payloads alone."""
 
     def run() -> Sample:
-        speaker, listener = link(registry, HERE, THERE), link(registry, THERE, HERE)
+        writer, reader = session(registry, HERE, THERE), session(registry, THERE, HERE)
         pids = [(Pid(f"counter-{n}", THERE), Pid(f"producer-{n}", HERE)) for n in range(pairs)]
         several = itertools.cycle(
             [
@@ -85,18 +85,18 @@ def case(
         )
         sizes = [BATCH] * (envelopes // BATCH) + [envelopes % BATCH]
         batches = [list(itertools.islice(several, size)) for size in sizes if size]
-        say_all, take, decode = speaker.say_all, speaker.take_data, listener.decode
+        write_all, take, decode = writer.write_all, writer.take_data, reader.decode
         decoded = 0
         start = time.perf_counter()
         for batch in batches:
-            say_all(batch)
+            write_all(batch)
             results = decode(take())
             decoded += len(results)
         seconds = time.perf_counter() - start
         expect(name, decoded, envelopes)
         if results != batch:
             raise ValueError(f"{name}: {batch[-1]!r} came back as {results[-1]!r}")
-        return Sample(decoded, seconds, details={"bytes": len(speaker.encode(batch[-1]))})
+        return Sample(decoded, seconds, details={"bytes": len(writer.encode(batch[-1]))})
 
     def bare() -> Sample:
         pack, unpack = msgpack.packb, msgpack.unpackb
@@ -116,7 +116,7 @@ def case(
     return Case(name, params, "envelopes/s", run, limit, target)
 
 
-def link(registry: MessageRegistry, own: NodeId, peer: NodeId) -> Link:
+def session(registry: MessageRegistry, own: NodeId, peer: NodeId) -> Session:
     """One end of a connection."""
     limits = Limits()
     coder = Codec(
@@ -125,4 +125,4 @@ def link(registry: MessageRegistry, own: NodeId, peer: NodeId) -> Link:
         depth_max=limits.message_depth_max,
         elements_max=limits.message_elements_max,
     )
-    return Link(own, peer, 1, Pid("executor", own, "rabble"), codec=coder)
+    return Session(own, peer, 1, Pid("executor", own, "rabble"), codec=coder)

@@ -12,8 +12,8 @@ from typing import Any
 from rabble._core.codec import Codec
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
-from rabble._core.link import Link
 from rabble._core.queue import EnvelopeQueue
+from rabble._core.session import Session
 from rabble.bench.codec import Order
 from rabble.bench.messaging import HERE
 from rabble.bench.model import Case, Limit, Sample, Target, expect, percentile
@@ -80,20 +80,20 @@ def one_way(pair: Pair, messages: Sequence[Any], count: int) -> Sample:
 
 def slower_side(messages: Sequence[Any], count: int) -> Sample:
     """Encoding and decoding alone, in batches: the rate of the slower of the two."""
-    speaker = Link(HERE, THERE, 1, Pid("executor", HERE), codec=Codec(registry()))
-    hearer = Link(THERE, HERE, 1, Pid("executor", THERE), codec=Codec(registry()))
+    writer = Session(HERE, THERE, 1, Pid("executor", HERE), codec=Codec(registry()))
+    reader = Session(THERE, HERE, 1, Pid("executor", THERE), codec=Codec(registry()))
     to, sender = Pid("counter", THERE), Pid("producer", HERE)
     envelopes = [Envelope(to, msg, sender) for msg in messages]
     encoding = decoding = 0.0
     done = 0
     while done < count:
         start = time.perf_counter()
-        speaker.say_all(envelopes)
-        data = speaker.take_data()
+        writer.write_all(envelopes)
+        data = writer.take_data()
         encoding += time.perf_counter() - start
         queue = EnvelopeQueue()
         start = time.perf_counter()
-        hearer.decode_into(data, queue)
+        reader.decode_into(data, queue)
         decoding += time.perf_counter() - start
         done += len(queue)
     expect("codec", done % len(envelopes), 0)

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable, Sequence
 
 from rabble._core.ids import NodeId
-from rabble._core.poll import Connection, Poller
+from rabble._core.poller import Connection, Poller
 from rabble.cluster.decide import failure_detector
 from rabble.cluster.decide.actions import Up
 from rabble.cluster.decide.failure_detector import FailureDetector
@@ -105,7 +105,7 @@ class Connections:
         :param leftover: the first bytes of frames.
         :returns: `None` if it cannot be used; that has been reported.
         """
-        session = self._runtime.make_link(up.peer, up.incarnation)
+        session = self._runtime.make_session(up.peer, up.incarnation)
         try:
             fd = self._descriptor_of(sock)
             try:
@@ -208,7 +208,7 @@ class Connections:
         for peer in self._by_id.values():
             if peer.node.name == name and peer.stalled != stalled:
                 peer.stalled = stalled
-                self._runtime.tell_nodes(NodeStalled(peer.node, stalled))
+                self._runtime.notify_nodes(NodeStalled(peer.node, stalled))
 
 
 def ending_of(connection: Connection) -> Ending:
@@ -217,6 +217,6 @@ def ending_of(connection: Connection) -> Ending:
     if code is not None:
         return Ending(code, code.name, code.name)
     text = os.strerror(connection.error) if connection.error else "it closed the connection"
-    if connection.torn:
+    if connection.ended_mid_frame:
         return Ending(None, "TORN", f"{text}, in the middle of a frame")
     return Ending(None, None, text)

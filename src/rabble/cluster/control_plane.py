@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from rabble._core.codec import DecodeError
 from rabble._core.ids import NodeId
-from rabble._core.poll import Poller
+from rabble._core.poller import Poller
 from rabble.cluster.config import Mesh
 from rabble.cluster.connections import Connections, PeerConnection, ending_of
 from rabble.cluster.decide import failure_detector
@@ -410,7 +410,7 @@ class ControlPlane:
             return
         # A subscriber that is told NodeUp finds the connection in `ClusterStatus`.
         self._publish()
-        self._runtime.link_up(peer.connection)
+        self._runtime.connection_up(peer.connection)
         self._gossip.send_state(peer)
 
     # Events of the poller and the failure detector.
@@ -424,7 +424,7 @@ class ControlPlane:
         self._connections.forget_closed()
 
     def _read_control_frames(self, peer: PeerConnection) -> None:
-        for kind, body in peer.connection.take_told():
+        for kind, body in peer.connection.take_control():
             if kind != KIND_MEMBERSHIP or peer.connection_id not in self._connections:
                 continue
             try:
@@ -509,7 +509,7 @@ class ControlPlane:
             logging.WARNING,
             lambda: f"{self._own} was removed from the cluster; join() begins anew",
         )
-        self._runtime.tell_nodes(RemovedMessage(by))
+        self._runtime.notify_nodes(RemovedMessage(by))
         self._publish()
 
     def _raise_incarnation(self, at_least: int) -> None:

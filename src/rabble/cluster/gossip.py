@@ -55,14 +55,14 @@ class Gossip:
         digest = self._codec.encode_message({"d": self._membership.digest()})
         for peer in peers:
             connection = peer.connection
-            connection.say(KIND_MEMBERSHIP, digest)
+            connection.send_control(KIND_MEMBERSHIP, digest)
 
     def send_state(self, peer: PeerConnection) -> None:
         """Send the whole state to a peer."""
         state = self._membership.encoded()
         if len(state) + FRAME_HEAD_BYTES <= self._frame_bytes_max:
             connection = peer.connection
-            connection.say(KIND_MEMBERSHIP, state)
+            connection.send_control(KIND_MEMBERSHIP, state)
             return
         text = (
             f"{self._own.name}: the state of {len(self._membership)} members is {len(state)} bytes,"

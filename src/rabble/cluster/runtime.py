@@ -8,8 +8,8 @@ from typing import Protocol
 from rabble._core.codec import Codec
 from rabble._core.executor import Executor
 from rabble._core.ids import NodeId
-from rabble._core.link import Link
-from rabble._core.poll import Connection
+from rabble._core.poller import Connection
+from rabble._core.session import Session
 from rabble.limits import Limits
 from rabble.registry import MessageRegistry
 from rabble.reports import Reporter
@@ -23,13 +23,13 @@ OPEN_NAMES = frozenset({"calls", "spawner"})
 class ClusterRuntime(Protocol):
     """What the cluster server needs of its node. Everything may be called from its thread."""
 
-    def link_up(self, connection: Connection) -> None:
+    def connection_up(self, connection: Connection) -> None:
         """A connection is established."""
 
-    def tell_nodes(self, msg: object) -> None:
+    def notify_nodes(self, msg: object) -> None:
         """Send a message to all that subscribed to nodes."""
 
-    def make_link(self, peer: NodeId, incarnation: int) -> Link:
+    def make_session(self, peer: NodeId, incarnation: int) -> Session:
         """The encoder and decoder of a new connection."""
 
     def report(self, level: int, words: Callable[[], str]) -> None:
@@ -54,12 +54,12 @@ class NodeRuntime:
         self._reporter = reporter
         self._registry = registry
         self._limits = limits
-        self.link_up: Callable[[Connection], None] = executor.link_up
-        self.tell_nodes: Callable[[object], None] = executor.tell_nodes
+        self.connection_up: Callable[[Connection], None] = executor.connection_up
+        self.notify_nodes: Callable[[object], None] = executor.notify_nodes
         self.report: Callable[[int, Callable[[], str]], None] = reporter.report
         self.failed = failed
 
-    def make_link(self, peer: NodeId, incarnation: int) -> Link:
+    def make_session(self, peer: NodeId, incarnation: int) -> Session:
         """A codec is one connection's: what it keeps of the latest names is the peer's doing."""
         limits = self._limits
         codec = Codec(
@@ -68,7 +68,7 @@ class NodeRuntime:
             depth_max=limits.message_depth_max,
             elements_max=limits.message_elements_max,
         )
-        return Link(
+        return Session(
             self._executor.node,
             peer,
             incarnation,

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from rabble._core.ids import NodeId
-from rabble._core.poll import Poller
+from rabble._core.poller import Poller
 from rabble.cluster.config import Mesh
 from rabble.cluster.control_plane import ControlPlane
 from rabble.cluster.runtime import ClusterRuntime

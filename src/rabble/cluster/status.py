@@ -55,8 +55,8 @@ def peer_status(peer: PeerConnection) -> PeerStatus:
         node=peer.node,
         incarnation=peer.incarnation,
         stalled=peer.stalled,
-        bytes_heard=counters["bytes_heard"],
-        bytes_said=counters["bytes_said"],
+        bytes_received=counters["bytes_received"],
+        bytes_sent=counters["bytes_sent"],
         queued_bytes=counters["queued_bytes"],
         round_trip_us=counters["round_trip_ns"] / 1000,
     )

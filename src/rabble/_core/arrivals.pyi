@@ -1,1 +1,0 @@
-"""What arrives on channels: read, cut into frames, sorted by lanes, and answered or kept."""

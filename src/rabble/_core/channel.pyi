@@ -1,1 +1,0 @@
-"""Channels: what a connection says, from its lanes to its socket, and how it ends."""

@@ -1,0 +1,78 @@
+# The dispatch table: which process or service answers to a pid.
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint64_t
+
+from rabble._core.ids cimport Pid
+
+cdef enum EntryKind:
+    PROCESS = 0      # `target` is a Process: its receive is called
+    INBOX = 1        # `target` is an Inbox: the envelope is put into it
+    CALLBACK = 2     # `target` is called with the envelope; it must be short and must not block
+    EXECUTOR = 3     # the executor itself: control messages
+
+cdef enum Subscription:
+    # What an entry is told of; bits of `Entry.subscribed`.
+    NODES = 1            # nodes that come and go
+    DEAD_LETTERS = 2
+
+cdef class MailboxLimit:
+    # How many envelopes may wait for a process, and how many do.
+    cdef unsigned int most
+    cdef unsigned int queued       # waiting in the run queue, of those counted
+    cdef size_t counted_from       # where in the run queue counting began: at the spawn
+    cdef unsigned int early        # of those that stood there before it, how many were met
+
+cdef class Scene:
+    # What a process may ask of where it runs. No way leads from here to the executor.
+    cdef readonly Pid pid          # the executor's, to which control messages go
+    cdef int64_t batch_ns          # when the executor's current batch began
+    cdef str seed                  # of the processes' random sources
+
+cdef class Entry:
+    # One life of a process or service: its successor under the same name has another entry.
+    cdef readonly Pid pid
+    cdef readonly object target    # see EntryKind; None once it was removed
+    cdef object receive            # PROCESS: the function to call
+    cdef readonly object runtime   # where it runs: a Scene; the executor's own, too
+    cdef dict monitored_by         # pids that monitor this one; None while nobody does
+    cdef dict monitoring           # pids that this one monitors; None while there are none
+    cdef dict timers               # correlation id -> running Timer; None while there are none
+    cdef object random_source      # made when first asked for
+    cdef MailboxLimit limit        # None: no limit
+    cdef readonly uint64_t life            # number of this spawn, unique in the node's incarnation
+    cdef readonly int64_t delivered        # envelopes given to it
+    cdef readonly unsigned char kind       # EntryKind
+    cdef unsigned char takes_self  # `receive` is the class's function, to be called with `target`
+    cdef unsigned char unstarted   # `init` is still to be called
+    cdef unsigned char subscribed  # Subscription
+
+cdef class DispatchTable:
+    cdef dict entries              # Pid -> Entry
+    cdef uint64_t epoch            # unique among all tables; a new one whenever an entry goes
+
+    cdef bint add(self, Entry entry) except -1
+    cdef Entry remove(self, Pid pid)
+    cdef dict clear(self)
+    cdef inline PyObject* find(self, Pid pid) except? NULL:
+        """The entry of `pid`, borrowed, or NULL without an error.
+
+        An entry that was found once stays where it is until some entry of this table goes, so
+        the pid remembers it for as long as the epoch is the same: most dispatches need no dict.
+        """
+        cdef PyObject* found
+        if pid.found_in == self.epoch:
+            return pid.found
+        found = find_known_hash(self.entries, pid, pid.hash_value)
+        if found is not NULL:
+            pid.found = found
+            pid.found_in = self.epoch
+        return found
+
+cdef extern from *:
+    """
+    /* The pid's hash is at hand: this saves the call of its tp_hash at every dispatch. */
+    #define RABBLE_FIND(dict, key, hash) \
+        _PyDict_GetItem_KnownHash((PyObject *)(dict), (PyObject *)(key), hash)
+    """
+    PyObject* find_known_hash "RABBLE_FIND"(dict entries, Pid key, Py_hash_t hash) except? NULL

@@ -1,0 +1,3 @@
+"""Distribution: what happens per connection, and what other nodes send besides envelopes."""
+
+__all__: list[str] = []

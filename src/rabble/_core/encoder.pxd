@@ -1,0 +1,46 @@
+# The encoder: messages and envelopes to msgpack.
+
+from rabble._core.buffer_writer cimport BufferWriter
+from rabble._core.envelope cimport Envelope
+from rabble._core.ids cimport Pid
+from rabble._core.plan cimport Plan
+
+cdef class Encoder:
+    cdef object registry        # of the classes that may be sent
+    cdef dict plans_by_class    # complete ones, by `plan_key`; the registry's, which empties it
+    cdef Py_ssize_t message_bytes_max   # of one message or envelope
+    cdef int depth_max          # how deep containers may be nested
+    cdef Py_ssize_t elements_max        # of all containers of one message together
+    cdef unsigned char* spare   # the buffer between two encodings, or NULL
+    cdef Py_ssize_t spare_capacity      # how large it is
+    cdef list sent_pids         # encoded of late: place is the pid's hash
+    cdef list sent_texts        # ... their encodings
+
+    cdef bytes encode_message(self, object msg)
+    cdef bytes encode_envelope(self, Envelope envelope)
+
+    # What a connection calls, which has the bytes in a buffer of its own: `allow`, or the same with
+    # a limit of its own, and then `write` append one message; an error leaves a part of it there.
+    cdef void allow(self, BufferWriter* w) noexcept
+    cdef int grow(self, BufferWriter* w, Py_ssize_t n) except -1
+    cdef int write(self, BufferWriter* w, object value) except -1
+    cdef bytes text_of(self, Pid pid)
+
+    cdef int open(self, BufferWriter* w) except -1
+    cdef void close(self, BufferWriter* w) noexcept
+    cdef bytes finish(self, BufferWriter* w)
+    cdef int write_envelope(self, BufferWriter* w, Envelope envelope) except -1
+    cdef int write_int(self, BufferWriter* w, object value) except -1
+    cdef int write_str(self, BufferWriter* w, str value) except -1
+    cdef int write_head(self, BufferWriter* w, int kind, Py_ssize_t n) except -1
+    cdef int enter(self, BufferWriter* w, object value, Py_ssize_t n) except -1
+    cdef int write_sequence(self, BufferWriter* w, object value) except -1
+    cdef int write_dict(self, BufferWriter* w, dict value) except -1
+    cdef int write_other(self, BufferWriter* w, object value) except -1
+    cdef int write_message(self, BufferWriter* w, Plan plan, object value) except -1
+    cdef int write_slot(self, BufferWriter* w, Plan plan, object value, Py_ssize_t i) except -1
+    cdef int write_pid(self, BufferWriter* w, Pid pid) except -1
+    cdef int write_text(self, BufferWriter* w, bytes text) except -1
+    cdef int write_ext(self, BufferWriter* w, int code, Py_ssize_t start) except -1
+    cdef Plan plan_of_class(self, object cls)
+    cdef int complete(self, Plan plan) except -1

@@ -1,0 +1,212 @@
+"""Monitors: which process is told of whose end, on this node and across connections.
+
+A monitor is a pair of pids: `monitoring`, which is told, and `monitored`, whose end it is told of.
+What a pair means is the same whether it stays on this node or crosses a connection; only where it
+is noted differs, see the summary. All of it belongs to the executor's thread.
+"""
+
+cimport cython
+from cpython.object cimport PyObject
+
+from rabble._core.dispatch cimport EXECUTOR, Entry
+from rabble._core.envelope cimport new_envelope
+from rabble._core.failure cimport take_failure
+from rabble._core.ids cimport Pid, same_node, same_pid
+from rabble._core.notices cimport Notice
+from rabble._core.poller cimport Connection
+
+__all__ = ["Monitors"]
+
+# Called so that what it raises stays pending: it returns -1 then.
+ctypedef int (*quiet_demonitor)(Monitors monitors, Pid monitoring, Pid monitored) noexcept
+
+
+@cython.final
+cdef class Monitors:
+    """The pairs of one node, each in the entries and connections at its ends."""
+
+    cdef MonitorStatus add(self, Entry entry, Pid pid) except? TOO_MANY:
+        cdef PyObject* found = self.table.find(pid)
+        cdef Entry target
+        if found is NULL:
+            if same_node(pid.node, entry.pid.node):
+                return NO_PROCESS
+            if self.routes is None or not add_remote(self, entry.pid, pid):
+                return UNREACHABLE
+            if entry.monitoring is None:
+                entry.monitoring = {}
+            entry.monitoring[pid] = True
+            return MONITORED
+        target = <Entry>found
+        if target.monitored_by is None:
+            target.monitored_by = {}
+        if entry.monitoring is None:
+            entry.monitoring = {}
+        # In this order: where there is no memory for the second one, nobody's successor is told.
+        entry.monitoring[pid] = True
+        target.monitored_by[entry.pid] = True
+        return MONITORED
+
+    cdef int remove(self, Entry entry, Pid pid) except -1:
+        cdef PyObject* found = self.table.find(pid)
+        if found is not NULL and (<Entry>found).monitored_by is not None:
+            (<Entry>found).monitored_by.pop(entry.pid, None)
+        if entry.monitoring is not None:
+            if entry.monitoring.pop(pid, None) and found is NULL and self.routes is not None:
+                remove_remote(self, entry.pid, pid)
+        return 0
+
+    cdef MonitorStatus add_for_peer(
+        self, Connection connection, Pid monitoring, Pid monitored
+    ) except? UNREACHABLE:
+        cdef PyObject* found = self.table.find(monitored)
+        cdef Entry target
+        cdef dict pairs
+        if found is NULL or (<Entry>found).kind == EXECUTOR:
+            return NO_PROCESS
+        target = <Entry>found
+        pairs = connection.monitored_by.get(monitored)
+        if pairs is None or monitoring not in pairs:
+            if connection.monitored_by_count >= self.peer_pairs_max:
+                return TOO_MANY
+        if target.monitored_by is None:
+            target.monitored_by = {}
+        if pairs is None:
+            pairs = connection.monitored_by[monitored] = {}
+        if monitoring not in pairs:
+            # Counted when it stands there, and not if there is no memory for it.
+            pairs[monitoring] = True
+            connection.monitored_by_count += 1
+        target.monitored_by[monitoring] = True
+        return MONITORED
+
+    cdef int remove_for_peer(
+        self, Connection connection, Pid monitoring, Pid monitored
+    ) except -1:
+        cdef PyObject* found = self.table.find(monitored)
+        cdef dict pairs = connection.monitored_by.get(monitored)
+        if pairs is not None:
+            if pairs.pop(monitoring, None):
+                connection.monitored_by_count -= 1
+            if not pairs:
+                del connection.monitored_by[monitored]
+        if found is not NULL and (<Entry>found).monitored_by is not None:
+            (<Entry>found).monitored_by.pop(monitoring, None)
+        return 0
+
+    cdef Entry take_down(self, Connection connection, Pid monitoring, Pid monitored):
+        """Who is to be told that a process of the peer ended, if it still monitors that."""
+        cdef dict pairs = connection.monitoring.get(monitored)
+        if pairs is None or not pairs.pop(monitoring, None):
+            return None
+        if not pairs:
+            del connection.monitoring[monitored]
+        return self.forget_remote(monitoring, monitored)
+
+    cdef Entry forget_remote(self, Pid monitoring, Pid monitored):
+        cdef PyObject* found = self.table.find(monitoring)
+        if found is NULL:
+            return None
+        if (<Entry>found).monitoring is not None:
+            (<Entry>found).monitoring.pop(monitored, None)
+        return <Entry>found
+
+    cdef int forget_monitored_by(self, Pid pid, dict monitored_by) except -1:
+        cdef PyObject* found
+        cdef Connection connection
+        cdef dict pairs
+        # Its own monitor of itself has nobody left to tell.
+        monitored_by.pop(pid, None)
+        for monitoring in monitored_by:
+            found = self.table.find(<Pid>monitoring)
+            if found is not NULL:
+                if (<Entry>found).monitoring is not None:
+                    (<Entry>found).monitoring.pop(pid, None)
+            elif self.routes is not None:
+                connection = self.routes.find((<Pid>monitoring).node)
+                pairs = None if connection is None else connection.monitored_by.get(pid)
+                if pairs is not None:
+                    if pairs.pop(monitoring, None):
+                        connection.monitored_by_count -= 1
+                    if not pairs:
+                        del connection.monitored_by[pid]
+        return 0
+
+    cdef int forget_monitoring(self, Pid pid, dict monitoring) except -1:
+        cdef PyObject* found
+        for monitored in monitoring:
+            found = self.table.find(<Pid>monitored)
+            if found is not NULL:
+                if (<Entry>found).monitored_by is not None:
+                    (<Entry>found).monitored_by.pop(pid, None)
+            elif self.routes is not None:
+                if (<quiet_demonitor><void*>remove_remote)(self, pid, <Pid>monitored) < 0:
+                    # The peer is not told, but its Down of that is not for anybody here.
+                    take_failure()
+        return 0
+
+    cdef list farewells(self, Pid executor, Pid pid, dict monitored_by, object down):
+        cdef PyObject* found
+        cdef Notice notice
+        cdef Connection connection
+        cdef list envelopes = []
+        for monitoring in monitored_by:
+            if same_pid(<Pid>monitoring, pid):
+                # Its own monitor of itself has nobody left to tell.
+                continue
+            notice = Notice.__new__(Notice)
+            notice.msg = down
+            found = self.table.find(<Pid>monitoring)
+            if found is not NULL:
+                notice.entry = <Entry>found
+            elif self.routes is not None:
+                connection = self.routes.find((<Pid>monitoring).node)
+                if connection is None:
+                    # That node is told nothing any more: to its processes all of this one is down.
+                    continue
+                notice.connection = connection
+                notice.monitoring = <Pid>monitoring
+            else:
+                continue
+            envelopes.append(new_envelope(executor, notice, None, None))
+        return envelopes
+
+    cdef dict forget_connection(self, Connection connection):
+        cdef PyObject* found
+        cdef dict monitored_there, monitored_here, pairs
+        monitored_there, connection.monitoring = connection.monitoring, {}
+        monitored_here, connection.monitored_by = connection.monitored_by, {}
+        connection.monitored_by_count = 0
+        for monitored, pairs in monitored_here.items():
+            found = self.table.find(<Pid>monitored)
+            if found is not NULL and (<Entry>found).monitored_by is not None:
+                for monitoring in pairs:
+                    (<Entry>found).monitored_by.pop(monitoring, None)
+        return monitored_there
+
+
+cdef bint add_remote(Monitors monitors, Pid monitoring, Pid monitored) except -1:
+    """Monitor a process of another node. False if no connection leads there."""
+    cdef Connection connection = monitors.routes.find(monitored.node)
+    cdef dict pairs
+    if connection is None or not connection.is_open():
+        return False
+    connection.frame_encoder.write_monitor(monitoring, monitored)
+    pairs = connection.monitoring.get(monitored)
+    if pairs is None:
+        pairs = connection.monitoring[monitored] = {}
+    pairs[monitoring] = True
+    monitors.routes.touch(connection)
+    return True
+
+
+cdef int remove_remote(Monitors monitors, Pid monitoring, Pid monitored) except -1:
+    cdef Connection connection = monitors.routes.find(monitored.node)
+    cdef dict pairs = None if connection is None else connection.monitoring.get(monitored)
+    if pairs is not None and pairs.pop(monitoring, None):
+        if not pairs:
+            del connection.monitoring[monitored]
+        if connection.is_open():
+            connection.frame_encoder.write_demonitor(monitoring, monitored)
+            monitors.routes.touch(connection)
+    return 0

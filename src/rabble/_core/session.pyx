@@ -1,0 +1,181 @@
+"""The session: one connection's encoder and decoder, from objects to frames and back.
+
+A session is a `FrameEncoder` and a `FrameDecoder`, which share the codec and know nothing of each
+other. What a peer can make a session hold is bounded:
+
+- 2 x 8,192 references to pids and what is known of them, 204 KiB. The pids that the peer sent take
+  some 200 bytes each, 4.5 KiB at worst (three names and an address of 255 bytes, as wide
+  characters): some 2 MiB, 36 MiB at worst;
+- of a message in fragments at most 4 MiB or twice the bytes that came, and no more than
+  `message_bytes_max` and a head of 3 KiB;
+- the codec's caches of 256 pids and 256 keys of maps.
+
+What it holds to be sent is bounded by the poll loop, which is asked before something is written.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint32_t, uint64_t
+
+from rabble._core.capacities cimport PID_CACHE_SLOTS_USED
+from rabble._core.codec cimport Codec
+from rabble._core.envelope cimport Envelope
+from rabble._core.frame cimport HEAD_MAX, PID_CACHE_SLOTS
+from rabble._core.frame_decoder cimport FrameDecoder
+from rabble._core.frame_decoder import PeerEvent, SessionError
+from rabble._core.frame_encoder cimport FrameEncoder
+from rabble._core.ids cimport CorrelationId, NodeId, Pid
+from rabble._core.queue cimport EnvelopeQueue
+
+__all__ = ["PeerEvent", "Session", "SessionError"]
+
+cdef enum:
+    FRAGMENT_BYTES_MIN = 16
+
+
+cdef Envelope filled(Envelope envelope):
+    """The same, unless it comes from `__new__` alone and has no receiver."""
+    if envelope.to is None:
+        raise TypeError("an envelope that was never filled cannot be sent")
+    return envelope
+
+
+@cython.final
+cdef class Session:
+    """The encoder and decoder of one connection. Not thread-safe: the executor's thread owns it.
+
+    :param own: this node; :param peer: the other one; :param incarnation: the peer's.
+    :param executor: whom what is no envelope is for.
+    :param codec: used by nothing else at the same time.
+    :param fragment_bytes: longer messages are cut into parts of that size; 16 or more.
+    :param message_bytes_max: bytes of one message, in both directions; no more than the codec's.
+    :param frame_bytes_max: the longest frame that is read.
+    :param open_names: the names of group `rabble` that the peer may send to.
+    :param pid_cache_slots: how many slots of the pid cache are used for writing: a power of two, 2
+        to 8,192.
+    :raises ValueError: if a bound is not usable.
+    """
+
+    def __cinit__(
+        self, NodeId own not None, NodeId peer not None, uint64_t incarnation,
+        Pid executor not None, *, Codec codec not None, Py_ssize_t fragment_bytes=65536,
+        message_bytes_max=None, Py_ssize_t frame_bytes_max=1 << 20, open_names=frozenset(),
+        Py_ssize_t pid_cache_slots=PID_CACHE_SLOTS_USED,
+    ):
+        if message_bytes_max is None:
+            message_bytes_max = codec.message_bytes_max
+        if not 1 <= message_bytes_max <= codec.message_bytes_max:
+            raise ValueError(
+                f"Session: message_bytes_max must be 1 to {codec.message_bytes_max}, which is the "
+                f"codec's, not {message_bytes_max}"
+            )
+        most = frame_bytes_max - HEAD_MAX - 2
+        if not FRAGMENT_BYTES_MIN <= fragment_bytes <= most:
+            raise ValueError(
+                f"Session: fragment_bytes must be {FRAGMENT_BYTES_MIN} to {most}, which leaves "
+                f"room in a frame of {frame_bytes_max}, not {fragment_bytes}"
+            )
+        if not 2 <= pid_cache_slots <= PID_CACHE_SLOTS or pid_cache_slots & (pid_cache_slots - 1):
+            raise ValueError(
+                f"Session: pid_cache_slots must be a power of two, 2 to {PID_CACHE_SLOTS}, "
+                f"not {pid_cache_slots}"
+            )
+        if executor.node != own:
+            raise ValueError(f"Session: {executor} is not the executor of {own}")
+        if own == peer:
+            raise ValueError(f"Session: {own} does not need a connection to itself")
+        self.own = own
+        self.peer = peer
+        self.incarnation = incarnation
+        self.codec = codec
+        self.frame_encoder = FrameEncoder(
+            own, peer, executor, codec.encoder, fragment_bytes, message_bytes_max, pid_cache_slots
+        )
+        self.frame_decoder = FrameDecoder(
+            self, own, peer, executor, codec.decoder, frozenset(open_names), message_bytes_max,
+            frame_bytes_max,
+        )
+
+    @property
+    def fragment_bytes(self):
+        """Longer messages are cut into parts of that size."""
+        return self.frame_encoder.fragment_bytes
+
+    @property
+    def message_bytes_max(self):
+        """Bytes of the longest message, in both directions."""
+        return self.frame_encoder.message_bytes_max
+
+    @property
+    def frame_bytes_max(self):
+        """Bytes of the longest frame that is read."""
+        return self.frame_decoder.frame_bytes_max
+
+    # For tests and benchmarks: the same as the poll loop and the executor do, in Python's terms.
+
+    def write(self, Envelope envelope not None, Pid forwarder=None):
+        """Append an envelope to its lane. Raises `EncodeError`.
+
+        :param forwarder: who passes it on, if it is a request of another node's; else the executor.
+        """
+        self.frame_encoder.write_envelope(filled(envelope), forwarder)
+
+    def write_all(self, list envelopes not None):
+        """Append several envelopes, in order, up to the first that raises `EncodeError`."""
+        cdef FrameEncoder frame_encoder = self.frame_encoder
+        for envelope in envelopes:
+            frame_encoder.write_envelope(filled(<Envelope?>envelope), None)
+
+    def monitor(self, Pid monitoring not None, Pid monitored not None):
+        """Write that `monitoring`, of this node, monitors `monitored`, of the peer."""
+        self.frame_encoder.write_monitor(monitoring, monitored)
+
+    def demonitor(self, Pid monitoring not None, Pid monitored not None):
+        """Write that it does no longer."""
+        self.frame_encoder.write_demonitor(monitoring, monitored)
+
+    def down(
+        self, Pid monitoring not None, Pid monitored not None, int why, uint64_t life, str detail=""
+    ):
+        """Write that this life of `monitored`, of this node, has ended; 0: no life is known."""
+        self.frame_encoder.write_down(monitoring, monitored, why, life, detail)
+
+    def undelivered(self, Pid to not None, CorrelationId correlation_id, int why):
+        """Write that an envelope of `to`, of the peer, became a dead letter here."""
+        self.frame_encoder.write_undelivered(to, correlation_id, why)
+
+    def refuse(self, Envelope envelope not None):
+        """Note that an envelope was dropped instead of written; it is one of those of `lost`."""
+        self.frame_encoder.note_refused(filled(envelope))
+
+    def lost(self, uint32_t count):
+        """Write that `count` envelopes for the peer were dropped."""
+        self.frame_encoder.write_lost(count)
+
+    def take_data(self):
+        """The bytes of the data lane, which is empty then."""
+        return self.frame_encoder.take_data()
+
+    def take_bulk(self, size_t unsent=0):
+        """The bytes of the bulk lane; the poll loop holds `unsent` of its bytes from now on."""
+        return self.frame_encoder.take_bulk(unsent)
+
+    def encode(self, Envelope envelope not None):
+        """The bytes of an envelope, with whatever else waited in both lanes."""
+        self.frame_encoder.write_envelope(filled(envelope), None)
+        return self.take_data() + self.take_bulk()
+
+    def decode(self, bytes data not None):
+        """The list of the envelopes in `data`, which is whole frames.
+
+        :raises SessionError: if the connection is to end; then nothing more can be decoded.
+        """
+        queue = EnvelopeQueue()
+        self.decode_into(data, queue)
+        return [queue.take() for _ in range(len(queue))]
+
+    def decode_into(self, bytes data not None, EnvelopeQueue queue not None):
+        """The same into a queue, which also has what came before an error."""
+        self.frame_decoder.read_batch(
+            <const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), queue
+        )

@@ -1,0 +1,34 @@
+# System messages: what processes ask of their runtime, and the runtime of its executor.
+
+from rabble._core.dispatch cimport Entry
+from rabble._core.envelope cimport Envelope
+from rabble._core.executor cimport Executor, MessageHandler
+from rabble._core.ids cimport Pid
+from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
+from rabble._core.timers cimport Timer
+
+cdef class SystemMessages(MessageHandler):
+    cdef Executor executor
+    cdef tuple classes             # of the messages, in the order of the .pyx's `Message`
+    cdef object timeout_class      # protocol.Timeout: built for every timer that fires
+    cdef object down_reason        # protocol.DownReason
+
+    cdef Entry asker(self, Envelope envelope)
+
+    # What processes ask.
+    cdef int start_timer(self, object request, Envelope envelope) except -1
+    cdef int cancel_timer(self, object request, Envelope envelope) except -1
+    cdef int spawn(self, object request, Envelope envelope) except -1
+    cdef int stop(self, object request) except -1
+    cdef int monitor(self, object request, Envelope envelope) except -1
+    cdef int demonitor(self, object request, Envelope envelope) except -1
+    cdef int get_metrics(self, Envelope envelope) except -1
+    cdef int subscribe_nodes(self, object request, Envelope envelope) except -1
+
+    # What the runtime sends itself.
+    cdef int notice(self, Notice notice) except -1
+    cdef int timer(self, Timer timer) except -1
+    cdef int start_process(self, Entry entry) except -1
+    cdef int discard(self, Discard request) except -1
+    cdef int undelivered(self, Undelivered letter) except -1
+    cdef int connected(self, Connected request) except -1

@@ -1,0 +1,11 @@
+"""System messages: what processes ask of their runtime, and the runtime of its executor."""
+
+from typing import final
+
+from rabble._core.executor import Executor
+
+__all__ = ["SystemMessages"]
+
+@final
+class SystemMessages:
+    def __new__(cls, executor: Executor) -> SystemMessages: ...

@@ -1,0 +1,336 @@
+"""What two nodes say, once more: slow, short, and written from docs/internals/wire-protocol.md.
+
+What is written and read are tuples: ("envelope", Envelope), ("monitor", watcher, watched),
+("demonitor", watcher, watched), ("down", watcher, watched, why, life, detail),
+("undelivered", to, correlation id, why), ("lost", count); read only are ("refused", to, sender,
+correlation id) and ("undecodable", ...).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from rabble._core.envelope import Envelope
+from rabble._core.ids import CorrelationId, NodeId, Pid
+from rabble.registry import MessageRegistry
+from tests.reference import codec
+
+FRAME_TOO_LARGE, DECODE, DECODE_LIMIT, PROTOCOL, SPOOF = 13, 14, 15, 16, 17
+CACHE_PID, ENVELOPE, FRAGMENT, MONITOR, DEMONITOR, DOWN, UNDELIVERED, LOST = range(1, 9)
+PING, PONG, BYE, MEMBERSHIP, WINDOW_UPDATE = range(16, 21)
+
+# Of each kind: the flags that it has, and the bytes its body may take.
+SHAPES = {
+    CACHE_PID: (0, range(2 + 8, 2 + 1025 + 1)),
+    ENVELOPE: (63, range(3, 1 << 32)),
+    FRAGMENT: (3, range(1, 1 << 32)),
+    MONITOR: (0, [4]),
+    DEMONITOR: (0, [4]),
+    DOWN: (16, range(13, 2 * 1027 + 9 + 1000 + 1)),
+    UNDELIVERED: (14, range(3, 2 + 2 + 8 + 8 + 1 + 1)),
+    LOST: (16, [4]),
+    PING: (1, [16]),
+    PONG: (1, [16]),
+    BYE: (0, range(2, 2 + 255 + 1)),
+    MEMBERSHIP: (0, range(1, 1 << 32)),
+    WINDOW_UPDATE: (0, [8]),
+}
+
+
+class Wrong(ValueError):
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def need(condition: object, code: int = PROTOCOL) -> None:
+    if not condition:
+        raise Wrong(code)
+
+
+def frame(kind: int, flags: int, body: bytes) -> bytes:
+    return struct.pack(">IBB", 2 + len(body), kind, flags) + body
+
+
+def split_frame(data: bytes, frame_bytes_max: int = 1 << 20) -> tuple[int, int, bytes, int] | None:
+    """The first frame: kind, flags, body, length of the whole."""
+    if len(data) < 4:
+        return None
+    (length,) = struct.unpack(">I", data[:4])
+    need(length >= 2)
+    need(length <= frame_bytes_max, FRAME_TOO_LARGE)
+    if len(data) < 6:
+        return None
+    kind, flags, size = data[4], data[5], length - 2
+    need(kind in SHAPES)
+    allowed, sizes = SHAPES[kind]
+    need(not flags & ~allowed and size in sizes)
+    if kind in (ENVELOPE, UNDELIVERED):
+        need(agree(flags))
+        pid = 2 + 8 if flags & 16 else 2
+        bits = [flags >> n & 1 for n in range(4)]
+        head = pid * (1 + bits[0] + bits[1]) + 8 * (bits[2] + bits[3])
+        need(size > head if kind == ENVELOPE else size == head + 1)
+    if kind == FRAGMENT and flags & 1:
+        need(size > 4)
+    if kind == DOWN:
+        need(size >= 2 * (2 + 8) + 9 if flags & 16 else size <= 13 + 1000)
+    if len(data) < 4 + length:
+        return None
+    return kind, flags, data[6 : 4 + length], 4 + length
+
+
+def agree(flags: int) -> bool:
+    """Whether what belongs to a correlation id comes with one, and what was passed on with both."""
+    return bool(flags & 2 or not flags & 44) and bool(flags & 1 or not flags & 32)
+
+
+class FrameEncoder:
+    """Encodes; `places` are those of the table that it uses, which it fills one after the other."""
+
+    def __init__(
+        self,
+        own: NodeId,
+        registry: MessageRegistry,
+        fragment_bytes: int = 65536,
+        places: tuple[int, ...] = tuple(range(8192)),
+    ) -> None:
+        assert len(places) >= 3
+        self.own = own
+        self.registry = registry
+        self.fragment_bytes = fragment_bytes
+        self.places = places
+        self.names: dict[int, Pid] = {}
+        self.used = 0
+        self.data: list[bytes] = []
+        self.bulk: list[bytes] = []
+        self.pairs: set[tuple[Pid | None, Pid]] = set()
+
+    def index(self, pid: Pid) -> bytes:
+        known = [place for place, name in self.names.items() if name == pid]
+        place = known[0] if known else self.places[self.used % len(self.places)]
+        if not known:
+            self.used += 1
+            self.names[place] = pid
+            self.data.append(frame(CACHE_PID, 0, struct.pack(">H", place) + str(pid).encode()))
+        return struct.pack(">H", place)
+
+    def indexes(self, *pids: Pid) -> list[bytes]:
+        """Those of several pids, none of which may have taken another's place."""
+        found = [self.index(pid) for pid in pids]
+        again = [self.index(pid) for pid in pids]
+        return found if found == again else self.indexes(*pids)
+
+    def text(self, pid: Pid) -> bytes:
+        data = str(pid).encode()
+        return struct.pack(">H", len(data)) + data
+
+    def write(self, what: tuple[Any, ...]) -> None:
+        kind = what[0]
+        if kind == "envelope":
+            self.envelope(*what[1:])
+        elif kind in ("monitor", "demonitor"):
+            body = b"".join(self.indexes(*what[1:]))
+            self.data.append(frame(MONITOR if kind == "monitor" else DEMONITOR, 0, body))
+        elif kind == "down":
+            _, watcher, watched, why, life, detail = what
+            tail = struct.pack(">BQ", why, life) + detail.encode()
+            if (watched, watcher) in self.pairs:
+                body = self.text(watcher) + self.text(watched) + tail
+                self.bulk.append(frame(DOWN, 16, body))
+            else:
+                body = b"".join(self.indexes(watcher, watched)) + tail
+                self.data.append(frame(DOWN, 0, body))
+        elif kind == "undelivered":
+            _, to, cid, why = what
+            pids = [to] if cid is None else [to, cid.pid]
+            flags, numbers = self.numbers(cid)
+            body = b"".join(self.indexes(*pids)) + numbers + bytes([why])
+            self.data.append(frame(UNDELIVERED, flags, body))
+        elif kind == "lost":
+            self.data.append(frame(LOST, 0, struct.pack(">I", what[1])))
+        else:
+            raise ValueError(kind)
+
+    def numbers(self, cid: CorrelationId | None) -> tuple[int, bytes]:
+        flags, data = 0, b""
+        if cid is not None:
+            flags = 2
+            if cid.connection is not None:
+                flags, data = flags | 4, data + struct.pack(">Q", cid.connection)
+            if cid.request is not None:
+                flags, data = flags | 8, data + struct.pack(">Q", cid.request)
+        return flags, data
+
+    def envelope(self, e: Envelope, forwarder: Pid | None = None) -> None:
+        message = codec.encode(self.registry, e.msg)
+        sender, cid = e.sender, e.correlation_id
+        flags, numbers = self.numbers(cid)
+        if sender is not None and sender.node != self.own:
+            assert cid is not None and cid.pid == sender
+            sender = forwarder or Pid("executor", self.own, "rabble")
+            flags |= 32
+        pids = [p for p in (e.to, sender, cid and cid.pid) if p]
+        flags |= 0 if e.sender is None else 1
+        if len(message) <= self.fragment_bytes and (e.sender, e.to) not in self.pairs:
+            body = b"".join(self.indexes(*pids)) + numbers + message
+            self.data.append(frame(ENVELOPE, flags, body))
+            return
+        self.pairs.add((e.sender, e.to))
+        flags |= 16
+        body = b"".join(self.text(pid) for pid in pids) + numbers + message
+        if len(message) <= self.fragment_bytes:
+            self.bulk.append(frame(ENVELOPE, flags, body))
+            return
+        whole = bytes([flags]) + body
+        starts = range(0, len(whole), self.fragment_bytes)
+        for start in starts:
+            part = whole[start : start + self.fragment_bytes]
+            first, last = start == 0, start == starts[-1]
+            claimed = struct.pack(">I", len(whole)) if first else b""
+            self.bulk.append(frame(FRAGMENT, first + 2 * last, claimed + part))
+
+    def take_bulk(self) -> bytes:
+        data = b"".join(self.bulk)
+        self.bulk.clear()
+        self.pairs.clear()
+        return data
+
+    def take_data(self) -> bytes:
+        data = b"".join(self.data)
+        self.data.clear()
+        return data
+
+
+class FrameDecoder:
+    """Decodes."""
+
+    def __init__(
+        self,
+        own: NodeId,
+        peer: NodeId,
+        registry: MessageRegistry,
+        open_names: frozenset[str] = frozenset(),
+        message_bytes_max: int = 64 << 20,
+    ) -> None:
+        self.own = own
+        self.peer = peer
+        self.registry = registry
+        self.open_names = open_names
+        self.message_bytes_max = message_bytes_max
+        self.names: dict[int, Pid] = {}
+        self.whole = b""
+        self.claimed: int | None = None
+        self.events: list[tuple[Any, ...]] = []
+
+    def read(self, data: bytes) -> None:
+        """Append to `events` what these frames say."""
+        while data:
+            found = split_frame(data)
+            need(found is not None)
+            assert found is not None
+            kind, flags, body, length = found
+            data = data[length:]
+            self.read_frame(kind, flags, body)
+
+    def read_frame(self, kind: int, flags: int, body: bytes) -> None:
+        if kind == CACHE_PID:
+            index = struct.unpack(">H", body[:2])[0]
+            need(index < 8192)
+            self.names[index] = self.parse(body[2:])
+        elif kind == ENVELOPE:
+            self.read_envelope(flags, body)
+        elif kind == FRAGMENT:
+            self.read_fragment(flags, body)
+        elif kind in (MONITOR, DEMONITOR):
+            watcher, body = self.pid(0, body, self.peer)
+            watched, body = self.pid(0, body, self.own)
+            self.events.append(("monitor" if kind == MONITOR else "demonitor", watcher, watched))
+        elif kind == DOWN:
+            watcher, body = self.pid(flags, body, self.own)
+            watched, body = self.pid(flags, body, self.peer)
+            need(9 <= len(body) <= 1009)
+            why, life = struct.unpack(">BQ", body[:9])
+            need(1 <= why <= 5, DECODE)
+            self.events.append(("down", watcher, watched, why, life, self.decoded(body[9:])))
+        elif kind == UNDELIVERED:
+            to, _, cid, body = self.head(flags, body)
+            need(1 <= body[0] <= 9, DECODE)
+            self.events.append(("undelivered", to, cid, body[0]))
+        elif kind == LOST:
+            self.events.append(("lost", struct.unpack(">I", body)[0]))
+
+    def read_envelope(self, flags: int, body: bytes) -> None:
+        to, sender, cid, message = self.head(flags, body)
+        if to.group == "rabble" and to.name not in self.open_names:
+            self.events.append(("refused", to, sender, cid))
+            return
+        need(len(message) <= self.message_bytes_max, DECODE_LIMIT)
+        try:
+            msg = codec.decode(self.registry, message)
+        except (ValueError, RecursionError):
+            raise Wrong(DECODE) from None
+        self.events.append(("envelope", Envelope(to, msg, sender, cid)))
+
+    def read_fragment(self, flags: int, body: bytes) -> None:
+        if flags & 1:
+            need(self.claimed is None)
+            self.claimed, body = struct.unpack(">I", body[:4])[0], body[4:]
+            need(self.claimed <= self.message_bytes_max + 1 + 3 * 1027 + 16, FRAME_TOO_LARGE)
+            inner = body[0]
+            need(inner & 16 and inner < 64 and agree(inner))
+        need(self.claimed is not None)
+        self.whole += body
+        need(len(self.whole) <= self.claimed)
+        if flags & 2:
+            need(len(self.whole) == self.claimed)
+            self.read_envelope(self.whole[0], self.whole[1:])
+            self.whole, self.claimed = b"", None
+
+    def head(self, flags: int, body: bytes) -> tuple[Pid, Pid | None, CorrelationId | None, bytes]:
+        sender = cid = None
+        to, body = self.pid(flags, body, self.own)
+        if flags & 1:
+            sender, body = self.pid(flags, body, self.peer)
+        if flags & 2:
+            asker, body = self.pid(flags, body, None)
+            if flags & 32:
+                # It passes on what another node's process asked, and no part of its runtime.
+                need(asker.node != self.peer, SPOOF)
+                need(asker.group != "rabble" or asker.name == "calls", SPOOF)
+                sender = asker
+            numbers: list[int | None] = [None, None]
+            need(len(body) >= 8 * ((flags >> 2 & 1) + (flags >> 3 & 1)))
+            for place, flag in enumerate((4, 8)):
+                if flags & flag:
+                    numbers[place] = struct.unpack(">Q", body[:8])[0]
+                    body = body[8:]
+                    need(numbers[place] < 1 << 63, DECODE)
+            cid = CorrelationId(asker, *numbers)
+        need(body)
+        return to, sender, cid, body
+
+    def pid(self, flags: int, body: bytes, node: NodeId | None) -> tuple[Pid, bytes]:
+        need(len(body) >= 2)
+        number, body = struct.unpack(">H", body[:2])[0], body[2:]
+        if flags & 16:
+            need(0 < number <= len(body))
+            pid, body = self.parse(body[:number]), body[number:]
+        else:
+            need(number in self.names)
+            pid = self.names[number]
+        need(node is None or pid.node == node, SPOOF)
+        return pid, body
+
+    def parse(self, data: bytes) -> Pid:
+        try:
+            return Pid.parse(data.decode())
+        except ValueError:
+            raise Wrong(DECODE) from None
+
+    def decoded(self, data: bytes) -> str:
+        try:
+            return data.decode()
+        except ValueError:
+            raise Wrong(DECODE) from None
