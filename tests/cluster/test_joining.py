@@ -30,7 +30,7 @@ def _nothing_is_left() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("attempt", range(3))
-def test_57_five_nodes_that_join_one_of_them_are_connected_by_ten_links(attempt: int) -> None:
+def test_five_nodes_that_join_one_of_them_are_connected_by_ten_links(attempt: int) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)
@@ -66,7 +66,7 @@ def test_57_five_nodes_that_join_one_of_them_are_connected_by_ten_links(attempt:
             node.shutdown()
 
 
-# Removed while it was away, and lived (FAULTS 62).
+# Removed while it was away, and lived.
 
 
 @contextlib.contextmanager
@@ -89,7 +89,7 @@ def behind_proxies(*who: str) -> Iterator[tuple[list[Node], list[Proxy], list[st
         yield nodes, proxies, behind
 
 
-def test_62_a_node_that_lived_on_when_it_was_removed_learns_it_at_its_return() -> None:
+def test_a_node_that_lived_on_when_it_was_removed_learns_it_at_its_return() -> None:
     with behind_proxies("a", "b", "c") as ((a, b, c), proxies, behind):
         told = [Told(node) for node in (a, b, c)]
         # These two have a way to each other that is not cut.
@@ -145,7 +145,7 @@ def test_62_a_node_that_lived_on_when_it_was_removed_learns_it_at_its_return() -
             each.alternate()
 
 
-# Addresses at which nobody answers (FAULTS 68).
+# Addresses at which nobody answers.
 
 #: Nobody waits for these: a test that did would take too long.
 LIMITS: dict[str, Any] = {
@@ -209,7 +209,7 @@ def connecting_to(port: int) -> int:
 
 
 @pytest.mark.parametrize(("by", "how"), ENDS)
-def test_68_a_port_that_refuses_is_dialled_until_the_node_leaves(by: str, how: str) -> None:
+def test_a_port_that_refuses_is_dialled_until_the_node_leaves(by: str, how: str) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         with rouse("a", limits=LIMITS) as a:
@@ -222,7 +222,7 @@ def test_68_a_port_that_refuses_is_dialled_until_the_node_leaves(by: str, how: s
 
 
 @pytest.mark.parametrize(("by", "how"), ENDS)
-def test_68_a_black_hole_is_dialled_until_the_node_leaves(by: str, how: str) -> None:
+def test_a_black_hole_is_dialled_until_the_node_leaves(by: str, how: str) -> None:
     with socket.socket() as listener, socket.socket() as fills:
         listener.bind(("127.0.0.1", 0))
         # One has room in its backlog; what else is said to it is not heard.
@@ -265,7 +265,7 @@ class Names:
 
 
 @pytest.mark.parametrize(("by", "how"), ENDS)
-def test_68_a_name_without_address_is_asked_for_until_the_node_leaves(
+def test_a_name_without_address_is_asked_for_until_the_node_leaves(
     by: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look_up = Names()
@@ -291,7 +291,7 @@ def test_68_a_name_without_address_is_asked_for_until_the_node_leaves(
 
 @pytest.mark.parametrize("attempt", range(3))
 @pytest.mark.parametrize("by", ["address", "node id"])
-def test_62_who_has_the_smallest_name_can_come_back_too(by: str, attempt: int) -> None:
+def test_who_has_the_smallest_name_can_come_back_too(by: str, attempt: int) -> None:
     """It dials the others at once, who may have heard of its removal only."""
     with contextlib.ExitStack() as stack:
         nodes = [stack.enter_context(rouse(name)) for name in "abcde"]

@@ -219,7 +219,7 @@ def test_a_message_that_cannot_go_over_the_wire_is_a_dead_letter_here(
         assert a.call(pid, "goes on", PATIENCE_S) == "goes on"
 
 
-def test_29_a_class_that_the_receiver_does_not_know_is_reported_on_both_sides() -> None:
+def test_a_class_that_the_receiver_does_not_know_is_reported_on_both_sides() -> None:
     theirs = MessageRegistry()
 
     @rabble.message(name="mesh.Secret", registry=theirs)
@@ -316,10 +316,10 @@ def test_a_call_ends_when_the_node_goes() -> None:
         assert [type(error) for error in ended] == [NotConnected]
 
 
-# Monitors (FAULTS 105).
+# Monitors.
 
 
-def test_105_a_remote_down_comes_once_and_after_the_last_message(two: list[Node]) -> None:
+def test_a_remote_down_comes_once_and_after_the_last_message(two: list[Node]) -> None:
     a, b = two
 
     def last_words(process: Process, msg: Any, sender: Pid | None) -> Iterator[Envelope]:
@@ -384,7 +384,7 @@ def again(node: Node, name: str) -> rabble.Mailbox:
 
 
 def test_a_node_that_is_about_to_end_lets_nobody_new_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """115: listener and dials end at once, the connections there are only after the drain."""
+    """Listener and dials end at once, the connections there are only after the drain."""
     blocked, go_on = threading.Event(), threading.Event()
 
     def block(*_: object) -> None:
@@ -482,7 +482,7 @@ def test_a_mailbox_limit_holds_up_nobody_but_its_process() -> None:
 
 
 def test_leave_takes_back_the_join_of_an_address_where_nobody_answered() -> None:
-    """68: the dial that is under way is dropped, and none comes after it."""
+    """The dial that is under way is dropped, and none comes after it."""
     with rouse("a") as a, socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(PATIENCE_S)
         addr = "{}:{}".format(*silent.getsockname())
@@ -604,11 +604,11 @@ def test_nobody_is_told_of_a_process_whose_watchers_node_has_gone() -> None:
             assert len(letters) == 0
 
 
-# Leaving, removal, and coming back (FAULTS 59 to 62).
+# Leaving, removal, and coming back.
 
 
 @pytest.mark.parametrize("who", ["itself", "another", "the one that it joined"])
-def test_59_a_node_leaves_is_told_and_can_come_back(who: str) -> None:
+def test_a_node_leaves_is_told_and_can_come_back(who: str) -> None:
     with rouse("a") as a, rouse("b") as b, rouse("c") as c:
         told = meet(a, b, c)
         {"itself": c, "another": b, "the one that it joined": a}[who].leave("c")
@@ -634,7 +634,7 @@ def test_59_a_node_leaves_is_told_and_can_come_back(who: str) -> None:
             each.alternate()
 
 
-def test_62_a_node_that_was_away_when_it_was_removed_learns_it_at_its_return() -> None:
+def test_a_node_that_was_away_when_it_was_removed_learns_it_at_its_return() -> None:
     with rouse("a") as a, rouse("b") as b:
         port = 0
         with rouse("c") as c:
@@ -650,7 +650,7 @@ def test_62_a_node_that_was_away_when_it_was_removed_learns_it_at_its_return() -
             until(lambda: names(a) == names(b) == names(c) == ["a", "b", "c"])
 
 
-def test_59_leave_and_join_again_and_again() -> None:
+def test_leave_and_join_again_and_again() -> None:
     with rouse("a") as a, rouse("b") as b:
         told = meet(a, b)
         for times in range(1, 9):
@@ -665,7 +665,7 @@ def test_59_leave_and_join_again_and_again() -> None:
             each.alternate()
 
 
-def test_59_who_is_to_leave_before_it_said_that_it_is_a_member_leaves() -> None:
+def test_who_is_to_leave_before_it_said_that_it_is_a_member_leaves() -> None:
     with rouse("a", limits={"down_after_ms": 60_000}) as a, RawPeer(a, join=True) as raw:
         told = Told(a)
         told.until(lambda events: len(events) == 1)
@@ -747,7 +747,7 @@ def test_what_was_sent_to_one_start_never_reaches_the_next() -> None:
         told.alternate()
 
 
-def test_60_61_a_name_belongs_to_the_node_that_lives() -> None:
+def test_a_name_belongs_to_the_node_that_lives() -> None:
     with rouse("a") as a:
         old = rouse("b")
         told, _ = meet(a, old)
@@ -769,7 +769,7 @@ def test_60_61_a_name_belongs_to_the_node_that_lives() -> None:
 
 
 @pytest.mark.parametrize("where", ["127.0.0.1", "127.0.0.2"])
-def test_44_69_a_node_that_dials_itself_notices_and_stops(where: str) -> None:
+def test_a_node_that_dials_itself_notices_and_stops(where: str) -> None:
     with rouse("a", mesh={"bind": "0.0.0.0:0"}) as a:
         told = Told(a)
         a.join(f"{where}:{port_of(a)}")
@@ -787,7 +787,7 @@ def test_44_69_a_node_that_dials_itself_notices_and_stops(where: str) -> None:
 # Who is not let in.
 
 
-def test_46_another_cluster_is_refused() -> None:
+def test_another_cluster_is_refused() -> None:
     with rouse("a") as a, rouse("b", mesh={"cluster": "other"}) as b:
         assert refused(b, a) == ({"CLUSTER"}, {"CLUSTER"})
 
@@ -811,7 +811,7 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
 
 
 @pytest.mark.parametrize("dialler", ["tls", "plain"])
-def test_48_tls_and_plain_refuse_each_other_without_a_wait(issuer: Issuer, dialler: str) -> None:
+def test_tls_and_plain_refuse_each_other_without_a_wait(issuer: Issuer, dialler: str) -> None:
     secure = {"key": None, "tls": issuer.node("tls")}
     # The time that a handshake may take is not what ends it.
     limits = {"handshake_ms": 60_000}
@@ -840,7 +840,7 @@ def test_three_nodes_speak_tls(issuer: Issuer) -> None:
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:0", "[::]:0"])
-def test_51_a_node_open_to_everybody_does_not_start(bind: str) -> None:
+def test_a_node_open_to_everybody_does_not_start(bind: str) -> None:
     with pytest.raises(ValueError, match="would take in anybody who can reach it"):
         rouse("a", mesh={"key": None, "bind": bind})
     with rouse("a", mesh={"bind": bind}) as a:
@@ -854,7 +854,7 @@ def test_a_node_without_secret_dials_nobody_but_this_machine() -> None:
         until(lambda: a.cluster_status().refusals)
 
 
-def test_132_a_port_in_use_is_said_and_one_just_left_is_free() -> None:
+def test_a_port_in_use_is_said_and_one_just_left_is_free() -> None:
     with rouse("a") as a:
         with pytest.raises(OSError, match=rf"cannot listen on 127.0.0.1:{port_of(a)} "):
             rouse("b", port_of(a))
@@ -891,7 +891,7 @@ def test_what_could_not_work_is_refused_before_the_node_starts(
 PARTS = {"fragment_bytes_max": 16 << 10, "down_after_ms": 60_000}
 
 
-def test_14_beside_a_message_longer_than_the_queue_others_have_all_of_it() -> None:
+def test_beside_a_message_longer_than_the_queue_others_have_all_of_it() -> None:
     """A peer that does not read: small ones are refused as if the long one were not there."""
     limit, long = 200_000, 3_000_000
     with rouse("a", limits={**PARTS, "peer_queue_bytes_max": limit}) as a:
@@ -920,7 +920,7 @@ def test_14_beside_a_message_longer_than_the_queue_others_have_all_of_it() -> No
             assert refused == before + 1 and queued < long + limit + 65_536
 
 
-def test_14_of_messages_longer_than_the_queue_one_waits_at_a_time() -> None:
+def test_of_messages_longer_than_the_queue_one_waits_at_a_time() -> None:
     with rouse("a", limits={**PARTS, "peer_queue_bytes_max": 200_000}) as a:
         told = Told(a)
         with RawPeer(a, receive_buffer=65_536) as raw, a.mailbox() as box:
@@ -934,7 +934,7 @@ def test_14_of_messages_longer_than_the_queue_one_waits_at_a_time() -> None:
             assert link.queued_bytes < 3_100_000
 
 
-def test_87_88_a_peer_that_does_not_read_costs_its_own_envelopes_only() -> None:
+def test_a_peer_that_does_not_read_costs_its_own_envelopes_only() -> None:
     limits = {"peer_queue_bytes_max": 200_000, "down_after_ms": 60_000}
     with rouse("a", limits=limits) as a, rouse("b") as b:
         meet(a, b)
@@ -999,7 +999,7 @@ def test_what_a_peer_lost_is_counted_and_told(two: list[Node]) -> None:
         assert a.executor_status().dead_letters == {"lost": 5}
 
 
-def test_115_a_node_that_ends_is_down_at_once_and_what_it_sent_arrives() -> None:
+def test_a_node_that_ends_is_down_at_once_and_what_it_sent_arrives() -> None:
     # Only what it says can tell that it is gone so soon.
     slow = {"heartbeat_ms": 60_000, "down_after_ms": 480_000}
     with rouse("a", limits=slow) as a, rouse("b", limits=slow) as b, rouse("c", limits=slow) as c:
@@ -1028,7 +1028,7 @@ def test_a_silent_peer_is_down() -> None:
 
 
 @pytest.mark.parametrize("seed", range(1))
-def test_124_many_starts_joins_and_ends_leave_nothing(seed: int) -> None:
+def test_many_starts_joins_and_ends_leave_nothing(seed: int) -> None:
     with rouse("a") as a:
         told = Told(a)
         for _ in range(50):

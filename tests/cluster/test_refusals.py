@@ -21,7 +21,7 @@ def _nothing_is_left() -> Iterator[None]:
         yield
 
 
-def test_36_one_attempt_with_a_wrong_key_is_one_line_in_each_log(
+def test_one_attempt_with_a_wrong_key_is_one_line_in_each_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     once = {"redial_refused_ms": 60_000}
@@ -103,7 +103,7 @@ def wrong(what: str, issuer: Issuer, folder: Path) -> TlsConfig:
     [(what, "wrong") for what in WRONG]
     + [(what, "right") for what in WRONG if what != "no certificate"],
 )
-def test_47_who_has_no_valid_certificate_is_refused_and_nobody_is_up(
+def test_who_has_no_valid_certificate_is_refused_and_nobody_is_up(
     what: str, dials: str, issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = wrong(what, issuer, tmp_path)
@@ -125,7 +125,7 @@ def test_47_who_has_no_valid_certificate_is_refused_and_nobody_is_up(
     assert len(said) >= times, lines
 
 
-def test_47_a_certificate_of_another_node_is_refused(issuer: Issuer) -> None:
+def test_a_certificate_of_another_node_is_refused(issuer: Issuer) -> None:
     with rouse("a", mesh={"key": None, "tls": issuer.node("a")}) as a:
         with rouse("b", mesh={"key": None, "tls": issuer.node("c")}) as b:
             assert refused(b, a, times=3) == ({"NAME_MISMATCH"}, {"NAME_MISMATCH"})

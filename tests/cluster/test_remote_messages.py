@@ -72,7 +72,7 @@ def bad_values() -> list[Any]:
 
 
 @pytest.mark.parametrize("good_bytes", [1, 200_000])
-def test_27_what_cannot_be_encoded_is_a_dead_letter_and_the_rest_arrives(good_bytes: int) -> None:
+def test_what_cannot_be_encoded_is_a_dead_letter_and_the_rest_arrives(good_bytes: int) -> None:
     bad = bad_values()
     with rouse("a", limits={"message_bytes_max": 1_000_000}) as a, rouse("b") as b:
         told = meet(a, b)
@@ -131,7 +131,7 @@ class Changes(Process):
 
 @pytest.mark.parametrize("when", ["before its turn", "after its turn"])
 @pytest.mark.parametrize("strict", [True, False])
-def test_30_a_message_that_is_changed_after_it_was_returned(strict: bool, when: str) -> None:
+def test_a_message_that_is_changed_after_it_was_returned(strict: bool, when: str) -> None:
     """docs/concepts.md: it must not be; within a node it is the object itself, or in the strict
     mode a copy.
     """
@@ -156,7 +156,7 @@ def test_30_a_message_that_is_changed_after_it_was_returned(strict: bool, when: 
             assert heard["remote"] == (original if late else process.sent)
 
 
-def test_93_a_call_from_another_node_is_answered_whatever_processes_send_themselves() -> None:
+def test_a_call_from_another_node_is_answered_whatever_processes_send_themselves() -> None:
     with rouse("a") as a, rouse("b") as b:
         told = meet(a, b)
         goes_on = True

@@ -417,10 +417,10 @@ def test_with_a_key_and_with_certificates(tmp_path: Path) -> None:
             assert it.end() == (0, "", "")
 
 
-# The end, in bad times. The numbers are those of the list of faults.
+# The end, in bad times.
 
 
-def test_115_an_end_under_load_is_orderly_and_told_at_once(tmp_path: Path, peer: Node) -> None:
+def test_an_end_under_load_is_orderly_and_told_at_once(tmp_path: Path, peer: Node) -> None:
     """Processes that never stop talking, and a peer that never stops sending."""
     config = tmp_path / "node.toml"
     config.write_text("node = 'a@127.0.0.1:0'\napp = 'app:busy'\n[limits]\nshutdown_ms = 2000\n")
@@ -453,7 +453,7 @@ def test_115_an_end_under_load_is_orderly_and_told_at_once(tmp_path: Path, peer:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("app", ["hangs_at_the_end", "stuck"])
-def test_116_a_second_signal_does_not_wait(tmp_path: Path, app: str, number: int) -> None:
+def test_a_second_signal_does_not_wait(tmp_path: Path, app: str, number: int) -> None:
     with running(tmp_path, "a@127.0.0.1:0", "--app", f"app:{app}") as it:
         if app == "stuck":
             assert {it.line().split()[0], it.line().split()[0]} == {"stuck", "ready"}
@@ -482,7 +482,7 @@ def test_what_cannot_be_ended_in_time_is_told(tmp_path: Path) -> None:
     assert "did not end: receive of stuck::a@127.0.0.1:" in err
 
 
-def test_117_a_stopped_peer_does_not_hold_it_up(tmp_path: Path) -> None:
+def test_a_stopped_peer_does_not_hold_it_up(tmp_path: Path) -> None:
     config = tmp_path / "node.toml"
     config.write_text("node = 'a@127.0.0.1:0'\napp = 'app:flood'\n[limits]\nshutdown_ms = 2000\n")
     with running(tmp_path, "--config", "node.toml") as it:

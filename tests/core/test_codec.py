@@ -166,7 +166,6 @@ def test_an_object_in_the_way_of_a_pid_is_refused():
             CODEC.decode_envelope(data)
 
 
-# FAULTS row 16.
 @pytest.mark.parametrize(
     "data",
     [bytes([tag]) + b"\xff" * 4 for tag in (0xDD, 0xDF, 0xDB, 0xC6)] + [b"\xc9" + b"\xff" * 4],
@@ -184,7 +183,7 @@ def test_announced_sizes_allocate_nothing(data):
             assert caught.type is DecodeLimitError
 
 
-# FAULTS row 17. Each header claims all that is left: together they may claim it only once.
+# Each header claims all that is left: together they may claim it only once.
 def test_nested_claims_share_what_is_left():
     size = 65_536
     deep = Codec(REGISTRY, depth_max=256, elements_max=1 << 30)
@@ -199,7 +198,7 @@ def test_nested_claims_share_what_is_left():
         tracemalloc.stop()
 
 
-# FAULTS row 18, and the encoding side of it.
+# Nesting without end, decoded and encoded, in a thread with little stack.
 DEEP = """
 import threading
 from rabble._core.codec import Codec, DecodeLimitError, EncodeError
@@ -242,7 +241,6 @@ def test_depth_is_refused_on_a_small_stack_too():
     assert (done.returncode, done.stdout, done.stderr) == (0, "survived\n", "")
 
 
-# FAULTS row 19.
 def test_a_million_empty_maps_exceed_the_budget():
     with pytest.raises(DecodeLimitError, match="65536 elements"):
         CODEC.decode_message(b"\xdd" + struct.pack(">I", 1_000_000) + b"\x80" * 1_000_000)
@@ -346,7 +344,7 @@ def looped():
     return value
 
 
-# FAULTS row 27, the codec's part.
+# The codec's part.
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -411,7 +409,7 @@ def test_more_pids_and_strings_than_the_caches_hold():
             assert CODEC.decode_envelope(CODEC.encode_envelope(envelope)) == envelope
 
 
-# FAULTS row 130: names of classes and of enums, keys, texts and pids.
+# Names of classes and of enums, keys, texts and pids.
 @pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
 def test_what_never_comes_again_is_not_remembered(count):
     registry = MessageRegistry()

@@ -69,7 +69,6 @@ def test_the_samples_are_of_every_kind_and_whole():
         assert split_frame(data) == (data[4], data[5], data[6:], len(data))
 
 
-# FAULTS rows 1 and 2.
 @given(st.lists(st.sampled_from(SAMPLES), max_size=20), st.data())
 def test_any_pieces_give_the_same_frames(frames, draw):
     data = b"".join(frames)
@@ -100,7 +99,7 @@ def test_sizes_around_every_bound_are_judged_as_in_the_reference(kind, flags):
         assert outcome(split_frame, data) == outcome(reference.split_frame, data)
 
 
-# FAULTS rows 3 and 4; the length alone is enough to refuse.
+# The length alone is enough to refuse.
 @pytest.mark.parametrize(
     ("data", "code"),
     [
@@ -124,7 +123,7 @@ def test_the_longest_frame_is_a_matter_of_the_reader():
     assert split_frame(struct.pack(">I", 1 << 20), 1 << 20) is None
 
 
-# FAULTS row 10: kind and flags are refused before anything of the body is waited for.
+# Kind and flags are refused before anything of the body is waited for.
 @pytest.mark.parametrize(
     "header", ["0000ffff 0000", "0000ffff 0900", "0000ffff 0220", "0000ffff 0400"]
 )
@@ -134,7 +133,6 @@ def test_what_no_body_can_mend_is_refused_with_the_header(header):
     assert outcome(split_frame, data) == 16
 
 
-# FAULTS rows 4 and 6.
 def test_what_is_claimed_allocates_nothing():
     data = struct.pack(">IBB", 1 << 20, 19, 0)
     tracemalloc.start()

@@ -249,7 +249,7 @@ def running(at: Poller) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_1_frames_are_whole_and_in_order_however_they_are_cut(seed: int) -> None:
+def test_frames_are_whole_and_in_order_however_they_are_cut(seed: int) -> None:
     rng = random.Random(seed)
     # Of the data lane only: what is of the control lane may be left out of what is heard.
     sizes = [rng.choice([0, 0, 0, 0, 1, 9, 70_000]) for _ in range(300)]
@@ -304,7 +304,7 @@ def test_what_followed_the_handshake_is_heard_first() -> None:
         assert hear(connection) == lost(2)
 
 
-def test_2_ten_thousand_tiny_frames_do_not_keep_others_waiting() -> None:
+def test_ten_thousand_tiny_frames_do_not_keep_others_waiting() -> None:
     near, far = pair()
     near_too, far_too = pair()
     at = poller()
@@ -923,7 +923,7 @@ def test_large_bytes_are_let_go_of_when_they_have_gone(end: str) -> None:
         pytest.param(frame(BYE, 0, b"x"), PROTOCOL, id="a short BYE"),
     ],
 )
-def test_10_a_wrong_frame_ends_its_own_connection_only(wrong: bytes, code: int) -> None:
+def test_a_wrong_frame_ends_its_own_connection_only(wrong: bytes, code: int) -> None:
     near, far = pair()
     near_too, far_too = pair()
     at = poller()
@@ -946,7 +946,7 @@ def test_10_a_wrong_frame_ends_its_own_connection_only(wrong: bytes, code: int) 
         assert hear(other) == lost(3)
 
 
-def test_7_an_end_in_the_middle_of_a_frame_leaves_what_was_whole() -> None:
+def test_an_end_in_the_middle_of_a_frame_leaves_what_was_whole() -> None:
     near, far = pair()
     at = poller()
     connection = attach(at, near)
@@ -983,7 +983,7 @@ def test_saying_to_a_peer_that_has_gone_ends_it() -> None:
 
 
 @pytest.mark.parametrize("begun", [1, 4, 6, 9])
-def test_6_a_frame_that_does_not_end_ends_its_connection(begun: int) -> None:
+def test_a_frame_that_does_not_end_ends_its_connection(begun: int) -> None:
     near, far = pair()
     near_too, far_too = pair()
     at = poller(partial_ms_max=100, heartbeat_ms=60)
@@ -1206,7 +1206,7 @@ def test_memory_is_where_it_was_after_many_connections() -> None:
     assert process.memory_info().rss - before < 4 << 20
 
 
-def test_6_memory_grows_with_what_came_and_not_with_what_is_claimed() -> None:
+def test_memory_grows_with_what_came_and_not_with_what_is_claimed() -> None:
     at = poller()
     links = [session() for _ in range(200)]
     process = psutil.Process()

@@ -465,7 +465,6 @@ def test_three_pids_that_fight_for_two_places_go_by_the_bulk_lane():
     assert to.decode(data) == sent
 
 
-# FAULTS row 130.
 @pytest.mark.parametrize("count", [200_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
 def test_ever_new_names_take_the_memory_of_8192(count):
     to = reader()
@@ -499,7 +498,6 @@ def test_pids_are_let_go_of_with_the_link():
 # What cannot be said.
 
 
-# FAULTS row 27.
 @pytest.mark.parametrize(
     "msg", [2**64, {1}, object(), [b"x" * 3000, object()], {1: 2}, "\ud800"], ids=repr
 )
@@ -871,7 +869,6 @@ def names_said(*texts: str) -> bytes:
 PREAMBLE = names_said("n::b@h:2", "m::a@h:1")
 
 
-# FAULTS rows 28.
 def test_nothing_is_read_after_an_error():
     to = reader()
     good = PREAMBLE + frame(2, 0, b"\0\0\7")
@@ -886,7 +883,6 @@ def test_half_a_frame_is_no_whole_frame():
     assert read(reader(), b"\0") == ([], PROTOCOL)
 
 
-# FAULTS rows 16, 18, 19, 20, 22, 23, 24, 25.
 @pytest.mark.parametrize(
     ("row", "body", "code"),
     [
@@ -914,13 +910,13 @@ def test_malformed_messages(row, body, code):
     tracemalloc.start()
     try:
         assert read(to, data) == ([], code)
-        # FAULTS row 17: what is claimed is not allocated.
+        # What is claimed is not allocated.
         assert tracemalloc.get_traced_memory()[1] < 100_000 + 8 * (len(data) if row > 16 else 0)
     finally:
         tracemalloc.stop()
 
 
-# FAULTS row 18, in a thread with little stack, through fragments too.
+# In a thread with little stack, through fragments too.
 DEEP = """
 import threading
 from tests.core.test_session import PREAMBLE, frame, read, reader
@@ -949,7 +945,6 @@ def test_depth_is_refused_on_a_small_stack():
     assert (done.returncode, done.stdout, done.stderr) == (0, "survived\n", "")
 
 
-# FAULTS row 29.
 @pytest.mark.parametrize(
     ("msg", "detail"),
     [
@@ -989,7 +984,6 @@ def test_a_class_that_is_not_known_here_ends_that_envelope_only(msg, detail):
     assert "os" not in vars(sys.modules[__name__])
 
 
-# FAULTS row 130.
 @pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
 def test_ever_new_classes_and_keys_leave_nothing_behind(count):
     registry = MessageRegistry()
@@ -1063,7 +1057,7 @@ def test_a_message_class_cannot_read_on_its_own_session_nor_end_more_than_its_me
     assert read(to, b"") == ([], 19)
 
 
-# FAULTS rows 52 and 53, by index and in full.
+# By index and in full.
 @pytest.mark.parametrize(
     ("to", "sender"), [("x::c@h:3", None), ("m::a@h:1", None), ("n::b@h:2", "x::c@h:3")]
 )
@@ -1081,7 +1075,6 @@ def test_the_same_name_at_another_address_is_another_node():
         assert read(reader(), names_said(text) + frame(2, 0, b"\0\0\7")) == ([], SPOOF)
 
 
-# FAULTS row 55.
 def test_reserved_pids_are_not_reached():
     writer, to = session(), reader()
     executor, caller = Pid("executor", B, "rabble"), Pid("caller", B, "rabble")
@@ -1103,7 +1096,6 @@ def test_reserved_pids_are_not_reached():
     assert read(reader(), names_said(str(executor)) + frame(2, 0, b"\0\0\xc1"))[1] is None
 
 
-# FAULTS row 6.
 def test_memory_for_fragments_grows_with_what_came():
     to = reader()
     head = b"\x10\0\x08n::b@h:2"
@@ -1154,7 +1146,7 @@ def test_what_is_told_can_be_read():
         weakref.ref(envelope.msg)
 
 
-# FAULTS row 31: whatever bytes come, a SessionError at worst, and the reference agrees.
+# Whatever bytes come, a SessionError at worst, and the reference agrees.
 
 
 def valid_stream(rng: random.Random) -> list[bytes]:

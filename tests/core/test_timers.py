@@ -172,7 +172,7 @@ TestWheel = WheelMachine.TestCase
 TestWheel.settings = settings(stateful_step_count=40)
 
 
-# Boundaries, one by one: FAULTS 114.
+# Boundaries, one by one.
 
 
 @pytest.mark.parametrize("factor", [1, 2, SLOTS - 1])
@@ -413,7 +413,7 @@ def test_where_a_wheel_can_begin() -> None:
     assert wheel.clear() == 1
 
 
-# The delay of a user: FAULTS 113.
+# The delay of a user.
 
 
 @given(st.integers(0, DELAY_TICKS_MAX))

@@ -304,7 +304,7 @@ class Stormy(Process):
         pytest.param(20, 0.0, id="exact", marks=pytest.mark.soak),
     ],
 )
-def test_111_a_question_in_a_storm_of_timers_waits_for_50_ms_at_most(
+def test_a_question_in_a_storm_of_timers_waits_for_50_ms_at_most(
     who: str, storms: int, share: float
 ) -> None:
     """On a real node. A busy machine adds to what is waited, so the best of some storms counts."""

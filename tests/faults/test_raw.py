@@ -92,7 +92,7 @@ def envelope(msg: Any, *, sender: bool = True) -> bytes:
 # Frames.
 
 
-def test_2_ten_thousand_frames_in_one_write_come_in_order_and_others_are_heard(
+def test_ten_thousand_frames_in_one_write_come_in_order_and_others_are_heard(
     nodes: list[Node],
 ) -> None:
     (node,) = nodes
@@ -139,7 +139,7 @@ def test_2_ten_thousand_frames_in_one_write_come_in_order_and_others_are_heard(
         pytest.param(frame(MEMBERSHIP, 0, b"\x80"), RefusalCode.DECODE, id="an empty membership"),
     ],
 )
-def test_10_what_is_no_frame_ends_its_own_connection_only(
+def test_what_is_no_frame_ends_its_own_connection_only(
     nodes: list[Node], wrong: bytes, code: RefusalCode
 ) -> None:
     (node,) = nodes
@@ -164,7 +164,7 @@ def test_10_what_is_no_frame_ends_its_own_connection_only(
 
 
 @pytest.mark.parametrize("size", [10, 16, 17, 100, 5_000])
-def test_15_the_switch_of_test_runs_cuts_whatever_is_longer(
+def test_the_switch_of_test_runs_cuts_whatever_is_longer(
     monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     monkeypatch.setenv("RABBLE_FRAGMENT_BYTES", "16")
@@ -191,7 +191,7 @@ def test_15_the_switch_of_test_runs_cuts_whatever_is_longer(
             assert all(part <= 4 + 16 for part in parts)
 
 
-def test_4_6_memory_grows_with_what_came_and_not_with_what_was_claimed(nodes: list[Node]) -> None:
+def test_memory_grows_with_what_came_and_not_with_what_was_claimed(nodes: list[Node]) -> None:
     (node,) = nodes
     told = Told(node)
     process = psutil.Process()
@@ -222,7 +222,7 @@ def works_with_echo(node: Node) -> None:
     works(node)
 
 
-def test_6_a_frame_that_never_ends_ends_its_connection() -> None:
+def test_a_frame_that_never_ends_ends_its_connection() -> None:
     with rouse("a", limits={"frame_partial_ms_max": 300, "down_after_ms": 60_000}) as node:
         told = Told(node)
         with RawPeer(node) as raw, RawPeer(node, "other") as other:
@@ -236,7 +236,7 @@ def test_6_a_frame_that_never_ends_ends_its_connection() -> None:
             assert [type(e) for e in told.of(other.node)] == [NodeUp]
 
 
-def test_7_an_end_in_the_middle_of_a_frame_is_one_down(nodes: list[Node]) -> None:
+def test_an_end_in_the_middle_of_a_frame_is_one_down(nodes: list[Node]) -> None:
     (node,) = nodes
     told = Told(node)
     with RawPeer(node) as raw, node.mailbox() as box:
@@ -267,7 +267,7 @@ def test_7_an_end_in_the_middle_of_a_frame_is_one_down(nodes: list[Node]) -> Non
         pytest.param(wire.MAGIC[:-1] + b"x", id="the magic but for its last byte"),
     ],
 )
-def test_9_who_is_no_node_is_cut_off_without_a_word(nodes: list[Node], said: bytes) -> None:
+def test_who_is_no_node_is_cut_off_without_a_word(nodes: list[Node], said: bytes) -> None:
     (node,) = nodes
     told = Told(node)
     with dial(node) as sock:
@@ -278,7 +278,7 @@ def test_9_who_is_no_node_is_cut_off_without_a_word(nodes: list[Node], said: byt
     assert len(told.box) == 0
 
 
-def test_9_what_strangers_claim_takes_nothing(nodes: list[Node]) -> None:
+def test_what_strangers_claim_takes_nothing(nodes: list[Node]) -> None:
     (node,) = nodes
     # The longest HELLO that there is; what claims more, and what is none, is cut off.
     waits = wire.MAGIC + struct.pack(">H", wire.HELLO_BODY_MAX)
@@ -326,7 +326,7 @@ def descriptors(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_33_500_strangers_are_cut_at_the_total_deadline_and_keep_nobody_out() -> None:
+def test_500_strangers_are_cut_at_the_total_deadline_and_keep_nobody_out() -> None:
     """With the bounds that a node has by default. Half of them say a byte now and then."""
     defaults = Limits()
     limits = {"handshakes_max": defaults.handshakes_max, "handshake_ms": defaults.handshake_ms}
@@ -373,7 +373,7 @@ def test_33_500_strangers_are_cut_at_the_total_deadline_and_keep_nobody_out() ->
     assert min(took_s) > deadline_s - 0.1 and max(took_s) < deadline_s + SLACK_S
 
 
-def test_33_silent_connections_are_cut_and_keep_nobody_out() -> None:
+def test_silent_connections_are_cut_and_keep_nobody_out() -> None:
     limits = {"handshake_ms": 1_500, "handshakes_max": 64, "down_after_ms": 60_000}
     with rouse("a", limits=limits) as node:
         told = Told(node)
@@ -394,7 +394,7 @@ def test_33_silent_connections_are_cut_and_keep_nobody_out() -> None:
                 sock.close()
 
 
-def test_34_the_time_of_a_handshake_is_that_of_all_of_it() -> None:
+def test_the_time_of_a_handshake_is_that_of_all_of_it() -> None:
     with rouse("a", limits={"handshake_ms": 1_000}) as node:
         hello = wire.pack_hello(
             wire.Hello(1, 1, 1, 1, os.urandom(32), b"test", b"raw", b"127.0.0.1:1")
@@ -419,7 +419,7 @@ def test_34_the_time_of_a_handshake_is_that_of_all_of_it() -> None:
         until(lambda: node.cluster_status().refusals == {"TIMEOUT": 1})
 
 
-def test_35_who_says_too_much_before_it_is_known_is_cut_off(nodes: list[Node]) -> None:
+def test_who_says_too_much_before_it_is_known_is_cut_off(nodes: list[Node]) -> None:
     (node,) = nodes
     hello = wire.Hello(1, 1, 1, 1, os.urandom(32), b"test", b"raw", b"127.0.0.1:1")
     # Behind the known fields there may be more, but not that much.
@@ -449,7 +449,7 @@ def nobody_is_there(node: Node, told: Told, code: RefusalCode = RefusalCode.AUTH
     assert len(told.box) == 0
 
 
-def test_36_a_wrong_key_is_told_nothing_but_that(
+def test_a_wrong_key_is_told_nothing_but_that(
     nodes: list[Node], caplog: pytest.LogCaptureFixture
 ) -> None:
     (node,) = nodes
@@ -471,7 +471,7 @@ def test_36_a_wrong_key_is_told_nothing_but_that(
         pytest.param(lambda data: data[:-1] + bytes([data[-1] ^ 1]), id="one bit"),
     ],
 )
-def test_37_a_wrong_proof_is_refused(nodes: list[Node], proof: Any) -> None:
+def test_a_wrong_proof_is_refused(nodes: list[Node], proof: Any) -> None:
     (node,) = nodes
     told = Told(node)
     with RawPeer(node, proof=proof) as raw:
@@ -479,7 +479,7 @@ def test_37_a_wrong_proof_is_refused(nodes: list[Node], proof: Any) -> None:
     nobody_is_there(node, told)
 
 
-def test_37_a_proof_of_the_other_role_is_refused(nodes: list[Node]) -> None:
+def test_a_proof_of_the_other_role_is_refused(nodes: list[Node]) -> None:
     (node,) = nodes
     told = Told(node)
     with dial(node) as sock:
@@ -509,7 +509,7 @@ def refusal_in(said: bytes) -> RefusalCode:
     return RefusalCode(code)
 
 
-def test_38_what_a_node_said_itself_proves_nothing(nodes: list[Node]) -> None:
+def test_what_a_node_said_itself_proves_nothing(nodes: list[Node]) -> None:
     (node,) = nodes
     told = Told(node)
     # Its own HELLO, sent back as an answer to it, has its own name; what matters is the nonce.
@@ -528,7 +528,7 @@ def test_38_what_a_node_said_itself_proves_nothing(nodes: list[Node]) -> None:
         nobody_is_there(node, told)
 
 
-def test_39_a_recorded_session_opens_nothing(nodes: list[Node]) -> None:
+def test_a_recorded_session_opens_nothing(nodes: list[Node]) -> None:
     (node,) = nodes
     told = Told(node)
     with RawPeer(node) as raw:
@@ -553,7 +553,7 @@ def test_39_a_recorded_session_opens_nothing(nodes: list[Node]) -> None:
         pytest.param(names_of(Pid("x", NodeId("a", "h:1"))), id="name"),
     ],
 )
-def test_42_nothing_is_heard_before_the_proof(nodes: list[Node], early: bytes, when: str) -> None:
+def test_nothing_is_heard_before_the_proof(nodes: list[Node], early: bytes, when: str) -> None:
     (node,) = nodes
     told = Told(node)
     with dial(node) as sock:
@@ -580,7 +580,7 @@ def test_42_nothing_is_heard_before_the_proof(nodes: list[Node], early: bytes, w
 # Peers that lie about others.
 
 
-def test_52_a_sender_of_another_node_is_a_spoof(nodes: list[Node]) -> None:
+def test_a_sender_of_another_node_is_a_spoof(nodes: list[Node]) -> None:
     (node,) = nodes
     told = Told(node)
     with RawPeer(node) as raw, node.mailbox() as box:
@@ -596,7 +596,7 @@ def test_52_a_sender_of_another_node_is_a_spoof(nodes: list[Node]) -> None:
         assert len(box) == 0
 
 
-def test_53_what_is_for_another_node_is_not_passed_on() -> None:
+def test_what_is_for_another_node_is_not_passed_on() -> None:
     with rouse("a") as node, rouse("b") as b:
         meet(node, b)
         told = Told(node)
@@ -610,7 +610,7 @@ def test_53_what_is_for_another_node_is_not_passed_on() -> None:
 
 
 @pytest.mark.parametrize("name", ["executor", "reports", "anything"])
-def test_55_the_runtimes_own_pids_are_not_reached(nodes: list[Node], name: str) -> None:
+def test_the_runtimes_own_pids_are_not_reached(nodes: list[Node], name: str) -> None:
     (node,) = nodes
     told = Told(node)
     pid = node.spawn(Does(lambda process, msg, sender: None), "victim")
@@ -664,7 +664,7 @@ def test_a_monitor_of_the_executor_tells_nothing(nodes: list[Node]) -> None:
 FLOOD = 20_000 if SANITIZED or TRACED else 100_000
 
 
-def test_129_a_flood_of_nonsense_writes_few_lines(
+def test_a_flood_of_nonsense_writes_few_lines(
     nodes: list[Node], caplog: pytest.LogCaptureFixture
 ) -> None:
     (node,) = nodes

@@ -104,11 +104,11 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_119_a_program_ends_without_shutdown(shape: str) -> None:
+def test_a_program_ends_without_shutdown(shape: str) -> None:
     assert run(SHAPES[shape]) == ""
 
 
-def test_119_an_exception_leaves_main_and_nothing_else_is_said() -> None:
+def test_an_exception_leaves_main_and_nothing_else_is_said() -> None:
     with Script("Watched()\nraise LookupError('as asked')") as script:
         script.end(1)
         lines = script.errors().splitlines()
@@ -117,7 +117,7 @@ def test_119_an_exception_leaves_main_and_nothing_else_is_said() -> None:
     assert sum(not line.startswith(" ") for line in lines) == 2, lines
 
 
-def test_119_a_receive_that_blocks_in_c_is_named_and_keeps_no_other_node() -> None:
+def test_a_receive_that_blocks_in_c_is_named_and_keeps_no_other_node() -> None:
     body = """
         other = Watched(node_id="other@127.0.0.1:0")
         stuck = rabble.rouse("stuck@127.0.0.1:0", limits=Limits(shutdown_ms=200))
@@ -141,7 +141,7 @@ def test_119_a_receive_that_blocks_in_c_is_named_and_keeps_no_other_node() -> No
     )
 
 
-def test_127_a_node_that_gets_no_thread_leaves_nothing_behind() -> None:
+def test_a_node_that_gets_no_thread_leaves_nothing_behind() -> None:
     run("""
         start = threading.Thread.start
         for allowed in range(3):
@@ -168,7 +168,7 @@ def test_127_a_node_that_gets_no_thread_leaves_nothing_behind() -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(1_200)
-def test_119_two_hundred_programs_end_without_shutdown() -> None:
+def test_two_hundred_programs_end_without_shutdown() -> None:
     seed = random.randrange(2**32)
     source = random.Random(seed)
     for number in range(200):

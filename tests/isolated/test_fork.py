@@ -51,7 +51,7 @@ def wait(child):
 """
 
 
-def test_120_every_method_of_a_node_is_tried_below() -> None:
+def test_every_method_of_a_node_is_tried_below() -> None:
     said = run("""
         names = [name for name, value in vars(Node).items() if callable(value)]
         print(*sorted({"send", "spawn", *(n for n in names if not n.startswith("_"))}))
@@ -59,7 +59,7 @@ def test_120_every_method_of_a_node_is_tried_below() -> None:
     assert set(said.split()) == {name for name in USES if "." not in name} | {"pid"}
 
 
-def test_120_each_use_of_a_node_raises_in_a_forked_child() -> None:
+def test_each_use_of_a_node_raises_in_a_forked_child() -> None:
     tries = "".join(
         f"""
     try:
@@ -90,7 +90,7 @@ watched.has_ended_once()
 
 
 @pytest.mark.parametrize("way", ["fork", "multiprocessing"])
-def test_120_a_child_leaves_the_blocks_of_its_parent_and_has_a_node_of_its_own(way: str) -> None:
+def test_a_child_leaves_the_blocks_of_its_parent_and_has_a_node_of_its_own(way: str) -> None:
     run(
         f"""{SETTING}
 def own():
@@ -121,7 +121,7 @@ else:
 
 @pytest.mark.parametrize("end", ["return None", "sys.exit(1)", "raise LookupError('in the child')"])
 @pytest.mark.parametrize("where", ["receive", "service"])
-def test_120_a_fork_in_a_thread_of_the_node_continues_nothing_of_it(where: str, end: str) -> None:
+def test_a_fork_in_a_thread_of_the_node_continues_nothing_of_it(where: str, end: str) -> None:
     # The thread that forked is the only one of the child, which ends with it.
     said = run(
         f"""{SETTING}
@@ -182,7 +182,7 @@ def works():
 
 
 @pytest.mark.parametrize("way", ["fork", "multiprocessing"])
-def test_120_a_child_leaves_the_links_of_its_parent_alone(way: str) -> None:
+def test_a_child_leaves_the_links_of_its_parent_alone(way: str) -> None:
     run(
         f"""{MESHED}
 def child():
@@ -230,7 +230,7 @@ watched.has_ended_once()
     )
 
 
-def test_120_a_program_that_is_executed_inherits_no_socket() -> None:
+def test_a_program_that_is_executed_inherits_no_socket() -> None:
     run(f"""{MESHED}
 # Two that listen, and the two ends of the link.
 assert len(sockets()) >= 4
@@ -249,7 +249,7 @@ node.shutdown()
 """)
 
 
-def test_120_a_program_that_is_executed_inherits_no_descriptor() -> None:
+def test_a_program_that_is_executed_inherits_no_descriptor() -> None:
     run(f"""{SETTING}
 # Of the executor, the reporter, the node's end, the mailbox and the service, which has an epoll.
 assert len(eventfds()) == 5
@@ -266,7 +266,7 @@ assert "/dev/null" in seen or "pipe:" in seen, seen
 """)
 
 
-def test_120_a_fork_in_a_receive_delivers_and_sends_nothing_twice() -> None:
+def test_a_fork_in_a_receive_delivers_and_sends_nothing_twice() -> None:
     """What stood in the queue is the parent's, and what was said to another node and not sent."""
     run(
         """

@@ -10,7 +10,7 @@ from tests.isolated.script import Script, run
 
 
 @pytest.mark.parametrize("end", ["shutdown", "request_shutdown"])
-def test_118_a_receive_ends_its_node(end: str) -> None:
+def test_a_receive_ends_its_node(end: str) -> None:
     run(f"""
         watched = Watched()
         node = watched.node
@@ -28,7 +28,7 @@ def test_118_a_receive_ends_its_node(end: str) -> None:
 
 @pytest.mark.parametrize("end", ["shutdown", "request_shutdown"])
 @pytest.mark.parametrize("where", ["init", "handle_envelope", "close"])
-def test_118_a_service_ends_its_node(end: str, where: str) -> None:
+def test_a_service_ends_its_node(end: str, where: str) -> None:
     run(f"""
         watched = Watched()
         node = watched.node
@@ -109,7 +109,7 @@ WAITING = {
 
 
 @pytest.mark.parametrize("where", WAITING)
-def test_118_a_signal_handler_ends_the_node(where: str) -> None:
+def test_a_signal_handler_ends_the_node(where: str) -> None:
     body = f"""
         watched = Watched()
         node = watched.node
@@ -139,7 +139,7 @@ def test_118_a_signal_handler_ends_the_node(where: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["call", "receive"])
-def test_118_a_signal_that_another_thread_got_is_handled_while_this_one_waits(where: str) -> None:
+def test_a_signal_that_another_thread_got_is_handled_while_this_one_waits(where: str) -> None:
     """As is one that comes just before the wait begins, which cannot be brought about."""
     body = f"""
         watched = Watched()
@@ -167,7 +167,7 @@ def test_118_a_signal_that_another_thread_got_is_handled_while_this_one_waits(wh
         script.end_well()
 
 
-def test_118_a_signal_handler_ends_the_node_while_it_is_being_ended() -> None:
+def test_a_signal_handler_ends_the_node_while_it_is_being_ended() -> None:
     body = """
         watched = Watched()
         node = watched.node
@@ -216,7 +216,7 @@ HANDLED += [(what, "raise KeyboardInterrupt") for what in ("call", "receive", "m
 
 
 @pytest.mark.parametrize(("what", "handler"), HANDLED)
-def test_118_a_signal_may_come_at_every_bytecode(what: str, handler: str) -> None:
+def test_a_signal_may_come_at_every_bytecode(what: str, handler: str) -> None:
     run(f"""
         followed = (os.path.dirname(rabble.__file__), threading.__file__)
 
@@ -264,7 +264,7 @@ def test_118_a_signal_may_come_at_every_bytecode(what: str, handler: str) -> Non
     """)
 
 
-def test_118_sigint_interrupts_a_call_and_the_node_is_shut_down() -> None:
+def test_sigint_interrupts_a_call_and_the_node_is_shut_down() -> None:
     body = """
         watched = Watched()
         says_ready = Does(lambda process, msg, sender: print("ready"))
@@ -302,7 +302,7 @@ def test_descriptors_and_threads_are_given_back_by_the_end_of_a_node() -> None:
     """)
 
 
-def test_118_twice_and_from_eight_threads_at_once() -> None:
+def test_twice_and_from_eight_threads_at_once() -> None:
     run("""
         for _ in range(20):
             watched = Watched()

@@ -11,7 +11,7 @@ from tests.faults.meshes import SLACK_S
 from tests.isolated.script import Script, run
 
 
-def test_102_a_receive_that_never_returns_is_reported_and_ended_by_sigterm() -> None:
+def test_a_receive_that_never_returns_is_reported_and_ended_by_sigterm() -> None:
     body = f"""
         MOST_S = {1 + SLACK_S}
         began = 0.0
@@ -56,7 +56,7 @@ def test_102_a_receive_that_never_returns_is_reported_and_ended_by_sigterm() -> 
 
 
 @pytest.mark.parametrize("where", ["receive", "service"])
-def test_102_what_blocks_in_c_is_named_and_left_to_os_exit(where: str) -> None:
+def test_what_blocks_in_c_is_named_and_left_to_os_exit(where: str) -> None:
     said = run(f"""
         node = rabble.rouse()
         blocked = threading.Event()
@@ -90,7 +90,7 @@ def test_102_what_blocks_in_c_is_named_and_left_to_os_exit(where: str) -> None:
     assert said == f"local@127.0.0.1:0 did not end: {kept}\n" * 2 + "stopping\n"
 
 
-def test_104_a_crash_of_the_whole_process_leaves_a_trace_of_each_thread() -> None:
+def test_a_crash_of_the_whole_process_leaves_a_trace_of_each_thread() -> None:
     body = """
         node = rabble.rouse()
 

@@ -414,7 +414,7 @@ def test_any_order_of_any_number_of_states_gives_the_same(
 def test_the_laws_hold_while_entries_are_forgotten_and_all_have_seen_the_same_removals(
     script: list[tuple[str, int, int]], data: st.DataObject
 ) -> None:
-    """70, with forgetting: states that differ in names that were long gone join all the same.
+    """With forgetting: states that differ in names that were long gone join all the same.
 
     The leavers below the bound are forgotten; the nodes that stay are none of them.
     """
