@@ -126,7 +126,7 @@ def main() -> None:
         for name in NAMES[1:]:
             others[name] = stack.enter_context(NodeProcess(f"{name}@127.0.0.1:0", "chat:start"))
             node.join(others[name].node_id)
-        wait_until(lambda: len(node.cluster_status().links) == len(others))
+        wait_until(lambda: len(node.cluster_status().connections) == len(others))
         print("nodes:", *(member.name for member in node.cluster_status().members))
 
         evening = Evening(node, node.spawn(Room(), "room"))

@@ -365,10 +365,15 @@ class ClusterStatus:
     #: Whether this node was removed from the mesh.
     removed: bool
     #: The connections that are established.
-    links: tuple[PeerStatus, ...]
+    connections: tuple[PeerStatus, ...]
     #: How many handshakes and connections were refused, by the name of the refusal code; `TORN` are
     #: connections that ended in the middle of a frame.
     refusals: Mapping[str, int]
+
+    @property
+    def links(self) -> tuple[PeerStatus, ...]:
+        """`connections`, by its former name."""
+        return self.connections
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

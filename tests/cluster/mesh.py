@@ -115,7 +115,7 @@ def names(node: Node) -> list[str]:
 
 
 def linked(node: Node) -> list[str]:
-    return sorted(link.node.name for link in node.cluster_status().links)
+    return sorted(link.node.name for link in node.cluster_status().connections)
 
 
 def used() -> tuple[int, int]:

@@ -304,6 +304,6 @@ def test_who_has_the_smallest_name_can_come_back_too(by: str, attempt: int) -> N
         until(lambda: names(b) == list("bcde"))
         a.join(b.node_id if by == "node id" else b.node_id.addr)
         until(lambda: all(names(node) == list("abcde") for node in nodes))
-        until(lambda: len(a.cluster_status().links) == 4)
+        until(lambda: len(a.cluster_status().connections) == 4)
         assert not a.cluster_status().removed
         assert not [event for event in told[0].events if isinstance(event, Removed)][1:]

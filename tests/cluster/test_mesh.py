@@ -99,7 +99,7 @@ def test_a_node_joins_another(by: str) -> None:
             told_a.up(b)
             for node, other in ((a, b), (b, a)):
                 until(lambda node=node: names(node) == ["a", "b"])
-                (link,) = node.cluster_status().links
+                (link,) = node.cluster_status().connections
                 assert (link.node, link.incarnation) == (
                     other.node_id,
                     other.cluster_status().incarnation,
@@ -419,7 +419,7 @@ def test_a_node_that_is_about_to_end_lets_nobody_new_in(monkeypatch: pytest.Monk
             dialled.settimeout(PATIENCE_S)
             while dialled.recv(4_096):
                 pass
-        assert [link.node for link in b.cluster_status().links] == [a.node_id]
+        assert [link.node for link in b.cluster_status().connections] == [a.node_id]
         # What would be dialled again by now keeps nobody awake.
         ticks: list[None] = []
         tick = ClusterServer._tick
@@ -582,7 +582,7 @@ def test_a_node_that_stops_a_process_and_then_itself_is_heard_to_the_end() -> No
             # Both come to `a` while it hears nothing, and are heard in one batch.
             b.stop(pid)
             b.shutdown()
-            until(lambda: not a.cluster_status().links)
+            until(lambda: not a.cluster_status().connections)
             go_on.set()
             assert box.receive(PATIENCE_S).msg == Down(pid, DownReason("stopped"))
             told.down(b.node_id)
@@ -906,7 +906,7 @@ def test_beside_a_message_longer_than_the_queue_others_have_all_of_it() -> None:
                 # Its answer comes behind what became of them.
                 sender.send(executor, GetMetrics())
                 assert sender.receive(PATIENCE_S)
-                (link,) = a.cluster_status().links
+                (link,) = a.cluster_status().connections
                 return a.executor_status().dead_letters.get("peer_busy", 0), link.queued_bytes
 
             assert say(1, bytes(long), one)[0] == 0
@@ -930,7 +930,7 @@ def test_of_messages_longer_than_the_queue_one_waits_at_a_time() -> None:
                 box.send(Pid("target", raw.node), bytes(3_000_000))
             for _ in range(2):
                 assert box.receive(PATIENCE_S).msg.reason is DeadLetterReason.PEER_BUSY
-            (link,) = a.cluster_status().links
+            (link,) = a.cluster_status().connections
             assert link.queued_bytes < 3_100_000
 
 
@@ -954,7 +954,7 @@ def test_a_peer_that_does_not_read_costs_its_own_envelopes_only() -> None:
                 dead = a.executor_status().dead_letters
                 refused = dead["peer_busy"]
                 assert dead == {"peer_busy": refused}
-                (link,) = [x for x in a.cluster_status().links if x.node == raw.node]
+                (link,) = [x for x in a.cluster_status().connections if x.node == raw.node]
                 assert link.queued_bytes < 200_000 + 2 * 65_536
                 lost = [letters.receive(PATIENCE_S).msg for _ in range(refused)]
                 assert {letter.reason for letter in lost} == {DeadLetterReason.PEER_BUSY}

@@ -391,7 +391,7 @@ class Watch(Process):
         return (
             set(self.member_names()) == names
             and self.world.up.keys() == others
-            and {link.node.name for link in status.links} == others
+            and {link.node.name for link in status.connections} == others
             and self.world.ready == self.world.up
         )
 
@@ -461,7 +461,7 @@ class Watch(Process):
             case ["dead"]:
                 answer(f"dead {json.dumps(self.dead)}")
             case ["links"]:
-                links = self.node.cluster_status().links
+                links = self.node.cluster_status().connections
                 answer(f"links {json.dumps({n.node.name: n.queued_bytes for n in links})}")
             case ["heard"]:
                 answer(f"heard {json.dumps(world.heard)}")

@@ -317,7 +317,7 @@ def test_a_question_in_a_storm_of_timers_waits_for_50_ms_at_most(
         echo = node.spawn(Echo(), "echo")
         if who == "peer":
             raw = stack.enter_context(RawPeer(node))
-            until(lambda: len(node.cluster_status().links) == 1)
+            until(lambda: len(node.cluster_status().connections) == 1)
             names = [str(echo).encode(), str(Pid("me", raw.node)).encode()]
             for place, name in enumerate(names):
                 raw.say(frame(CACHE_PID, 0, struct.pack(">H", place) + name))
@@ -410,10 +410,10 @@ def test_peers_take_turns_and_are_decoded_no_faster_than_delivered(peers: int) -
         ]
         for other in others:
             other.join(node.node_id)
-        until(lambda: len(node.cluster_status().links) == peers)
+        until(lambda: len(node.cluster_status().connections) == peers)
         for other in others:
-            until(lambda: len(other.cluster_status().links) == peers)  # noqa: B023
-        before = {link.node: link.bytes_received for link in node.cluster_status().links}
+            until(lambda: len(other.cluster_status().connections) == peers)  # noqa: B023
+        before = {link.node: link.bytes_received for link in node.cluster_status().connections}
         node.send(to, None)
         assert blocked.wait(PATIENCE_S)
         for other in others:
@@ -422,7 +422,7 @@ def test_peers_take_turns_and_are_decoded_no_faster_than_delivered(peers: int) -
         until(
             lambda: all(
                 link.bytes_received >= before[link.node] + ahead
-                for link in node.cluster_status().links
+                for link in node.cluster_status().connections
             )
         )
         go_on.set()

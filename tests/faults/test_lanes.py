@@ -32,10 +32,12 @@ def sizes_that_arrive_while_busy(sizes: list[int]) -> list[int]:
         to = b.spawn(Does(lambda process, msg, sender: got.put(len(msg))), "to")
         blocker = b.spawn(Does(block), "blocker")
         a.join(b.node_id)
-        until(lambda: len(a.cluster_status().links) == len(b.cluster_status().links) == 1)
+        until(
+            lambda: len(a.cluster_status().connections) == len(b.cluster_status().connections) == 1
+        )
 
         def heard() -> int:
-            return b.cluster_status().links[0].bytes_received
+            return b.cluster_status().connections[0].bytes_received
 
         b.send(blocker, None)
         assert blocked.wait(PATIENCE_S)
@@ -86,7 +88,9 @@ def test_a_gap_is_told_between_what_is_around_it() -> None:
         to = b.spawn(Does(take), "to")
         b.subscribe_dead_letters(to)
         a.join(b.node_id)
-        until(lambda: len(a.cluster_status().links) == len(b.cluster_status().links) == 1)
+        until(
+            lambda: len(a.cluster_status().connections) == len(b.cluster_status().connections) == 1
+        )
         sender = Pid("anybody", a.node_id)
         for number in range(last):
             a.send(to, [number, bytes(1_000)], sender=sender)

@@ -211,7 +211,7 @@ def test_memory_grows_with_what_came_and_not_with_what_was_claimed(nodes: list[N
         works_with_echo(node)
         if not SANITIZED:
             assert process.memory_info().rss - before < 16 << 20
-        assert len(node.cluster_status().links) == 200
+        assert len(node.cluster_status().connections) == 200
     finally:
         for raw in peers:
             raw.close()
@@ -367,7 +367,7 @@ def test_500_strangers_are_cut_at_the_total_deadline_and_keep_nobody_out() -> No
             figures("strangers", joined_s=joined_s, least_s=min(took_s), most_s=max(took_s))
             # None was dropped for another one: there is room for all.
             until(lambda: node.cluster_status().refusals == {"TIMEOUT": 500})
-            assert [link.node for link in node.cluster_status().links] == [b.node_id]
+            assert [link.node for link in node.cluster_status().connections] == [b.node_id]
     assert joined_s < 1 + SLACK_S
     assert said > 5
     assert min(took_s) > deadline_s - 0.1 and max(took_s) < deadline_s + SLACK_S
@@ -388,7 +388,7 @@ def test_silent_connections_are_cut_and_keep_nobody_out() -> None:
                 assert set(refusals) == {"BUSY", "TIMEOUT"}
                 # Whoever is a node came in between.
                 assert refusals["BUSY"] >= 200 - 64
-                assert len(node.cluster_status().links) == 1
+                assert len(node.cluster_status().connections) == 1
         finally:
             for sock in silent:
                 sock.close()
@@ -445,7 +445,7 @@ def nobody_is_there(node: Node, told: Told, code: RefusalCode = RefusalCode.AUTH
     until(lambda: node.cluster_status().refusals == {code.name: 1})
     works_with_echo(node)
     assert [m.name for m in node.cluster_status().members] == ["a"]
-    assert node.cluster_status().links == ()
+    assert node.cluster_status().connections == ()
     assert len(told.box) == 0
 
 

@@ -181,6 +181,6 @@ def test_a_port_whose_connections_have_just_ended() -> None:
                 node_id = a.node_id
                 a.join(b.node_id)
                 deadline = time.monotonic() + T_DOWN_S + SLACK_S
-                while not a.cluster_status().links:
+                while not a.cluster_status().connections:
                     assert time.monotonic() < deadline
                     time.sleep(0.01)

@@ -167,7 +167,7 @@ node.subscribe_nodes(told.pid)
 peer.join(node.node_id.addr)
 assert type(told.receive(PATIENCE_S).msg) is NodeUp
 echo = peer.spawn(Echo(), "echo")
-until(lambda: len(peer.cluster_status().links) == 1)
+until(lambda: len(peer.cluster_status().connections) == 1)
 
 def sockets():
     return [link for link in descriptors().values() if link.startswith("socket:")]
@@ -175,7 +175,7 @@ def sockets():
 def works():
     for one, other, to in ((node, peer, echo), (peer, node, watched.echo)):
         assert one.call(to, "still there", PATIENCE_S) == "still there"
-        (link,) = one.cluster_status().links
+        (link,) = one.cluster_status().connections
         assert link.node == other.node_id and link.incarnation == other.cluster_status().incarnation
     assert len(told) == 0
 """
@@ -196,11 +196,11 @@ def child():
     # A node of its own takes a connection of its own to its parent's peer.
     with rabble.rouse("c@127.0.0.1:0", mesh=mesh) as own, own.mailbox() as box:
         own.join(peer.node_id.addr)
-        until(lambda: len(own.cluster_status().links) == 2)
+        until(lambda: len(own.cluster_status().connections) == 2)
         assert own.call(echo, 1, PATIENCE_S) == 1
 
 def gone():
-    return [link.node.name for link in peer.cluster_status().links] == ["a"]
+    return [link.node.name for link in peer.cluster_status().connections] == ["a"]
 
 works()
 if {way!r} == "multiprocessing":

@@ -417,7 +417,7 @@ def begin(world: World) -> None:
         world.records[name] = Record(name)
     if world.settings.remote:
         world.nodes["b"].join(world.nodes["a"].node_id)
-        until(lambda: all(len(n.cluster_status().links) == 1 for n in world.nodes.values()))
+        until(lambda: all(len(n.cluster_status().connections) == 1 for n in world.nodes.values()))
     for key in [*everybody(world), *(f"{n}@{m}" for m in names for n in ("echo", "sink"))]:
         label, _, name = key.partition("@")
         world.pids[key] = world.nodes[name].pid(label)

@@ -43,7 +43,7 @@ class StatusBoard:
             incarnation=incarnation,
             members=members,
             removed=removed,
-            links=tuple(peer_status(each) for each in connections if each.connection.open),
+            connections=tuple(peer_status(each) for each in connections if each.connection.open),
             refusals=dict(self._refusals),
         )
 
