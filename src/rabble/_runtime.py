@@ -209,8 +209,9 @@ class LocalRuntime:
     def _spread_failure(self, what: str, error: BaseException, first: bool) -> None:
         how = "failed" if first else "failed, too"
         steps: tuple[Callable[[], object], ...] = (
-            lambda: self.executor.request_stop(0.0),
+            # Before anybody who waits is told: they are told why.
             lambda: self._set_failure(f"{what}: {described(error)}") if first else None,
+            lambda: self.executor.request_stop(0.0),
             # Who waits for the end, as `rabble node` does, looks whether it failed.
             lambda: None if self.ended.closed else self.ended.signal(),
             lambda: None if self.cluster is None else self.cluster.drain(),

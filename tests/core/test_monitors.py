@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from rabble import Demonitor, Down, DownReason, Monitor, Pid, Stop
+from rabble import Demonitor, Down, DownReason, Monitor, NodeId, Pid, Stop
+from rabble._core.codec import Codec
 from rabble._core.executor import Executor
+from rabble._core.poller import Poller
+from rabble._core.session import Session
+from rabble.registry import default_registry
 from tests.core.test_executor import listen
-from tests.support import BARE, bare_executor, settle
+from tests.support import BARE, Witness, bare_executor, settle
 
 
 @pytest.fixture
@@ -94,3 +99,62 @@ def test_a_down_says_which_life_ended(executor: Executor) -> None:
     executor.send(executor.pid, Monitor(pid), sender=monitoring)
     settle(executor)
     assert downs[-1].reason.kind == "no_process" and downs[-1].life == 0
+
+
+class MeshWitness(Witness):
+    """Keeps nothing of connections."""
+
+    def why_ended(self, connection: object) -> str:
+        return "lost"
+
+    def disconnected(self, connection: object) -> None:
+        pass
+
+
+def test_without_memory_a_remote_monitor_is_there_or_not_and_no_successor_is_told(
+    starvation: tuple[Callable[[int, int], None], Callable[[], None]],
+) -> None:
+    """Who could not be given its monitor ends; who comes after it under its name asked for none."""
+    starve, feed = starvation
+    peer = NodeId("peer", "h:2")
+    far = Pid("far", peer)
+    ended = monitored = 0
+    for nth in range(40):
+        with bare_executor(witness=MeshWitness()) as executor:
+            poller = Poller(
+                heartbeat_ms=60_000, frame_bytes_max=1 << 20, queue_bytes_max=1 << 20,
+                partial_ms_max=60_000,
+            )  # fmt: skip
+            executor.join_mesh(poller, 100)
+            near, other = socket.socketpair()
+            near.setblocking(False)
+            here, there = (
+                Session(own, to, 1, Pid("executor", own, "rabble"), codec=Codec(default_registry))
+                for own, to in ((BARE, peer), (peer, BARE))
+            )
+            executor.connection_up(poller.attach(near.detach(), here))
+            settle(executor)
+            monitoring, told = listen(executor, "monitoring")
+            executor.send(executor.pid, Monitor(far), sender=monitoring)
+            starve(nth, nth + 1)
+            try:
+                executor.step()
+            except MemoryError:
+                # That ends a node, and says why.
+                other.close()
+                continue
+            finally:
+                feed()
+            settle(executor)
+            if lives := monitoring in executor.table:
+                monitored += 1
+            else:
+                ended += 1
+                monitoring, told = listen(executor, "monitoring")
+            there.down(monitoring, far, 1, 7, "ended")
+            other.sendall(there.take_data())
+            for _ in range(20):
+                executor.step()
+            assert len(told) == lives, nth
+            other.close()
+    assert monitored and ended

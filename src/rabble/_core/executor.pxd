@@ -23,7 +23,7 @@ cdef enum Added:
     FULL = 3             # too much waits for it
 
 cdef class MessageHandler:
-    # Who handles the control messages of one executor: see `control`.
+    # Who handles the control messages of one executor: see `system_messages`.
     cdef int handle(self, Envelope envelope) except -1
     # A connection has come to its end, which the executor notices between two deliveries.
     cdef int disconnect(self, Connection connection) except -1
@@ -68,7 +68,7 @@ cdef class Executor:
     cdef readonly int64_t delivered
     cdef readonly int64_t processes
     cdef readonly int64_t crashes
-    cdef readonly int64_t failed_reports   # how often the observer raised when it was told
+    cdef readonly int64_t failed_reports   # how often the hooks raised when they were told
     cdef readonly dict dead_letters        # reason -> how many
     cdef readonly bint running             # in `run`
     cdef readonly bint failed              # `run` ended by an exception: known without memory, too

@@ -492,7 +492,7 @@ cdef class Executor:
     def join_mesh(self, Poller poller not None, Py_ssize_t peer_monitors_max):
         """Reach other nodes by the connections of `poller`. Called once, before `run`.
 
-        :param watches_max: how much of the processes here each peer may monitor, in pairs.
+        :param peer_monitors_max: how much of the processes here each peer may monitor, in pairs.
         """
         if self.routes is not None or self.has_run:
             raise RuntimeError("join_mesh is called once, before run")
@@ -504,7 +504,7 @@ cdef class Executor:
     def connection_up(self, Connection connection not None):
         """A connection is established: tell whom it concerns, send and hear. For any thread.
 
-        Its end needs no call: the executor notices, and tells the observer.
+        Its end needs no call: the executor notices, and tells the hooks.
         """
         cdef Connected request = Connected.__new__(Connected)
         request.connection = connection
@@ -1113,7 +1113,7 @@ cdef class Executor:
         return 0
 
     cdef int call_hook(self, str what, object about, object error) except -1:
-        """Tell the observer. What it raises is counted: nobody is there to be told of that."""
+        """Tell the hooks. What they raise is counted: nobody is there to be told of that."""
         cdef PyObject* answer = PyObject_CallMethodObjArgs(
             <PyObject*>self.hooks, <PyObject*>what, <PyObject*>about, <PyObject*>error, NULL
         )

@@ -28,21 +28,28 @@ cdef class Monitors:
     cdef MonitorStatus add(self, Entry entry, Pid pid) except? TOO_MANY:
         cdef PyObject* found = self.table.find(pid)
         cdef Entry target
+        cdef bint known
         if found is NULL:
             if same_node(pid.node, entry.pid.node):
                 return NO_PROCESS
-            if self.routes is None or not add_remote(self, entry.pid, pid):
+            if self.routes is None:
                 return UNREACHABLE
+            # In this order, here as below: where there is no memory for the second one the process
+            # ends, and takes its pair back with it. So its successor is not told of it.
+            known = entry.monitoring is not None and pid in entry.monitoring
             if entry.monitoring is None:
                 entry.monitoring = {}
             entry.monitoring[pid] = True
-            return MONITORED
+            if add_remote(self, entry.pid, pid):
+                return MONITORED
+            if not known:
+                del entry.monitoring[pid]
+            return UNREACHABLE
         target = <Entry>found
         if target.monitored_by is None:
             target.monitored_by = {}
         if entry.monitoring is None:
             entry.monitoring = {}
-        # In this order: where there is no memory for the second one, nobody's successor is told.
         entry.monitoring[pid] = True
         target.monitored_by[entry.pid] = True
         return MONITORED
@@ -191,11 +198,11 @@ cdef bint add_remote(Monitors monitors, Pid monitoring, Pid monitored) except -1
     cdef dict pairs
     if connection is None or not connection.is_open():
         return False
-    connection.frame_encoder.write_monitor(monitoring, monitored)
     pairs = connection.monitoring.get(monitored)
     if pairs is None:
         pairs = connection.monitoring[monitored] = {}
     pairs[monitoring] = True
+    connection.frame_encoder.write_monitor(monitoring, monitored)
     monitors.routes.touch(connection)
     return True
 

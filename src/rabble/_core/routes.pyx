@@ -2,7 +2,7 @@
 
 All of it belongs to the executor's thread. What is sent within a turn is encoded at once and goes
 at the turn's end, or when it fills 64 KiB: one system call for all that goes to one peer. What was
-heard is decoded in batches. A connection's next batch is taken when the one before has been
+received is decoded in batches. A connection's next batch is taken when the one before has been
 delivered, so that no peer fills the run queue faster than it is emptied; and of all connections
 together no more is taken at once than is gone again when the garbage collector looks.
 """

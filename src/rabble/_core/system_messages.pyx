@@ -279,14 +279,16 @@ cdef class SystemMessages(MessageHandler):
         cdef Entry entry = self.asker(envelope)
         cdef Pid pid = <Pid?>request.pid
         cdef MonitorStatus status
+        cdef bint known
         if pid is None:
             raise TypeError("Monitor: pid must be a Pid, not None")
         if entry is None:
             return 0
+        known = entry.monitoring is not None and pid in entry.monitoring
         status = self.executor.monitors.add(entry, pid)
         if status == MONITORED:
-            if self.executor.shutdown_sent and pid == self.executor.pid:
-                # Who asks while the node drains has missed the word to all, but not its own.
+            if self.executor.shutdown_sent and not known and pid == self.executor.pid:
+                # A first Monitor while the node drains: what all others were sent came before it.
                 return self.executor.send_shutdown(entry.pid)
             return 0
         reason = "no_process" if status == NO_PROCESS else "disconnected"
