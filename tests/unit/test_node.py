@@ -739,6 +739,19 @@ def test_who_monitors_the_executor_while_its_node_ends_has_a_last_word_too() -> 
     assert last == ["it ends", Shutdown("the node shuts down")]
 
 
+def test_who_monitors_the_executor_again_and_again_is_told_of_its_end_once() -> None:
+    told: list[Any] = []
+
+    def again(process: Process, msg: Any, sender: Pid | None) -> list[Envelope]:
+        told.append(msg)
+        return [Envelope(process.executor, Monitor(process.executor)) for _ in range(2)]
+
+    with rabble.rouse() as node:
+        node.send(node.spawn(Does(again), "one"), "go")
+        node.call(node.spawn(Echo(), "echo"), "one was there", PATIENCE_S)
+    assert told == ["go", Shutdown("the node shuts down")]
+
+
 def test_an_endless_exchange_ends_with_the_time_to_drain_and_is_counted() -> None:
     node = rabble.rouse()
     node.send(node.spawn(Does(lambda p, msg, sender: Envelope(p.pid, msg)), "busy"), "on")

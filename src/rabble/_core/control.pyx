@@ -289,6 +289,7 @@ cdef class Control(Controls):
         cdef Pid pid = <Pid?>request.pid
         cdef PyObject* found
         cdef Entry watched
+        cdef bint known
         if pid is None:
             raise TypeError("Monitor: pid must be a Pid, not None")
         if entry is None:
@@ -307,6 +308,7 @@ cdef class Control(Controls):
                 entry, self.executor.protocol.Down(pid, self.down_reason(reason))
             )
         watched = <Entry>found
+        known = entry.watched is not None and pid in entry.watched
         if watched.watchers is None:
             watched.watchers = {}
         if entry.watched is None:
@@ -314,8 +316,8 @@ cdef class Control(Controls):
         # In this order: where there is no memory for the second one, nobody's successor is told.
         entry.watched[pid] = True
         watched.watchers[entry.pid] = True
-        if watched.kind == EXECUTOR and self.executor.shutdown_told:
-            # Who asks while the node drains has missed the word to all, but not its own.
+        if watched.kind == EXECUTOR and self.executor.shutdown_told and not known:
+            # A first Monitor while the node drains: what all others were sent came before it.
             return self.executor.say_shutdown(entry.pid)
         return 0
 
