@@ -89,7 +89,7 @@ def test_a_jumping_wall_clock_moves_no_timer(monkeypatch: pytest.MonkeyPatch) ->
 
 
 #: What may: the dates of certificates, and the incarnation that is drawn when a node starts.
-DATED = {"cli.py", "cluster/io/certificates.py", "cluster/server.py"}
+DATED = {"cli/cert.py", "cluster/io/certificates.py", "cluster/server.py"}
 
 
 def test_nothing_that_waits_asks_the_wall_clock() -> None:
