@@ -29,7 +29,7 @@ class Script:
     of their threads stood.
     """
 
-    def __init__(self, body: str, *options: str) -> None:
+    def __init__(self, body: str, *options: str, patience_s: float = PATIENCE_S) -> None:
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [
@@ -43,7 +43,7 @@ class Script:
             text=True,
             start_new_session=True,
         )
-        self._impatience = threading.Timer(PATIENCE_S, self._signal_all, (signal.SIGABRT,))
+        self._impatience = threading.Timer(patience_s, self._signal_all, (signal.SIGABRT,))
         self._impatience.start()
 
     def expect(self, wanted: str) -> None:
@@ -109,7 +109,7 @@ class Script:
         self._errors.close()
 
 
-def run(body: str, *options: str) -> str:
+def run(body: str, *options: str, patience_s: float = PATIENCE_S) -> str:
     """Run a script that must end well; return what it said on stdout."""
-    with Script(body, *options) as script:
+    with Script(body, *options, patience_s=patience_s) as script:
         return script.end_well()

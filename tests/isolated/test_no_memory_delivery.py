@@ -173,7 +173,7 @@ def test_without_memory_a_delivery_is_made_or_fails(name: str) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_without_memory_at_each_allocation(name: str) -> None:
-    run("MOST, STEP = 2_000, 1\n" + COMMON + SCENARIOS[name], *FORKS)
+    run("MOST, STEP = 2_000, 1\n" + COMMON + SCENARIOS[name], *FORKS, patience_s=1_800)
 
 
 NODE = """
@@ -219,4 +219,4 @@ print("done")
 
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_node_whose_receive_left_no_memory_lives_or_says_that_it_failed(step: int) -> None:
-    assert run(f"STEP = {step}\n" + NODE).strip().endswith("done")
+    assert run(f"STEP = {step}\n" + NODE, patience_s=600).strip().endswith("done")
