@@ -509,12 +509,7 @@ def play(world: World, threads: int, seconds: float) -> list[str]:
     for name, node in world.nodes.items():
         node.shutdown(PATIENCE_S)
         if node.status != "stopped":
-            failure = (
-                traceback.format_exception(node._runtime.failure)
-                if node._runtime.failure
-                else ["no reason"]
-            )
-            wrong.append(f"node {name} is {node.status}: {''.join(failure)}")
+            wrong.append(f"node {name} is {node.status}: {node.failure or 'no reason'}")
     found: list[Violation] = []
     for actor in actors:
         wrong += actor.errors

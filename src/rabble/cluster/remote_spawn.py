@@ -15,18 +15,18 @@ from rabble._core.envelope import Envelope
 from rabble._core.executor import Executor
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.texts import Interrupted, bounded_repr
+from rabble.addresses import RESERVED_GROUP
 from rabble.errors import NameTaken, NodeStopped, SpawnRefused
 from rabble.messages import DeadLetterReason
-from rabble.reports import Reporter, described
+from rabble.reports import Reporter
+from rabble.texts import TEXT_CHARS_MAX, cut, described
 
 if TYPE_CHECKING:
     from rabble.process import Process
 
 __all__ = ["Exports", "pid_of_answer", "spawn_request"]
 
-RESERVED_GROUP = "rabble"
 NAME = "spawner"
-TEXT_CHARS_MAX = 500
 
 
 class Exports:
@@ -153,11 +153,6 @@ def checked(msg: Any) -> tuple[str, list[Any], str, str | None]:
         "a request is a list: 'spawn', what is exported, a list of arguments, a name, and a group "
         "or None"
     )
-
-
-def cut(text: str) -> str:
-    """No longer than an answer should be."""
-    return text if len(text) <= TEXT_CHARS_MAX else text[: TEXT_CHARS_MAX - 3] + "..."
 
 
 def spawn_request(
