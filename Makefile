@@ -65,8 +65,9 @@ bench: $(VENV)/.has-build-cli build
 microbench: $(VENV)/.has-build-test build
 	$(RUN) -m pytest bench $(ARGS)
 
+# All tests by two workers, which takes half the time; a selection in one process, as with -s.
 test: $(VENV)/.has-build-test build
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist worksteal)
 
 # Of the Pythons that the machine's Debian does not have, what depends on the version; where they
 # cannot be had that is said, and no failure.

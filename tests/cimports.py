@@ -8,6 +8,8 @@ from pathlib import Path
 
 CORE = Path(__file__).resolve().parent.parent / "src" / "rabble" / "_core"
 PACKAGE = "rabble._core"
+# A module is compiled, or inline in its users, or plain Python that the compiled ones import.
+SUFFIXES = (".pyx", ".pxd", ".py")
 
 _FROM = re.compile(r"^\s*from\s+(?P<module>\S+)\s+c?import\s+(?P<names>[^#]+)")
 _PLAIN = re.compile(r"^\s*c?import\s+(?P<modules>[^#]+)")
@@ -44,9 +46,15 @@ def absolute(module: str) -> str:
     return ".".join([*parts[: len(parts) - dots + 1], *filter(None, [module.lstrip(".")])])
 
 
+def core_files(core: Path = CORE) -> list[Path]:
+    """The sources of the core's modules, but for what makes a package of them."""
+    files = (path for path in core.iterdir() if path.suffix in SUFFIXES)
+    return sorted(path for path in files if path.stem != "__init__")
+
+
 def core_modules(source: Path) -> set[str]:
     """The short names of the core's modules that the file refers to."""
-    known = {path.stem for path in source.parent.glob("*.p[yx][xd]")}
+    known = {path.stem for path in core_files(source.parent)}
     found = set()
     for module, _ in statements(source):
         if module.startswith(PACKAGE + "."):

@@ -54,7 +54,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 def _everything_is_let_go_of(request: pytest.FixtureRequest) -> Iterator[None]:
     """In the debug build: what the tests of a module made of the core's classes is gone again.
 
-    But for what the module's `KEPT_IN_CACHES` names, and the plans of registered classes.
+    But for what the module's `KEPT_IN_CACHES` names, and plans and checks of registered classes.
     """
     from rabble._core import debug
 
@@ -63,6 +63,6 @@ def _everything_is_let_go_of(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     gc.collect()
     after = debug.live_counts()
-    kept = {"plan.Plan", *getattr(request.module, "KEPT_IN_CACHES", ())}
+    kept = {"plan.Plan", "checks.Check", *getattr(request.module, "KEPT_IN_CACHES", ())}
     left = {n: after[n] - before[n] for n in after if after[n] != before[n] and n not in kept}
     assert not left, f"objects of the core that this module left behind: {left}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +24,7 @@ from rabble import (
 from rabble._core.debug import CAPACITIES
 from rabble._core.executor import Executor
 from rabble._core.system_messages import SystemMessages
+from rabble.strict import Strict
 
 if interval := os.environ.get("RABBLE_SWITCH_INTERVAL"):
     # Seconds that a thread may keep the interpreter while another waits for it. `make tiny` has
@@ -121,20 +123,23 @@ def bare_executor(
     witness: Witness | None = None,
     codec: Any = None,
     inbox_max: int = 1 << 24,
+    spin_us: int = 0,
+    process_class: type = Process,
 ) -> Iterator[Executor]:
     """An executor without a thread, to be driven by `step`; ended when it is left.
 
-    That end is needed: an executor and its entries refer to each other.
+    That end is needed: an executor and its entries refer to each other. All tests make their
+    executors here.
     """
     executor = Executor(
         BARE,
-        messages,
-        Process,
+        process_class,
         witness or Witness(),
         inbox_max=inbox_max,
-        spin_us=0,
+        spin_us=spin_us,
         clock=clock,
-        codec=codec,
+        strict=None if codec is None else Strict(codec),
+        local_classes=messages.LOCAL_CLASSES,
     )
     SystemMessages(executor)
     try:
@@ -143,6 +148,24 @@ def bare_executor(
         if not executor.stopping:
             executor.request_stop(0)
             executor.run()
+
+
+@contextlib.contextmanager
+def running(executor: Executor) -> Iterator[threading.Thread]:
+    """Have an executor run in a thread, which is asked to end, and joined, at the end of this."""
+    thread = threading.Thread(target=executor.run)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        executor.request_stop(0)
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), "the executor did not end"
+
+
+def subscribe_dead_letters(executor: Executor, pid: Pid, wanted: bool = True) -> None:
+    """Subscribe a process of a bare executor, as its own message would."""
+    executor.send(executor.pid, messages.SubscribeDeadLetters(wanted), sender=pid)
 
 
 def until(holds: Callable[[], object]) -> None:

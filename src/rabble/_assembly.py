@@ -1,42 +1,81 @@
-"""How the parts of a node are put together: its threads, its executor, its side of the mesh."""
+"""How the parts of a node are made and started: threads, executor, its side of the mesh."""
 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import random
 import secrets
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from rabble import messages
 from rabble._core.codec import Codec
+from rabble._core.envelope import Envelope
 from rabble._core.executor import Executor
+from rabble._core.ids import NodeId
 from rabble._core.poller import Poller
 from rabble._core.system_messages import SystemMessages
+from rabble._core.texts import given
 from rabble._runtime import LocalRuntime
-from rabble._shutdown import Teardown
+from rabble._shutdown import Teardown, end_at_exit, interpreter_ends
 from rabble.cluster.config import Mesh
+from rabble.cluster.remote_spawn import Exports
 from rabble.cluster.runtime import NodeRuntime
 from rabble.cluster.server import ClusterServer
+from rabble.errors import NodeStopped
 from rabble.hooks import Hooks
+from rabble.limits import Limits
 from rabble.process import Process
 from rabble.registry import MessageRegistry
 from rabble.reports import Reporter
+from rabble.services.mailbox import Mailboxes
 from rabble.steps import take_steps
+from rabble.strict import Changes, Strict
+from rabble.texts import argument_text
 from rabble.watchdog import Watchdog
 
-__all__ = ["join_mesh", "make_executor", "make_threads"]
+__all__ = [
+    "check_options",
+    "checked_node_id",
+    "join_mesh",
+    "make_executor",
+    "make_exports",
+    "make_threads",
+    "start_threads",
+]
+
+SPIN_US_MAX = 1_000_000
 
 
-def make_threads(
-    runtime: LocalRuntime, teardown: Teardown, watch: Callable[[Reporter], None]
-) -> None:
-    """Make the threads of the executor and of the reporter; they are not started.
+def check_options(limits: Any, registry: Any, mesh: Any) -> None:
+    """Raise the `TypeError` of `rouse`, where one of these is of another type; each may be None."""
+    for name, value, cls in (
+        ("limits", limits, Limits),
+        ("registry", registry, MessageRegistry),
+        ("mesh", mesh, Mesh),
+    ):
+        if value is not None and not isinstance(value, cls):
+            raise TypeError(
+                f"rouse: {name} must be a {cls.__name__} or None, not {given(value)}; "
+                f"write {name}=rabble.{cls.__name__}(...)"
+            )
 
-    :param watch: called a few times a second in the reporter's thread.
-    """
+
+def checked_node_id(node_id: NodeId | str) -> NodeId:
+    """The id of a node to be roused. Raises what `rouse` does."""
+    if isinstance(node_id, str):
+        return NodeId.parse(node_id)
+    if not isinstance(node_id, NodeId):
+        raise TypeError(f"node_id must be a NodeId or its text, not {argument_text(node_id)}")
+    return node_id
+
+
+def make_threads(runtime: LocalRuntime, teardown: Teardown, mailboxes: Mailboxes) -> None:
+    """Make the threads of the executor and of the reporter; they are not started."""
     name = runtime.node_id.name
     runtime.thread = threading.Thread(
         target=take_steps,
@@ -48,39 +87,71 @@ def make_threads(
         f"rabble:{name}:reports",
         per_second=runtime.limits.log_reports_per_second_max,
         waiting=runtime.limits.log_reports_waiting_max,
-        watch=watch,
+        watch=functools.partial(watch, runtime, mailboxes),
         failed=functools.partial(runtime.fail, "the reporter"),
         clock=runtime.clock,
     )
 
 
+def watch(runtime: LocalRuntime, mailboxes: Mailboxes, reporter: Reporter) -> None:
+    """What the reporter's thread looks after a few times a second."""
+    runtime.watchdog.look(reporter)
+    mailboxes.close_dropped()
+    if runtime.failure is not None:
+        runtime.executor.interrupt()
+
+
 def make_executor(
-    runtime: LocalRuntime, registry: MessageRegistry, *, strict: bool, spin_us: int, seed: int
+    runtime: LocalRuntime,
+    registry: MessageRegistry,
+    *,
+    strict: bool | Literal["changes"],
+    spin_us: int,
+    seed: int,
 ) -> None:
-    """Make the executor. See `rouse` for the arguments."""
+    """Make the executor. See `rouse` for the arguments, and for what is raised."""
+    if type(strict) is not bool and not (type(strict) is str and strict == "changes"):
+        raise ValueError(f"strict must be False, True or 'changes', not {given(strict)}")
+    if type(spin_us) is not int or not 0 <= spin_us <= SPIN_US_MAX:
+        raise ValueError(
+            f"spin_us must be 0 to {SPIN_US_MAX:,} microseconds, not {argument_text(spin_us)}"
+        )
     limits = runtime.limits
+    runtime.registry = registry
     codec = (
         Codec(
             registry,
             message_bytes_max=limits.message_bytes_max,
             depth_max=limits.message_depth_max,
             elements_max=limits.message_elements_max,
+            decoded_bytes_max=limits.message_decoded_bytes_max,
         )
-        if strict
+        if strict is not False
         else None
     )
+    mode = None if codec is None else Strict(codec)
+    if codec is not None and strict == "changes":
+        report = runtime.reporter.report
+        mode = runtime.changes = Changes(codec, lambda words: report(logging.ERROR, words))
     runtime.executor = Executor(
         runtime.node_id,
-        messages,
         Process,
         Hooks(runtime),
         inbox_max=limits.inbox_envelopes_max,
         spin_us=spin_us if len(os.sched_getaffinity(0)) > 1 else 0,
-        codec=codec,
+        strict=mode,
+        local_classes=messages.LOCAL_CLASSES,
         seed=seed,
     )
     SystemMessages(runtime.executor)
-    runtime.executor.add_callback(runtime.calls.pid, runtime.calls.deliver)
+    runtime.send = runtime.executor.send
+    deliver: Callable[[Envelope], None] = runtime.calls.deliver
+    if runtime.changes is not None:
+        runtime.changes.executor = runtime.executor
+        runtime.send = runtime.changes.send
+        deliver = runtime.changes.callback(deliver, answers=True)
+    runtime.executor.add_calls(runtime.calls.requests, deliver)
+    runtime.calls.undeliverable = runtime.executor.undeliverable
     runtime.watchdog = Watchdog(
         runtime.executor,
         runtime.thread,
@@ -94,10 +165,13 @@ def join_mesh(
     runtime: LocalRuntime,
     registry: MessageRegistry,
     mesh: Mesh,
-    key: bytes | None,
+    keys: Sequence[bytes],
     listeners: Sequence[socket.socket],
 ) -> None:
-    """Make the cluster server, which is not started, and let the executor reach other nodes."""
+    """Make the cluster server, which is not started, and let the executor reach other nodes.
+
+    :param keys: what `Mesh.read_keys` returned.
+    """
     limits = runtime.limits
     poller = Poller(
         heartbeat_ms=limits.heartbeat_ms,
@@ -105,16 +179,41 @@ def join_mesh(
         queue_bytes_max=limits.peer_queue_bytes_max,
         partial_ms_max=limits.frame_partial_ms_max,
     )
-    runtime.executor.join_mesh(poller, limits.peer_watches_max)
+    runtime.executor.join_mesh(poller, limits.peer_monitors_max)
     runtime.cluster = ClusterServer(
         runtime.node_id,
         mesh,
-        key,
+        keys[0] if keys else None,
         listeners,
         poller,
         NodeRuntime(runtime.executor, runtime.reporter, registry, limits, runtime.fail),
+        other_keys=keys[1:],
         limits=limits,
         clock=runtime.clock,
         rng=random.Random(secrets.randbits(64)),
         token_bytes=secrets.token_bytes,
     )
+
+
+def make_exports(runtime: LocalRuntime) -> Exports:
+    """Make the pid that other nodes ask for a process."""
+    exports = Exports(runtime.executor, runtime.reporter, runtime.limits.exports_max)
+    deliver: Callable[[Envelope], None] = exports.deliver
+    if runtime.changes is not None:
+        deliver = runtime.changes.callback(deliver, answers=False)
+    runtime.executor.add_callback(exports.pid, deliver)
+    return exports
+
+
+def start_threads(runtime: LocalRuntime, teardown: Teardown) -> None:
+    """Start all threads that a node begins with, and have it ended with the interpreter.
+
+    :raises NodeStopped: if the interpreter ends already.
+    """
+    end_at_exit(teardown)
+    if interpreter_ends():
+        raise NodeStopped("the interpreter ends, and would wait for a new node for ever")
+    runtime.reporter.thread.start()
+    runtime.thread.start()
+    if runtime.cluster is not None:
+        runtime.cluster.start()

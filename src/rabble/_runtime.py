@@ -10,26 +10,89 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import MappingProxyType
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from rabble._core.envelope import Envelope
 from rabble._core.executor import Executor
-from rabble._core.ids import NodeId, Pid
+from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.inbox import Inbox
-from rabble.addresses import RESERVED_GROUP
-from rabble.calls import Calls
+from rabble.addresses import CALLS_NAME, RESERVED_GROUP
+from rabble.calls import Calls, Ending, Reply
 from rabble.cluster.server import ClusterServer
-from rabble.errors import ForkedNode, NameTaken, NodeStopped, NoProcess, QueueFull
+from rabble.errors import (
+    ForkedNode,
+    NameTaken,
+    NodeStopped,
+    NoProcess,
+    QueueFull,
+)
 from rabble.limits import Limits
-from rabble.messages import DeadLetterReason, DownReason, ExecutorStatus, Metrics
-from rabble.reports import Reporter, traceback_text
+from rabble.messages import (
+    DeadLetterReason,
+    DownReason,
+    ExecutorStatus,
+    Metrics,
+    SubscribeDeadLetters,
+    SubscribeNodes,
+)
+from rabble.process import Process
+from rabble.registry import MessageRegistry
+from rabble.reports import Reporter
+from rabble.strict import Changes
 from rabble.texts import argument_text, described
 from rabble.timeouts import checked_timeout
 from rabble.watchdog import Watchdog
 
-__all__ = ["LocalRuntime", "ServiceThread"]
+__all__ = ["LocalRuntime", "Sender", "ServiceThread", "Spawner"]
+
+
+class Spawner(Protocol):
+    """What `Node.spawn` is."""
+
+    def __call__(
+        self,
+        process: Process,
+        name: str,
+        *,
+        group: str | None = None,
+        mailbox_max: int | None = None,
+    ) -> Pid:
+        """Run a process under a name.
+
+        :param process: a fresh instance; from now on it belongs to the node.
+        :param name: unique within its group.
+        :param group: the tenant it belongs to.
+        :param mailbox_max: how many envelopes may wait for it; what exceeds it becomes a
+            `MAILBOX_FULL` dead letter. `None` is without limit.
+        :returns: its pid. Its `init` runs in the executor, before its first message.
+        :raises NameTaken: if that name is in use.
+        :raises NodeStopped: if the node was shut down.
+        """
+
+
+class Sender(Protocol):
+    """What `Node.send` is."""
+
+    def __call__(
+        self,
+        to: Pid,
+        msg: Any,
+        *,
+        sender: Pid | None = None,
+        correlation_id: CorrelationId | None = None,
+    ) -> None:
+        """Send a message. Never blocks. From any thread, but not for processes, which return it.
+
+        :param to: whom to send it to, on this node or another.
+        :param msg: the message; for another node one that can be encoded. It must not be changed
+            any more.
+        :param sender: who is to get the answers.
+        :param correlation_id: the request it belongs to.
+        :raises QueueFull: if `Limits.inbox_envelopes_max` envelopes wait already.
+        :raises NodeStopped: if the node was shut down.
+        """
 
 
 class ServiceThread(Protocol):
@@ -55,18 +118,24 @@ class LocalRuntime:
     :param node_id: whose runtime it is.
     :param limits: the bounds of the node.
 
-    `executor`, `thread`, `reporter` and `watchdog` are filled in by whoever assembles the node,
-    since the executor's hooks and the steps of its thread stand on this object.
+    `executor`, `thread`, `reporter`, `watchdog` and `registry` are filled in by whoever assembles
+    the node, since the executor's hooks and the steps of its thread stand on this object.
     """
 
     #: Delivers what is sent to the processes of the node.
     executor: Executor
+    #: What `Node.send` is: the executor's own method, or that of `changes`.
+    send: Sender
+    #: Finds out who changes messages that were sent; `None` if nobody asked.
+    changes: Changes | None = None
     #: The thread that runs the executor, and after it the steps of the end.
     thread: threading.Thread
     #: Writes the log of the node in a thread of its own.
     reporter: Reporter
     #: Notices a `receive` that does not return.
     watchdog: Watchdog
+    #: The classes that may arrive.
+    registry: MessageRegistry
 
     def __init__(self, node_id: NodeId, limits: Limits) -> None:
         self.node_id = node_id
@@ -93,7 +162,7 @@ class LocalRuntime:
         self.to_join: set[threading.Thread] = set()
         #: The mesh's side of the node; `None` for a node by itself.
         self.cluster: ClusterServer | None = None
-        self.calls = Calls(Pid("calls", node_id, RESERVED_GROUP), limits.calls_max)
+        self.calls = Calls(Pid(CALLS_NAME, node_id, RESERVED_GROUP), limits.calls_max)
         # Readable once the node has failed or ended: a wait on it can be nested in a signal
         # handler, which one on a lock cannot.
         self.ended = Inbox(1)
@@ -126,11 +195,23 @@ class LocalRuntime:
         :param instead: what to do for a pid of another node, for the error.
         """
         if not isinstance(pid, Pid):
-            raise TypeError(f"{what} takes a Pid, not {argument_text(pid)}")
+            advice = f"; write node.pid({argument_text(pid)})" if isinstance(pid, str) else ""
+            raise TypeError(f"{what} takes a Pid, not {argument_text(pid)}{advice}")
         if pid.node != self.node_id:
             raise ValueError(
                 f"{what} is for what runs on {self.node_id}, and {pid} does not: {instead}"
             )
+
+    def mesh_side(self) -> ClusterServer:
+        """The mesh's side of the node.
+
+        :raises RuntimeError: if the node was roused without a mesh.
+        """
+        if self.cluster is None:
+            raise RuntimeError(
+                f"{self.node_id} is a node by itself; rouse it with mesh=rabble.Mesh(...)"
+            )
+        return self.cluster
 
     def check_subscriber(self, pid: Pid, wanted: bool) -> None:
         """As `check_here`; raise `NoProcess` if nobody has the pid.
@@ -151,6 +232,55 @@ class LocalRuntime:
             f"Limits.inbox_envelopes_max is {self.limits.inbox_envelopes_max}"
         )
 
+    # Requests of threads and of asyncio, and subscriptions.
+
+    def call(self, pid: Pid, msg: Any, timeout: float) -> Any:
+        """See `Node.call`."""
+        left = checked_timeout(timeout)
+        self.check_other_thread("call()")
+        reply = Reply()
+        correlation_id = self._begin_call(pid, msg, reply)
+        try:
+            if not reply.wait(left):
+                # Unless it ends in the last moment: the first to end it says how.
+                reply.set_exception(self.calls.timeout_of(reply.number, pid, timeout))
+            return reply.take()
+        finally:
+            self.calls.give_up(correlation_id)
+
+    def call_async(self, pid: Pid, msg: Any, timeout: float) -> Coroutine[Any, Any, Any]:
+        """See `Node.call_async`."""
+        self.check_other_thread("call_async()")
+        sends = self.executor if self.changes is None else self.changes
+        return self.calls.call(sends, pid, msg, timeout)
+
+    def check_other_thread(self, what: str) -> None:
+        """Raise `RuntimeError` in the executor's thread, which would wait for itself."""
+        if threading.get_ident() == self.thread.ident:
+            raise RuntimeError(
+                f"{what} would wait for the executor in the executor's own thread; a process "
+                f"sends the request and takes the reply as a message"
+            )
+
+    def _begin_call(self, pid: Pid, msg: Any, reply: Ending) -> CorrelationId:
+        self.check_usable()
+        correlation_id = self.calls.begin(reply, pid)
+        try:
+            self.send(pid, msg, sender=self.calls.pid, correlation_id=correlation_id)
+        except BaseException:
+            self.calls.give_up(correlation_id)
+            raise
+        return correlation_id
+
+    def subscribe(self, pid: Pid, request: SubscribeNodes | SubscribeDeadLetters) -> None:
+        """Have the executor handle a subscription, or its end, as if `pid` had sent it.
+
+        See `Node.subscribe_nodes` and `Node.subscribe_dead_letters`.
+        """
+        self.check_usable()
+        self.check_subscriber(pid, request.wanted)
+        self.executor.send(self.executor.pid, request, sender=pid)
+
     # Envelopes and pids of services and mailboxes.
 
     def post_from_service(self, envelope: Envelope) -> None:
@@ -159,24 +289,33 @@ class LocalRuntime:
         :raises QueueFull: if `Limits.inbox_envelopes_max` envelopes wait already.
         """
         self.check_owner()
-        if not self.executor.post(envelope):
+        post = self.executor.post if self.changes is None else self.changes.post
+        if not post(envelope):
             if self.ending:
                 self.undelivered(envelope, DeadLetterReason.NODE_SHUTDOWN)
             else:
                 self.refuse()
 
+    def received(self, envelope: Envelope) -> Envelope | None:
+        """What was taken out of an inbox, for its receiver; `None` if it was changed on its way."""
+        return envelope if self.changes is None else self.changes.received(envelope)
+
     def undelivered(
-        self, envelope: Envelope, reason: DeadLetterReason = DeadLetterReason.NO_PROCESS
+        self,
+        envelope: Envelope,
+        reason: DeadLetterReason = DeadLetterReason.NO_PROCESS,
+        detail: str = "",
+        crash: int = 0,
     ) -> None:
         """Make a dead letter of an envelope."""
         # A forked child shares the eventfds: what it wrote into one would keep the parent awake.
         if not self.executor.forked:
-            self.executor.undeliverable(envelope, reason)
+            self.executor.undeliverable(envelope, reason, detail, crash)
 
-    def discard(self, pid: Pid, inbox: Inbox, reason: DownReason) -> None:
+    def discard(self, pid: Pid, inbox: Inbox, reason: DownReason, crash: int = 0) -> None:
         """Give back the pid of a service or mailbox. An executor that ends has none any more."""
         if not self.executor.stopping:
-            self.executor.discard(pid, inbox, reason)
+            self.executor.discard(pid, inbox, reason, crash)
 
     # The end, and failures.
 
@@ -212,11 +351,11 @@ class LocalRuntime:
             # Before anybody who waits is told: they are told why.
             lambda: self._set_failure(f"{what}: {described(error)}") if first else None,
             lambda: self.executor.request_stop(0.0),
-            # Who waits for the end, as `rabble node` does, looks whether it failed.
+            # `rabble node` waits for the end, and then looks whether the node failed.
             lambda: None if self.ended.closed else self.ended.signal(),
             lambda: None if self.cluster is None else self.cluster.drain(),
             lambda: self.reporter.report(
-                logging.CRITICAL, lambda: f"{self.node_id}: {what} {how}\n{traceback_text(error)}"
+                logging.CRITICAL, lambda: f"{self.node_id}: {what} {how}", error
             ),
         )
         for step in steps:
@@ -228,6 +367,13 @@ class LocalRuntime:
 
     def _set_failure(self, text: str) -> None:
         self.failure = text
+
+    def why_failed(self) -> str | None:
+        """See `Node.failure`."""
+        if self.failure is None and self.executor.failed:
+            # There was not even memory to say so.
+            return "the executor"
+        return self.failure
 
     # What the node is doing.
 
@@ -286,6 +432,7 @@ class LocalRuntime:
             "wakeups": status.wakeups,
             "spins": status.spins,
             "late_replies": self.calls.late_replies,
+            "fields_dropped": self.registry.fields_dropped,
             "reports_suppressed": self.reporter.suppressed_total,
         }
         for reason, count in status.dead_letters.items():

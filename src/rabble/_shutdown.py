@@ -1,23 +1,25 @@
 """The end of a node: drain, end what hangs on the executor, join the threads.
 
 The executor's thread ends the node. It delivers what waits, and then takes the steps of `Teardown`,
-each of which is taken whatever the others raise. Whoever calls `shutdown` asks for that, waits, and
-joins the threads.
+each of which is taken whatever the others raise. `shutdown` asks for that, waits, and joins the
+threads.
 
-The rules of signals: a handler may call `shutdown` at any moment, and so may have interrupted
-whoever holds a lock, `shutdown` itself among them. So the end takes no lock that the interrupted
+The rules of signals: a handler may call `shutdown` at any moment, and so may have interrupted the
+holder of a lock, `shutdown` itself among them. So the end takes no lock that the interrupted
 code may hold: the state of the node changes by single operations of dicts and sets, a wait is one
 on an eventfd, and a thread that is inside of threading's start or join, which take such locks, is
 noted in `LocalRuntime.in_threading`: a handler that interrupted it leaves the joining to it.
 
 The interpreter waits for non-daemon threads at its exit, so `end_all` ends the nodes that were left
 running before that. In a forked child nothing of this is done: the threads stayed in the parent.
+All that is done there is to close the descriptors of the mesh.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterable
 
@@ -76,10 +78,12 @@ class Teardown:
     def abandon(self) -> None:
         """Let go of all, since the node could not be made. Waits for the threads that did start.
 
-        The executor has to run for that. A thread that was started, in spite of what was raised,
-        is either there first, or finds it done.
+        The executor has to run for that: without one there is nothing yet. A thread that was
+        started, in spite of what was raised, is either there first, or finds it done.
         """
         runtime = self.runtime
+        if not hasattr(runtime, "executor"):
+            return
         runtime.executor.request_stop(0.0)
         take_steps(functools.partial(runtime.fail, "the start"), *self.steps())
         end = runtime.clock() + runtime.shutdown_s
@@ -207,6 +211,21 @@ def end_all(teardowns: Iterable[Teardown] = running) -> None:
     if kept:
         # Raised, it has the interpreter say so and end; otherwise that would wait for the threads.
         raise ShutdownTimeout("; ".join(kept))
+
+
+def close_inherited() -> None:
+    """In a forked child: close its copies of the descriptors by which its parent's nodes are heard.
+
+    Else the end of the parent, however it comes, would be seen by its peers, and its port be free,
+    only when the child has ended, too.
+    """
+    for teardown in list(running):
+        cluster = teardown.runtime.cluster
+        if cluster is not None:
+            cluster.close_inherited()
+
+
+os.register_at_fork(after_in_child=close_inherited)
 
 
 # The interpreter joins non-daemon threads before it runs atexit's functions, so a node that was

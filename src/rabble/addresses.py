@@ -1,24 +1,126 @@
-"""Addresses as users write them, and the group of the node's own pids."""
+"""Addresses as people write them and as sockets take them; nodes as users give them."""
 
 from __future__ import annotations
 
-from rabble._core.ids import NodeId
-from rabble.cluster.decide.address import split_address
+import ipaddress
+from typing import Any
 
-__all__ = ["RESERVED_GROUP", "parse_target"]
+from rabble._core.ids import HOST_CHARS_MAX, RESERVED_GROUP, NodeId, host_problem
+from rabble.texts import argument_text, text_of
 
-#: The group of the pids that are the node's own: executor, calls, spawner.
-RESERVED_GROUP = "rabble"
+__all__ = [
+    "CALLS_NAME",
+    "RESERVED_GROUP",
+    "SPAWNER_NAME",
+    "Address",
+    "address_text",
+    "is_loopback",
+    "is_numeric",
+    "member_name",
+    "parse_target",
+    "split_address",
+]
+
+#: The names in the reserved group of the pids that replies to calls, and requests to spawn, go to.
+CALLS_NAME = "calls"
+SPAWNER_NAME = "spawner"
+
+#: A socket family, and an address of it as `socket.connect` takes it.
+Address = tuple[int, tuple[Any, ...]]
 
 
-def parse_target(text: str) -> NodeId | str:
-    """What a node to join is written as: the text of a `NodeId`, or an address.
+def parse_target(target: NodeId | str) -> NodeId | str:
+    """What a node to join is given as: a `NodeId`, its text, or an address.
 
-    :param text: `name@host:port`, or `host:port`; an IPv6 host is in brackets.
+    :param target: as text `name@host:port`, or `host:port`; an IPv6 host is in brackets.
     :returns: the `NodeId`, or the address as it was given.
-    :raises ValueError: if it is of neither form.
+    :raises ValueError: if a text is of neither form.
+    :raises TypeError: if it is something else.
     """
-    if "@" in text:
-        return NodeId.parse(text)
-    split_address(text)
-    return text
+    if isinstance(target, NodeId):
+        return target
+    if not isinstance(target, str):
+        raise TypeError(
+            f"join takes a NodeId or an address 'host:port', not {argument_text(target)}"
+        )
+    # As a str itself, of which no method is a user's: other threads ask it for more.
+    target = str.__str__(target)
+    if "@" in target:
+        return NodeId.parse(target)
+    split_address(target)
+    return target
+
+
+def member_name(node: NodeId | str) -> str:
+    """The name, or the address, of what is to leave.
+
+    :param node: a `NodeId`, its text, a node's name, or an address that was joined.
+    :raises ValueError: if it has an `@` and is no `NodeId`.
+    :raises TypeError: if it is something else.
+    """
+    if isinstance(node, str) and "@" in node:
+        node = NodeId.parse(node)
+    name = node.name if isinstance(node, NodeId) else node
+    if not isinstance(name, str):
+        raise TypeError(
+            f"leave takes a NodeId, a node's name or an address, not {argument_text(node)}"
+        )
+    return name
+
+
+def split_address(addr: str) -> tuple[str, int]:
+    """Host and port of `host:port`; an IPv6 host is in brackets.
+
+    What passes is for `socket.getaddrinfo` to find or not to find: it does not raise anything else
+    than `OSError` for it.
+
+    :raises ValueError: if it is not of that form, or no name can be as its host is.
+    """
+    host, colon, port = addr.rpartition(":")
+    usable = port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65535
+    if not colon or not host or not usable:
+        raise ValueError(f"address {argument_text(addr)} is not usable: write it as 'host:port'")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(
+            f"address {argument_text(addr)} is not usable: write an IPv6 host as '[::1]:port'"
+        )
+    problem: str | None = "the host has '@', a space or what cannot be printed in it"
+    if host.isprintable() and not set(host) & set(" @"):
+        problem = host_problem(host) if host.isascii() else international_problem(host)
+    if problem is not None:
+        raise ValueError(f"address {argument_text(addr)} is not usable: {problem}")
+    return (host[1:-1] if host.startswith("[") else host), int(port)
+
+
+def international_problem(host: str) -> str | None:
+    """As `host_problem`, for a name that is not ASCII."""
+    if len(host) > HOST_CHARS_MAX:
+        return f"the host has {len(host)} characters, 1 to {HOST_CHARS_MAX} are allowed"
+    try:
+        # As getaddrinfo does it.
+        return host_problem(host.encode("idna").decode("ascii"))
+    except ValueError as error:
+        return f"the host is no internationalized name: {text_of(error)}"
+
+
+def address_text(address: Address) -> str:
+    """The `host:port` of an address; an IPv6 host is in brackets."""
+    host, port = str(address[1][0]), address[1][1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a numeric address is one of this machine's own loopback."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def is_numeric(addr: str) -> bool:
+    """Whether the host of `host:port` is an IP address, of which nothing has to be looked up.
+
+    As a resolver sees it (RFC 3696, 2): no name ends in a label of digits alone.
+    """
+    host = addr.rpartition(":")[0]
+    return host.startswith("[") or host.rpartition(".")[2].isdecimal()

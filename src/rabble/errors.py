@@ -8,7 +8,7 @@ system refuses a plain `OSError`.
 
 from __future__ import annotations
 
-from rabble._core.codec import DecodeError, DecodeLimitError, EncodeError
+from rabble._core.errors import DecodeError, DecodeLimitError, EncodeError, RabbleError
 
 __all__ = [
     "CallTimeout",
@@ -29,8 +29,9 @@ __all__ = [
 ]
 
 
-class RabbleError(Exception):
-    """Base of all that rabble raises of its own."""
+# The core raises these, and defines them; a traceback shows the name that they are imported by.
+for _error in (RabbleError, EncodeError, DecodeError, DecodeLimitError):
+    _error.__module__ = __name__
 
 
 class NodeStopped(RabbleError):
@@ -54,7 +55,7 @@ class QueueFull(RabbleError):
 
 
 class NoProcess(RabbleError):
-    """No process or service of that pid runs."""
+    """No process or service of that pid runs; or the one that took the message ended in order."""
 
 
 class NotConnected(NoProcess):
@@ -62,7 +63,20 @@ class NotConnected(NoProcess):
 
 
 class ProcessCrashed(RabbleError):
-    """The process raised while it handled the message."""
+    """The process raised: while it handled the message, or before it had answered.
+
+    `str` says what it raised, and under which number the traceback is in the log of its node.
+    """
+
+    @property
+    def error_type(self) -> str:
+        """The name of the class of what it raised; empty if it is not known."""
+        return self.detail.partition(":")[0]
+
+    @property
+    def error_text(self) -> str:
+        """The text of what it raised."""
+        return self.detail.partition(": ")[2]
 
 
 class SpawnRefused(RabbleError):

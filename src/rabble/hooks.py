@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import NoReturn
 
+from rabble._core.connection import Connection
 from rabble._core.envelope import Envelope
 from rabble._core.ids import Pid
-from rabble._core.poller import Connection
 from rabble._runtime import LocalRuntime
 from rabble.cluster.decide.refusal import RefusalCode, ended
 from rabble.messages import Metrics
@@ -29,7 +29,7 @@ class Hooks:
 
     def crashed(self, pid: Pid | None, error: BaseException) -> None:
         """A process failed, or somebody sent a control message that cannot be followed."""
-        self._runtime.reporter.report_crash(pid, error)
+        self._runtime.reporter.report_crash(pid, error, self._runtime.executor.crash_number)
 
     def unencodable(self, envelope: Envelope, error: Exception) -> None:
         """A message could not have crossed a wire (strict mode)."""
@@ -53,7 +53,7 @@ class Hooks:
 
     def disconnected(self, connection: Connection) -> None:
         """Another node can be reached no longer."""
-        self._runtime.calls.disconnected(connection.session.peer)
+        self._runtime.calls.disconnected(connection.session.peer, self.why_ended(connection))
 
     def metrics(self) -> Metrics:
         """A process asks for them."""

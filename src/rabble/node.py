@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import socket
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal
 
-from rabble import messages
-from rabble._assembly import join_mesh, make_executor, make_threads
-from rabble._core.ids import CorrelationId, NodeId, Pid
-from rabble._runtime import LocalRuntime
-from rabble._shutdown import Teardown, end_at_exit, interpreter_ends
-from rabble.addresses import parse_target
-from rabble.calls import AwaitedReply, Ending, Reply
-from rabble.cluster.config import Mesh, listen
-from rabble.cluster.remote_spawn import Exports, pid_of_answer, spawn_request
-from rabble.cluster.server import ClusterServer
-from rabble.errors import CallTimeout, NodeStopped
+from rabble._assembly import (
+    check_options,
+    checked_node_id,
+    join_mesh,
+    make_executor,
+    make_exports,
+    make_threads,
+    start_threads,
+)
+from rabble._core.ids import NodeId, Pid
+from rabble._runtime import LocalRuntime, Sender, Spawner
+from rabble._shutdown import Teardown
+from rabble.addresses import member_name, parse_target
+from rabble.cluster.config import Mesh, listen_as
+from rabble.cluster.remote_spawn import pid_of_answer, spawn_request
 from rabble.limits import Limits
-from rabble.messages import ClusterStatus, ExecutorStatus, Metrics
+from rabble.messages import (
+    ClusterStatus,
+    ExecutorStatus,
+    Metrics,
+    Stop,
+    SubscribeDeadLetters,
+    SubscribeNodes,
+)
 from rabble.process import Process
 from rabble.registry import MessageRegistry, default_registry
-from rabble.reports import Reporter
 from rabble.services.mailbox import Mailbox, Mailboxes
 from rabble.services.service import OnCrash, Service, ServiceHandler, start_service
-from rabble.texts import argument_text
-from rabble.timeouts import checked_timeout
 
 __all__ = ["Node", "rouse"]
 
@@ -39,7 +45,7 @@ def rouse(
     *,
     limits: Limits | None = None,
     registry: MessageRegistry | None = None,
-    strict: bool = False,
+    strict: bool | Literal["changes"] = False,
     spin_us: int = 50,
     seed: int | None = None,
     mesh: Mesh | None = None,
@@ -49,29 +55,29 @@ def rouse(
     :param node_id: a `NodeId`, or its text `name@host:port`.
     :param limits: its bounds; the defaults of `Limits` if left out.
     :param registry: the message classes it knows; by default all that `@message` declared.
-    :param strict: for tests: encode and decode every local message, to prove that it could have
-        crossed a wire and that nobody shares it.
+    :param strict: for tests. True encodes and decodes every local message and compares what arrives
+        with what was sent: so it could have crossed a wire, and nobody shares it. `"changes"`
+        compares too, hands over the object itself, and says who changed one after it was sent.
     :param spin_us: microseconds for which an executor without work looks for some before it
         sleeps. 0 is off, and so it is where there is one processor.
     :param seed: of the processes' random sources; drawn if left out.
     :param mesh: how it takes part in a mesh of nodes; `None` is a node by itself.
     :returns: a running node, which is a context manager and must be shut down. With a mesh it
         listens; port 0 in `node_id` is replaced by the port it got.
-    :raises ValueError: if `node_id` or `spin_us` is not usable, or if listening where the mesh says
-        would be open to everybody.
+    :raises TypeError: if an argument is of another type.
+    :raises ValueError: if `node_id`, `strict` or `spin_us` is not usable, or if listening where the
+        mesh says would be open to everybody.
     :raises KeyFileError: if the mesh's key or certificates cannot be used.
     :raises OSError: if it cannot listen there.
     """
-    own = NodeId.parse(node_id) if isinstance(node_id, str) else node_id
-    key: bytes | None = None
+    check_options(limits, registry, mesh)
+    own = checked_node_id(node_id)
+    keys: tuple[bytes, ...] = ()
     listeners: list[socket.socket] = []
     try:
-        if mesh is not None and isinstance(own, NodeId):
-            key = mesh.read_key()
-            listen(mesh, mesh.bind or own.addr, listeners)
-            host, _, port = own.addr.rpartition(":")
-            if port == "0":
-                own = NodeId(own.name, f"{host}:{listeners[0].getsockname()[1]}")
+        if mesh is not None:
+            keys = mesh.read_keys()
+            own = listen_as(own, mesh, listeners)
         return Node(
             own,
             limits=limits or Limits(),
@@ -80,60 +86,13 @@ def rouse(
             spin_us=spin_us,
             seed=secrets.randbits(64) if seed is None else seed,
             mesh=mesh,
-            key=key,
+            keys=keys,
             listeners=listeners,
         )
     except BaseException:
         for listener in listeners:
             listener.close()
         raise
-
-
-class Spawner(Protocol):
-    """What `Node.spawn` is."""
-
-    def __call__(
-        self,
-        process: Process,
-        name: str,
-        *,
-        group: str | None = None,
-        mailbox_max: int | None = None,
-    ) -> Pid:
-        """Run a process under a name.
-
-        :param process: a fresh instance; from now on it belongs to the node.
-        :param name: unique within its group.
-        :param group: the tenant it belongs to.
-        :param mailbox_max: how many envelopes may wait for it; what exceeds it becomes a
-            `MAILBOX_FULL` dead letter. `None` is without limit.
-        :returns: its pid. Its `init` runs in the executor, before its first message.
-        :raises NameTaken: if that name is in use.
-        :raises NodeStopped: if the node was shut down.
-        """
-
-
-class Sender(Protocol):
-    """What `Node.send` is."""
-
-    def __call__(
-        self,
-        to: Pid,
-        msg: Any,
-        *,
-        sender: Pid | None = None,
-        correlation_id: CorrelationId | None = None,
-    ) -> None:
-        """Send a message. Never blocks. From any thread, but not for processes, which return it.
-
-        :param to: whom to send it to, on this node or another.
-        :param msg: the message; for another node one that can be encoded. It must not be changed
-            any more.
-        :param sender: who is to get the answers.
-        :param correlation_id: the request it belongs to.
-        :raises QueueFull: if `Limits.inbox_envelopes_max` envelopes wait already.
-        :raises NodeStopped: if the node was shut down.
-        """
 
 
 class Node:
@@ -147,64 +106,45 @@ class Node:
     :ivar limits: its bounds.
     """
 
+    def __new__(cls, *args: Any, **parts: Any) -> Node:
+        if "limits" not in parts:
+            raise TypeError(
+                "a Node is made by rabble.rouse, which starts it: write "
+                "rabble.rouse('name@127.0.0.1:0'), or rabble.rouse() for any name"
+            )
+        return super().__new__(cls)
+
     def __init__(
         self,
         node_id: NodeId,
         *,
         limits: Limits,
         registry: MessageRegistry,
-        strict: bool,
+        strict: bool | Literal["changes"],
         spin_us: int,
         seed: int,
         mesh: Mesh | None = None,
-        key: bytes | None = None,
+        keys: Sequence[bytes] = (),
         listeners: Sequence[socket.socket] = (),
     ) -> None:
-        if not isinstance(node_id, NodeId):
-            raise TypeError(f"node_id must be a NodeId or its text, not {argument_text(node_id)}")
-        if type(spin_us) is not int or not 0 <= spin_us <= 1_000_000:
-            raise ValueError(
-                f"spin_us must be 0 to 1,000,000 microseconds, not {argument_text(spin_us)}"
-            )
         self.node_id = node_id
         self.limits = limits
         self._runtime = runtime = LocalRuntime(node_id, limits)
         self.monotonic = runtime.clock
         self._mailboxes = Mailboxes(runtime)
         self._teardown = Teardown(runtime, self._mailboxes)
-        make_threads(runtime, self._teardown, self._look)
+        make_threads(runtime, self._teardown, self._mailboxes)
         try:
             make_executor(runtime, registry, strict=strict, spin_us=spin_us, seed=seed)
-            executor = runtime.executor
-            self.spawn = executor.spawn
-            self.send = executor.send
-            self._exports = Exports(executor, runtime.reporter, limits.exports_max)
-            executor.add_callback(self._exports.pid, self._exports.deliver)
+            self.spawn = runtime.executor.spawn
+            self.send = runtime.send
+            self._exports = make_exports(runtime)
             if mesh is not None:
-                join_mesh(runtime, registry, mesh, key, listeners)
-            self._start()
+                join_mesh(runtime, registry, mesh, keys, listeners)
+            start_threads(runtime, self._teardown)
         except BaseException:
-            if hasattr(runtime, "executor"):
-                self._teardown.abandon()
+            self._teardown.abandon()
             raise
-
-    def _start(self) -> None:
-        end_at_exit(self._teardown)
-        if interpreter_ends():
-            raise NodeStopped("the interpreter ends, and would wait for a new node for ever")
-        runtime = self._runtime
-        runtime.reporter.thread.start()
-        runtime.thread.start()
-        if runtime.cluster is not None:
-            runtime.cluster.start()
-
-    def _look(self, reporter: Reporter) -> None:
-        """A few times a second, in the reporter's thread."""
-        runtime = self._runtime
-        runtime.watchdog.look(reporter)
-        self._mailboxes.close_dropped()
-        if runtime.failure is not None:
-            runtime.executor.interrupt()
 
     # Names.
 
@@ -227,14 +167,18 @@ class Node:
     def stop(self, pid: Pid) -> None:
         """Stop a process or service of this node, after what was sent to it before.
 
-        Never blocks. Does nothing if there is none. Its monitors are told `Down`.
+        Never blocks. Does nothing if nobody has the pid now: whoever is spawned under it later is
+        not meant. Its monitors are told `Down`.
 
         :param pid: whom to stop.
         :raises ValueError: if it is of another node, which alone may stop it.
         :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_here(pid, "stop", "send it a message, on which it stops itself")
-        self.send(self._runtime.executor.pid, messages.Stop(pid))
+        if pid in self._runtime.executor.table:
+            self.send(self._runtime.executor.pid, Stop(pid))
+        else:
+            self._runtime.check_usable()
 
     def call(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
         """Send a request and wait for its reply. Blocks: not for processes or asyncio.
@@ -255,51 +199,15 @@ class Node:
         :raises NodeStopped: if the node was shut down.
         :raises RuntimeError: in the executor's thread, which would wait for itself.
         """
-        left = checked_timeout(timeout)
-        if threading.current_thread() is self._runtime.thread:
-            raise RuntimeError(
-                "call() would wait for the executor in the executor's own thread; a process "
-                "sends the request and takes the reply as a message"
-            )
-        reply = Reply()
-        correlation_id = self._begin_call(pid, msg, reply)
-        try:
-            if not reply.wait(left):
-                # Unless it ends in the last moment: whoever comes first says how.
-                reply.set_exception(CallTimeout(f"{pid} did not reply in {timeout} s"))
-            return reply.take()
-        finally:
-            self._runtime.calls.give_up(correlation_id)
+        return self._runtime.call(pid, msg, timeout)
 
-    async def call_async(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
+    def call_async(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Coroutine[Any, Any, Any]:
         """As `call`, for asyncio: never blocks the loop. Cancelling it gives the request up.
 
         For any running loop, in any thread but the executor's. The arguments, the result and the
         errors are those of `call`.
         """
-        left = checked_timeout(timeout)
-        reply = AwaitedReply()
-        try:
-            correlation_id = self._begin_call(pid, msg, reply)
-            try:
-                return await asyncio.wait_for(reply.future, left)
-            except TimeoutError:
-                raise CallTimeout(f"{pid} did not reply in {timeout} s") from None
-            finally:
-                self._runtime.calls.give_up(correlation_id)
-        finally:
-            # If the node's end is about to end it, nobody would look at how.
-            reply.future.cancel()
-
-    def _begin_call(self, pid: Pid, msg: Any, reply: Ending) -> CorrelationId:
-        self._runtime.check_usable()
-        correlation_id = self._runtime.calls.begin(reply, pid)
-        try:
-            self.send(pid, msg, sender=self._runtime.calls.pid, correlation_id=correlation_id)
-        except BaseException:
-            self._runtime.calls.give_up(correlation_id)
-            raise
-        return correlation_id
+        return self._runtime.call_async(pid, msg, timeout)
 
     # Threads under a pid.
 
@@ -345,19 +253,17 @@ class Node:
         """Have every dead letter of this node sent to `pid` as a `DeadLetter`, or no longer.
 
         A subscription ends with the process, service or mailbox that has the pid now. From any
-        thread; never blocks. It holds from the return on.
+        thread; never blocks. It holds once the executor has come to it: a process sends
+        `SubscribeDeadLetters` for the same. A round trip, by `call` say, proves that it has.
 
         :param pid: the subscriber.
         :param wanted: False ends the subscription.
         :raises NoProcess: if nobody has that pid on this node.
         :raises ValueError: if `pid` is of another node.
+        :raises QueueFull: if the node's inbox is full.
         :raises NodeStopped: if the node was shut down.
         """
-        self._runtime.check_usable()
-        self._runtime.check_subscriber(pid, wanted)
-        if not self._runtime.executor.subscribe_dead_letters(pid, wanted):
-            # It has ended since.
-            self._runtime.check_subscriber(pid, wanted)
+        self._runtime.subscribe(pid, SubscribeDeadLetters(bool(wanted)))
 
     # Other nodes.
 
@@ -374,13 +280,8 @@ class Node:
         :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_usable()
-        if isinstance(target, str):
-            target = parse_target(target)
-        elif not isinstance(target, NodeId):
-            raise TypeError(
-                f"join takes a NodeId or an address 'host:port', not {argument_text(target)}"
-            )
-        self._mesh_side().join(target)
+        target = parse_target(target)
+        self._runtime.mesh_side().join(target)
 
     def leave(self, node: NodeId | str | None = None) -> None:
         """Make a node no member of the mesh any more. Returns at once.
@@ -391,22 +292,18 @@ class Node:
         :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_usable()
-        if isinstance(node, str) and "@" in node:
-            node = NodeId.parse(node)
-        name = self.node_id.name if node is None else getattr(node, "name", node)
-        if not isinstance(name, str):
-            raise TypeError(
-                f"leave takes a NodeId, a node's name or an address, not {argument_text(node)}"
-            )
-        self._mesh_side().leave(name)
+        name = member_name(self.node_id if node is None else node)
+        self._runtime.mesh_side().leave(name)
 
     def cluster_status(self) -> ClusterStatus:
-        """The mesh as this node sees it. A frozen snapshot.
+        """The mesh as this node sees it. From any thread.
 
+        :returns: a frozen snapshot.
         :raises RuntimeError: if the node was roused without a mesh.
+        :raises ForkedNode: in a forked child.
         """
         self._runtime.check_owner()
-        return self._mesh_side().status()
+        return self._runtime.mesh_side().status()
 
     def subscribe_nodes(self, pid: Pid, wanted: bool = True) -> None:
         """Have `NodeUp`, `NodeDown`, `NodeStalled` and `Removed` sent to `pid`, or no longer.
@@ -422,9 +319,7 @@ class Node:
         :raises QueueFull: if the node's inbox is full.
         :raises NodeStopped: if the node was shut down.
         """
-        self._runtime.check_usable()
-        self._runtime.check_subscriber(pid, wanted)
-        self.send(self._runtime.executor.pid, messages.SubscribeNodes(wanted), sender=pid)
+        self._runtime.subscribe(pid, SubscribeNodes(bool(wanted)))
 
     def export(self, name: str, factory: Callable[..., Process]) -> None:
         """Let other nodes spawn a process here, by this name. There is no other way for them.
@@ -433,8 +328,10 @@ class Node:
         :param factory: a `Process` class, or a function that makes a process. It is called in the
             executor's thread with the arguments that were sent, which are anybody's who is a member
             of the mesh; what it raises refuses the spawn.
+        :raises TypeError: if `factory` cannot be called.
         :raises ValueError: if the name cannot be one or is exported as something else, or if
             `Limits.exports_max` names are exported already.
+        :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_usable()
         self._exports.export(name, factory)
@@ -460,9 +357,11 @@ class Node:
         :raises SpawnRefused: if it was not spawned; says why.
         :raises NotConnected: if no connection leads there, or it ended before the answer came.
         :raises CallTimeout: if no answer came in time: it may have been spawned.
+        :raises ValueError: if a name cannot be one.
+        :raises NodeStopped: if this node was shut down.
         """
         request = spawn_request(node_id, exported, name, *args, group=group)
-        return pid_of_answer(self.call(request.to, request.msg, timeout))
+        return pid_of_answer(self.call(request.to, request.msg, timeout), node_id)
 
     async def spawn_on_async(
         self,
@@ -478,14 +377,8 @@ class Node:
         The arguments, the result and the errors are those of `spawn_on`.
         """
         request = spawn_request(node_id, exported, name, *args, group=group)
-        return pid_of_answer(await self.call_async(request.to, request.msg, timeout))
-
-    def _mesh_side(self) -> ClusterServer:
-        if self._runtime.cluster is None:
-            raise RuntimeError(
-                f"{self.node_id} is a node by itself; rouse it with mesh=rabble.Mesh(...)"
-            )
-        return self._runtime.cluster
+        answer = await self.call_async(request.to, request.msg, timeout)
+        return pid_of_answer(answer, node_id)
 
     # What it is doing.
 
@@ -500,11 +393,7 @@ class Node:
 
         A node that a defect, or the end of memory, has deprived of one of its threads ends itself.
         """
-        runtime = self._runtime
-        if runtime.failure is None and runtime.executor.failed:
-            # There was not even memory to say so.
-            return "the executor"
-        return runtime.failure
+        return self._runtime.why_failed()
 
     def executor_status(self) -> ExecutorStatus:
         """What the executor did so far and has before it. From any thread.

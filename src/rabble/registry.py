@@ -1,19 +1,20 @@
 """The registry of classes that may travel: `@message`, and what is known of each class.
 
 Any value that msgpack carries is a message, and so is an instance of a class that was declared
-with `@message`. A name from the wire is looked up here and nowhere else.
+with `@message`, or of a type that was registered with functions of its own. A name from the wire is
+looked up here and nowhere else.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import enum
-import sys
 import threading
-import types
 import unicodedata
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from rabble._annotations import Compiled, field_checks
+from rabble._classes import Registration, described, made_dataclass, origin
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -27,26 +28,11 @@ __all__ = ["MessageRegistry", "Registration", "default_registry", "message"]
 
 WIRE_NAME_BYTES_MAX = 255
 
-#: What an enum's values may be: they must be the same after the way over the wire.
-ENUM_VALUES = (type(None), bool, int, float, str, bytes)
+#: What travels as it is: what it becomes is no program's to say.
+PLAIN_TYPES = (type(None), bool, int, float, str, bytes, list, dict, tuple)
 
 C = TypeVar("C", bound=type)
-
-
-@dataclasses.dataclass(frozen=True)
-class Registration:
-    """What a registry knows of one class."""
-
-    #: The class itself.
-    cls: type
-    #: The wire name.
-    name: str
-    #: Names of the fields, in the order in which they travel; empty for an enum.
-    fields: tuple[str, ...]
-    #: Members of an enum; `None` for other classes.
-    members: tuple[enum.Enum, ...] | None = None
-    #: Whether its constructor does nothing but fill the fields, so that it need not be called.
-    built_by_slots: bool = False
+T = TypeVar("T")
 
 
 class MessageRegistry:
@@ -62,28 +48,70 @@ class MessageRegistry:
         #: What codecs worked out, by class and by the wire name's bytes. Emptied by `register`.
         self.plans_by_class: dict[object, object] = {}
         self.plans_by_name: dict[bytes, object] = {}
+        #: How often a class was added. What was worked out before that may be of another class.
+        self.changes = 0
+        #: Fields that came with messages and that their classes do not have here, by all nodes.
+        self.fields_dropped = 0
         #: By the class's id: a metaclass may hash and compare its classes as it likes.
         self._by_class: dict[int, Registration] = {}
         self._by_name: dict[str, Registration] = {}
 
-    def register(self, cls: type, name: str | None = None) -> None:
+    def register(
+        self, cls: type, name: str | None = None, *, check: bool = True, post_init: bool = False
+    ) -> None:
         """Let a class travel.
 
-        :param cls: a frozen dataclass, a `msgspec.Struct`, or an `enum.Enum` that is no `Flag`.
+        :param cls: a frozen dataclass, a `NamedTuple`, a `msgspec.Struct`, a frozen pydantic model
+            or attrs class, or an `enum.Enum` that is no `Flag`.
         :param name: its wire name, the same on every node: 1 to 255 bytes of UTF-8 that print and
             have no spaces. By default `module.qualname`.
+        :param check: as of `message`, and so is `post_init`.
         :raises TypeError: if the class is of another kind.
         :raises ValueError: if the name is not usable or belongs to another class. A class of the
             same module and qualified name, as a reload makes it, takes the old one's place.
         """
-        self._register(cls, name, plain=False)
+        self._register(cls, name, plain=False, check=check, post_init=post_init)
 
-    def _register(self, cls: type, name: str | None, *, plain: bool) -> None:
+    def register_type(
+        self,
+        cls: type[T],
+        name: str,
+        encode: Callable[[T], Any],
+        decode: Callable[[Any], T],
+    ) -> None:
+        """Let instances of any class travel, by two functions.
+
+        :param cls: the class; its subclasses do not travel by it.
+        :param name: its wire name, as of `register`.
+        :param encode: gives a value that can be sent, for an instance.
+        :param decode: gives an instance of this very class, for what arrived of that value. It is
+            given what a peer sent, so it has to look at it, and may raise.
+        :raises TypeError: if it is no class, or travels without, or a function cannot be called.
+        :raises ValueError: if the name is not usable or taken.
+
+        Both run while a message is encoded or decoded, in whatever thread does that. What they
+        raise makes it an `EncodeError` or a `DecodeError` that says so.
+        """
+        if not isinstance(cls, type):
+            raise TypeError(f"only a class can be registered as a type, not {cls!r}")
+        if any(cls is plain for plain in PLAIN_TYPES):
+            raise TypeError(f"{cls.__qualname__} travels as it is; a subclass of it may be given")
+        if not callable(encode) or not callable(decode):
+            raise TypeError(f"register_type({cls.__qualname__}): two functions are needed")
+        name = checked_wire_name(cls, name)
+        self._add(Registration(cls, name, check=False, encode=encode, decode=decode))
+
+    def _register(
+        self, cls: type, name: str | None, *, plain: bool, check: bool, post_init: bool
+    ) -> None:
         """`plain`: the dataclass's `__init__` is known to be the generated one."""
         if not isinstance(cls, type):
             raise TypeError(f"only a class can be registered as a message, not {cls!r}")
         name = checked_wire_name(cls, name)
-        registration = describe(cls, name, plain=plain)
+        self._add(described(cls, name, plain=plain, check=check, post_init=post_init))
+
+    def _add(self, registration: Registration) -> None:
+        cls, name = registration.cls, registration.name
         with self.lock:
             known = self._by_name.get(name)
             if known is not None and origin(known.cls) != origin(cls):
@@ -100,6 +128,7 @@ class MessageRegistry:
                 del self._by_class[id(known.cls)]
             self._by_class[id(cls)] = registration
             self._by_name[name] = registration
+            self.changes += 1
             self.plans_by_class.clear()
             self.plans_by_name.clear()
 
@@ -132,6 +161,42 @@ class MessageRegistry:
         self.name_of(cls)
         return self._by_class[id(cls)].fields
 
+    def unchecked(self, cls: type) -> tuple[str, ...]:
+        """Names of a class's fields whose annotations are not, or not wholly, checked.
+
+        Those are annotations that only code of a program's own could check, that cannot be
+        resolved, or that say of a generic class what it is of. From any thread.
+
+        :returns: all names if the class was registered with `check=False`.
+        :raises LookupError: if it is not registered.
+        """
+        self.name_of(cls)
+        registration = self._by_class[id(cls)]
+        checks = self.checks_of(registration)
+        return tuple(
+            name
+            for name, (_, complete) in zip(registration.fields, checks, strict=True)
+            if not complete
+        )
+
+    def checks_of(self, registration: Registration) -> tuple[Compiled, ...]:
+        """For each field its check, or `None`, and whether that says all of its annotation."""
+        if not registration.check:
+            return ((None, False),) * len(registration.fields)
+        return field_checks(registration.cls, registration.fields, self.__contains__)
+
+    def note_dropped(self, count: int) -> None:
+        """Count fields that a decoder dropped. From any thread."""
+        with self.lock:
+            self.fields_dropped += count
+
+    def replaced_by(self, cls: type) -> str | None:
+        """The wire name of the class that took the place of this one, declared anew; else none."""
+        for registration in list(self._by_name.values()):
+            if registration.cls is not cls and origin(registration.cls) == origin(cls):
+                return registration.name
+        return None
+
     def registration_of(self, cls: type) -> Registration | None:
         """All that is known of a class; `None` if it is not registered."""
         return self._by_class.get(id(cls))
@@ -145,11 +210,6 @@ class MessageRegistry:
 
     def __len__(self) -> int:
         return len(self._by_class)
-
-
-def origin(cls: type) -> tuple[str, str]:
-    """Where a class was written: a reload makes another class of the same origin."""
-    return cls.__module__, cls.__qualname__
 
 
 def checked_wire_name(cls: type, name: str | None) -> str:
@@ -172,63 +232,6 @@ def checked_wire_name(cls: type, name: str | None) -> str:
     return name
 
 
-def describe(cls: type, name: str, *, plain: bool) -> Registration:
-    """What a registry has to know of a class, or `TypeError` if such a class cannot travel."""
-    if issubclass(cls, enum.Enum):
-        # A flag's unnamed combinations are kept by the class for ever, and a peer could send
-        # billions of them.
-        if issubclass(cls, enum.Flag):
-            raise TypeError(f"{cls.__qualname__} is a Flag: send its int value instead")
-        members: tuple[enum.Enum, ...] = tuple(cls)
-        for member in members:
-            if type(member.value) not in ENUM_VALUES:
-                raise TypeError(
-                    f"{cls.__qualname__}.{member.name} has a {type(member.value).__name__} as its "
-                    f"value; only None, bool, int, float, str and bytes can travel"
-                )
-            if type(member.value) is int and not -(1 << 63) <= member.value < 1 << 64:
-                raise TypeError(
-                    f"{cls.__qualname__}.{member.name} has an int of {member.value.bit_length()} "
-                    f"bits as its value; only -2**63 to 2**64 - 1 can travel"
-                )
-        return Registration(cls, name, (), members)
-    msgspec = sys.modules.get("msgspec")
-    if msgspec is not None and issubclass(cls, msgspec.Struct):
-        struct_fields: tuple[str, ...] = cls.__struct_fields__  # type: ignore[attr-defined]
-        return Registration(cls, name, struct_fields)
-    if "__dataclass_fields__" not in cls.__dict__:
-        raise TypeError(
-            f"{cls.__qualname__} is no dataclass, msgspec.Struct or enum.Enum; "
-            f"declare it with @rabble.message"
-        )
-    if not cls.__dict__["__dataclass_params__"].frozen:
-        raise TypeError(
-            f"{cls.__qualname__} is a dataclass that can be changed: "
-            f"make it @dataclass(frozen=True, slots=True), or leave that to @rabble.message"
-        )
-    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(cls)  # type: ignore[arg-type]
-    for pseudo in cls.__dict__["__dataclass_fields__"].values():
-        if pseudo._field_type is dataclasses._FIELD_INITVAR:  # type: ignore[attr-defined]
-            raise TypeError(
-                f"{cls.__qualname__}.{pseudo.name} is an InitVar, which the receiver cannot know"
-            )
-    # What would make the constructor do more than fill slots.
-    by_slots = (
-        plain
-        and type(cls) is type
-        and all(field.init for field in fields)
-        and not hasattr(cls, "__post_init__")
-        and cls.__new__ is object.__new__
-        and all(
-            isinstance(getattr(cls, field.name, None), types.MemberDescriptorType)
-            for field in fields
-        )
-    )
-    return Registration(
-        cls, name, tuple(field.name for field in fields if field.init), None, by_slots
-    )
-
-
 #: The registry that `@message` fills, and that a node uses unless it is given another.
 default_registry = MessageRegistry()
 
@@ -239,7 +242,11 @@ def message(cls: C, /) -> C: ...
 
 @overload
 def message(
-    *, name: str | None = None, registry: MessageRegistry | None = None
+    *,
+    name: str | None = None,
+    registry: MessageRegistry | None = None,
+    check: bool = True,
+    post_init: bool = False,
 ) -> Callable[[C], C]: ...
 
 
@@ -250,44 +257,41 @@ def message(
     *,
     name: str | None = None,
     registry: MessageRegistry | None = None,
+    check: bool = True,
+    post_init: bool = False,
 ) -> Any:
     """Declare a class whose instances may be sent to other nodes.
 
-    A plain class becomes a frozen, slotted dataclass. A frozen dataclass, an `enum.Enum` or a
-    `msgspec.Struct` is registered as it is. Every node that sends or receives it has to import
-    the declaration.
+    A plain class becomes a frozen, slotted dataclass. A frozen dataclass, a `NamedTuple`, an
+    `enum.Enum`, a `msgspec.Struct`, a frozen pydantic model or a frozen attrs class is registered
+    as it is. Every node that sends or receives it has to import the declaration.
 
     :param name: its wire name. By default `module.qualname`, which changes when the class moves,
         and is another in a script (`__main__`) than where that is imported: name what should last.
     :param registry: where to register it; by default `default_registry`.
+    :param check: whether fields that arrive are held against their annotations; one that does not
+        fit makes the message a `DecodeError` that names it. `MessageRegistry.unchecked` says which
+        annotations are not understood.
+    :param post_init: whether the constructor runs at the receiver, with its `__post_init__`, its
+        validators and converters; where it raises, the message is a `DecodeError`. Without, the
+        fields are filled with what the sender had.
     :returns: the class, or a decorator if it was called with arguments alone.
     :raises TypeError: if such a class cannot travel.
     :raises ValueError: if the name is not usable or taken.
 
-    Fields travel by position, so both sides must have the same ones; their types are not checked,
-    and a tuple arrives as a list. A `__post_init__` runs at the receiver too, where raising makes
-    the message a `DecodeError`.
+    Fields travel by position. A class grows at its end: fields that a message of an older version
+    lacks get their defaults, and fields that came last and are not known here are dropped.
     """
 
     def declare(cls: C) -> C:
         if not isinstance(cls, type):
             raise TypeError(f"@message decorates a class, not {cls!r}")
-        plain = is_undecorated(cls)
-        if plain:
-            plain = "__init__" not in cls.__dict__
-            made: Any = dataclasses.dataclass(frozen=True, slots=True)(cls)
-            cls = made
-        (default_registry if registry is None else registry)._register(cls, name, plain=plain)
-        return cls
+        made: Any = made_dataclass(cls)
+        plain = made is not cls and "__init__" not in cls.__dict__
+        (default_registry if registry is None else registry)._register(
+            made, name, plain=plain, check=check, post_init=post_init
+        )
+        replaced: C = made
+        return replaced
 
     return declare if cls is None else declare(cls)
-
-
-def is_undecorated(cls: type) -> bool:
-    """Whether `@message` has to make a dataclass of it."""
-    msgspec = sys.modules.get("msgspec")
-    return not (
-        "__dataclass_fields__" in cls.__dict__
-        or issubclass(cls, enum.Enum)
-        or (msgspec is not None and issubclass(cls, msgspec.Struct))
-    )

@@ -1,7 +1,9 @@
 """What a node has to say to its operator, written to the log by a thread of its own.
 
 The executor never blocks on a log, and a log handler may block: so reports are formatted where
-they arise, at a bounded rate and of a bounded length, and written here. The same thread watches the
+they arise, at a bounded rate and of a bounded length, and written here. A record of a crash has a
+copy of the exception (`exc_info`), and the text of its traceback (`exc_text`), which a `Formatter`
+takes as it is. The same thread watches the
 executor: a `receive` that does not return is reported with its stack, once per call.
 """
 
@@ -13,105 +15,34 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any
+from typing import NamedTuple
 
+from rabble._core.errors import Interrupted
 from rabble._core.ids import Pid
 from rabble._core.inbox import Inbox
-from rabble._core.texts import Interrupted, bounded_str
 from rabble.steps import take_steps
-from rabble.texts import TEXT_CHARS_MAX, cut, described
+from rabble.texts import cut, described
+from rabble.tracebacks import FRAMES_MAX, LINE_CHARS_MAX, REPORT_CHARS_MAX, detached, traceback_text
 
-__all__ = ["Reporter", "described", "traceback_text"]
+__all__ = ["Reporter", "described"]
 
 PERIOD_S = 0.25
-LINE_CHARS_MAX = 1_000
-REPORT_CHARS_MAX = 65_536
-FRAMES_MAX = 50
-#: Of the exceptions that led to one, and of those in a group, each with all that hangs on it.
-CHAIN_MAX = 8
-GROUP_MAX = 8
-GROUP_DEPTH_MAX = 3
-NOTES_MAX = 8
-
-CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
-CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
+#: How often the watch may fail in a row: then a stuck executor would not be noticed any more.
+WATCHES_FAILED_MAX = 20
 UNPRINTABLE = "a report for which there were no words"
 
 
-def attribute(error: BaseException, name: str, base: type = BaseException) -> Any:
-    """What the interpreter keeps for each exception, whatever its class has under that name."""
-    return base.__dict__[name].__get__(error)
+class Report(NamedTuple):
+    """What waits to be written.
 
-
-def own_part(error: BaseException) -> TracebackType | None:
-    """A traceback without the frames of the executor that it begins with."""
-    trace: TracebackType | None = attribute(error, "__traceback__")
-    while trace is not None and trace.tb_frame.f_code.co_filename.endswith("executor.pyx"):
-        trace = trace.tb_next
-    return trace
-
-
-def traceback_text(error: BaseException) -> str:
-    """An exception with its traceback, much as the interpreter prints it; bounded.
-
-    `traceback` would ask the exception for its text without a bound, walk along all that led to it,
-    and look through the attributes of the user's objects for one of a similar name.
+    :param error: a copy of the exception that it tells of, see `detached`.
+    :param traceback: of that exception.
     """
-    try:
-        text = "".join(chain_lines(error, set(), 0))
-    except Interrupted:
-        raise
-    except BaseException as failure:
-        text = f"a {described(error)}; formatting it failed: {described(failure)}"
-    return cut(text.rstrip(), REPORT_CHARS_MAX)
 
-
-def chain_lines(error: BaseException, seen: set[int], depth: int) -> list[str]:
-    """An exception after those that led to it."""
-    chain: list[list[str]] = []
-    current: BaseException | None = error
-    link = ""
-    while current is not None and id(current) not in seen:
-        if len(chain) == CHAIN_MAX:
-            chain.append([f"... and what led to that\n{link}"])
-            break
-        seen.add(id(current))
-        chain.append([*error_lines(current, seen, depth), link])
-        cause: BaseException | None = attribute(current, "__cause__")
-        if cause is not None:
-            current, link = cause, CAUSE
-        elif attribute(current, "__suppress_context__"):
-            current = None
-        else:
-            current, link = attribute(current, "__context__"), CONTEXT
-    return [line for part in reversed(chain) for line in part]
-
-
-def error_lines(error: BaseException, seen: set[int], depth: int) -> list[str]:
-    """One exception: its traceback, its text, its notes, and what is in it if it is a group."""
-    lines = []
-    trace = own_part(error)
-    if trace is not None:
-        lines.append("Traceback (most recent call last):\n")
-        # The latest calls: an endless recursion has a thousand.
-        stack = traceback.extract_tb(trace, limit=-FRAMES_MAX)
-        if len(stack) == FRAMES_MAX:
-            lines.append(f"  ... of which these are the last {FRAMES_MAX}\n")
-        lines += [cut(line, LINE_CHARS_MAX) for line in stack.format()]
-    lines.append(f"{described(error)}\n")
-    notes = getattr(vars(error), "get", lambda name: None)("__notes__")
-    if type(notes) is list:
-        lines += [f"{bounded_str(note, TEXT_CHARS_MAX)}\n" for note in notes[:NOTES_MAX]]
-    if isinstance(error, BaseExceptionGroup) and depth < GROUP_DEPTH_MAX:
-        parts = attribute(error, "exceptions", BaseExceptionGroup)
-        for part in parts[:GROUP_MAX]:
-            text = "".join(chain_lines(part, seen, depth + 1)) or "(as above)"
-            lines += [f"  | {line}\n" for line in text.rstrip().splitlines()]
-            lines.append("  +--\n")
-        if len(parts) > GROUP_MAX:
-            lines.append(f"  and {len(parts) - GROUP_MAX} more\n")
-    return lines
+    level: int
+    text: str
+    error: BaseException | None = None
+    traceback: str | None = None
 
 
 class Reporter:
@@ -120,7 +51,8 @@ class Reporter:
     :param name: of its thread.
     :param per_second: how many reports a second are written.
     :param waiting: how many may wait to be written.
-    :param watch: called a few times a second in the reporter's thread.
+    :param watch: called a few times a second in the reporter's thread. What it raises is reported;
+        if it does nothing else that is a failure of the thread.
     :param failed: called with what ended that thread's work. What is reported is still written.
     :param clock: monotonic seconds.
 
@@ -145,18 +77,25 @@ class Reporter:
         self._second = 0
         self._admitted = 0
         self._suppressed = 0
-        self._waiting: collections.deque[tuple[int, str]] = collections.deque()
+        self._waiting: collections.deque[Report] = collections.deque()
         self._waiting_max = waiting
         self._awake = Inbox(1)
+        self._watches_failed = 0
         self.suppressed_total = 0
         self.thread = threading.Thread(
             target=take_steps, args=(failed, self._work), name=name, daemon=False
         )
 
-    def report(self, level: int, words: Callable[[], str]) -> None:
-        """Write one report, or count it as suppressed; nothing of either if nobody wants it."""
+    def report(
+        self, level: int, words: Callable[[], str], error: BaseException | None = None
+    ) -> None:
+        """Write one report, or count it as suppressed; nothing of either if nobody wants it.
+
+        :param words: gives its text.
+        :param error: what it tells of; the report has its traceback and a copy of it.
+        """
         try:
-            self._report(level, words)
+            self._report(level, words, error)
         except Interrupted:
             raise
         except BaseException:
@@ -164,10 +103,8 @@ class Reporter:
             self._suppressed += 1
             self.suppressed_total += 1
 
-    def _report(self, level: int, words: Callable[[], str]) -> None:
-        # Not isEnabledFor, which takes a lock: a signal handler that waits for the node's end may
-        # have interrupted its holder.
-        if level < self._log.getEffectiveLevel():
+    def _report(self, level: int, words: Callable[[], str], error: BaseException | None) -> None:
+        if not self._wanted(level):
             return
         second = int(self._clock())
         if second != self._second:
@@ -189,11 +126,23 @@ class Reporter:
         if self._suppressed:
             text += f"\n[{self._suppressed} reports before this one were suppressed]"
             self._suppressed = 0
-        self._waiting.append((level, text))
+        if error is None:
+            self._waiting.append(Report(level, text))
+        else:
+            self._waiting.append(Report(level, text, detached(error), traceback_text(error)))
 
-    def report_crash(self, pid: Pid | None, error: BaseException) -> None:
-        """Report a failed process or service with its traceback."""
-        self.report(logging.ERROR, lambda: f"{pid} crashed\n{traceback_text(error)}")
+    def _wanted(self, level: int) -> bool:
+        # Not isEnabledFor, which takes a lock: a signal handler that waits for the node's end may
+        # have interrupted its holder. It says no, too, if the logger was disabled, see `_log_one`.
+        return level >= self._log.getEffectiveLevel() and level > self._log.manager.disable
+
+    def report_crash(self, pid: Pid | None, error: BaseException, number: int = 0) -> None:
+        """Report a failed process or service with its traceback.
+
+        :param number: of the crash, which the exceptions of those that waited for it repeat.
+        """
+        which = f" (crash {number})" if number else ""
+        self.report(logging.ERROR, lambda: f"{pid} crashed{which}", error)
 
     def report_stack(self, pid: Pid, thread_id: int, seconds: float) -> None:
         """Report a `receive` that has not returned, with where it stands."""
@@ -217,26 +166,37 @@ class Reporter:
     def _work(self) -> None:
         while not self._awake.closed:
             self._awake.wait(PERIOD_S)
-            self._watch(self)
+            self._look()
             self._write()
         self._write()
         self._write_suppressed()
 
+    def _look(self) -> None:
+        """Call the watchdog. That it fails is reported, and is the end only if it always does."""
+        try:
+            self._watch(self)
+        except BaseException as error:
+            self._watches_failed += 1
+            if self._watches_failed >= WATCHES_FAILED_MAX:
+                raise
+            self.report(logging.ERROR, lambda: "the look at the executor failed", error)
+        else:
+            self._watches_failed = 0
+
     def _write(self) -> None:
         while self._waiting:
-            level, text = self._waiting.popleft()
-            self._log_text(level, text)
+            self._log_one(self._waiting.popleft())
         if self._suppressed and int(self._clock()) != self._second:
             self._write_suppressed()
 
     def _write_suppressed(self) -> None:
         count, self._suppressed = self._suppressed, 0
         if count:
-            self._log_text(logging.WARNING, f"{count} reports were suppressed")
+            self._log_one(Report(logging.WARNING, f"{count} reports were suppressed"))
 
-    def _log_text(self, level: int, text: str) -> None:
+    def _log_one(self, report: Report) -> None:
         try:
-            self._log.log(level, "%s", text)
+            self._log_record(report)
         except BaseException as error:
             # A filter or handler of somebody else's. The watchdog lives in this thread: go on, and
             # complain where logging itself does, if that can be done.
@@ -245,3 +205,24 @@ class Reporter:
                     sys.stderr.write(f"{traceback_text(error)}\n")
                 except BaseException:
                     pass
+
+    def _log_record(self, report: Report) -> None:
+        if not self._wanted(report.level):
+            return
+        error = report.error
+        record = self._log.makeRecord(
+            self._log.name,
+            report.level,
+            __file__,
+            0,
+            "%s",
+            (report.text,),
+            None if error is None else (type(error), error, error.__traceback__),
+        )
+        record.exc_text = report.traceback
+        # As `Logger.handle`, which does nothing if the logger was disabled: `dictConfig` and
+        # `fileConfig` disable all loggers that exist and that they do not name, and nobody who
+        # sets up the log of a program means its crashes by that.
+        passed = self._log.filter(record)
+        if passed:
+            self._log.callHandlers(passed if isinstance(passed, logging.LogRecord) else record)

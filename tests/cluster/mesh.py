@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import rabble
-from rabble import Limits, Mesh, Node, NodeDown, NodeId, NodeUp
+from rabble import Limits, Mesh, NameTaken, Node, NodeDown, NodeId, NodeUp, Pid
 from tests.faults.raw import CLUSTER, KEY
-from tests.support import PATIENCE_S, until
+from tests.support import PATIENCE_S, Echo, until
 
 #: What a step may take longer than it should, because the machine is busy.
 SLACK_S = 5.0
@@ -40,6 +40,17 @@ def rouse(
         limits=Limits(**{**SHORT, **(limits or {})}),
         **more,
     )
+
+
+def subscribe_to_letters(node: Node, pid: Pid) -> None:
+    """Have the dead letters of a node sent to `pid`, also those for which another node is why.
+
+    What this thread sends comes behind the subscription anyway; what comes by a socket need not.
+    """
+    node.subscribe_dead_letters(pid)
+    with contextlib.suppress(NameTaken):
+        node.spawn(Echo(), "behind the subscription")
+    assert node.call(node.pid("behind the subscription"), 1, PATIENCE_S) == 1
 
 
 def port_of(node: Node) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+import ssl
 from typing import Any
 from unittest.mock import Mock
 
@@ -11,6 +13,8 @@ import pytest
 
 from rabble import Limits, NodeId
 from rabble.cluster.connections import Connections, Ending, PeerConnection, ending_of
+from rabble.cluster.decide.actions import Up
+from rabble.cluster.decide.handshake_actions import Established, Peer
 from rabble.cluster.decide.refusal import RefusalCode
 from rabble.messages import NodeStalled
 
@@ -35,7 +39,7 @@ def ended(*, code: int = 0, error: int = 0, mid_frame: bool = False) -> Any:
         (ended(error=errno.ECONNRESET), Ending(None, None, os.strerror(errno.ECONNRESET))),
         (
             ended(mid_frame=True),
-            Ending(None, "TORN", "it closed the connection, in the middle of a frame"),
+            Ending(None, "PARTIAL_FRAME", "it closed the connection, in the middle of a frame"),
         ),
     ],
     ids=["bye", "bye first", "end of file", "unknown code", "reset", "mid frame"],
@@ -49,7 +53,9 @@ class Side:
 
     def __init__(self) -> None:
         self.told: list[object] = []
+        self.reports: list[str] = []
         runtime = Mock(**dict.fromkeys(("notify_nodes", "notify_nodes"), self.told.append))
+        runtime.report = lambda level, words: self.reports.append(words())
         self.connections = Connections(A, Mock(), runtime, Limits(), lambda: 0.0, None)
 
     def add(self, connection_id: int, node: NodeId = B) -> PeerConnection:
@@ -114,3 +120,87 @@ def test_subscribers_are_told_once_that_a_peer_stands_still() -> None:
     for stalled in (True, True, False):
         side.connections.set_stalled("b", stalled)
     assert side.told == [NodeStalled(B, True), NodeStalled(B, False)]
+
+
+@pytest.mark.parametrize("where", ["session", "adopt", "attach", "failure_detector"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("error", [OSError, RuntimeError, MemoryError, SystemExit])
+def test_a_connection_that_cannot_be_used_leaves_nothing_open(
+    where: str, tls: bool, error: type[BaseException]
+) -> None:
+    reports: list[str] = []
+    poller, proxy = Mock(), Mock()
+    runtime = Mock(report=lambda level, words: reports.append(words()))
+    connections = Connections(A, poller, runtime, Limits(), lambda: 0.0, proxy)
+    near, far = os.pipe()
+    sock = Mock(spec=ssl.SSLSocket if tls else socket.socket)
+    sock.detach.return_value = far
+    proxy.adopt.return_value = far
+    {
+        "session": runtime.make_session,
+        "adopt": proxy.adopt,
+        "attach": poller.attach,
+        "failure_detector": Mock(),
+    }[where].side_effect = error("none left")
+    if where == "failure_detector":
+        connections._failure_detector.add = Mock(side_effect=error("none left"))  # type: ignore[method-assign]
+    opened = connections.open(Up(1, B, 7), sock, Established(Peer(B, 7, False, 1), b""), True)
+    if where == "adopt" and not tls:
+        assert opened is not None
+        os.close(far)
+    else:
+        assert opened is None
+        assert connections.all() == [] and 1 not in connections
+        assert connections.next_check(0.0) is None
+        (report,) = reports
+        assert f"the connection to {B} cannot be used: {error.__name__}: none left" in report
+        if where == "attach":
+            # The descriptor was this side's; the stream of TLS is the proxy's, and ends with it.
+            with pytest.raises(OSError):
+                os.fstat(far)
+            assert not sock.close.called
+        elif where == "failure_detector":
+            poller.attach.return_value.abort.assert_called_once_with(RefusalCode.LIMIT)
+            assert connections.are_parting and not sock.close.called
+            os.close(far)
+        else:
+            assert sock.close.called
+            os.close(far)
+    os.close(near)
+
+
+@pytest.mark.parametrize(
+    ("segments", "is_holed"),
+    [
+        # Nothing came any more.
+        ([(7, 0)], False),
+        # Its host confirmed what was sent; or something came, but for the next in order.
+        ([(7, 0), (9, 0)], True),
+        ([(7, 2)], True),
+        # The kernel does not tell.
+        ([(0, 0)], False),
+    ],
+)
+def test_a_silent_peer_whose_packets_come_is_told_from_one_that_is_gone(
+    segments: list[tuple[int, int]], is_holed: bool
+) -> None:
+    side = Side()
+    peer = side.add(1)
+    connection: Any = peer.connection
+    side.connections._failure_detector.add(1, "b", 0.0)
+    now, at, cut = 0.0, iter(segments), []
+    connection.progress, connection.open, connection.segments = (0, True, 0), True, next(at)
+    connection.session.unfinished_ns = 0
+    while not cut:
+        now += 0.5
+        connection.silent_ns = int(now * 1e9)
+        if now > 4.0:
+            connection.segments = next(at, connection.segments)
+        cut = side.connections.silent(now)
+    ((silent, silence_s),) = cut
+    assert silent is peer and silence_s == now > 8.0
+    side.connections.cut(peer, silence_s)
+    assert peer.is_holed is is_holed
+    connection.abort.assert_called_once_with(RefusalCode.TIMEOUT)
+    [report] = side.reports
+    assert ("though small packets of its host come" in report) is is_holed

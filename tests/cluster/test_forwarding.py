@@ -41,10 +41,11 @@ class Asks(Process):
         return Envelope(to, [msg, correlation_id.request, sender], correlation_id=of)
 
 
-@pytest.fixture(scope="module")
-def nodes():
+@pytest.fixture(scope="module", params=["plain", "authenticated"])
+def nodes(request):
+    mesh = {"authenticate_loopback": request.param == "authenticated"}
     with contextlib.ExitStack() as stack:
-        a, b, c = (stack.enter_context(rouse(name)) for name in "abc")
+        a, b, c = (stack.enter_context(rouse(name, mesh=mesh)) for name in "abc")
         told = [Told(node) for node in (a, b, c)]
         for node in (b, c):
             node.join(a.node_id.addr)

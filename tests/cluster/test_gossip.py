@@ -1,4 +1,4 @@
-"""Membership on the wire: digests at their time, states to who needs them, and what comes back."""
+"""Membership on the wire: greetings, deltas and digests at their time, and what comes back."""
 
 from __future__ import annotations
 
@@ -9,93 +9,320 @@ from unittest.mock import Mock
 import pytest
 
 from rabble import Limits, NodeId
-from rabble._core.codec import Codec, DecodeError
+from rabble._core.codec import Codec
+from rabble._core.errors import DecodeError
 from rabble.cluster.connections import PeerConnection
-from rabble.cluster.decide.membership import Membership, MembershipError
-from rabble.cluster.gossip import ELEMENTS_MAX, KIND_MEMBERSHIP, Gossip
+from rabble.cluster.decide.membership import Changes, Membership, MembershipError
+from rabble.cluster.gossip import ELEMENTS_MAX, KIND_MEMBERSHIP, Gossip, code_of
 from rabble.registry import MessageRegistry
 
-A, B, C = (NodeId(name, "h:1") for name in "abc")
+A, B, C, D, E = (NodeId(name, "h:1") for name in "abcde")
 CODEC = Codec(MessageRegistry(), elements_max=ELEMENTS_MAX)
-LIMITS = Limits(digest_ms=1_000)
+LIMITS = Limits(digest_ms=1_000_000, gossip_gather_ms=100, digest_settled_ms=1_000)
+
+
+class Least:
+    """Each wait is as short as it may be."""
+
+    def uniform(self, a: float, b: float, /) -> float:
+        return a
 
 
 class Side:
-    """A node's membership and gossip, and a peer that keeps what it is sent."""
+    """A node's membership and gossip, and peers that keep what they are sent."""
 
     def __init__(self, own: NodeId, limits: Limits = LIMITS) -> None:
         self.reports: list[tuple[int, str]] = []
         runtime = Mock()
         runtime.report = lambda level, words: self.reports.append((level, words()))
         self.membership = Membership(own, 10, limits)
-        self.gossip = Gossip(own, self.membership, runtime, limits, 0.0)
-        self.connection = Mock()
-        self.peer = PeerConnection(1, self.connection, B, 10)
+        self.gossip = Gossip(own, self.membership, runtime, limits, 0.0, Least())
+        self.gossip.tick(0.0, [])
+        self.peers: dict[str, PeerConnection] = {}
+        self.now = 0.0
 
-    def sent(self) -> list[bytes]:
-        """The bodies of the membership frames since the last call."""
-        frames = [call.args for call in self.connection.method_calls]
-        self.connection.reset_mock()
+    def connect(self, node: NodeId) -> PeerConnection:
+        peer = PeerConnection(len(self.peers) + 1, Mock(), node, 10)
+        self.peers[node.name] = peer
+        self.gossip.greet(peer, self.now)
+        return peer
+
+    def sent(self, name: str) -> list[Any]:
+        """What a peer was sent since the last call, decoded."""
+        connection: Any = self.peers[name].connection
+        frames = [call.args for call in connection.method_calls]
+        connection.reset_mock()
         assert all(kind == KIND_MEMBERSHIP for kind, _ in frames)
-        return [body for _, body in frames]
+        return [CODEC.decode_message(body) for _, body in frames]
+
+    def read(self, name: str, message: object) -> Changes | None:
+        return self.gossip.read(self.peers[name], CODEC.encode_message(message), self.now)
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        self.gossip.tick(self.now, self.peers.values())
 
 
-def digest_of(membership: Membership) -> Any:
-    return CODEC.encode_message({"d": membership.digest()})
+def start_of(node: NodeId, incarnation: int = 10) -> dict[str, Any]:
+    return {"s": [[node.name, incarnation, 1, 0, node.addr]], "v": [], "m": []}
 
 
-def test_a_digest_is_sent_to_each_peer_when_it_is_time_to() -> None:
+def greeting_of(node: NodeId, known: bool) -> dict[str, Any]:
+    return {**start_of(node), "k": known}
+
+
+# Greetings.
+
+
+def test_a_connection_begins_with_what_the_node_says_of_itself() -> None:
     side = Side(A)
-    side.gossip.tick(0.0, [side.peer, side.peer])
-    assert side.sent() == [digest_of(side.membership)] * 2
-    assert side.gossip.next_tick == 1.0
-    side.gossip.tick(0.9, [side.peer])
-    assert side.sent() == []
-    side.gossip.tick(1.5, [side.peer])
-    assert len(side.sent()) == 1
-    assert side.gossip.next_tick == 2.5
+    side.membership.merge(start_of(C))
+    side.connect(B)
+    side.connect(C)
+    assert side.sent("b") == [greeting_of(A, known=False)]
+    assert side.sent("c") == [greeting_of(A, known=True)]
 
 
-def test_another_digest_is_answered_with_the_state_and_the_own_one_is_not() -> None:
+def test_its_joins_go_with_it_or_they_would_count_as_dropped() -> None:
+    side, other = Side(A), Membership(D, 10)
+    side.membership.add(B)
+    side.membership.add(C)
+    other.merge(side.membership.state())
+    side.connect(D)
+    [greeting] = side.sent("d")
+    assert greeting.pop("k") is False
+    assert not other.merge(greeting).state_changed
+    assert set(other.members()) == {"a", "b", "c", "d"}
+
+
+def test_a_later_start_of_a_peer_is_not_known() -> None:
     side = Side(A)
-    assert side.gossip.read(side.peer, digest_of(side.membership)) is None
-    assert side.sent() == []
-    assert side.gossip.read(side.peer, digest_of(Membership(B, 10))) is None
-    assert side.sent() == [side.membership.encoded()]
+    side.membership.merge(start_of(B, incarnation=9))
+    side.connect(B)
+    assert side.sent("b") == [greeting_of(A, known=False)]
 
 
-def test_a_state_is_merged_once() -> None:
-    side, other = Side(A), Membership(B, 10)
-    other.add(C)
-    changes = side.gossip.read(side.peer, other.encoded())
-    assert changes is not None
-    assert changes.state_changed
-    assert set(side.membership.members()) == {"a", "b", "c"}
-    assert side.gossip.read(side.peer, side.membership.encoded()) is None
-    assert side.sent() == []
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("knows", [False, True])
+def test_who_knew_nothing_of_each_other_exchange_all_they_know(known: bool, knows: bool) -> None:
+    side = Side(A)
+    side.membership.merge(start_of(C))
+    if known:
+        side.membership.merge(start_of(B))
+    side.connect(B)
+    side.sent("b")
+    changes = side.read("b", greeting_of(B, knows))
+    assert changes is not None and changes.added == (() if known else (B,))
+    whole = {**side.membership.state(), "k": True}
+    assert side.sent("b") == ([] if known or knows else [whole])
+
+
+# What changes.
+
+
+def test_a_change_of_its_own_is_told_at_once_and_the_next_ones_together() -> None:
+    side = Side(A)
+    side.connect(B)
+    side.sent("b")
+    for node in (C, D, E):
+        side.membership.add(node)
+        side.gossip.changed(side.now)
+        side.tick(0.01)
+    first, *more = side.sent("b")
+    assert [row[3] for row in first["m"]] == ["c"] and more == []
+    side.tick(0.1)
+    [later] = side.sent("b")
+    # A replica's joins are always told together.
+    assert [row[3] for row in later["m"]] == ["c", "d", "e"]
+    assert later["s"] == []
+
+
+def test_what_peers_told_is_gathered_and_goes_to_all_others() -> None:
+    side = Side(A)
+    for node in (B, C, D):
+        side.connect(node)
+        side.read(node.name, greeting_of(node, True))
+    side.tick(0.2)
+    for node in (B, C, D):
+        side.sent(node.name)
+    side.read("b", start_of(E))
+    assert side.gossip.next_tick == pytest.approx(side.now + 0.05)
+    side.tick(0.04)
+    assert side.sent("c") == []
+    side.tick(0.02)
+    assert (side.sent("b"), side.sent("c"), side.sent("d")) == ([], [start_of(E)], [start_of(E)])
+    side.tick(0.2)
+    assert side.sent("c") == []
+
+
+def test_nobody_is_told_what_enough_others_told_meanwhile() -> None:
+    side = Side(A)
+    for node in (B, C, D):
+        side.connect(node)
+        side.read(node.name, greeting_of(node, True))
+    side.tick(0.2)
+    side.read("b", start_of(E))
+    side.read("c", start_of(E))
+    side.sent("d")
+    side.tick(0.2)
+    assert side.sent("d") == []
+
+
+def test_what_was_told_to_this_node_alone_is_told_to_the_others() -> None:
+    side = Side(A)
+    for node in (B, C, D):
+        side.connect(node)
+        side.read(node.name, greeting_of(node, True))
+    side.tick(0.2)
+    side.read("b", {**start_of(E), "k": True})
+    side.read("c", {**start_of(E), "d": side.membership.digest()})
+    for name in "bcd":
+        side.sent(name)
+    side.tick(0.2)
+    assert [side.sent(name) for name in "bcd"] == [[], [], [start_of(E)]]
+
+
+def test_what_changed_before_a_connection_came_up_is_left_to_the_digest() -> None:
+    side = Side(A)
+    side.connect(B)
+    side.read("b", start_of(E))
+    side.connect(C)
+    side.sent("c")
+    side.tick(0.2)
+    assert side.sent("c") == []
+    side.tick(2.0)
+    assert side.sent("c") == [{"d": side.membership.digest()}]
+
+
+def test_a_peer_whose_connection_ends_is_told_why_first() -> None:
+    side = Side(A)
+    for node in (B, C):
+        side.connect(node)
+        side.read(node.name, greeting_of(node, True))
+    side.tick(0.2)
+    side.sent("b")
+    side.read("c", {"s": [["b", 10, 1, 1, None]], "v": [], "m": []})
+    side.gossip.tell_before_parting(side.peers["b"])
+    assert side.sent("b") == [{"s": [["b", 10, 1, 1, None]], "v": [], "m": []}]
+    side.gossip.forget(side.peers.pop("b").connection_id)
+    side.tick(0.2)
+
+
+# Digests.
+
+
+def test_a_digest_comes_when_nothing_has_changed_for_a_while_and_periodically() -> None:
+    side = Side(A, Limits(digest_ms=10_000, digest_settled_ms=1_000))
+    side.connect(B)
+    side.sent("b")
+    digests = 0
+    for _ in range(8):
+        side.tick(0.9)
+        side.membership.add(C)
+        side.gossip.changed(side.now)
+        digests += sum("d" in each for each in side.sent("b"))
+    assert digests == 0
+    side.tick(1.0)
+    assert {"d": side.membership.digest()} in side.sent("b")
+    side.tick(9.9)
+    assert side.sent("b") == []
+    side.tick(0.2)
+    assert side.sent("b") == [{"d": side.membership.digest()}]
+
+
+def test_two_that_differ_agree_whoever_knows_more() -> None:
+    one, other = Side(A), Side(B)
+    one.connect(B)
+    other.connect(A)
+    one.membership.add(C)
+    other.membership.add(D)
+    one.sent("b"), other.sent("a")
+    other.read("a", {"d": one.membership.digest()})
+    [answer] = other.sent("a")
+    assert answer == {**other.membership.state(), "d": other.membership.digest()}
+    one.read("b", answer)
+    [rest] = one.sent("b")
+    assert rest == {**one.membership.state(), "k": True}
+    other.read("a", rest)
+    assert one.membership.digest() == other.membership.digest()
+    assert other.sent("a") == []
+    assert other.read("a", {"d": one.membership.digest()}) is None
+    assert other.sent("a") == []
+
+
+# What is no membership, and what is too long.
 
 
 @pytest.mark.parametrize(
     ("body", "error"),
-    [(b"", DecodeError), (b"\xc1", DecodeError), (CODEC.encode_message({"s": 1}), MembershipError)],
-    ids=["empty", "no msgpack", "no state"],
+    [
+        (b"", DecodeError),
+        (b"\xc1", DecodeError),
+        *(
+            (CODEC.encode_message(message), MembershipError)
+            for message in (
+                {},
+                [],
+                {"s": 1},
+                {"d": 1},
+                {"d": b"", "k": 1},
+                {"k": True},
+                {**start_of(B), "k": 1},
+                {**start_of(B), "d": ""},
+                {**start_of(B), "x": 1},
+                {"s": [["b", 10, 1, 0]], "v": [], "m": []},
+                {"s": [[]], "v": [], "m": []},
+            )
+        ),
+    ],
 )
 def test_what_is_no_membership_raises_and_changes_nothing(
     body: bytes, error: type[Exception]
 ) -> None:
     side = Side(A)
+    side.connect(B)
     before = side.membership.encoded()
     with pytest.raises(error):
-        side.gossip.read(side.peer, body)
+        side.gossip.read(side.peers["b"], body, 0.0)
     assert side.membership.encoded() == before
 
 
 def test_a_state_longer_than_a_frame_is_reported_and_not_sent() -> None:
+    """The membership does not let that happen; if it does, it is seen."""
     side = Side(A, Limits(frame_bytes_max=8_192, digest_ms=1_000, fragment_bytes_max=1_024))
+    side.membership._bytes_max = 1 << 20
+    side.connect(B)
+    side.sent("b")
     for number in range(500):
         side.membership.add(NodeId(f"member-{number}", "h:1"))
-    side.gossip.send_state(side.peer)
-    assert side.sent() == []
+    side.gossip.send_state(side.peers["b"])
+    assert side.sent("b") == []
     [(level, text)] = side.reports
     assert level == logging.ERROR
     assert "more than Limits.frame_bytes_max: b@h:1 is not told" in text
+
+
+def test_what_exceeds_a_bound_here_is_no_defect_of_the_sender() -> None:
+    side = Side(A, Limits(membership_members_max=1))
+    side.connect(B)
+    for body, code in ((Membership(B, 10).encoded(), "LIMIT"), (b"\xc1", "DECODE")):
+        with pytest.raises((DecodeError, MembershipError)) as caught:
+            side.gossip.read(side.peers["b"], body, 0.0)
+        assert code_of(caught.value).name == code
+
+
+def test_a_node_contradicts_what_is_said_of_it_without_gathering() -> None:
+    """Whoever believes it ends the connection."""
+    a = Side(A)
+    a.connect(B)
+    a.connect(C)
+    a.tick(10.0)
+    for name in "bc":
+        a.sent(name)
+    removed = {"s": [["a", a.membership.incarnation, 99, 1, None]], "v": [], "m": []}
+    a.read("c", removed)
+    assert a.gossip.next_tick == a.now
+    a.tick(0.0)
+    [told] = a.sent("b")
+    [[name, _, counter, _, addr]] = told["s"]
+    assert (name, counter, addr) == ("a", 100, A.addr)

@@ -1,6 +1,4 @@
-"""Joining: how soon five nodes are one mesh, who was removed while it was away, and what nobody
-answers at. Rows 57, 62 and 68.
-"""
+"""Joining: how soon five nodes are one mesh, a removal of a node that is away, silent addresses."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ from typing import Any
 import pytest
 
 from rabble import Node, NodeId, NodeUp, Pid, Removed
+from rabble.addresses import Address
 from rabble.cluster.io import resolver as cluster_names
-from rabble.cluster.io.resolver import Address
 from tests.cluster.mesh import SLACK_S, Told, linked, meet, names, nothing_left, rouse, until
 from tests.faults.rig.proxy import Proxy
 from tests.support import PATIENCE_S, Echo
@@ -215,7 +213,7 @@ def test_a_port_that_refuses_is_dialled_until_the_node_leaves(by: str, how: str)
         with rouse("a", limits=LIMITS) as a:
             joins_at_once(a, by, f"127.0.0.1:{listener.getsockname()[1]}")
             told = is_joined(a)
-            until(lambda: a.cluster_status().refusals.get("TIMEOUT", 0) >= 3)
+            until(lambda: a.cluster_status().refusals.get("REFUSED", 0) >= 3)
             ends(a, how, told)
             listener.listen()
             nobody_dials(listener)

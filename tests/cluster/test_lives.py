@@ -35,12 +35,16 @@ class Ready(Process):
 
 
 class Keeper(Process):
-    """Spawns a `Ready` again whenever the one before has ended."""
+    """Spawns a `Ready` again when the one before has ended, `RESTARTS` of them."""
 
     def __init__(self, to: Pid) -> None:
         self.to = to
+        self.spawned = 0
 
     def init(self) -> rabble.Output:
+        if self.spawned == RESTARTS:
+            return None
+        self.spawned += 1
         return [
             Envelope(self.executor, Spawn(Ready(self.to), "kept")),
             Envelope(self.executor, Monitor(Pid("kept", self.node_id))),

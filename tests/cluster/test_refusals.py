@@ -1,4 +1,4 @@
-"""Who is not let in by a node, who hears of it, and what its operator reads. Rows 36 and 47."""
+"""Who is not let in by a node, who hears of it, and what its operator reads."""
 
 from __future__ import annotations
 

@@ -28,6 +28,8 @@ APP = """
 import contextlib, os, pathlib, sys, threading, time
 import rabble
 
+COUNT = 5
+
 class Echo(rabble.Process):
     def receive(self, msg, sender, correlation_id):
         return rabble.Envelope(sender, msg, correlation_id=correlation_id)
@@ -45,7 +47,17 @@ def managed(node):
     print("left while", node.status, flush=True)
 
 def hangs_at_the_end(node):
-    return lambda: (print("hangs", flush=True), time.sleep(600))
+    def end():
+        print("hangs", flush=True)
+        while True:
+            # One long sleep would not be interrupted by a signal that comes just before it.
+            time.sleep(0.01)
+    return end
+
+def waits(node):
+    print("waits", flush=True)
+    while not os.path.exists("go on"):
+        time.sleep(0.01)
 
 def raises(node):
     raise LookupError("no such thing")
@@ -81,10 +93,11 @@ def stuck(node):
     node.send(node.spawn(Stuck(), "stuck"), 1)
 
 def fails(node):
-    # What a defect in the cluster server would do.
+    # What a defect in the loop of the cluster server would do.
     def defect():
         raise LookupError("a defect")
-    node._runtime.cluster.post(defect)
+    node._runtime.cluster._patience = defect
+    node._runtime.cluster.post(lambda: None)
 
 def fails_while_stuck(node):
     class Stuck(rabble.Process):
@@ -97,6 +110,12 @@ def fails_at_the_end(node):
     def end():
         node._teardown._end_calls = None
     return end
+
+def crashes(node):
+    class Crashes(rabble.Process):
+        def receive(self, msg, sender, correlation_id):
+            raise LookupError("to be logged")
+    node.send(node.spawn(Crashes(), "crashes"), 1)
 
 def flood(node):
     class Flood(rabble.Process):
@@ -118,14 +137,20 @@ def flood(node):
 class Running:
     """A `rabble node` in a process of its own."""
 
-    def __init__(self, folder: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        stderr: int = subprocess.PIPE,
+    ) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "rabble.cli", "node", *arguments],
             cwd=folder,
             env={**os.environ, **(env or {})},
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
 
@@ -151,9 +176,14 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Running]:
+def running(
+    folder: Path,
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    stderr: int = subprocess.PIPE,
+) -> Iterator[Running]:
     (folder / "app.py").write_text(APP)
-    it = Running(folder, *arguments, env=env)
+    it = Running(folder, *arguments, env=env, stderr=stderr)
     try:
         yield it
     finally:
@@ -185,6 +215,7 @@ tls-key = "a.key"
 tls-ca = "ca.pem"
 cluster = "shop"
 bind = "0.0.0.0:4000"
+authenticate-loopback = true
 log-level = "info"
 
 [limits]
@@ -205,6 +236,7 @@ def test_a_file_says_all_that_the_command_line_can(tmp_path: Path) -> None:
         str(tmp_path / "a.pem"), str(tmp_path / "a.key"), str(tmp_path / "ca.pem")
     )
     assert (found.mesh.cluster, found.mesh.bind) == ("shop", "0.0.0.0:4000")
+    assert found.mesh.authenticate_loopback
     assert found.log_level == "info"
     assert found.limits == Limits(down_after_ms=4000)
 
@@ -227,16 +259,24 @@ def test_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
-        ("nod = 'a@h:1'", "nod is unknown. Did you mean node? There are: app, bind, cluster, "),
+        (
+            "nod = 'a@h:1'",
+            "nod is unknown. Did you mean node? There are: app, authenticate-loopback, bind, ",
+        ),
         ("[limits]\ndown_after = 1", "[limits] down_after is unknown. Did you mean down_after_ms?"),
-        ("[limits]\ndown_after_ms = 0", "down_after_ms must be a positive int, not 0"),
-        ("[limits]\ndown_after_ms = '4'", "down_after_ms must be a positive int, not '4'"),
+        ("[limits]\ndown_after_ms = 0", "down_after_ms must be an int, 1 to 2147483647, not 0"),
+        ("[limits]\ndown_after_ms = '4'", "down_after_ms must be an int, 1 to 2147483647, not '4'"),
         ("limits = 5", "limits must be a table, [limits]"),
         ("join = 'h:1'", "join must be an array of strings, not 'h:1'"),
         ("join = [1]", "join must be an array of strings, not [1]"),
         ("join = ['h']", "address 'h' is not usable"),
         ("join = ['a@h']", "h"),
         ("bind = 'h'", "address 'h' is not usable"),
+        (
+            "authenticate-loopback = 'yes'",
+            "authenticate-loopback must be true or false, not 'yes'",
+        ),
+        ("authenticate-loopback = true", "Mesh: authenticate_loopback needs a key"),
         ("app = 5", "app must be a string, not 5"),
         ("log-level = 'loud'", "log-level must be one of debug, info, warning, error, not 'loud'"),
         ("tls-cert = 'x'", "TLS needs all three: tls-cert, tls-key and tls-ca"),
@@ -267,10 +307,10 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--app", "app"], 2, "--app app: write it as MODULE:FUNCTION"),
         (["--app", "none:start"], 2, "--app none:start: there is no module none"),
         (["--app", "app:none"], 2, "--app app:none: app has no function none"),
-        (["--app", "app:APP"], 2, "app has no function APP"),
+        (["--app", "app:COUNT"], 2, "--app app:COUNT: COUNT is no function, but 5"),
         (["--app", "broken:start"], 1, "ValueError: broken"),
         (["--app", "app:raises"], 1, "LookupError: no such thing"),
-        (["--app", "app:wrong"], 1, "--app may return None, a function"),
+        (["--app", "app:wrong"], 1, "--app app:wrong returned 5. It may return None, a function"),
         (["--key", "app.py"], 2, "app.py"),
         (["--bind", "0.0.0.0:0"], 2, "listening on 0.0.0.0:0 would take in anybody"),
     ],
@@ -356,6 +396,85 @@ def test_a_node_that_fails_says_why(tmp_path: Path, app: str, why: str) -> None:
     assert "Traceback (most recent call last):" in err
 
 
+@contextlib.contextmanager
+def full_pipe() -> Iterator[int]:
+    """A pipe that nobody reads, and into which nothing more goes."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    yield writing
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("app", "statuses"),
+    [
+        ("start", {0}),
+        ("raises_at_the_end", {1}),
+        # The thread that writes the log does not end.
+        ("crashes", {1}),
+        ("fails", {1}),
+    ],
+)
+def test_a_node_whose_standard_error_is_full_ends_when_told_to(
+    tmp_path: Path, app: str, statuses: set[int]
+) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text(
+        f"node = 'a@127.0.0.1:0'\napp = 'app:{app}'\nlog-level = 'info'\n"
+        "[limits]\nshutdown_ms = 500\n"
+    )
+    with full_pipe() as stderr, running(tmp_path, "--config", "node.toml", stderr=stderr) as it:
+        if app != "fails":
+            while not it.line().startswith("ready"):
+                pass
+            it.process.send_signal(signal.SIGTERM)
+        code, _, _ = it.wait()
+    assert code in statuses
+
+
+def test_a_second_signal_ends_a_node_whose_standard_error_is_full(tmp_path: Path) -> None:
+    with (
+        full_pipe() as stderr,
+        running(tmp_path, "a@127.0.0.1:0", "--app", "app:hangs_at_the_end", stderr=stderr) as it,
+    ):
+        it.ready()
+        it.process.send_signal(signal.SIGTERM)
+        assert it.line() == "hangs"
+        time.sleep(2 * node_command.SAME_SIGNAL_S)
+        assert it.end()[0] == 1
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["fifo", "folder"])
+def test_a_file_of_seeds_that_is_no_regular_file_is_refused(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "seeds")
+    with pytest.raises(SettingsError, match="seeds: a file of seeds must be a regular file"):
+        settings("a@127.0.0.1:0", "--seed-file", str(tmp_path / "seeds"))
+
+
+def test_a_file_of_seeds_that_is_missing_is_waited_for(tmp_path: Path, peer: Node) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text(
+        "node = 'a@127.0.0.1:0'\nseed-file = 'seeds'\n[limits]\nseeds_refresh_ms = 50\n"
+    )
+    with peer.mailbox() as news, running(tmp_path, "--config", "node.toml") as it:
+        peer.subscribe_nodes(news.pid)
+        node = it.ready()
+        other = tmp_path / "new"
+        other.write_text(f"no address\n{peer.node_id.addr}\n")
+        other.rename(tmp_path / "seeds")
+        assert news.receive(PATIENCE_S).msg == NodeUp(node, it.incarnation)
+        code, _, err = it.end()
+    assert code == 0
+    assert "the file of seeds seeds, line 1: address 'no address' is not usable" in err
+
+
 def test_a_node_that_fails_and_does_not_end_says_both(tmp_path: Path) -> None:
     config = tmp_path / "node.toml"
     config.write_text(
@@ -403,6 +522,7 @@ def test_with_a_key_and_with_certificates(tmp_path: Path) -> None:
     tls = rabble.TlsConfig(tmp_path / "peer.pem", tmp_path / "peer.key", tmp_path / "ca.pem")
     for mesh, arguments in (
         (Mesh(key=tmp_path / "key", cluster="x"), "--key key --cluster x"),
+        (Mesh(key=tmp_path / "key"), "--key key --authenticate-loopback"),
         (Mesh(tls=tls), "--tls-cert a.pem --tls-key a.key --tls-ca ca.pem"),
     ):
         with (
@@ -464,11 +584,36 @@ def test_a_second_signal_does_not_wait(tmp_path: Path, app: str, number: int) ->
             time.sleep(0.3)
         else:
             assert it.line() == "hangs"
+        # Within a tenth of a second it would be the first one, sent once more.
         began = time.monotonic()
-        code, _, err = it.end(signal.SIGTERM)
-        assert time.monotonic() - began < 1.5
+        while it.process.poll() is None and time.monotonic() - began < PATIENCE_S:
+            it.process.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        code, _, err = it.wait()
         assert code == 1
         assert err.endswith("rabble node: told to end a second time: not waiting\n")
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(tmp_path: Path) -> None:
+    """`timeout` sends one to the process and one to its group."""
+    with running(tmp_path, "a@127.0.0.1:0", "--app", "app:start") as it:
+        assert it.line() == "started"
+        it.ready()
+        it.process.send_signal(signal.SIGTERM)
+        assert it.end() == (0, "ended while running\n", "")
+
+
+def test_a_signal_before_it_is_ready_says_what_it_waits_for(tmp_path: Path) -> None:
+    with running(tmp_path, "a@127.0.0.1:0", "--app", "app:waits") as it:
+        assert it.line() == "waits"
+        it.process.send_signal(signal.SIGTERM)
+        assert it.process.stderr is not None
+        assert it.process.stderr.readline() == (
+            "rabble node: told to end, and waiting for app:waits to return; a second signal ends "
+            "it at once\n"
+        )
+        (tmp_path / "go on").touch()
+        assert it.wait() == (0, "", "")
 
 
 def test_what_cannot_be_ended_in_time_is_told(tmp_path: Path) -> None:

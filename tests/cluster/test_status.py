@@ -45,8 +45,8 @@ def test_a_connection_is_shown_while_it_is_open() -> None:
 
 def test_refusals_are_counted_by_their_reason_and_the_status_is_a_copy() -> None:
     board = StatusBoard(A)
-    for reason in ("AUTH", "TORN", "AUTH"):
+    for reason in ("AUTH", "PARTIAL_FRAME", "AUTH"):
         board.count_refusal(reason)
     status = board.status(10, False)
     board.count_refusal("AUTH")
-    assert status.refusals == {"AUTH": 2, "TORN": 1}
+    assert status.refusals == {"AUTH": 2, "PARTIAL_FRAME": 1}

@@ -1,13 +1,17 @@
-"""When the garbage collector comes while the core is tested, and when memory does not."""
+"""What the core's tests are given: an executor, other nodes around it, and memory that runs out."""
 
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support import TINY
+from rabble._core.executor import Executor
+from tests.core.peers import Hub
+from tests.core.sockets import descriptors
+from tests.support import TINY, Witness, bare_executor
 
 
 @pytest.fixture(autouse=TINY)
@@ -25,6 +29,18 @@ def _collections_at_every_allocation() -> Iterator[None]:
 
 
 @pytest.fixture
+def nothing_is_left() -> Iterator[None]:
+    """No descriptor and no thread is left of what a test made."""
+    gc.collect()
+    before = len(descriptors()), threading.active_count()
+    yield
+    gc.collect()
+    after = len(descriptors()), threading.active_count()
+    # Fewer are well: what a failed test held goes with its report.
+    assert after[0] <= before[0] and after[1] <= before[1], (before, after)
+
+
+@pytest.fixture
 def starvation() -> Iterator[tuple[Callable[[int, int], None], Callable[[], None]]]:
     """`starve(first, end)` has those allocations fail, counted from now on; `feed()` ends that.
 
@@ -34,3 +50,23 @@ def starvation() -> Iterator[tuple[Callable[[int, int], None], Callable[[], None
     gc.disable()
     yield testcapi.set_nomemory, testcapi.remove_mem_hooks
     gc.enable()
+
+
+@pytest.fixture
+def witness() -> Witness:
+    """What `executor` tells the layer above it."""
+    return Witness()
+
+
+@pytest.fixture
+def executor(witness: Witness) -> Iterator[Executor]:
+    """An executor by itself, without a thread."""
+    with bare_executor(witness=witness) as made:
+        yield made
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """An executor that other nodes, which the test plays, can connect to."""
+    with Hub() as made:
+        yield made

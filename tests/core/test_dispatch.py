@@ -6,12 +6,16 @@ one again, an equal one, and one that another table has seen meanwhile.
 
 from __future__ import annotations
 
+import gc
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from rabble import NodeId, Pid
 from rabble._core.dispatch import DispatchTable
+from rabble._core.executor import Executor
+from tests.core.processes import spawn_recorder
 from tests.reference.dispatch import ReferenceTable
 
 NODES = [NodeId("a", "h:1"), NodeId("b", "h:2")]
@@ -21,7 +25,7 @@ def make_pid(name: int, node: int, group: int) -> Pid:
     return Pid(f"p{name}", NODES[node], None if group == 0 else "tenant")
 
 
-KEYS = [(name, node, group) for name in range(3) for node in range(2) for group in range(2)]
+KEYS = [(name, node, group) for name in range(20) for node in range(2) for group in range(2)]
 #: Several objects for each value, which live as long as the tests.
 POOL = [make_pid(*key) for key in KEYS for _ in range(2)]
 pids = st.one_of(
@@ -39,6 +43,9 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(which=tables, pid=pids)
     def insert(self, which: int, pid: Pid) -> None:
+        self.insert_one(which, pid)
+
+    def insert_one(self, which: int, pid: Pid) -> None:
         self.number += 1
         target = f"target {self.number}"
         done = self.tables[which].insert(pid, target)
@@ -46,6 +53,9 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(which=tables, pid=pids)
     def discard(self, which: int, pid: Pid) -> None:
+        self.discard_one(which, pid)
+
+    def discard_one(self, which: int, pid: Pid) -> None:
         entry = self.tables[which].discard(pid)
         target = self.references[which].discard(pid)
         assert (entry and entry.target) == target
@@ -56,6 +66,16 @@ class TableMachine(RuleBasedStateMachine):
             entry = table.get(pid)
             assert (entry and entry.target) == reference.get(pid)
             assert (pid in table) == (reference.get(pid) is not None)
+
+    @rule(which=tables, first=st.integers(0, 19), count=st.integers(1, 20))
+    def discard_several(self, which: int, first: int, count: int) -> None:
+        for key in KEYS[4 * first : 4 * (first + count)]:
+            self.discard_one(which, make_pid(*key))
+
+    @rule(which=tables, first=st.integers(0, 19), count=st.integers(1, 20))
+    def insert_several(self, which: int, first: int, count: int) -> None:
+        for key in KEYS[4 * first : 4 * (first + count)]:
+            self.insert_one(which, make_pid(*key))
 
     @rule(which=tables)
     def begin_anew(self, which: int) -> None:
@@ -71,7 +91,7 @@ class TableMachine(RuleBasedStateMachine):
 
 
 TestTable = TableMachine.TestCase
-TestTable.settings = settings(max_examples=200, stateful_step_count=50)
+TestTable.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 def test_an_entry_says_whose_it_is() -> None:
@@ -82,3 +102,9 @@ def test_an_entry_says_whose_it_is() -> None:
     assert entry is not None
     assert (entry.pid, entry.delivered, entry.queued, entry.mailbox_max) == (pid, 0, 0, 0)
     assert repr(entry) == "<Entry p0::a@h:1 delivered=0>"
+
+
+def test_an_idle_process_costs_the_collector_no_entry(executor: Executor) -> None:
+    pid, _ = spawn_recorder(executor)
+    entry = executor.table.get(pid)
+    assert entry is not None and not gc.is_tracked(entry)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rabble._core.frame import FrameError, split_frame
+from rabble._core import frame as frame_module
+from rabble._core.errors import FrameError
+from rabble._core.frame import FRAME_KINDS, REFUSAL_CODES, split_frame
 from tests.reference import session as reference
 from tests.reference.session import frame
 
 KINDS = sorted(reference.SHAPES)
+FRAME_TOO_LARGE, PROTOCOL = REFUSAL_CODES["FRAME_TOO_LARGE"], REFUSAL_CODES["PROTOCOL"]
 CACHE_PID = frame(1, 0, b"\0\0n::n@h:1")
 #: One frame of every kind, and those whose flags make them longer.
 SAMPLES = [
@@ -25,13 +30,13 @@ SAMPLES = [
     frame(3, 1, b"\0\0\0\x0c\x10"),
     frame(3, 0, b"x"),
     frame(3, 2, bytes(100)),
-    frame(4, 0, bytes(4)),
-    frame(5, 0, bytes(4)),
+    frame(4, 0, bytes(12)),
+    frame(5, 0, bytes(12)),
     frame(2, 0x23, bytes(6) + b"\7"),
-    frame(6, 0, bytes(13)),
-    frame(6, 16, 2 * b"\0\x08n::n@h:1" + b"\1" + bytes(8) + b"why"),
-    frame(7, 0, bytes(3)),
-    frame(7, 14, bytes(21)),
+    frame(6, 0, bytes(21)),
+    frame(6, 16, 2 * b"\0\x08n::n@h:1" + bytes(8) + b"\1" + bytes(8) + b"why"),
+    frame(7, 0, bytes(13)),
+    frame(7, 14, bytes(31) + b"why"),
     frame(8, 0, bytes(4)),
     frame(16, 1, bytes(16)),
     frame(17, 0, bytes(16)),
@@ -61,6 +66,23 @@ def frames_of(pieces):
             found.append(result[:3])
             waiting = waiting[result[3] :]
     return [*found, len(waiting)] if waiting else found
+
+
+def test_the_kinds_are_those_of_the_page():
+    page = Path(__file__).parents[2] / "docs" / "internals" / "wire-protocol.md"
+    table = page.read_text().split("\n## Frames\n", 1)[1].split("**Lanes.**", 1)[0]
+    rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \|", table, flags=re.M)
+    assert {name: int(number) for number, name in rows} == FRAME_KINDS
+    assert sorted(FRAME_KINDS.values()) == KINDS
+
+
+def test_python_knows_each_number_that_the_core_has():
+    summary = Path(frame_module.__file__).with_name("frame.pxd").read_text()
+    kinds = summary.split("cdef enum FrameKind:", 1)[1].split("cdef enum", 1)[0]
+    found = re.findall(r"^    ([A-Z_]+) = (\d+)", kinds, flags=re.M)
+    assert {name: int(number) for name, number in found} == FRAME_KINDS
+    found = re.findall(r"^    CODE_(\w+) = (\d+)$", summary, flags=re.M)
+    assert {name: int(number) for name, number in found} == REFUSAL_CODES
 
 
 def test_the_samples_are_of_every_kind_and_whole():
@@ -94,7 +116,7 @@ def test_any_kind_and_flags_and_size_are_judged_as_in_the_reference(kind, flags,
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("flags", [0, 1, 2, 3, 14, 16, 31])
 def test_sizes_around_every_bound_are_judged_as_in_the_reference(kind, flags):
-    for size in (*range(32), 257, 258, 1005, 1006, 1027, 1028, 3055, 3056):
+    for size in (*range(44), 257, 258, 1005, 1006, 1027, 1028, 2038, 2039, 3055, 3056):
         data = frame(kind, flags, bytes(size))
         assert outcome(split_frame, data) == outcome(reference.split_frame, data)
 
@@ -103,11 +125,11 @@ def test_sizes_around_every_bound_are_judged_as_in_the_reference(kind, flags):
 @pytest.mark.parametrize(
     ("data", "code"),
     [
-        (b"\0\0\0\0", 16),
-        (b"\0\0\0\1", 16),
-        (struct.pack(">I", (1 << 20) + 1), 13),
-        (b"\xff\xff\xff\xff", 13),
-        (b"GET / HTTP/1.1\r\n", 13),
+        (b"\0\0\0\0", PROTOCOL),
+        (b"\0\0\0\1", PROTOCOL),
+        (struct.pack(">I", (1 << 20) + 1), FRAME_TOO_LARGE),
+        (b"\xff\xff\xff\xff", FRAME_TOO_LARGE),
+        (b"GET / HTTP/1.1\r\n", FRAME_TOO_LARGE),
     ],
 )
 def test_an_impossible_length_is_refused_at_once(data, code):
@@ -119,7 +141,7 @@ def test_an_impossible_length_is_refused_at_once(data, code):
 def test_the_longest_frame_is_a_matter_of_the_reader():
     data = frame(19, 0, bytes(98))
     assert split_frame(data, 100) is not None
-    assert outcome(split_frame, data, 99) == 13
+    assert outcome(split_frame, data, 99) == FRAME_TOO_LARGE
     assert split_frame(struct.pack(">I", 1 << 20), 1 << 20) is None
 
 
@@ -130,7 +152,7 @@ def test_the_longest_frame_is_a_matter_of_the_reader():
 def test_what_no_body_can_mend_is_refused_with_the_header(header):
     data = bytes.fromhex(header)
     assert split_frame(data[:5]) is None
-    assert outcome(split_frame, data) == 16
+    assert outcome(split_frame, data) == PROTOCOL
 
 
 def test_what_is_claimed_allocates_nothing():
@@ -139,7 +161,7 @@ def test_what_is_claimed_allocates_nothing():
     try:
         for _ in range(1000):
             assert split_frame(data) is None
-            assert outcome(split_frame, b"\xff" * 8) == 13
+            assert outcome(split_frame, b"\xff" * 8) == FRAME_TOO_LARGE
         assert tracemalloc.get_traced_memory()[1] < 20_000
     finally:
         tracemalloc.stop()

@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rabble import CorrelationId, NodeId, Pid
+from rabble._core.ids import host_problem
 
 NODE = NodeId("n1", "127.0.0.1:5001")
 
-names = st.from_regex(r"[a-zA-Z0-9_.äöü -]{1,20}", fullmatch=True)
+names = st.from_regex(r"[a-zA-Z0-9_.äöü -]{1,20}", fullmatch=True).filter(
+    lambda name: name == name.strip()
+)
 nodes = st.builds(NodeId, names, st.sampled_from(["127.0.0.1:1", "h:65535", "[::1]:80"]))
 pids = st.builds(Pid, names, nodes, st.none() | names)
 numbers = st.none() | st.integers(0, 2**63 - 1)
@@ -104,6 +107,33 @@ def test_values_cannot_be_changed(value: object) -> None:
         ("a@@b", "'@'"),
         ("\ud800", "lone surrogates"),
         ("a\u0308", "normal form C"),
+        (" a", "begins or ends with a space"),
+        ("a ", "begins or ends with a space"),
+        (" ", "begins or ends with a space"),
+        ("\u00a0a", "U+00A0, a space other"),
+        ("a\u3000b", "U+3000, a space other"),
+        ("a\u2009b", "U+2009, a space other"),
+        *(
+            (f"a{chr(c)}b", f"U+{c:04X}, which is not shown")
+            for c in (
+                *(0x00AD, 0x034F, 0x061C, 0x115F, 0x180E, 0x200B, 0x200C, 0x200D, 0x200E, 0x200F),
+                *(0x202A, 0x202E, 0x2060, 0x2066, 0x2069, 0x2800, 0x3164, 0xFE0F, 0xFEFF, 0xFFA0),
+                *(0xE0001, 0xE0061, 0xE0100),
+            )
+        ),
+        ("\u0430dmin", "CYRILLIC and LATIN"),
+        ("adm\u0456n", "CYRILLIC and LATIN"),
+        ("\u03bfk", "GREEK and LATIN"),
+        ("\u03bf\u0430", "CYRILLIC and GREEK"),
+        ("\u0561a", "ARMENIAN and LATIN"),
+        ("日本\u0430", "CJK and CYRILLIC"),
+        ("\u05d0b", "HEBREW and LATIN"),
+        ("\ufb01le", "U+FB01, which looks like 'fi'"),
+        ("\uff41", "U+FF41, which looks like 'a'"),
+        ("\U0001d41aa", "U+1D41A, which looks like 'a'"),
+        ("n\U0001d7cf", "U+1D7CF, which looks like '1'"),
+        ("\u00b5", "U+00B5, which looks like '\\u03bc'"),
+        ("\u2139", "U+2139, which looks like 'i'"),
     ],
 )
 def test_an_unusable_name_says_what_is_wrong_and_is_printed_escaped(name: str, said: str) -> None:
@@ -119,7 +149,35 @@ def test_an_unusable_name_says_what_is_wrong_and_is_printed_escaped(name: str, s
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["x" * 255, "ä" * 127, "a:b", "with space", "日本語"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "x" * 255,
+            "ä" * 127,
+            "a:b",
+            "with space",
+            "日本語",
+            "東京-till-1",
+            "カタカナ",
+            "ラーメンABC",
+        ),
+        *(
+            "한국어",
+            "имя-1",
+            "όνομα 2",
+            "שם",
+            "اسم",
+            "กำไร",
+            "և",
+            "नमस्ते",
+            "m²",
+            "\U0001f680",
+            "a…b",
+        ),
+        *("α→β", "½", "ß", "İstanbul", "№7"),
+    ],
+)
 def test_a_usable_name_is_taken(name: str) -> None:
     assert Pid(name, NODE).name == name
 
@@ -138,12 +196,43 @@ def test_a_usable_name_is_taken(name: str) -> None:
         ("ho st:80", "a space"),
         ("a@b:80", "'@'"),
         ("h" * 300 + ":1", "255"),
+        ("db..internal:80", "a dot in front, or two in a row"),
+        ("10.0.0..2:80", "a dot in front, or two in a row"),
+        (".shop:80", "a dot in front, or two in a row"),
+        (".:80", "a dot in front, or two in a row"),
+        ("x" * 64 + ":80", "63 characters between two dots"),
+        ("a." + "x" * 64 + ".b:80", "63 characters between two dots"),
+        ("[]:80", "no IPv6 address"),
+        ("[h]:80", "no IPv6 address"),
+        ("[::1:80", "[::1]:port"),
+        ("[h:80", "no IPv6 address"),
+        ("[::g]:80", "no IPv6 address"),
+        ("h\ud800:80", "printable ASCII"),
     ],
 )
 def test_an_unusable_address_says_what_is_wrong(addr: str, said: str) -> None:
     with pytest.raises(ValueError) as caught:
         NodeId("n", addr)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["h", "h.", "a.b.c", "x" * 63, "x" * 63 + ".y", "10.0.0.1", "[::1]", "[fe80::1%eth0]"]
+)
+def test_a_usable_host_is_taken(host: str) -> None:
+    assert NodeId("n", f"{host}:80").addr == f"{host}:80"
+    assert host_problem(host) is None
+
+
+@given(st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=80))
+def test_no_host_of_a_node_makes_the_resolver_raise_but_oserror(host: str) -> None:
+    """What `getaddrinfo` does before it asks anybody is to encode the host as IDNA."""
+    try:
+        node = NodeId("n", f"{host}:1")
+    except ValueError:
+        return
+    inside = node.addr.rpartition(":")[0].strip("[]")
+    inside.encode("idna")
 
 
 @pytest.mark.parametrize("text", ["", "p", "p::n", "p@h:1", "a::b::c::n@h:1", "p::n@h", "::@h:1"])

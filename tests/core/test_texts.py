@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rabble._core.texts import Interrupted, bounded_repr, bounded_str, type_name
+from rabble._core.errors import Interrupted
+from rabble._core.texts import bounded_repr, bounded_str, type_name
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),

@@ -177,6 +177,11 @@ def test_the_reference_has_every_limit_with_its_default(monkeypatch: pytest.Monk
     monkeypatch.delenv("RABBLE_FRAGMENT_BYTES", raising=False)
     rows = {row[0]: int(row[1].replace(",", "")) for row in table(REFERENCE, "Limits")}
     assert rows == dataclasses.asdict(Limits())
+    ranges = {row[0]: row[2].replace(",", "") for row in table(REFERENCE, "Limits")}
+    assert ranges == {
+        field.name: "{} to {}".format(*field.metadata["range"])
+        for field in dataclasses.fields(Limits)
+    }
 
 
 def test_the_reference_has_every_reason() -> None:

@@ -52,7 +52,7 @@ news: a divider runs
 the call of 1 / 0 ended with ProcessCrashed
 news: divider crashed (ZeroDivisionError: division by zero), there is a new one
 9 / 3 is 3.0
-log: divider::local@127.0.0.1:0 crashed
+log: divider::local@127.0.0.1:0 crashed (crash 1)
 ZeroDivisionError: division by zero
 """,
     "file_service": """\
@@ -72,6 +72,10 @@ a has 100, b has 100
 c is back: it is up, with a later incarnation
 a has 100, b has 100, c has 100
 a has 120, b has 120, c has 120
+""",
+    "numpy_arrays": """\
+float64 [2.0, 3.0]
+float64 1.5
 """,
     "ping_pong": """\
 referee: the ball is down
@@ -105,6 +109,8 @@ def test_every_example_is_run_below() -> None:
 
 @pytest.mark.parametrize("name", sorted(OUTPUTS))
 def test_an_example_says_what_it_should(name: str, tmp_path: Path) -> None:
+    if name == "numpy_arrays":
+        pytest.importorskip("numpy")
     options = ["-W", "error"]
     if name not in NOT_IN_DEVELOPMENT_MODE:
         options += ["-X", "dev"]

@@ -12,8 +12,8 @@ PAGE = ROOT / "docs" / "internals" / "architecture.md"
 #: The sections that have a walk, and how each of these begins and ends.
 WALKS = {
     "The path of a message": ("Executor.give_to_process", "Executor.give_to_process"),
-    "The path of a join": ("Node.join", "Executor.notify_now"),
-    "Crashes, and memory": ("Executor.give_to_process", "Executor.notify_now"),
+    "The path of a join": ("Node.join", "Executor.give_notice"),
+    "Crashes, and memory": ("Executor.give_to_process", "Executor.give_notice"),
 }
 # Whatever is written like that, so that no slip of the pen is taken for another thing.
 STEP = re.compile(r"`(src/[^`\s:]*):([^`\s]*)`")
@@ -69,12 +69,12 @@ def test_a_walk_is_numbered_from_its_beginning_to_its_end(section: str) -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        "src/rabble/_core/executor.pyx:Executor.emitted",  # no such method
-        "src/rabble/_core/executor.pyx:emit",  # a method, and no function
+        "src/rabble/_core/executor.pyx:Executor.finished",  # no such method
+        "src/rabble/_core/executor.pyx:finish",  # a method, and no function
         "src/rabble/_core/executor.pyx:Routes.send",  # of another file
         "src/rabble/_core/executor.pyx:Executor",  # a class
         "src/rabble/_core/executor.pyx:",
-        "src/rabble/_core/executioner.pyx:Executor.emit",
+        "src/rabble/_core/executioner.pyx:Executor.finish",
         "src/rabble/_core/routes.pxd:Routes.send",  # declared there only
         "src/rabble/_core/distribution.pyx:Executor.send_down",  # of no class
         "src/rabble/cluster/io/resolver.py:_work",
@@ -87,9 +87,9 @@ def test_a_step_that_does_not_exist_is_noticed(step: str) -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        "src/rabble/_core/executor.pyx:Executor.emit",
+        "src/rabble/_core/executor.pyx:Executor.finish",
         "src/rabble/_core/executor.pyx:Executor.add",  # its type is no word of Cython's
-        "src/rabble/_core/executor.pyx:Executor.now",  # a property
+        "src/rabble/_core/executor.pyx:Executor.queue_depth",  # a property
         "src/rabble/_core/queue.pxd:EnvelopeQueue.put_owned",  # inline
         "src/rabble/_core/distribution.pyx:send_down",
         "src/rabble/_core/receive.pyx:take_locked",

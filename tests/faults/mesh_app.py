@@ -20,11 +20,12 @@ import faulthandler
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -362,6 +363,9 @@ class Watch(Process):
 
     def look(self) -> list[Envelope]:
         self.looks += 1
+        if self.looks == 1:
+            # It was told of the nodes that were up when it subscribed: no traffic before that.
+            event(f"ready {self.world.log.incarnation}")
         self.look_at_self()
         out = [Envelope(self.executor, messages.StartTimer(self.timer(), self.LOOK_MS))]
         if self.removed and not self.world.up:
@@ -511,9 +515,15 @@ def say(line: str) -> None:
 
 
 class Signals:
-    """The first one begins the node's end, the second one ends the process."""
+    """The first one begins the node's end, the second one ends the process.
+
+    A signal that comes just before a blocking read interrupts nothing, so the main thread waits in
+    `select` for the file that the interpreter's own handler writes to.
+    """
 
     def __init__(self) -> None:
+        self._read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.handle)
 
@@ -521,7 +531,19 @@ class Signals:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         event(f"signal {number}")
-        raise SystemExit(0)
+
+    def lines(self) -> Iterator[str]:
+        """The lines of standard input, until it ends. `SystemExit` once a signal came."""
+        rest = b""
+        while True:
+            ready, _, _ = select.select([0, self._read_end], [], [])
+            if self._read_end in ready:
+                raise SystemExit(0)
+            read = os.read(0, 65_536)
+            if not read:
+                return
+            *whole, rest = (rest + read).split(b"\n")
+            yield from (line.decode() for line in whole)
 
 
 def main(spec: dict[str, Any]) -> None:
@@ -532,7 +554,7 @@ def main(spec: dict[str, Any]) -> None:
     mesh = rabble.Mesh(key=spec["key"], seeds=spec["seeds"])
     limits = rabble.Limits(**{**spec["limits"], **PARTS})
     with Log(spec["log"], own.name) as log:
-        Signals()
+        signals = Signals()
         with rabble.rouse(own, limits=limits, mesh=mesh, spin_us=0, seed=spec["seed"]) as node:
             log.start(node.cluster_status().incarnation)
             world = World(log, own, nodes)
@@ -549,8 +571,7 @@ def main(spec: dict[str, Any]) -> None:
             node.spawn(prober, "prober")
             node.spawn(watch, "watch")
             node.subscribe_dead_letters(pid)
-            event(f"ready {world.log.incarnation}")
-            for line in sys.stdin:
+            for line in signals.lines():
                 words = line.split()
                 if words == ["stop"]:
                     break

@@ -13,6 +13,7 @@ from rabble._core.codec import Codec
 from rabble._core.frame import split_frame
 from rabble._core.session import Session
 from rabble.cluster.decide.handshake import (
+    Authenticate,
     Established,
     Failed,
     Handshake,
@@ -21,18 +22,12 @@ from rabble.cluster.decide.handshake import (
     Send,
 )
 from rabble.registry import MessageRegistry
+from tests.reference.records import Sealer, Verifier
+from tests.reference.session import BYE, LOST, frame
 from tests.support import PATIENCE_S
 
 KEY = bytes(range(32))
 CLUSTER = "test"
-
-CACHE_PID, ENVELOPE, FRAGMENT, MONITOR, DEMONITOR, DOWN, UNDELIVERED, LOST = range(1, 9)
-PING, PONG, BYE, MEMBERSHIP, WINDOW_UPDATE = range(16, 21)
-
-
-def frame(kind: int, flags: int, body: bytes) -> bytes:
-    """A whole frame."""
-    return struct.pack(">IBB", 2 + len(body), kind, flags) + body
 
 
 def dial(node: Node) -> socket.socket:
@@ -57,6 +52,8 @@ class RawPeer:
 
     :param to: whom to dial.
     :param proof: changes what is said as PROOF.
+    :param authenticated: asks for a stream that is authenticated, which it has on loopback
+        otherwise only if the node asks.
     """
 
     def __init__(
@@ -72,18 +69,29 @@ class RawPeer:
         versions: tuple[int, int] = (1, 1),
         receive_buffer: int | None = None,
         proof: Callable[[bytes], bytes] = bytes,
+        authenticated: bool = False,
     ) -> None:
         self.node = NodeId(name, addr)
         self.incarnation = time.time_ns() if incarnation is None else incarnation
         config = HandshakeConfig(
-            self.node, self.incarnation, cluster, key, secured=key is None, versions=versions
+            self.node,
+            self.incarnation,
+            cluster,
+            key,
+            secured=key is None,
+            authenticate_loopback=authenticated,
+            versions=versions,
         )
         nonce = os.urandom(32)
-        handshake = Handshake(Role.INITIATOR, config, nonce, time.monotonic(), join)
+        handshake = Handshake(
+            Role.INITIATOR, config, nonce, time.monotonic(), join, on_loopback=True
+        )
         self.sock = dial(to)
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._heard = b""
+        self.sealer: Sealer | None = None
+        self.verifier: Verifier | None = None
         self.session: Session | None = None
         self.said: list[bytes] = []
         self.ended = self._carry(handshake, proof)
@@ -96,11 +104,13 @@ class RawPeer:
             for action in actions:
                 match action:
                     case Send(data):
-                        data = data if not self.said else proof(data)
-                        self.said.append(data)
-                        self.sock.sendall(data)
-                    case Established(peer, leftover):
-                        self._heard = leftover
+                        self._write(data)
+                    case Authenticate(_, data):
+                        self._write(proof(data))
+                    case Established(peer, leftover, keys):
+                        if keys is not None:
+                            self.sealer, self.verifier = Sealer(keys[0]), Verifier(keys[1])
+                        self._heard = self._verified(leftover)
                         codec = Codec(MessageRegistry())
                         executor = Pid("executor", self.node, "rabble")
                         self.session = Session(
@@ -117,9 +127,20 @@ class RawPeer:
                 return None
             actions = handshake.receive(data, time.monotonic())
 
-    def say(self, data: bytes) -> None:
-        """Send bytes, whatever they are."""
+    def _write(self, data: bytes) -> None:
+        self.said.append(data)
         self.sock.sendall(data)
+
+    def say(self, data: bytes) -> None:
+        """Send bytes, whatever they are; as records, if the stream is authenticated."""
+        self.sock.sendall(data if self.sealer is None else self.sealer.seal_all(data))
+
+    def _verified(self, data: bytes) -> bytes:
+        if self.verifier is None:
+            return data
+        verified = self.verifier.take(data)
+        assert not self.verifier.wrong
+        return verified
 
     def frame(self) -> tuple[int, int, bytes] | None:
         """The next frame: kind, flags and body. None at the end of the stream."""
@@ -130,7 +151,7 @@ class RawPeer:
                 data = b""
             if not data:
                 return None
-            self._heard += data
+            self._heard += self._verified(data)
         kind, flags, body, size = found
         self._heard = self._heard[size:]
         return kind, flags, body

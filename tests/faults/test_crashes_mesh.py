@@ -137,8 +137,9 @@ class Blocks(rabble.Process):
         threading.Event().wait()
 limits = rabble.Limits(shutdown_ms=1_000)
 with rabble.rouse("a@127.0.0.1:0", mesh=rabble.Mesh(), limits=limits) as node:
-    node.send(node.spawn(Blocks(), "blocks"), None)
     try:
+        # Within: "blocked" may be read before `send` has returned.
+        node.send(node.spawn(Blocks(), "blocks"), None)
         threading.Event().wait()
     finally:
         print("ends", flush=True)

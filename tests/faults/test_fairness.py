@@ -23,7 +23,8 @@ import rabble
 from rabble import CorrelationId, Envelope, Limits, Mesh, Output, Pid, Process, StartTimer, Timeout
 from rabble._core.debug import CAPACITIES
 from tests.faults.meshes import figures
-from tests.faults.raw import CACHE_PID, CLUSTER, ENVELOPE, KEY, RawPeer, frame
+from tests.faults.raw import CLUSTER, KEY, RawPeer
+from tests.reference.session import CACHE_PID, ENVELOPE, FLAG_SENDER, frame
 from tests.support import (
     BARE,
     PATIENCE_S,
@@ -324,7 +325,7 @@ def test_a_question_in_a_storm_of_timers_waits_for_50_ms_at_most(
 
         def ask() -> None:
             if who == "peer":
-                raw.say(frame(ENVELOPE, 1, struct.pack(">HHB", 0, 1, 7)))
+                raw.say(frame(ENVELOPE, FLAG_SENDER, struct.pack(">HHB", 0, 1, 7)))
                 assert raw.wait_for(ENVELOPE) is not None
             else:
                 assert node.call(echo, 7, PATIENCE_S) == 7

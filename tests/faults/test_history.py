@@ -60,6 +60,8 @@ class SimNode:
         self.halves: dict[str, Half] = {}
         self.queue: collections.deque[tuple[Any, ...]] = collections.deque()
         self.known: dict[str, int] = {}
+        #: Of each node that is up as far as the processes were told: which connection that is.
+        self.told: dict[str, Half] = {}
         self.numbers: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def write(self, kind: str, **fields: Any) -> None:
@@ -68,7 +70,7 @@ class SimNode:
     def start(self, incarnation: int) -> None:
         self.incarnation = incarnation
         self.alive = True
-        self.halves, self.known = {}, {}
+        self.halves, self.known, self.told = {}, {}, {}
         self.queue.clear()
         self.numbers.clear()
         self.write("start", node=self.name, incarnation=incarnation)
@@ -83,10 +85,12 @@ class SimNode:
         """The executor delivers what is first in its queue."""
         what = self.queue.popleft()
         if what[0] == "up":
-            self.known[what[1]] = what[2]
-            self.write("node_up", node=what[1], incarnation=what[2])
+            half = what[1]
+            self.known[half.peer.name] = half.peer_incarnation
+            self.told[half.peer.name] = half
+            self.write("node_up", node=half.peer.name, incarnation=half.peer_incarnation)
         elif what[0] == "down":
-            del self.known[what[1]]
+            del self.known[what[1]], self.told[what[1]]
             self.write("node_down", node=what[1])
         elif what[0] == "lost":
             self.write("lost", count=what[1], node=what[2])
@@ -122,6 +126,9 @@ class Mesh:
         stamp = (sender, node.incarnation, to, number, digest(f"{sender}{to}{number}".encode()))
         node.write("sent", m=stamp, known=node.known.get(other.name))
         half = node.halves.get(other.name)
+        if half is not node.told.get(other.name):
+            # Its processes do not know of that one yet.
+            half = None
         if self.rng.random() < 0.02:
             node.write("dead_letter", m=stamp, reason="unencodable")
         elif other is node:
@@ -156,7 +163,7 @@ class Mesh:
             if half.peer.name in one.halves:
                 one.lose(half.peer.name)
             one.halves[half.peer.name] = half
-            one.queue.append(("up", half.peer.name, half.peer_incarnation))
+            one.queue.append(("up", half))
 
     def kill(self, node: SimNode) -> None:
         node.alive = False
@@ -491,6 +498,39 @@ def later_incarnation(plot: Plot) -> str | None:
     return "G3"
 
 
+def not_yet_told(plot: Plot) -> str | None:
+    """What was sent to an earlier life, or to none, goes to one of which word is in the queue."""
+    arrived = {plot.logs[name][index]["m"] for name, index in plot.arrivals(foreign=True)}
+    fitting = []
+    for name, index in plot.events("node_up"):
+        events = plot.logs[name]
+        begin, end = plot.life(name, index)
+        peer, incarnation = events[index]["node"], events[index]["incarnation"]
+        before = [
+            i
+            for i in range(begin, index)
+            if events[i]["e"] in ("node_up", "node_down") and events[i]["node"] == peer
+        ]
+        # Before it was told of the end, where it had been told of an earlier life.
+        at = before[-1] if before else index
+        known = events[before[-2]]["incarnation"] if before else None
+        pairs = set()
+        for i in range(at, end):
+            m = events[i]["m"] if events[i]["e"] == "sent" else None
+            if m is None or node_of(m[2]) != peer:
+                continue
+            first = (m[0], m[2]) not in pairs
+            pairs.add((m[0], m[2]))
+            if i > index and first and m in arrived and events[i]["known"] == incarnation != known:
+                fitting.append((name, i, at, known))
+    if (place := plot.pick(fitting)) is None:
+        return None
+    name, index, at, known = place
+    event = plot.logs[name].pop(index)
+    plot.logs[name].insert(at, {**event, "known": known})
+    return "G3"
+
+
 def going_back(plot: Plot) -> str | None:
     """Word comes that an older life of a node is up."""
     fitting = [
@@ -594,6 +634,7 @@ PLANTED: list[Callable[[Plot], str | None]] = [
     lost_first,
     older_incarnation,
     later_incarnation,
+    not_yet_told,
     going_back,
     not_up,
     double_down,

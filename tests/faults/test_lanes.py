@@ -54,18 +54,18 @@ def sizes_that_arrive_while_busy(sizes: list[int]) -> list[int]:
 
 
 def test_a_small_message_does_not_overtake_a_large_one_where_they_arrive() -> None:
-    """G1, for a receiver that is busy while both come in."""
+    """A pair keeps its order, though the receiver is busy while both come in."""
     assert sizes_that_arrive_while_busy([200_000, 10]) == [200_000, 10]
 
 
 def test_a_large_message_does_not_overtake_small_ones_where_they_arrive() -> None:
-    """G1, for a receiver that was busy for longer than one batch of small messages makes up for."""
+    """The same, though there are more small ones than one batch takes."""
     sizes = [*(size % 50 for size in range(5_000)), 200_000]
     assert sizes_that_arrive_while_busy(sizes) == sizes
 
 
 def test_a_gap_is_told_between_what_is_around_it() -> None:
-    """G5, for a receiver that takes in what came before the gap and behind it at once."""
+    """Though the receiver takes in at once what came before the gap and what came behind it."""
     seen: list[int | Lost] = []
     over = threading.Event()
     last = 20_000

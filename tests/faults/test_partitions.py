@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import time
@@ -23,11 +24,13 @@ from tests.faults.rig.line import CLEAR, Weather
 from tests.faults.rig.marks import requires_root_network
 from tests.faults.rig.netns import Network
 from tests.faults.rig.switch import Switch
+from tests.support import PATIENCE_S, TINY
 
 pytestmark = requires_root_network
 
-#: Rows 71 and 72.
+#: After that time at most a peer that is cut off is down ...
 DOWN_S = 1.25 * T_DOWN_S + SLACK_S
+#: ... and after that one it is up again, once the cut is over.
 HEAL_S = 3.0 + SLACK_S
 #: Who is heard right before the cut is not down any sooner.
 NOT_BEFORE_S = T_DOWN_S - 3 * HEARTBEAT_S
@@ -43,19 +46,19 @@ def network() -> Iterator[Network]:
 
 
 @pytest.fixture(scope="module")
-def shared(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
+def shared_mesh(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
     with Members(tmp_path_factory.mktemp("mesh"), 5, network) as mesh:
         mesh.warm_up()
         yield mesh
 
 
 @pytest.fixture
-def mesh(shared: Members, network: Network) -> Iterator[Members]:
+def mesh(shared_mesh: Members, network: Network) -> Iterator[Members]:
     """Five nodes under traffic; afterwards the history is checked, and what they hold."""
-    shared.all_ask("go")
-    yield shared
+    shared_mesh.all_ask("go")
+    yield shared_mesh
     network.heal()
-    shared.settle()
+    shared_mesh.settle()
 
 
 def cut(network: Network, pairs: Iterable[tuple[str, str]]) -> None:
@@ -259,6 +262,31 @@ def test_a_minority_is_cut_off_for_good(mesh: Members, network: Network, lasting
     network.heal()
     assert mesh.whole() <= HEAL_S
     figures("minority", usual_per_s=usual[0], cut_off_per_s=cut_off[0], minority_per_s=cut_off[1])
+
+
+@pytest.mark.skipif(TINY, reason="all its packets are small")
+@pytest.mark.timeout(180)
+def test_a_way_on_which_large_packets_are_lost(tmp_path: Path) -> None:
+    """Handshakes and heartbeats pass: the peer is held down, and the log says why."""
+    lasting_s = 10.0
+    with Network(2) as network, Members(tmp_path, 2, network) as mesh:
+        mesh.all_ask("go")
+        for one, other in itertools.permutations(network.hosts):
+            network.cut_one_way(one, other, "meta length > 600 drop")
+        began = time.monotonic()
+        while not any("look at the MTU" in member.process.stderr() for member in mesh):
+            assert time.monotonic() < began + PATIENCE_S, mesh["n1"].process.stderr()
+            time.sleep(0.05)
+        time.sleep(lasting_s)
+        ups = len(mesh["n1"].events("up n2 ", began))
+        lasted_s = time.monotonic() - began
+        figures("large packets", lasted_s=lasted_s, ups=ups)
+        # Each is silent for T_down; and between the latest ones it was held down for longer.
+        assert ups <= lasted_s / (T_DOWN_S + 1.0) + 1
+        network.heal()
+        healed = time.monotonic()
+        for member, peer in ("n1", "n2"), ("n2", "n1"):
+            mesh[member].awaits(f"up {peer} ", healed)
 
 
 # Bad weather.

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rabble import Mesh, rouse
-from rabble.cluster.decide.address import split_address
+from rabble.addresses import split_address
 from tests.faults.meshes import HEARTBEAT_S, ROOT, SLACK_S, T_DOWN_S, Member, Members, figures
 from tests.faults.rig import limits
 from tests.faults.rig.limits import Cgroup

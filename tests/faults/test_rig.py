@@ -71,7 +71,7 @@ def _nothing_is_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def healed(network: Network) -> Iterator[Network]:
+def healed_network(network: Network) -> Iterator[Network]:
     yield network
     network.heal()
 
@@ -121,36 +121,39 @@ def all_pairs(hosts: Iterable[Host]) -> set[tuple[str, str]]:
 
 @requires_root_network
 @pytest.mark.parametrize("family", FAMILIES)
-def test_hosts_reach_each_other_and_cuts_cut(healed: Network, family: str) -> None:
-    n1, n2, n3, n4, n5 = healed.hosts
-    everything = all_pairs(healed.hosts)
+def test_hosts_reach_each_other_and_cuts_cut(healed_network: Network, family: str) -> None:
+    n1, n2, n3, n4, n5 = healed_network.hosts
+    everything = all_pairs(healed_network.hosts)
 
     def left(*gone: tuple[str, str]) -> set[tuple[str, str]]:
         expected = everything - set(gone)
-        got = reached(healed.hosts, family, expected, healed.heal)
+        got = reached(healed_network.hosts, family, expected, healed_network.heal)
         return everything - got
 
     assert left() == set()
-    healed.cut(n1, n2)
+    healed_network.cut(n1, n2)
     assert left(("n1", "n2"), ("n2", "n1")) == {("n1", "n2"), ("n2", "n1")}
-    healed.cut_one_way(n1, n2)
+    healed_network.cut_one_way(n1, n2)
     assert left(("n1", "n2")) == {("n1", "n2")}
-    healed.partition([n1, n2], [n3, n4, n5])
+    healed_network.partition([n1, n2], [n3, n4, n5])
     across = {pair for pair in everything if len({"n1", "n2"} & set(pair)) == 1}
     assert left(*across) == across
-    healed.isolate(n5)
+    healed_network.isolate(n5)
     alone = {pair for pair in everything if "n5" in pair}
     assert left(*alone) == alone
 
 
 @requires_root_network
-def test_healing_may_be_of_one_pair(healed: Network) -> None:
-    n1, n2, n3 = healed.hosts[:3]
-    healed.partition([n1], [n2, n3])
-    healed.heal(n2, n1)
-    everything = all_pairs(healed.hosts)
+def test_healing_may_be_of_one_pair(healed_network: Network) -> None:
+    n1, n2, n3 = healed_network.hosts[:3]
+    healed_network.partition([n1], [n2, n3])
+    healed_network.heal(n2, n1)
+    everything = all_pairs(healed_network.hosts)
     cut = {("n1", "n3"), ("n3", "n1")}
-    assert reached(healed.hosts, "ipv4", everything - cut, healed.heal) == everything - cut
+    assert (
+        reached(healed_network.hosts, "ipv4", everything - cut, healed_network.heal)
+        == everything - cut
+    )
 
 
 @contextlib.contextmanager
@@ -169,32 +172,32 @@ def connection(
 
 @requires_root_network
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_connection_lives_on_after_a_cut(healed: Network, family: str) -> None:
-    one, other = healed.hosts[:2]
+def test_a_connection_lives_on_after_a_cut(healed_network: Network, family: str) -> None:
+    one, other = healed_network.hosts[:2]
     with connection(one, other, getattr(other, family)) as (client, accepted, _):
         client.sendall(b"1")
         assert accepted.recv(9) == b"1"
-        healed.cut(one, other)
+        healed_network.cut(one, other)
         client.sendall(b"2")
         accepted.sendall(b"3")
-        healed.heal()
+        healed_network.heal()
         assert accepted.recv(9) == b"2"
         assert client.recv(9) == b"3"
 
 
 @requires_root_network
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_reject_is_answered_as_by_a_rebooted_host(healed: Network, family: str) -> None:
-    one, other = healed.hosts[:2]
+def test_a_reject_is_answered_as_by_a_rebooted_host(healed_network: Network, family: str) -> None:
+    one, other = healed_network.hosts[:2]
     with connection(one, other, getattr(other, family)) as (client, _, at):
-        healed.reject(one, other)
+        healed_network.reject(one, other)
         client.sendall(b"1")
         with pytest.raises(ConnectionResetError):
             client.recv(9)
         with pytest.raises(ConnectionRefusedError):
             one.connect(at, PATIENCE_S)
-        healed.heal()
-        healed.reject(one, other, UNREACHABLE)
+        healed_network.heal()
+        healed_network.reject(one, other, UNREACHABLE)
         with pytest.raises(OSError) as failed:
             one.connect(at, PATIENCE_S)
         assert failed.value.errno in (errno.EHOSTUNREACH, errno.EACCES, errno.ECONNREFUSED)
@@ -202,13 +205,15 @@ def test_a_reject_is_answered_as_by_a_rebooted_host(healed: Network, family: str
 
 @requires_root_network
 @pytest.mark.parametrize("family", FAMILIES)
-def test_established_connections_go_dead_while_new_ones_pass(healed: Network, family: str) -> None:
-    one, other = healed.hosts[:2]
+def test_established_connections_go_dead_while_new_ones_pass(
+    healed_network: Network, family: str
+) -> None:
+    one, other = healed_network.hosts[:2]
     address = getattr(other, family)
     with connection(one, other, address) as (old, accepted, _):
         old.sendall(b"1")
         assert accepted.recv(9) == b"1"
-        healed.drop_established(other)
+        healed_network.drop_established(other)
         old.sendall(b"2")
         with connection(one, other, address) as (fresh, there, _):
             fresh.sendall(b"3")
@@ -222,8 +227,8 @@ def test_established_connections_go_dead_while_new_ones_pass(healed: Network, fa
 
 @requires_root_network
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sockets_are_killed_from_below(healed: Network, family: str) -> None:
-    one, other, third = healed.hosts[:3]
+def test_sockets_are_killed_from_below(healed_network: Network, family: str) -> None:
+    one, other, third = healed_network.hosts[:3]
     with (
         connection(one, other, getattr(other, family)) as (client, accepted, _),
         connection(one, third, getattr(third, family)) as (_, kept, _),
@@ -615,18 +620,18 @@ def test_a_cut_in_the_switch_is_one_way(network: Network, switch: Switch, family
 
 
 @requires_root_network
-def test_the_networks_cuts_hold_in_the_switch(healed: Network, switch: Switch) -> None:
-    one, other = healed.hosts[:2]
+def test_the_networks_cuts_hold_in_the_switch(healed_network: Network, switch: Switch) -> None:
+    one, other = healed_network.hosts[:2]
     with (
         udp(one, switch.ipv4(one)) as sender,
         udp(other, switch.ipv4(other)) as receiver,
     ):
         handed = switch.counters(one, other).handed_on
-        healed.cut(one, other)
+        healed_network.cut(one, other)
         sender.sendto(b"cut", receiver.getsockname())
         while switch.counters(one, other).handed_on == handed:
             pass
-        healed.heal()
+        healed_network.heal()
         sender.sendto(b"healed", receiver.getsockname())
         assert receiver.recv(9) == b"healed"
 
@@ -1030,17 +1035,17 @@ def test_a_schedule_is_performed_in_order_and_can_be_stopped() -> None:
 
 
 @requires_root_network
-def test_each_step_is_carried_out(healed: Network, switch: Switch) -> None:
+def test_each_step_is_carried_out(healed_network: Network, switch: Switch) -> None:
     def start(name: str) -> OsProcess:
-        return OsProcess(["sleep", "1000"], host=healed[name])
+        return OsProcess(["sleep", "1000"], host=healed_network[name])
 
     def close() -> None:
         for process in hands.processes.values():
             process.close()
 
-    n1, n2 = healed.hosts[:2]
+    n1, n2 = healed_network.hosts[:2]
     with contextlib.ExitStack() as stack:
-        hands = Hands(healed, switch, {name: start(name) for name in HOSTS}, start)
+        hands = Hands(healed_network, switch, {name: start(name) for name in HOSTS}, start)
         stack.callback(close)
         first = hands.processes["n1"]
         hands.do(Step(0, "kill", (("n1",),)))
@@ -1050,7 +1055,7 @@ def test_each_step_is_carried_out(healed: Network, switch: Switch) -> None:
         hands.do(Step(0, "pause", (("n2",),)))
         assert state_of(hands.processes["n2"].pid) == "T"
         hands.do(Step(0, "resume", (("n2",),)))
-        everything = all_pairs(healed.hosts)
+        everything = all_pairs(healed_network.hosts)
         heal = functools.partial(hands.do, Step(0, "heal"))
         split = Step(0, "partition", (("n1",), ("n2", "n3", "n4", "n5")))
         apart = {pair for pair in everything if "n1" in pair}
@@ -1060,7 +1065,7 @@ def test_each_step_is_carried_out(healed: Network, switch: Switch) -> None:
             (Step(0, "cut_one_way", (("n1",), ("n2",))), {("n1", "n2")}),
         ):
             hands.do(step)
-            left = reached(healed.hosts, "ipv4", everything - gone, heal)
+            left = reached(healed_network.hosts, "ipv4", everything - gone, heal)
             assert left == everything - gone
         with connection(n1, n2, n2.ipv4) as (client, _, at):
             hands.do(Step(0, "kill_sockets", (("n1",),)))

@@ -43,7 +43,7 @@ def mesh(tmp_path: Path) -> Iterator[Members]:
 
 
 @pytest.fixture
-def patient(tmp_path: Path) -> Iterator[Members]:
+def patient_mesh(tmp_path: Path) -> Iterator[Members]:
     """Nodes that take a paused one for down only after a minute."""
     with Members(tmp_path, 3, limits={"down_after_ms": 60_000}) as mesh:
         mesh.warm_up()
@@ -75,9 +75,9 @@ def p99_ms(mesh: Members, name: str) -> float:
     return float(mesh[name].ask("canary").split()[1])
 
 
-def test_a_flood_to_a_stopped_peer(patient: Members) -> None:
+def test_a_flood_to_a_stopped_peer(patient_mesh: Members) -> None:
     """The flood stops at the limit of the queue, and nobody else is slower for it."""
-    mesh, n1 = patient, patient["n1"]
+    mesh, n1 = patient_mesh, patient_mesh["n1"]
     n1.ask("flood n3 {} {}".format(*FLOOD))
     mesh.all_ask("drain")
     n1.ask("canary")
@@ -113,9 +113,9 @@ def test_a_flood_to_a_stopped_peer(patient: Members) -> None:
     )
 
 
-def test_a_peer_goes_on_before_it_is_down(patient: Members) -> None:
+def test_a_peer_goes_on_before_it_is_down(patient_mesh: Members) -> None:
     """Messages that waited arrive in order and once; the gap is told in its place among them."""
-    mesh, n1, n2 = patient, patient["n1"], patient["n2"]
+    mesh, n1, n2 = patient_mesh, patient_mesh["n1"], patient_mesh["n2"]
     n1.tell("flood n2 4000 16384")
     for _ in range(4):
         n2.process.pause()
@@ -169,7 +169,7 @@ def test_a_node_whose_interpreter_is_held(mesh: Members) -> None:
 
 
 @requires_root_network
-@pytest.mark.parametrize("kib", [12 if TINY else 48, pytest.param(400, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kib", [3 if TINY else 48, pytest.param(400, marks=pytest.mark.soak)])
 def test_a_line_of_64_kbit(tmp_path: Path, kib: int) -> None:
     """Heartbeats are in time, and membership comes before the messages that wait in the node.
 

@@ -11,7 +11,7 @@ import msgpack
 
 from rabble.cluster.decide import handshake_wire as wire
 from tests.cluster.decide.test_handshake import garbled
-from tests.core.test_session import mutate, valid_stream
+from tests.core.sessions import mutate, valid_stream
 from tests.fuzz.targets import FRAMES_MAX
 from tests.reference import session as slow_session
 
@@ -36,8 +36,48 @@ ODD = (
     0xFF,
 )
 LARGE = (0, 1, 2**7, 2**15 - 1, 2**16, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
+#: One of each type, most of them what a codec writes.
+EXTENSIONS = (
+    (1, b"\xa5Grown\x91\x01"),
+    (1, b"\xa5Grown\x92\x01\xa1x"),
+    (1, b"\xa5Grown\x95\x01\xa1x\xc0\x92\x01\x81\x01\xa1\xff\xc7\x02\x63\xc1\xc1"),
+    (1, b"\xa5Grown\xdc\x00\x04\x01\xa1x\xc0\xd4\x07\x80"),
+    (6, b"\xa7Celsius\x07"),
+    (6, b"\xa7Celsius\xa1x"),
+    (3, b"a@h:1"),
+    (4, b"p::a@h:1"),
+    (7, b"\x92\x01\xc0"),
+    (8, b"\x92\x01\xa1a"),
+    (9, b"\x91\xc7\x03\x07\x92\x01\x02"),
+    (10, b"bytes"),
+    (11, b"\x01" + bytes(8)),
+    (11, b"\xff\x7f" + b"\xff" * 7),
+    (12, b"\x07\xea\x0b\x1d"),
+    (13, b"\x17\x3b\x3b\x8f\x42\x3f"),
+    (14, b"\x07\xea\x0b\x1d\x17\x3b\x3b\x0f\x42\x3f"),
+    (14, b"\x07\xea\x0b\x1d\x17\x3b\x3b\x0f\x42\x3f\xc7\x00\x10"),
+    (14, b"\x07\xea\x0b\x1d\x17\x3b\x3b\x80\x00\x00\xc7\x03\x11UTC"),
+    (15, b"\xff\xff\xff\xff\x00\x01\x51\x7f\x00\x0f\x42\x3f"),
+    (16, b"\xce\xd6\x93\xa4\x00\xa3CET"),
+    (17, b"Europe/Berlin"),
+    (18, b"-1.10E+7"),
+    (18, b"sNaN7"),
+    (19, b"\xff\x02"),
+    (20, b"\x3f\xf0" + bytes(6) + b"\x80" + bytes(7)),
+    (21, bytes(range(16))),
+    (22, b"\x00\x0a\x02"),
+)
 #: Options and pieces, in front of what is said.
-HEADS = {"handshake": 2, "frames": 0, "session": 1, "message": 0, "membership": 1, "poller": 2}
+HEADS = {
+    "handshake": 2,
+    "frames": 0,
+    "session": 1,
+    "message": 0,
+    "membership": 1,
+    "lies": 0,
+    "poller": 2,
+    "records": 5,
+}
 
 
 def mutated(target: str, data: bytes, rng: random.Random) -> bytes:
@@ -120,7 +160,7 @@ def change_message(data: bytes, rng: random.Random) -> bytes:
         case 2:
             return bytes([0x91]) + data if rng.random() < 0.5 else b"\x81\xa1k" + data
         case 3 if len(data) < 1 << 16:
-            code = rng.choice((1, 2, 3, 4, 5, 5, 0xFF))
+            code = rng.choice((1, 2, 3, 4, 5, 5, 0xFF, *range(7, 23)))
             width = rng.choice((1, 2, 4))
             tag = {1: 0xC7, 2: 0xC8, 4: 0xC9}[width]
             size = len(data) & (1 << 8 * width) - 1
@@ -142,7 +182,7 @@ def junk(rng: random.Random, depth: int) -> Any:
         case 3:
             return rng.randbytes(rng.randrange(4))
         case 4:
-            return rng.choice((msgpack.ExtType(4, b"p::a@h:1"), msgpack.ExtType(3, b"a@h:1")))
+            return msgpack.ExtType(*rng.choice(EXTENSIONS))
         case 5:
             return rng.randrange(10)
         case 6:
@@ -220,5 +260,7 @@ CHANGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "session": change_frames,
     "message": change_message,
     "membership": change_state,
+    "lies": change_bytes,
     "poller": change_frames,
+    "records": change_frames,
 }

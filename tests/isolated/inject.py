@@ -50,6 +50,40 @@ UNTRACED = (os.path.join(PACKAGE, "steps.py"), os.path.join(PACKAGE, "__init__.p
 Place = tuple[str, int, str]
 
 
+#: The functions that take what any step raises which they call, by their files.
+GUARDS = {
+    ("cluster/failures.py", "attempt"),
+    ("cluster/server.py", "_do_commands"),
+    ("cluster/io/resolver.py", "_work"),
+    ("cluster/io/tls_proxy.py", "_carry"),
+    ("reports.py", "_look"),
+}
+#: What these call besides: the end, and the notes of what has passed.
+UNGUARDED = {
+    ("cluster/control_plane.py", "stop"),
+    ("cluster/failures.py", "passed"),
+    ("cluster/io/tls_proxy_pump.py", "finish"),
+}
+
+
+def is_guarded(stack: list[tuple[str, str]]) -> bool:
+    """Whether what is raised at the first of these functions is the end of a single thing.
+
+    A thread's own loop, and the steps of its end, are what it stands on: what is raised there is
+    the end of the node.
+    """
+    return not GUARDS.isdisjoint(stack[1:]) and UNGUARDED.isdisjoint(stack)
+
+
+def stack_of(frame: FrameType | None) -> list[tuple[str, str]]:
+    """The files and names of functions, the innermost first."""
+    stack = []
+    while frame is not None:
+        stack.append((frame.f_code.co_filename.removeprefix(PACKAGE), frame.f_code.co_name))
+        frame = frame.f_back
+    return stack
+
+
 class Injected(BaseException):
     """No handler for usual exceptions takes this one."""
 
@@ -65,6 +99,7 @@ class Tracer:
         self.seen: dict[Place, None] = {}
         self.raised = False
         self.failed = False
+        self.stack: list[tuple[str, str]] = []
         self._name = f"rabble:a:{role}"
         self._wanted = wanted
         self._error = error
@@ -83,6 +118,7 @@ class Tracer:
             self.seen[place] = None
             if place == self._wanted and not self.raised:
                 self.raised = True
+                self.stack = stack_of(frame)
                 raise self._error(f"at {place}")
         return self._follow
 
@@ -237,6 +273,7 @@ def every_place(role: str, seconds: float, seed: int) -> None:
         before = descriptors()
         began = time.monotonic()
         count = raised = failed = 0
+        wrong: list[Place] = []
         for place in order:
             if time.monotonic() - began > seconds:
                 break
@@ -250,6 +287,8 @@ def every_place(role: str, seconds: float, seed: int) -> None:
             count += 1
             raised += tracer.raised
             failed += tracer.failed
+            if tracer.failed and is_guarded(tracer.stack):
+                wrong.append(place)
         faulthandler.cancel_dump_traceback_later()
         # The peer may be about to close its side of a connection. And three places are between
         # the moment in which a number has no owner any more and that in which it has the next:
@@ -257,6 +296,7 @@ def every_place(role: str, seconds: float, seed: int) -> None:
         until(lambda: gc.collect() >= 0 and descriptors() <= before + 2 + 3)
     print(f"{role}: {count} of {len(order)} places, {raised} met again, {failed} end the node")
     assert raised * 10 > count > 0, "few of the places are met again"
+    assert not wrong, f"these ended the node, and are about a single thing: {wrong}"
 
 
 if __name__ == "__main__":

@@ -31,8 +31,11 @@ def is_followed(frame: FrameType) -> bool:
     return file.startswith(PACKAGE) and not file.endswith((".pyx", ".pxd"))
 
 
-def at_every_bytecode(do: Callable[[], Any], look: Callable[[int], Any]) -> None:
-    """Raise before one bytecode after the other, as a signal handler may, until none is left."""
+def at_every_bytecode(do: Callable[[], Any], look: Callable[[int], Any], least: int = 100) -> None:
+    """Raise before one bytecode after the other, as a signal handler may, until none is left.
+
+    There are more than `least`: else nothing would be tested.
+    """
     left = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -59,7 +62,7 @@ def at_every_bytecode(do: Callable[[], Any], look: Callable[[int], Any]) -> None
         look(place)
         if left > 0:
             break
-    assert place > 100, place
+    assert place > least, place
 
 
 def raising(do: Callable[[], Any], trace: Any) -> None:

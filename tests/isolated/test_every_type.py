@@ -18,7 +18,7 @@ from tests.isolated.script import ROOT
 def test_there_are_types_of_each_part() -> None:
     found = core_types()
     assert len(found) > 20
-    assert {"ids.Pid", "inbox.Inbox", "poller.Connection", "session.Session"} <= set(found)
+    assert {"ids.Pid", "inbox.Inbox", "connection.Connection", "session.Session"} <= set(found)
     assert {"executor.Executor", "monitors.Monitors"} <= set(found)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+from tests.cluster.io.test_tls import DAY, TODAY, Issuer
 from tests.isolated.script import FORKS, run
 
 # What a child does with `watched`, `node`, `box` and `service`, which it was handed over.
@@ -186,7 +190,8 @@ def test_a_child_leaves_the_links_of_its_parent_alone(way: str) -> None:
     run(
         f"""{MESHED}
 def child():
-    assert len(sockets()) >= 4
+    # Of the parent's none is left.
+    assert sockets() == []
     for use in (node.shutdown, node.cluster_status, peer.request_shutdown, peer.shutdown):
         try:
             use()
@@ -225,6 +230,68 @@ peer.shutdown()
 assert told.receive(PATIENCE_S).msg.node == peer.node_id
 watched.node.shutdown()
 watched.has_ended_once()
+""",
+        *FORKS,
+    )
+
+
+@pytest.mark.parametrize("secured", ["key", "tls"])
+@pytest.mark.parametrize("way", ["fork", "multiprocessing"])
+def test_the_end_of_a_parent_is_seen_though_a_child_of_it_lives_on(
+    way: str, secured: str, tmp_path: Path
+) -> None:
+    """At once, and its port is free."""
+    folder = tmp_path / "ours"
+    if secured == "tls":
+        issuer = Issuer(folder)
+        for name in "ab":
+            # Long enough for no warning.
+            issuer.node(name, TODAY + 99 * DAY)
+    run(
+        f"""
+import signal, socket
+from rabble.cluster.io.tls import TlsConfig
+
+folder = {os.fspath(folder)!r}
+if {secured!r} == "tls":
+    files = {{name: (f"/{{name}}.pem", f"/{{name}}.key", "/ca.pem") for name in "ab"}}
+    meshes = {{
+        name: Mesh(tls=TlsConfig(*(folder + each for each in files[name]))) for name in files
+    }}
+else:
+    meshes = {{name: Mesh(key=bytes(range(32))) for name in "ab"}}
+limits = rabble.Limits(down_after_ms=600_000)
+to_parent, from_b, from_child = os.pipe(), os.pipe(), os.pipe()
+parent = os.fork()
+if parent == 0:
+    addr = os.read(from_b[0], 100).decode()
+    node = rabble.rouse("a@127.0.0.1:0", mesh=meshes["a"], limits=limits)
+    node.join(addr)
+    until(lambda: len(node.cluster_status().connections) == 1)
+
+    def child():
+        os.write(from_child[1], str(os.getpid()).encode())
+        signal.pause()
+
+    if {way!r} == "multiprocessing":
+        import multiprocessing
+        multiprocessing.get_context("fork").Process(target=child).start()
+    elif os.fork() == 0:
+        child()
+    signal.pause()
+
+with rabble.rouse("b@127.0.0.1:0", mesh=meshes["b"], limits=limits) as node, node.mailbox() as told:
+    node.subscribe_nodes(told.pid)
+    os.write(from_b[1], node.node_id.addr.encode())
+    up = told.receive(PATIENCE_S).msg
+    child = int(os.read(from_child[0], 100))
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    down = told.receive(PATIENCE_S).msg
+    assert (type(down), down.node) == (NodeDown, up.node) and down.reason == "lost", down
+    host, _, port = up.node.addr.partition(":")
+    socket.create_server((host, int(port))).close()
+    os.kill(child, signal.SIGKILL)
 """,
         *FORKS,
     )

@@ -124,21 +124,29 @@ without_memory(begin, attempt, check)
     )
 
 
-def test_a_poller_and_its_connections_end_or_go_on_but_lose_nothing_between() -> None:
+@pytest.mark.parametrize("keys", [None, (bytes(32), bytes(range(32)))], ids=["plain", "records"])
+def test_a_poller_and_its_connections_end_or_go_on_but_lose_nothing_between(
+    keys: tuple[bytes, bytes] | None,
+) -> None:
     run(
         BEGIN
+        + f"KEYS = {keys}"
         + """
 import socket, struct
 from rabble import MessageRegistry
 from rabble._core.codec import Codec
+from rabble._core.frame import FRAME_KINDS
 from rabble._core.session import Session
 from rabble._core.poller import Poller
+from tests.reference.records import seal
 from tests.reference.session import frame
 
 A, B = NodeId("a", "h:1"), NodeId("b", "h:2")
-MEMBERSHIP, LOST = 19, 8
+MEMBERSHIP, LOST = FRAME_KINDS["MEMBERSHIP"], FRAME_KINDS["LOST"]
 MEMBERSHIPS = b"".join(frame(MEMBERSHIP, 0, b"%d" % n) for n in range(5))
 LOSTS = b"".join(frame(LOST, 0, struct.pack(">I", n)) for n in range(500))
+if KEYS:
+    MEMBERSHIPS, LOSTS = seal(KEYS[1], 0, MEMBERSHIPS), seal(KEYS[1], 1, LOSTS)
 
 def poller():
     return Poller(heartbeat_ms=1000, frame_bytes_max=1 << 20, queue_bytes_max=1 << 20,
@@ -149,7 +157,7 @@ def session(own, peer):
 
 def attach(at, sock, own, peer):
     sock.setblocking(False)
-    connection = at.attach(sock.fileno(), session(own, peer))
+    connection = at.attach(sock.fileno(), session(own, peer), stream_keys=KEYS)
     sock.detach()
     return connection
 
@@ -182,13 +190,36 @@ def check(state):
         # What `attempt` had taken when it failed is its own loss, and what comes after `close`
         # is not read any more (in the tiny build that is not yet all of them).
         first = int(told[0][1]) if told else 0
-        assert told == [(19, b"%d" % n) for n in range(first, first + len(told))], told
+        assert told == [(MEMBERSHIP, b"%d" % n) for n in range(first, first + len(told))], told
     connection.close(19)
     far.close()
     for _ in range(2_000):         # at once, but for the tiny build, which takes little at a time
         at.poll()
     assert at.connections == 0
 
+without_memory(begin, attempt, check)
+"""
+    )
+
+
+def test_the_end_of_a_poller_needs_no_memory() -> None:
+    run(
+        BEGIN
+        + """
+from rabble._core.poller import Poller
+
+def begin():
+    # The interpreter keeps tuples that were freed: these take all of them.
+    return [Poller(heartbeat_ms=1, frame_bytes_max=99, queue_bytes_max=9, partial_ms_max=6),
+            [tuple([n] * 4) for n in range(5_000)]]
+
+def attempt(state):
+    state[0] = None
+
+def check(state):
+    assert len(os.listdir("/proc/self/fd")) == before, os.listdir("/proc/self/fd")
+
+before = len(os.listdir("/proc/self/fd"))
 without_memory(begin, attempt, check)
 """
     )

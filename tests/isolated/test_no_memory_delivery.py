@@ -23,7 +23,9 @@ from rabble import *
 from rabble._core.codec import Codec
 from rabble.registry import default_registry
 from tests.isolated.nomemory import without_memory
-from tests.support import BARE, Does, HandClock, Witness, bare_executor, settle
+from tests.support import (
+    BARE, Does, HandClock, Witness, bare_executor, settle, subscribe_dead_letters,
+)
 
 OUTSIDE = Pid("outside", BARE)
 TIMER = CorrelationId(Pid("p", BARE), None, 1)
@@ -132,7 +134,7 @@ output(make)
 """,
     "dead letters": """
 def make(node, p):
-    node.executor.subscribe_dead_letters(node.box)
+    subscribe_dead_letters(node.executor, node.box)
     return [Envelope(Pid("nobody", BARE), n) for n in range(3)]
 output(make)
 """,
@@ -156,7 +158,7 @@ def attempt(node):
     executor.spawn(Does(lambda *a: None), "child", mailbox_max=3)
     for n in range(300):
         executor.send(node.box, n, sender=OUTSIDE, correlation_id=TIMER)
-    executor.subscribe_dead_letters(node.box)
+    subscribe_dead_letters(executor, node.box)
     executor.discard(Pid("child", BARE), None, None)
     node.settle()
 

@@ -50,7 +50,7 @@ def test_a_receive_that_never_returns_is_reported_and_ended_by_sigterm() -> None
         script.expect("stuck::local@127.0.0.1:0: receive has not returned")
         script.expect("stalled")
         script.signal(signal.SIGTERM)
-        script.expect("stuck::local@127.0.0.1:0 crashed")
+        script.expect("stuck::local@127.0.0.1:0 crashed (crash 1)")
         script.expect("stopped")
         assert script.end_well() == ""
 

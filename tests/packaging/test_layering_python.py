@@ -88,7 +88,7 @@ def test_imports_are_read_from_the_sources() -> None:
     assert "rabble.services.service" in edges["rabble.node"]
     # In a function only, and under TYPE_CHECKING only.
     assert "rabble.bench.report" in edges["rabble.cli.bench"]
-    assert "rabble.process" in edges["rabble.messages"]
+    assert "rabble.process" in edges["rabble.cluster.remote_spawn"]
 
 
 def test_a_circle_is_found() -> None:

@@ -46,6 +46,15 @@ def test_the_pythons_of_a_newer_debian_are_supported_ones() -> None:
     assert set(named.split()) <= set(supported())
 
 
+@pytest.mark.skipif(not (ROOT / ".ci").exists(), reason="an sdist has no gate")
+def test_the_gate_runs_each_python_of_a_newer_debian_once() -> None:
+    (named,) = re.findall(r"^versions=\((.*)\)$", (ROOT / "tools/debian_pythons").read_text(), re.M)
+    gate = (ROOT / ".ci" / "run").read_text()
+    assert sorted(re.findall(r"^    newer python(3\.\d+) tests/", gate, re.M)) == sorted(
+        named.split()
+    )
+
+
 def test_a_wheel_is_released_for_each_python_machine_and_libc() -> None:
     release = PROJECT["tool"]["cibuildwheel"]
     assert release["build"] == [f"cp{version.replace('.', '')}-*" for version in supported()]

@@ -1,9 +1,13 @@
 """What two nodes say, once more: slow, short, and written from docs/internals/wire-protocol.md.
 
-What is written and read are tuples: ("envelope", Envelope), ("monitor", watcher, watched),
-("demonitor", watcher, watched), ("down", watcher, watched, why, life, detail),
-("undelivered", to, correlation id, why), ("lost", count); read only are ("refused", to, sender,
-correlation id) and ("undecodable", ...).
+Tests take the numbers of the wire from here: so they are checked against the page, and not against
+the code.
+
+What is written and read are tuples: ("envelope", Envelope),
+("monitor", watcher, watched, reference), ("demonitor", watcher, watched, reference),
+("down", watcher, watched, reference, why, life, detail),
+("undelivered", to, correlation id, why, crash, about, detail), ("lost", count); read only are
+("refused", to, sender, correlation id) and ("undecodable", ...).
 """
 
 from __future__ import annotations
@@ -16,22 +20,54 @@ from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble.registry import MessageRegistry
 from tests.reference import codec
 
-FRAME_TOO_LARGE, DECODE, DECODE_LIMIT, PROTOCOL, SPOOF = 13, 14, 15, 16, 17
+# Kinds of frames: of the data and bulk lanes, and of the control lane.
 CACHE_PID, ENVELOPE, FRAGMENT, MONITOR, DEMONITOR, DOWN, UNDELIVERED, LOST = range(1, 9)
 PING, PONG, BYE, MEMBERSHIP, WINDOW_UPDATE = range(16, 21)
+
+# Flags: of an ENVELOPE, which shares some with other kinds; of a FRAGMENT; of PING and PONG.
+FLAG_SENDER, FLAG_CID, FLAG_CONNECTION, FLAG_REQUEST = 1, 2, 4, 8
+FLAG_FULL, FLAG_FORWARDED = 16, 32
+FLAG_FIRST, FLAG_LAST = 1, 2
+FLAG_IDLE = 1
+ENVELOPE_FLAGS = 63
+
+# Why a connection is refused or ended, as far as frames are the reason.
+FRAME_TOO_LARGE, DECODE, DECODE_LIMIT, PROTOCOL, SPOOF, TIMEOUT, LIMIT, SHUTDOWN = range(13, 21)
+
+#: The kind of a `DownReason`, as a DOWN has it.
+DOWN_CODES = {"stopped": 1, "crashed": 2, "no_process": 3, "shutdown": 4, "refused": 5}
+#: A `DeadLetterReason`, as an UNDELIVERED has it.
+UNDELIVERED_CODES = {
+    "no_process": 1,
+    "mailbox_full": 2,
+    "process_crashed": 3,
+    "node_shutdown": 4,
+    "refused": 5,
+    "undecodable": 6,
+    "unencodable": 7,
+    "peer_busy": 8,
+    "not_connected": 9,
+    "no_receiver": 10,
+    "changed": 11,
+}
+#: The kind of a `DownReason`, as an UNDELIVERED of a request that was taken has it.
+UNANSWERED_CODES = {"stopped": 17, "crashed": 18, "shutdown": 20}
+#: An UNDELIVERED of a request that is another node's from now on.
+PASSED_ON = 15
+WHYS = {*UNDELIVERED_CODES.values(), *UNANSWERED_CODES.values(), PASSED_ON}
 
 # Of each kind: the flags that it has, and the bytes its body may take.
 SHAPES = {
     CACHE_PID: (0, range(2 + 8, 2 + 1025 + 1)),
-    ENVELOPE: (63, range(3, 1 << 32)),
-    FRAGMENT: (3, range(1, 1 << 32)),
-    MONITOR: (0, [4]),
-    DEMONITOR: (0, [4]),
-    DOWN: (16, range(13, 2 * 1027 + 9 + 1000 + 1)),
-    UNDELIVERED: (14, range(3, 2 + 2 + 8 + 8 + 1 + 1)),
-    LOST: (16, [4]),
-    PING: (1, [16]),
-    PONG: (1, [16]),
+    ENVELOPE: (ENVELOPE_FLAGS, range(3, 1 << 32)),
+    FRAGMENT: (FLAG_FIRST | FLAG_LAST, range(1, 1 << 32)),
+    MONITOR: (0, [12]),
+    DEMONITOR: (0, [12]),
+    DOWN: (FLAG_FULL, range(21, 2 * 1027 + 17 + 1000 + 1)),
+    UNDELIVERED: (FLAG_CID | FLAG_CONNECTION | FLAG_REQUEST, range(2 + 11, 20 + 11 + 2025 + 1)),
+    LOST: (FLAG_FULL, [4]),
+    PING: (FLAG_IDLE, [16]),
+    PONG: (FLAG_IDLE, [16]),
     BYE: (0, range(2, 2 + 255 + 1)),
     MEMBERSHIP: (0, range(1, 1 << 32)),
     WINDOW_UPDATE: (0, [8]),
@@ -68,14 +104,14 @@ def split_frame(data: bytes, frame_bytes_max: int = 1 << 20) -> tuple[int, int, 
     need(not flags & ~allowed and size in sizes)
     if kind in (ENVELOPE, UNDELIVERED):
         need(agree(flags))
-        pid = 2 + 8 if flags & 16 else 2
+        pid = 2 + 8 if flags & FLAG_FULL else 2
         bits = [flags >> n & 1 for n in range(4)]
         head = pid * (1 + bits[0] + bits[1]) + 8 * (bits[2] + bits[3])
-        need(size > head if kind == ENVELOPE else size == head + 1)
-    if kind == FRAGMENT and flags & 1:
+        need(size > head if kind == ENVELOPE else 11 <= size - head <= 11 + 1025 + 1000)
+    if kind == FRAGMENT and flags & FLAG_FIRST:
         need(size > 4)
     if kind == DOWN:
-        need(size >= 2 * (2 + 8) + 9 if flags & 16 else size <= 13 + 1000)
+        need(size >= 2 * (2 + 8) + 17 if flags & FLAG_FULL else size <= 21 + 1000)
     if len(data) < 4 + length:
         return None
     return kind, flags, data[6 : 4 + length], 4 + length
@@ -83,7 +119,11 @@ def split_frame(data: bytes, frame_bytes_max: int = 1 << 20) -> tuple[int, int, 
 
 def agree(flags: int) -> bool:
     """Whether what belongs to a correlation id comes with one, and what was passed on with both."""
-    return bool(flags & 2 or not flags & 44) and bool(flags & 1 or not flags & 32)
+    needs_cid = FLAG_CONNECTION | FLAG_REQUEST | FLAG_FORWARDED
+    return bool(
+        (flags & FLAG_CID or not flags & needs_cid)
+        and (flags & FLAG_SENDER or not flags & FLAG_FORWARDED)
+    )
 
 
 class FrameEncoder:
@@ -131,22 +171,24 @@ class FrameEncoder:
         if kind == "envelope":
             self.envelope(*what[1:])
         elif kind in ("monitor", "demonitor"):
-            body = b"".join(self.indexes(*what[1:]))
+            body = b"".join(self.indexes(*what[1:3])) + struct.pack(">Q", what[3])
             self.data.append(frame(MONITOR if kind == "monitor" else DEMONITOR, 0, body))
         elif kind == "down":
-            _, watcher, watched, why, life, detail = what
-            tail = struct.pack(">BQ", why, life) + detail.encode()
+            _, watcher, watched, reference, why, life, detail = what
+            tail = struct.pack(">QBQ", reference, why, life) + detail.encode()
             if (watched, watcher) in self.pairs:
                 body = self.text(watcher) + self.text(watched) + tail
-                self.bulk.append(frame(DOWN, 16, body))
+                self.bulk.append(frame(DOWN, FLAG_FULL, body))
             else:
                 body = b"".join(self.indexes(watcher, watched)) + tail
                 self.data.append(frame(DOWN, 0, body))
         elif kind == "undelivered":
-            _, to, cid, why = what
+            _, to, cid, why, crash, about, detail = what
             pids = [to] if cid is None else [to, cid.pid]
             flags, numbers = self.numbers(cid)
-            body = b"".join(self.indexes(*pids)) + numbers + bytes([why])
+            name = b"\0\0" if about is None else self.text(about)
+            tail = struct.pack(">BQ", why, crash) + name + detail.encode()
+            body = b"".join(self.indexes(*pids)) + numbers + tail
             self.data.append(frame(UNDELIVERED, flags, body))
         elif kind == "lost":
             self.data.append(frame(LOST, 0, struct.pack(">I", what[1])))
@@ -156,11 +198,11 @@ class FrameEncoder:
     def numbers(self, cid: CorrelationId | None) -> tuple[int, bytes]:
         flags, data = 0, b""
         if cid is not None:
-            flags = 2
+            flags = FLAG_CID
             if cid.connection is not None:
-                flags, data = flags | 4, data + struct.pack(">Q", cid.connection)
+                flags, data = flags | FLAG_CONNECTION, data + struct.pack(">Q", cid.connection)
             if cid.request is not None:
-                flags, data = flags | 8, data + struct.pack(">Q", cid.request)
+                flags, data = flags | FLAG_REQUEST, data + struct.pack(">Q", cid.request)
         return flags, data
 
     def envelope(self, e: Envelope, forwarder: Pid | None = None) -> None:
@@ -170,15 +212,15 @@ class FrameEncoder:
         if sender is not None and sender.node != self.own:
             assert cid is not None and cid.pid == sender
             sender = forwarder or Pid("executor", self.own, "rabble")
-            flags |= 32
+            flags |= FLAG_FORWARDED
         pids = [p for p in (e.to, sender, cid and cid.pid) if p]
-        flags |= 0 if e.sender is None else 1
+        flags |= 0 if e.sender is None else FLAG_SENDER
         if len(message) <= self.fragment_bytes and (e.sender, e.to) not in self.pairs:
             body = b"".join(self.indexes(*pids)) + numbers + message
             self.data.append(frame(ENVELOPE, flags, body))
             return
         self.pairs.add((e.sender, e.to))
-        flags |= 16
+        flags |= FLAG_FULL
         body = b"".join(self.text(pid) for pid in pids) + numbers + message
         if len(message) <= self.fragment_bytes:
             self.bulk.append(frame(ENVELOPE, flags, body))
@@ -189,7 +231,8 @@ class FrameEncoder:
             part = whole[start : start + self.fragment_bytes]
             first, last = start == 0, start == starts[-1]
             claimed = struct.pack(">I", len(whole)) if first else b""
-            self.bulk.append(frame(FRAGMENT, first + 2 * last, claimed + part))
+            place = FLAG_FIRST * first | FLAG_LAST * last
+            self.bulk.append(frame(FRAGMENT, place, claimed + part))
 
     def take_bulk(self) -> bytes:
         data = b"".join(self.bulk)
@@ -246,18 +289,27 @@ class FrameDecoder:
         elif kind in (MONITOR, DEMONITOR):
             watcher, body = self.pid(0, body, self.peer)
             watched, body = self.pid(0, body, self.own)
-            self.events.append(("monitor" if kind == MONITOR else "demonitor", watcher, watched))
+            (reference,) = struct.unpack(">Q", body)
+            name = "monitor" if kind == MONITOR else "demonitor"
+            self.events.append((name, watcher, watched, reference))
         elif kind == DOWN:
             watcher, body = self.pid(flags, body, self.own)
             watched, body = self.pid(flags, body, self.peer)
-            need(9 <= len(body) <= 1009)
-            why, life = struct.unpack(">BQ", body[:9])
-            need(1 <= why <= 5, DECODE)
-            self.events.append(("down", watcher, watched, why, life, self.decoded(body[9:])))
+            need(17 <= len(body) <= 1017)
+            reference, why, life = struct.unpack(">QBQ", body[:17])
+            need(why in DOWN_CODES.values(), DECODE)
+            detail = self.decoded(body[17:])
+            self.events.append(("down", watcher, watched, reference, why, life, detail))
         elif kind == UNDELIVERED:
             to, _, cid, body = self.head(flags, body)
-            need(1 <= body[0] <= 9, DECODE)
-            self.events.append(("undelivered", to, cid, body[0]))
+            (why, crash), body = struct.unpack(">BQ", body[:9]), body[9:]
+            need(why in WHYS, DECODE)
+            about, rest = None, body[2:]
+            if body[:2] != b"\0\0":
+                about, rest = self.pid(FLAG_FULL, body, None if why == PASSED_ON else self.peer)
+            need(len(rest) <= 1000)
+            what = ("undelivered", to, cid, why, crash, about, self.decoded(rest))
+            self.events.append(what)
         elif kind == LOST:
             self.events.append(("lost", struct.unpack(">I", body)[0]))
 
@@ -274,16 +326,16 @@ class FrameDecoder:
         self.events.append(("envelope", Envelope(to, msg, sender, cid)))
 
     def read_fragment(self, flags: int, body: bytes) -> None:
-        if flags & 1:
+        if flags & FLAG_FIRST:
             need(self.claimed is None)
             self.claimed, body = struct.unpack(">I", body[:4])[0], body[4:]
             need(self.claimed <= self.message_bytes_max + 1 + 3 * 1027 + 16, FRAME_TOO_LARGE)
             inner = body[0]
-            need(inner & 16 and inner < 64 and agree(inner))
+            need(inner & FLAG_FULL and inner <= ENVELOPE_FLAGS and agree(inner))
         need(self.claimed is not None)
         self.whole += body
         need(len(self.whole) <= self.claimed)
-        if flags & 2:
+        if flags & FLAG_LAST:
             need(len(self.whole) == self.claimed)
             self.read_envelope(self.whole[0], self.whole[1:])
             self.whole, self.claimed = b"", None
@@ -291,18 +343,19 @@ class FrameDecoder:
     def head(self, flags: int, body: bytes) -> tuple[Pid, Pid | None, CorrelationId | None, bytes]:
         sender = cid = None
         to, body = self.pid(flags, body, self.own)
-        if flags & 1:
+        if flags & FLAG_SENDER:
             sender, body = self.pid(flags, body, self.peer)
-        if flags & 2:
+        if flags & FLAG_CID:
             asker, body = self.pid(flags, body, None)
-            if flags & 32:
+            if flags & FLAG_FORWARDED:
                 # It passes on what another node's process asked, and no part of its runtime.
                 need(asker.node != self.peer, SPOOF)
                 need(asker.group != "rabble" or asker.name == "calls", SPOOF)
                 sender = asker
             numbers: list[int | None] = [None, None]
-            need(len(body) >= 8 * ((flags >> 2 & 1) + (flags >> 3 & 1)))
-            for place, flag in enumerate((4, 8)):
+            given = [flag for flag in (FLAG_CONNECTION, FLAG_REQUEST) if flags & flag]
+            need(len(body) >= 8 * len(given))
+            for place, flag in enumerate((FLAG_CONNECTION, FLAG_REQUEST)):
                 if flags & flag:
                     numbers[place] = struct.unpack(">Q", body[:8])[0]
                     body = body[8:]
@@ -314,7 +367,7 @@ class FrameDecoder:
     def pid(self, flags: int, body: bytes, node: NodeId | None) -> tuple[Pid, bytes]:
         need(len(body) >= 2)
         number, body = struct.unpack(">H", body[:2])[0], body[2:]
-        if flags & 16:
+        if flags & FLAG_FULL:
             need(0 < number <= len(body))
             pid, body = self.parse(body[:number]), body[number:]
         else:

@@ -32,7 +32,16 @@ from rabble import (
 )
 from rabble._core import debug
 from rabble._core.executor import Executor
-from tests.support import BARE, PATIENCE_S, SANITIZED, TINY, Echo, HandClock, bare_executor
+from tests.support import (
+    BARE,
+    PATIENCE_S,
+    SANITIZED,
+    TINY,
+    Echo,
+    HandClock,
+    bare_executor,
+    subscribe_dead_letters,
+)
 
 MIB = 1024 * 1024
 BATCH = 10
@@ -193,7 +202,7 @@ def test_envelopes_leave_nothing_behind(shape: str, share: float) -> None:
     count = int(millions * 1_000_000 * share)
     with bare_executor(clock := HandClock(), Crowd()) as executor:  # type: ignore[arg-type]
         executor.spawn(Sink(), "sink")
-        executor.subscribe_dead_letters(executor.spawn(Sink(), "undertaker"))
+        subscribe_dead_letters(executor, executor.spawn(Sink(), "undertaker"))
         for n in range(10):
             executor.send(executor.spawn(process_class(), f"p{n}"), n)
         make_envelopes(executor, clock, max(count // 10, 20_000))

@@ -175,6 +175,8 @@ def test_every_message_comes_to_one_end_and_in_order(seconds: float) -> None:
     with rabble.rouse(seed=history.seed) as node:
         node.spawn(Echo(), "echo")
         node.subscribe_dead_letters(node.spawn(Undertaker(history), "undertaker"))
+        # Only a round trip proves that it holds: what a full mailbox refuses does not queue up.
+        node.call(node.pid("echo"), "subscribed?", PATIENCE_S)
         for name in NAMES:
             node.spawn(Member(history), name)
         threads = [threading.Thread(target=run, args=(f"thread-{n}",)) for n in range(THREADS)]

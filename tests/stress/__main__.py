@@ -290,9 +290,9 @@ class Actor:
         world.more_records.append(record)
         with node.mailbox(label) as box:
             world.pids[key] = box.pid
-            if dice.random() < 0.3 and world.settings.subscribers:
-                node.subscribe_dead_letters(box.pid)
             try:
+                if dice.random() < 0.3 and world.settings.subscribers:
+                    node.subscribe_dead_letters(box.pid)
                 if dice.random() < 0.3:
                     node.subscribe_nodes(box.pid)
             except QueueFull:
@@ -370,8 +370,8 @@ class Actor:
         if pid.node == node.node_id and self.world.settings.subscribers:
             try:
                 node.subscribe_dead_letters(pid, self.dice.random() < 0.3)
-            except NoProcess:
-                # Its life is over.
+            except (NoProcess, QueueFull):
+                # Its life is over, or the executor is behind.
                 pass
 
 
@@ -425,6 +425,8 @@ def begin(world: World) -> None:
         node.spawn(Echo(), "echo")
         node.spawn(Sink(world, name, "sink"), "sink")
         node.subscribe_dead_letters(node.spawn(Undertaker(world, name, "u"), "u"))
+        # Only a round trip proves that it holds: what a full mailbox refuses does not queue up.
+        node.call(node.pid("echo"), None, PATIENCE_S)
         sink = world.pids["sink@" + name]
         world.kept[name] = [Envelope(sink, Kept(f"{name}{n}")) for n in range(5)]
     for key in world.watching:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 
 import pytest
@@ -12,6 +11,7 @@ from rabble import (
     CorrelationId,
     DeadLetter,
     DeadLetterReason,
+    DecodeError,
     EncodeError,
     Envelope,
     NodeId,
@@ -22,7 +22,7 @@ from rabble import (
     ProcessCrashed,
     QueueFull,
 )
-from rabble.calls import AwaitedReply, Calls, Reply
+from rabble.calls import Calls, Reply
 from tests.support import BARE, PATIENCE_S
 
 CALLS = Pid("calls", BARE, "rabble")
@@ -54,31 +54,49 @@ def test_what_belongs_to_no_request_is_counted(correlation_id: CorrelationId | N
 @pytest.mark.parametrize(
     ("reason", "error", "said"),
     [
-        (DeadLetterReason.PROCESS_CRASHED, ProcessCrashed, "crashed while it handled the call"),
+        (
+            DeadLetterReason.PROCESS_CRASHED,
+            ProcessCrashed,
+            "one::bare@h:1 crashed: why .crash 7 in",
+        ),
         (DeadLetterReason.NODE_SHUTDOWN, NodeStopped, "before the message was delivered"),
         (DeadLetterReason.MAILBOX_FULL, QueueFull, "the mailbox of one::bare@h:1 is full"),
         (DeadLetterReason.NO_PROCESS, NoProcess, "one::bare@h:1 could not be reached"),
         (DeadLetterReason.REFUSED, NoProcess, "could not be reached: refused"),
         (DeadLetterReason.NOT_CONNECTED, NotConnected, "no connection leads to the node of one::"),
         (DeadLetterReason.PEER_BUSY, QueueFull, "too much waits already for the node of one::"),
-        (DeadLetterReason.UNENCODABLE, EncodeError, "the message for one::bare@h:1 cannot go over"),
-        (DeadLetterReason.UNDECODABLE, EncodeError, "the message for one::bare@h:1 cannot go over"),
+        (DeadLetterReason.UNENCODABLE, EncodeError, "one::bare@h:1 cannot be encoded: why"),
+        (DeadLetterReason.UNDECODABLE, DecodeError, "one::bare@h:1 cannot be decoded by bare.*why"),
     ],
 )
 def test_a_dead_letter_says_how_it_ended(
     reason: DeadLetterReason, error: type[Exception], said: str
 ) -> None:
-    calls, reply = Calls(CALLS, 1), Reply()
+    calls, reply = Calls(CALLS, 2), Reply()
     correlation_id = calls.begin(reply, ONE)
     lost = Envelope(ONE, "hello", CALLS, correlation_id)
-    calls.deliver(Envelope(CALLS, DeadLetter(lost, reason), EXECUTOR, correlation_id))
-    with pytest.raises(error, match=said):
+    letter = DeadLetter(lost, reason, "why", 7)
+    # Anybody may send one of these, as a reply, say. The runtime's word is another thing.
+    other = Reply()
+    calls.deliver(Envelope(CALLS, letter, ONE, calls.begin(other, ONE)))
+    assert other.take() is letter
+    calls.deliver(Envelope(CALLS, letter, EXECUTOR, correlation_id))
+    with pytest.raises(error, match=said) as raised:
         reply.take()
+    crash = 7 if reason is DeadLetterReason.PROCESS_CRASHED else 0
+    assert (raised.value.pid, raised.value.node) == (ONE, BARE)
+    assert (raised.value.detail, raised.value.crash) == ("why", crash)
     elsewhere = Reply()
     correlation_id = calls.begin(elsewhere, ONE)
-    bounced = Bounced(BARE, CALLS, reason, correlation_id)
+    # Of these that node tells without a pid: it passed the request on, to another node.
+    passed_on = {
+        DeadLetterReason.PEER_BUSY: "one::bare@h:1 passed on, was dropped: too much waits already",
+        DeadLetterReason.NOT_CONNECTED: "where one::bare@h:1 passed the request on",
+    }
+    about = None if reason in passed_on else ONE
+    bounced = Bounced(BARE, CALLS, reason, correlation_id, "why", 7, about)
     calls.deliver(Envelope(CALLS, bounced, EXECUTOR, correlation_id))
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=passed_on.get(reason, said)):
         elsewhere.take()
 
 
@@ -87,8 +105,8 @@ def test_what_was_asked_of_a_node_ends_with_its_connection() -> None:
     far = NodeId("far", "h:2")
     calls.begin(there, Pid("one", far))
     calls.begin(here, ONE)
-    calls.disconnected(far)
-    with pytest.raises(NotConnected, match="the connection to far@h:2 ended before one::far@h:2"):
+    calls.disconnected(far, "timeout")
+    with pytest.raises(NotConnected, match="far@h:2 ended before one::far@h:2 replied: timeout"):
         there.take()
     assert not here.wait(0)
     calls.close()
@@ -118,25 +136,3 @@ def test_several_may_end_them_at_once() -> None:
         # A second end of one would have raised: its lock is released once.
         assert all(reply.wait(0) for reply in replies)
         assert len(calls) == 0
-
-
-def test_an_event_loop_that_is_gone_is_not_told() -> None:
-    async def make() -> AwaitedReply:
-        return AwaitedReply()
-
-    reply = asyncio.run(make())
-    reply.set_result(1)
-    reply.set_exception(NodeStopped("nobody waits"))
-    assert not reply.future.done()
-
-
-def test_an_event_loop_is_told_once() -> None:
-    async def ask() -> str:
-        reply = AwaitedReply()
-        reply.set_result("first")
-        reply.set_exception(NodeStopped("too late"))
-        result = await reply.future
-        await asyncio.sleep(0)
-        return str(result)
-
-    assert asyncio.run(ask()) == "first"

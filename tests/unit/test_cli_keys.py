@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rabble import KeyFileError, cli
+from rabble import cli
 from rabble.cluster.io.keys import read_key
 from rabble.cluster.io.tls import TlsConfig
 
@@ -140,17 +140,3 @@ def test_an_authority_whose_key_others_may_read(folder: Path, capsys: Output) ->
     (folder / "ca.key").chmod(0o640)
     assert cli.main(["cert", "node", str(folder), "a"]) == 2
     assert "has mode 0640" in capsys.readouterr().err
-
-
-def test_no_certificate_outlives_its_authority(tmp_path: Path) -> None:
-    pytest.importorskip("cryptography")
-    from cryptography import x509
-
-    from rabble.cluster.io import certificates
-
-    made, _ = certificates.make_authority(tmp_path, NOW)
-    end = x509.load_pem_x509_certificate(made.read_bytes()).not_valid_after_utc
-    late, _ = certificates.make_node_certificate(tmp_path, "a", end - datetime.timedelta(days=9))
-    assert x509.load_pem_x509_certificate(late.read_bytes()).not_valid_after_utc == end
-    with pytest.raises(KeyFileError, match=r"ca\.pem: expired"):
-        certificates.make_node_certificate(tmp_path, "b", end)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
 import traceback
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from rabble import Pid
-from rabble._core.texts import Interrupted
-from rabble.reports import Reporter, described
-from rabble.watchdog import Watchdog
+from rabble._core.errors import Interrupted
+from rabble.reports import WATCHES_FAILED_MAX, Reporter, described
 from tests.support import BARE, PATIENCE_S, HandClock
 
 ONE = Pid("one", BARE)
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What a formatter makes of the records."""
+    return [logging.Formatter().format(record) for record in caplog.records]
 
 
 def reporter(clock: HandClock) -> Reporter:
@@ -36,43 +43,15 @@ def write(of: Reporter) -> None:
     of.thread.join(PATIENCE_S)
 
 
-class Executor:
-    """What the watchdog asks of one."""
-
-    delivered = 0
-    current_pid: Pid | None = None
-
-
-def test_one_delivery_that_goes_on_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    clock, executor = HandClock(), Executor()
-    log = reporter(clock)
-    watchdog = Watchdog(
-        executor,  # type: ignore[arg-type]
-        threading.current_thread(),
-        report_after_s=0.45,
-        stalled_after_s=5.0,
-        clock=lambda: clock.ns * 1e-9,
-    )
-
-    def look(after_ms: int) -> bool:
-        clock.go_on(after_ms)
-        watchdog.look(log)
-        return watchdog.stalled
-
-    assert not look(10_000)  # it sleeps
-    executor.current_pid, executor.delivered = ONE, 1
-    assert not look(250)  # seen for the first time
-    assert not look(250)
-    assert not look(250)  # reported
-    assert look(5_000)
-    executor.delivered = 2
-    assert not look(250)
-    executor.current_pid = None
-    assert not look(10_000)
+def test_a_receive_that_does_not_return_is_reported_with_its_stack(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = reporter(HandClock())
+    log.report_stack(ONE, threading.get_ident(), 0.5)
     write(log)
-    (text,) = (record.getMessage() for record in caplog.records)
+    (text,) = told(caplog)
     assert text.startswith("one::bare@h:1: receive has not returned for 0.5 s\n")
-    assert "in look" in text
+    assert "in test_a_receive_that_does_not_return_is_reported_with_its_stack" in text
 
 
 def test_a_thread_that_is_gone_has_no_stack(caplog: pytest.LogCaptureFixture) -> None:
@@ -98,7 +77,7 @@ def test_an_error_that_cannot_be_put_into_words_is_named(caplog: pytest.LogCaptu
     log = reporter(HandClock())
     log.report_crash(ONE, Unprintable(SystemExit))
     write(log)
-    text = caplog.records[0].getMessage()
+    text = told(caplog)[0]
     assert text.startswith("one::bare@h:1 crashed\n")
     assert "Unprintable" in text
 
@@ -121,7 +100,7 @@ def test_a_failing_handler_is_complained_of_and_does_not_end_the_reports(
         tried.append(record)
         raise SystemExit("the handler's own")
 
-    monkeypatch.setattr(logging.getLogger("rabble"), "log", fail)
+    monkeypatch.setattr(logging.getLogger("rabble"), "callHandlers", fail)
     if not stderr:
         monkeypatch.setattr(sys, "stderr", None)
     for _ in range(2):
@@ -249,7 +228,7 @@ def test_whatever_an_exception_is_its_report_is_bounded(
     log.report_crash(ONE, error)
     assert len(described(error)) <= 800
     write(log)
-    (text,) = (record.getMessage() for record in caplog.records)
+    (text,) = told(caplog)
     assert text.startswith("one::bare@h:1 crashed\n")
     assert 50 < len(text) <= 66_000
     assert log.suppressed_total == 0
@@ -268,7 +247,7 @@ def test_a_usual_one_is_told_as_the_interpreter_does(caplog: pytest.LogCaptureFi
     log = reporter(HandClock())
     log.report_crash(ONE, error)
     write(log)
-    text = caplog.records[0].getMessage()
+    text = told(caplog)[0]
     assert text == "one::bare@h:1 crashed\n" + "".join(expected) + "noted"
 
 
@@ -292,6 +271,34 @@ def test_a_report_without_words_ends_nobody(
     assert third == "1 reports were suppressed"
 
 
+def test_a_watch_that_fails_is_reported_and_called_again(caplog: pytest.LogCaptureFixture) -> None:
+    failed: list[BaseException] = []
+    watched: list[int] = []
+
+    def watch(reporter: Reporter) -> None:
+        watched.append(1)
+        # Never so often in a row that it is the end.
+        if len(watched) % WATCHES_FAILED_MAX:
+            raise SystemExit("in the watch")
+
+    log = Reporter(
+        "reports",
+        per_second=1_000,
+        waiting=256,
+        watch=watch,
+        failed=failed.append,
+        clock=lambda: 0.0,
+    )
+    log.thread.start()
+    while len(watched) < 3 * WATCHES_FAILED_MAX:
+        log._awake.signal()
+    log.end()
+    log.thread.join(PATIENCE_S)
+    assert failed == []
+    assert {record.getMessage() for record in caplog.records} == {"the look at the executor failed"}
+    assert all("SystemExit: in the watch" in text for text in told(caplog))
+
+
 def test_a_thread_that_fails_is_told_of_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     failed: list[BaseException] = []
 
@@ -301,16 +308,18 @@ def test_a_thread_that_fails_is_told_of_and_goes_on(caplog: pytest.LogCaptureFix
             raise LookupError("a defect")
 
     log = Reporter(
-        "reports", per_second=10, waiting=256, watch=watch, failed=failed.append, clock=lambda: 0.0
+        "reports", per_second=999, waiting=256, watch=watch, failed=failed.append, clock=lambda: 0.0
     )
-    log._awake.signal()
     log.thread.start()
-    while len(caplog.records) < 2:
+    while not failed:
+        log._awake.signal()
+    before = len(caplog.records)
+    while len(caplog.records) == before:
         log._awake.signal()
     log.end()
     log.thread.join(PATIENCE_S)
     assert [type(error) for error in failed] == [LookupError]
-    assert {record.getMessage() for record in caplog.records} == {"still written"}
+    assert "still written" in {record.getMessage() for record in caplog.records[before:]}
 
 
 def test_a_failure_is_told_whatever_else_is_suppressed(caplog: pytest.LogCaptureFixture) -> None:
@@ -322,3 +331,77 @@ def test_a_failure_is_told_whatever_else_is_suppressed(caplog: pytest.LogCapture
     assert caplog.records[-1].getMessage() == (
         "the node failed\n[990 reports before this one were suppressed]"
     )
+
+
+def test_a_record_of_a_crash_has_the_exception(caplog: pytest.LogCaptureFixture) -> None:
+    log = reporter(HandClock())
+    log.report_crash(ONE, raised(LookupError("nothing there")))
+    log.report(logging.ERROR, lambda: "of nothing that was raised")
+    write(log)
+    crash, other = caplog.records
+    assert crash.getMessage() == "one::bare@h:1 crashed"
+    assert crash.exc_info is not None
+    kind, error, trace = crash.exc_info
+    assert kind is type(error) and kind is not None
+    assert (kind.__name__, str(error)) == ("LookupError", "nothing there")
+    assert trace is not None and trace.tb_frame.f_code.co_name == "raised"
+    assert str(crash.exc_text).endswith("LookupError: nothing there")
+    assert (other.exc_info, other.exc_text) == (None, None)
+
+
+def test_a_record_that_is_kept_keeps_no_objects(caplog: pytest.LogCaptureFixture) -> None:
+    class Thing:
+        pass
+
+    def fail(thing: Thing) -> None:
+        raise ValueError(thing)
+
+    thing = Thing()
+    alive = weakref.ref(thing)
+    log = reporter(HandClock())
+    try:
+        fail(thing)
+    except ValueError as error:
+        log.report_crash(ONE, error)
+    del thing
+    write(log)
+    gc.collect()
+    assert len(caplog.records) == 1
+    assert alive() is None
+
+
+@pytest.fixture
+def rabble_logger() -> Iterator[logging.Logger]:
+    logger = logging.getLogger("rabble")
+    before = logger.disabled, logger.level, logger.filters[:]
+    yield logger
+    logger.disabled, logger.level, logger.filters[:] = before
+    logging.disable(logging.NOTSET)
+
+
+def test_a_logger_that_was_disabled_with_all_others_still_reports(
+    caplog: pytest.LogCaptureFixture, rabble_logger: logging.Logger
+) -> None:
+    rabble_logger.disabled = True
+    log = reporter(HandClock())
+    log.report(logging.ERROR, lambda: "heard")
+    write(log)
+    assert told(caplog) == ["heard"]
+
+
+@pytest.mark.parametrize("how", ["level", "filter", "disable", "while it waits"])
+def test_whoever_wants_no_reports_says_so(
+    how: str, caplog: pytest.LogCaptureFixture, rabble_logger: logging.Logger
+) -> None:
+    log = reporter(HandClock())
+    if how == "while it waits":
+        log.report(logging.ERROR, lambda: "unheard")
+    if how == "filter":
+        rabble_logger.addFilter(lambda record: False)
+    elif how == "level":
+        rabble_logger.setLevel(logging.CRITICAL)
+    else:
+        logging.disable(logging.ERROR)
+    log.report(logging.ERROR, lambda: "unheard")
+    write(log)
+    assert told(caplog) == []

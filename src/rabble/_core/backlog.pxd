@@ -1,5 +1,3 @@
-# The backlog: what an executor has to know of what stands in its run queue.
-
 from libc.stdint cimport int64_t
 
 from rabble._core.dispatch cimport DispatchTable, Entry
@@ -20,6 +18,8 @@ cdef class Backlog:
     cdef DispatchTable table               # where the receivers are found
     cdef size_t popped                     # envelopes ever taken out of the run queue
     cdef int64_t limited                   # how many entries have a mailbox limit
+    cdef bint is_strict                    # each message is to go through the codec
+    cdef bint looks_at_each                # either: each envelope is looked at before it is queued
     cdef dict ended_pids                   # Pid of an ended life -> where the run queue ended then
     cdef size_t ended_at                   # the last of these places
     cdef dict ended_before                 # the same of those before; gone when ...
@@ -34,13 +34,19 @@ cdef class Backlog:
     cdef void forget_spans(self) noexcept
     cdef bint is_full(self) noexcept
 
-    # Mailbox limits. `put` queues an envelope, or returns False if its receiver's mailbox is full.
+    # A process with a mailbox limit has begun, or ended.
+    cdef void add_limit(self) noexcept
+    cdef void remove_limit(self) noexcept
+    # `put` queues an envelope, or returns False if its receiver's mailbox is full.
     cdef bint put(self, Envelope envelope) except -1
     cdef bint leaves_mailbox(self, Entry entry) noexcept
     cdef int recount(self) except -1
 
-    # Take out what is queued for another node, and return it once all of it is out.
-    cdef list take_all_for(self, NodeId node)
+    # Take out what is queued for another node, and return it once all of it is out. `places` is
+    # given where each of them stood, counted in envelopes ever taken out.
+    cdef list take_all_for(self, NodeId node, list places)
+    # Whether a process returned it, as far as its sender tells, and not a thread or service.
+    cdef bint is_of_process(self, Envelope envelope) noexcept
 
     # Lives that have ended.
     cdef int note_ended(self, Pid pid) except -1

@@ -12,7 +12,7 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 
-from rabble._core.dispatch cimport Entry, MailboxLimit
+from rabble._core.dispatch cimport PROCESS, Entry, MailboxLimit
 from rabble._core.envelope cimport Envelope
 from rabble._core.ids cimport NodeId, Pid, same_node
 from rabble._core.queue cimport EnvelopeQueue
@@ -102,12 +102,21 @@ cdef class Backlog:
             self.spans_head += 1
 
     cdef bint is_full(self) noexcept:
-        """Whether the inbox is. What was delivered in this turn is counted off first: exactly so
-        many wait as `inbox_max` says before anybody is refused.
+        """Whether the inbox is full, after the envelopes delivered in this turn are counted off.
+
+        So exactly as many wait as `inbox_max` says before a sender is refused.
         """
         if self.inbox.is_full():
             self.forget_spans()
         return self.inbox.is_full()
+
+    cdef void add_limit(self) noexcept:
+        self.limited += 1
+        self.looks_at_each = True
+
+    cdef void remove_limit(self) noexcept:
+        self.limited -= 1
+        self.looks_at_each = self.is_strict or self.limited != 0
 
     cdef bint leaves_mailbox(self, Entry entry) noexcept:
         """Count out what was just taken from the run queue for a process with a mailbox limit.
@@ -177,13 +186,12 @@ cdef class Backlog:
             position += 1
         return 0
 
-    cdef list take_all_for(self, NodeId node):
+    cdef list take_all_for(self, NodeId node, list places):
         """Take out what is queued for another node; returns it once all of it is out."""
         cdef EnvelopeQueue queue = self.run_queue
         cdef size_t left = queue.count()
         cdef size_t place
         cdef list dropped = []
-        cdef list places = []      # where each of them stands, in envelopes ever taken out
         cdef list entries
         cdef Envelope envelope
         cdef Entry entry
@@ -205,7 +213,7 @@ cdef class Backlog:
             else:
                 # There is room for what was just taken out.
                 queue.put_owned(owned)
-        # Whoever is behind one that went has moved up, and so have the places that are kept.
+        # All envelopes behind one that went have moved up, and so have the places that are kept.
         for pids in (self.ended_pids, self.ended_before):
             for pid, ended in list((<dict>pids).items()):
                 (<dict>pids)[pid] = ended - bisect_left(places, ended)
@@ -220,6 +228,14 @@ cdef class Backlog:
                     )
             self.recount()
         return dropped
+
+    cdef bint is_of_process(self, Envelope envelope) noexcept:
+        cdef PyObject* found
+        if envelope.sender is None:
+            return False
+        found = self.table.find(envelope.sender)
+        # One that is not there has ended, or asked from another node, and a process passes it on.
+        return found is NULL or (<Entry>found).kind == PROCESS
 
     cdef bint is_stale(self, Pid sender) except -1:
         """Whether what was just taken from the run queue was sent by a life that has ended since.

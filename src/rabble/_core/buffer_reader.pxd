@@ -1,5 +1,3 @@
-# Reading: a cursor over a stranger's bytes, and what is said of bytes that are wrong.
-
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -12,12 +10,17 @@ cdef struct BufferReader:
     const unsigned char* end    # of the whole, or of the extension being read
     Py_ssize_t owed             # elements announced and not yet read: each takes a byte at least
     Py_ssize_t elements         # how many elements containers may still have
+    Py_ssize_t memory           # how many bytes of memory they may still take, see values.pxd
     int depth                   # how many containers may still be opened
+    int nested                  # extensions around what is read that are no containers
+    int hashed                  # sets and keys of dicts around what is read
+    Py_ssize_t same_hash        # of what was read: most elements of one hash, by all levels
 
 # Errors to be raised, which name the byte at which the reader is.
 cdef object malformed(BufferReader* r, str what)  # DecodeError
 cdef object unknown(BufferReader* r, str what)  # UnknownMessageError
 cdef object beyond(BufferReader* r, str what)   # DecodeLimitError
+cdef object too_large(BufferReader* r, str what)  # DecodedSizeError
 # ... and of the pending exception: the next bytes are not UTF-8, or whatever else it is.
 cdef object not_utf8(BufferReader* r)
 

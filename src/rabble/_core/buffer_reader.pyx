@@ -2,19 +2,11 @@
 
 from rabble._core.failure cimport PyErr_GivenExceptionMatches, take_failure
 
-__all__ = ["DecodeError", "DecodeLimitError", "UnknownMessageError"]
+from rabble._core.errors import (
+    DecodedSizeError, DecodeError, DecodeLimitError, UnknownMessageError,
+)
 
-
-class DecodeError(ValueError):
-    """The bytes are no message; says what is wrong and where."""
-
-
-class DecodeLimitError(DecodeError):
-    """The bytes exceed a bound, or announce more than they hold."""
-
-
-class UnknownMessageError(DecodeError):
-    """The bytes are well-formed so far, but the registry has no such class, or it refuses."""
+__all__ = []
 
 
 cdef object malformed(BufferReader* r, str what):
@@ -27,6 +19,10 @@ cdef object unknown(BufferReader* r, str what):
 
 cdef object beyond(BufferReader* r, str what):
     return DecodeLimitError(f"byte {r.at - r.start}: {what}")
+
+
+cdef object too_large(BufferReader* r, str what):
+    return DecodedSizeError(f"byte {r.at - r.start}: {what}")
 
 
 cdef object not_utf8(BufferReader* r):

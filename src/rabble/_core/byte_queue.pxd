@@ -1,13 +1,12 @@
 # Byte queues: the FIFOs in which a connection's frames wait. Nothing here needs the GIL.
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memmove
 
 from rabble._core.buffer_writer cimport BufferWriter
-from rabble._core.byteorder cimport store_32
 from rabble._core.capacities cimport BYTE_QUEUE_BYTES_KEPT, BYTE_QUEUE_BYTES_MIN
-from rabble._core.frame cimport FRAME_HEADER
+from rabble._core.frame cimport FRAME_HEADER, store_header
 
 cdef struct ByteQueue:
     unsigned char* data
@@ -24,12 +23,12 @@ cdef inline int reserve(ByteQueue* queue, size_t room) noexcept nogil:
     cdef unsigned char* data
     if queue.capacity - queue.tail >= room:
         return 0
-    if queue.head != 0:
+    if queue.head >= length(queue) // 4 and queue.capacity - length(queue) >= room:
+        # Not for less: what little is gained would soon be used, and all be moved once more.
         memmove(queue.data, queue.data + queue.head, length(queue))
         queue.tail -= queue.head
         queue.head = 0
-        if queue.capacity - queue.tail >= room:
-            return 0
+        return 0
     if capacity < BYTE_QUEUE_BYTES_MIN:
         capacity = BYTE_QUEUE_BYTES_MIN
     while capacity - queue.tail < room:
@@ -74,7 +73,7 @@ cdef inline int take_over(ByteQueue* queue, BufferWriter* writer) noexcept nogil
     else:
         if old.data is NULL:
             # A writer always has a buffer.
-            old.capacity = 4096
+            old.capacity = BYTE_QUEUE_BYTES_MIN
             old.data = <unsigned char*>PyMem_RawMalloc(old.capacity)
             if old.data is NULL:
                 return -1
@@ -90,13 +89,12 @@ cdef inline int take_over(ByteQueue* queue, BufferWriter* writer) noexcept nogil
 cdef inline int append_frame(
     ByteQueue* queue, int kind, int flags, const void* body, size_t size
 ) noexcept nogil:
-    cdef unsigned char head[FRAME_HEADER]
-    store_32(head, <uint32_t>(size + 2))
-    head[4] = <uint8_t>kind
-    head[5] = <uint8_t>flags
     if reserve(queue, FRAME_HEADER + size) != 0:
         return -1
-    append(queue, head, FRAME_HEADER)
+    store_header(
+        queue.data + queue.tail, FRAME_HEADER + size, <uint8_t>kind, <uint8_t>flags
+    )
+    queue.tail += FRAME_HEADER
     return append(queue, body, size)
 
 cdef inline int move_range(

@@ -17,6 +17,11 @@ cdef extern from *:
     /* queue */
     #define RABBLE_QUEUE_SLOTS_MIN RABBLE_CAPACITY(256, 2)
     #define RABBLE_QUEUE_SLOTS_KEPT RABBLE_CAPACITY(1 << 16, 2)
+    /* pid slots: so many are moved per change that an array is empty before its successor is full
+       (5 would do) or is itself to be followed by a smaller one (16) */
+    #define RABBLE_SLOTS_MIN RABBLE_CAPACITY(8, 2)
+    #define RABBLE_SLOTS_MOVED RABBLE_CAPACITY(32, 16)
+    #define RABBLE_SLOTS_MAPPED RABBLE_CAPACITY(1 << 16, 64)
     /* executor */
     #define RABBLE_TURN_DELIVERIES_MAX RABBLE_CAPACITY(1024, 1)
     #define RABBLE_DUE_QUEUED_MAX RABBLE_CAPACITY(1024, 1)
@@ -40,6 +45,7 @@ cdef extern from *:
     #define RABBLE_BULK_WINDOW_SHARED RABBLE_CAPACITY(32 << 10, 1)
     #define RABBLE_SEND_BYTES_MAX RABBLE_CAPACITY(256 << 10, 7)
     #define RABBLE_SEND_PIECES RABBLE_CAPACITY(32, 2)
+    #define RABBLE_SEAL_BYTES RABBLE_CAPACITY(128 << 10, 1)
     #define RABBLE_WRITE_SOCKET_BYTES_MAX RABBLE_CAPACITY(1 << 20, 64)
     #define RABBLE_BULK_BYTES_KEPT RABBLE_CAPACITY(8 << 20, 16)
     #define RABBLE_POLL_EVENTS RABBLE_CAPACITY(64, 1)
@@ -61,6 +67,10 @@ cdef extern from *:
 
     enum: QUEUE_SLOTS_MIN "RABBLE_QUEUE_SLOTS_MIN"            # of a ring at first; a power of two
     enum: QUEUE_SLOTS_KEPT "RABBLE_QUEUE_SLOTS_KEPT"          # what an emptied ring keeps at most
+
+    enum: SLOTS_MIN "RABBLE_SLOTS_MIN"              # of an array at first; a power of two
+    enum: SLOTS_MOVED "RABBLE_SLOTS_MOVED"          # from the former array, per item that changes
+    enum: SLOTS_MAPPED "RABBLE_SLOTS_MAPPED"        # an array of so many is mapped by itself
 
     enum: TURN_DELIVERIES_MAX "RABBLE_TURN_DELIVERIES_MAX"    # between two looks outside
     enum: DUE_QUEUED_MAX "RABBLE_DUE_QUEUED_MAX"    # timers that fired and stand in the run queue
@@ -84,6 +94,7 @@ cdef extern from *:
     enum: BULK_WINDOW_SHARED "RABBLE_BULK_WINDOW_SHARED"      # the same while the data lane is used
     enum: SEND_BYTES_MAX "RABBLE_SEND_BYTES_MAX"    # that one send takes
     enum: SEND_PIECES "RABBLE_SEND_PIECES"          # of memory that one send takes; a frame has two
+    enum: SEAL_BYTES "RABBLE_SEAL_BYTES"    # of a flush, sealed without letting go of the GIL
     enum: WRITE_SOCKET_BYTES_MAX "RABBLE_WRITE_SOCKET_BYTES_MAX"    # sent in one look on one
     enum: BULK_BYTES_KEPT "RABBLE_BULK_BYTES_KEPT"
     enum: POLL_EVENTS "RABBLE_POLL_EVENTS"          # that one look takes from the kernel

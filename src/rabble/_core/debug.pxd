@@ -1,1 +1,0 @@
-# Counters of live objects, which the debug build keeps and no other.

@@ -15,6 +15,9 @@ What was made before the import is not counted: tests compare counts, and import
 cimport rabble._core.capacities as capacities
 
 from importlib import import_module
+from pkgutil import iter_modules
+
+from rabble import _core
 
 __all__ = ["CAPACITIES", "ENABLED", "live_counts"]
 
@@ -85,6 +88,9 @@ CAPACITIES = {
     "IS_TINY": capacities.IS_TINY,
     "QUEUE_SLOTS_MIN": capacities.QUEUE_SLOTS_MIN,
     "QUEUE_SLOTS_KEPT": capacities.QUEUE_SLOTS_KEPT,
+    "SLOTS_MIN": capacities.SLOTS_MIN,
+    "SLOTS_MOVED": capacities.SLOTS_MOVED,
+    "SLOTS_MAPPED": capacities.SLOTS_MAPPED,
     "TURN_DELIVERIES_MAX": capacities.TURN_DELIVERIES_MAX,
     "DUE_QUEUED_MAX": capacities.DUE_QUEUED_MAX,
     "WHEEL_SLOT_BITS": capacities.WHEEL_SLOT_BITS,
@@ -103,6 +109,7 @@ CAPACITIES = {
     "BULK_WINDOW_SHARED": capacities.BULK_WINDOW_SHARED,
     "SEND_BYTES_MAX": capacities.SEND_BYTES_MAX,
     "SEND_PIECES": capacities.SEND_PIECES,
+    "SEAL_BYTES": capacities.SEAL_BYTES,
     "WRITE_SOCKET_BYTES_MAX": capacities.WRITE_SOCKET_BYTES_MAX,
     "BULK_BYTES_KEPT": capacities.BULK_BYTES_KEPT,
     "POLL_EVENTS": capacities.POLL_EVENTS,
@@ -120,11 +127,7 @@ CAPACITIES = {
 }
 
 # By their names: it refers to what is there when it runs, and is not compiled against any of them.
-MODULES = (
-    "ids", "envelope", "queue", "inbox", "timers", "dispatch", "backlog", "buffer_reader", "plan",
-    "encoder", "decoder", "codec", "frame", "frame_encoder", "frame_decoder", "session", "poller",
-    "routes", "notices", "monitors", "idle", "executor", "system_messages",
-)
+MODULES = sorted(module.name for module in iter_modules(_core.__path__) if module.name != "debug")
 COUNTED = {
     f"{module}.{name}": value
     for module in MODULES

@@ -1,11 +1,10 @@
-"""The decoder: msgpack to messages and envelopes."""
+from typing import final
 
-from typing import Any, final
+from rabble._core.plan import CodecBounds
 
 __all__ = ["Decoder"]
 
 @final
-class Decoder:
-    def __new__(
-        cls, registry: Any, message_bytes_max: int, depth_max: int, elements_max: int
-    ) -> Decoder: ...
+class Decoder(CodecBounds):
+    @property
+    def fields_dropped(self) -> int: ...

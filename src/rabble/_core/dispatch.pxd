@@ -1,9 +1,8 @@
-# The dispatch table: which process or service answers to a pid.
-
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
 from rabble._core.ids cimport Pid
+from rabble._core.pid_slots cimport PidSet, PidSlots, find_item
 
 cdef enum EntryKind:
     PROCESS = 0      # `target` is a Process: its receive is called
@@ -35,8 +34,8 @@ cdef class Entry:
     cdef readonly object target    # see EntryKind; None once it was removed
     cdef object receive            # PROCESS: the function to call
     cdef readonly object runtime   # where it runs: a Scene; the executor's own, too
-    cdef dict monitored_by         # pids that monitor this one; None while nobody does
-    cdef dict monitoring           # pids that this one monitors; None while there are none
+    cdef dict monitored_by         # pid that monitors it -> True, or a peer's reference; or None
+    cdef PidSet monitoring         # pids that this one monitors; None while there are none
     cdef dict timers               # correlation id -> running Timer; None while there are none
     cdef object random_source      # made when first asked for
     cdef MailboxLimit limit        # None: no limit
@@ -44,35 +43,30 @@ cdef class Entry:
     cdef readonly int64_t delivered        # envelopes given to it
     cdef readonly unsigned char kind       # EntryKind
     cdef unsigned char takes_self  # `receive` is the class's function, to be called with `target`
+    cdef unsigned char untracked   # the garbage collector was told to leave `target` out
     cdef unsigned char unstarted   # `init` is still to be called
     cdef unsigned char subscribed  # Subscription
 
 cdef class DispatchTable:
-    cdef dict entries              # Pid -> Entry
+    cdef PidSlots entries          # Entry each
     cdef uint64_t epoch            # unique among all tables; a new one whenever an entry goes
 
+    # Raises MemoryError, and then nothing was added. Whatever else there is cannot fail.
     cdef bint add(self, Entry entry) except -1
     cdef Entry remove(self, Pid pid)
-    cdef dict clear(self)
-    cdef inline PyObject* find(self, Pid pid) except? NULL:
-        """The entry of `pid`, borrowed, or NULL without an error.
+    # Empty it: `taken` has all entries then, in the order of their lives.
+    cdef void clear(self, PidSlots* taken) noexcept
+    cdef inline PyObject* find(self, Pid pid) noexcept:
+        """The entry of `pid`, borrowed, or NULL.
 
         An entry that was found once stays where it is until some entry of this table goes, so
-        the pid remembers it for as long as the epoch is the same: most dispatches need no dict.
+        the pid remembers it for as long as the epoch is the same: most dispatches look no further.
         """
         cdef PyObject* found
         if pid.found_in == self.epoch:
             return pid.found
-        found = find_known_hash(self.entries, pid, pid.hash_value)
+        found = find_item(&self.entries, pid)
         if found is not NULL:
             pid.found = found
             pid.found_in = self.epoch
         return found
-
-cdef extern from *:
-    """
-    /* The pid's hash is at hand: this saves the call of its tp_hash at every dispatch. */
-    #define RABBLE_FIND(dict, key, hash) \
-        _PyDict_GetItem_KnownHash((PyObject *)(dict), (PyObject *)(key), hash)
-    """
-    PyObject* find_known_hash "RABBLE_FIND"(dict entries, Pid key, Py_hash_t hash) except? NULL

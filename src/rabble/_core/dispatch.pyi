@@ -1,5 +1,3 @@
-"""The dispatch table: which process or service answers to a pid."""
-
 import random as random_module
 from typing import Any, final
 

@@ -1,14 +1,18 @@
 """The dispatch table: which process or service answers to a pid.
 
-A dict from pid to entry. Every access holds the GIL, and none lets it go half-way, so any thread
-may add; only the executor removes.
+Entries by their pids, in slots that grow and shrink a few at a time. Every access holds the GIL,
+and none lets it go half-way, so any thread may add; only the executor removes.
 """
 
 cimport cython
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint64_t
 
 from rabble._core.ids cimport Pid
+from rabble._core.pid_slots cimport (
+    PidSlots, begin_slots, drop_slots, put_item, remove_item, sort_taken, sorted_items, take_slots,
+)
 
 __all__ = ["DispatchTable", "Entry", "MailboxLimit", "Scene"]
 
@@ -57,13 +61,12 @@ cdef class Entry:
     """What the executor keeps of one life of a process, and what a process sees as its runtime.
 
     It is not tracked by the garbage collector: a full collection would otherwise walk over the
-    entries of a million idle processes. Process and entry refer to each other, a timer and its
-    entry too, and the executor is in both circles. They are cut by hand, and each entry comes
-    to that: it is in its table from the moment the process knows it, and whatever takes it out of
-    there (the end of the process, or of the executor, which ends in any case) leaves it with
-    neither target nor timers, nor the random source, which may have attributes. What stays is the
-    scene: a pid, a number and a text. It is not the executor, from which a way may lead back, by
-    what a user keeps at the node.
+    entries of a million idle processes. Process and entry refer to each other, and a timer and its
+    entry too. Both circles are cut by hand, and each entry comes to that: it is in its table from
+    the moment the process knows it, and whatever takes it out of there (the end of the process, or
+    of the executor, which ends in any case) leaves it with neither target nor timers, nor the
+    random source, which may have attributes. What stays is the scene: a pid, a number and a text.
+    It is not the executor, from which a way may lead back, by what a user keeps at the node.
     """
 
     @property
@@ -97,16 +100,29 @@ cdef class Entry:
         return f"<Entry {self.pid} delivered={self.delivered}>"
 
 
+cdef PyObject* pid_of(PyObject* entry) noexcept:
+    return <PyObject*>(<Entry>entry).pid
+
+
+cdef uint64_t life_of(PyObject* entry) noexcept:
+    return (<Entry>entry).life
+
+
+# No entry is seen by the garbage collector, so it has nothing to look at here.
 @cython.final
+@cython.no_gc
 cdef class DispatchTable:
     """Pid to `Entry`."""
 
     def __cinit__(self):
-        self.entries = {}
+        begin_slots(&self.entries, pid_of)
         self.epoch = next_epoch()
 
+    def __dealloc__(self):
+        drop_slots(&self.entries)
+
     def __len__(self):
-        return len(self.entries)
+        return self.entries.count
 
     def __contains__(self, Pid pid not None):
         return self.find(pid) is not NULL
@@ -125,6 +141,7 @@ cdef class DispatchTable:
         entry.pid = pid
         entry.target = target
         entry.kind = CALLBACK
+        entry.life = next_epoch()
         return self.add(entry)
 
     def discard(self, Pid pid not None):
@@ -132,25 +149,28 @@ cdef class DispatchTable:
         return self.remove(pid)
 
     def snapshot(self):
-        """All entries, as a list made in one step."""
-        return list(self.entries.values())
+        """All entries, as a list in the order of their lives."""
+        return sorted_items(&self.entries, life_of)
 
     cdef bint add(self, Entry entry) except -1:
         if self.find(entry.pid) is not NULL:
             return False
-        # Neither the hash nor the comparison of pids runs anybody's code.
-        self.entries[entry.pid] = entry
+        if put_item(&self.entries, entry.pid, <PyObject*>entry) < 0:
+            raise MemoryError
+        Py_INCREF(entry)
         return True
 
     cdef Entry remove(self, Pid pid):
-        cdef Entry entry = self.entries.pop(pid, None)
-        if entry is not None:
-            self.epoch = next_epoch()
+        cdef Entry entry
+        cdef PyObject* owned = remove_item(&self.entries, pid)
+        if owned is NULL:
+            return None
+        self.epoch = next_epoch()
+        entry = <Entry>owned
+        Py_DECREF(entry)
         return entry
 
-    cdef dict clear(self):
-        """Remove everything, and return it."""
-        cdef dict entries = self.entries
-        self.entries = {}
+    cdef void clear(self, PidSlots* taken) noexcept:
+        take_slots(&self.entries, taken)
         self.epoch = next_epoch()
-        return entries
+        sort_taken(taken, life_of)

@@ -5,17 +5,36 @@ thread, and runs between two deliveries.
 """
 
 from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
 
 from rabble._core.dispatch cimport CALLBACK, Entry
 from rabble._core.envelope cimport Envelope, new_envelope
-from rabble._core.executor cimport Executor, admit_newest
-from rabble._core.frame cimport DEMONITOR, DOWN, LOST, MONITOR, UNDELIVERED
+from rabble._core.executor cimport Executor
+from rabble._core.frame cimport CODE_PROTOCOL, DEMONITOR, DOWN, LOST, MONITOR, UNDELIVERED
 from rabble._core.frame_decoder cimport EVENT_UNDECODABLE, PeerEvent
-from rabble._core.ids cimport NodeId, Pid
+from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node
 from rabble._core.monitors cimport NO_PROCESS, TOO_MANY, MonitorStatus
-from rabble._core.notices cimport Notice
-from rabble._core.poller cimport Connection
+from rabble._core.notices cimport Connected, Notice
+from rabble._core.connection cimport Connection
+from rabble._core.requests cimport Unanswered
 from rabble._core.session cimport Session
+
+from rabble._core.messages import (
+    DOWN_CODES,
+    DOWN_KINDS,
+    PASSED_ON,
+    UNANSWERED_CODES,
+    UNANSWERED_KINDS,
+    UNDELIVERED_REASONS,
+    Bounced,
+    CallFailed,
+    DeadLetterReason,
+    Down,
+    DownReason,
+    Lost,
+    NodeDown,
+    NodeUp,
+)
 
 __all__ = []
 
@@ -24,14 +43,27 @@ cdef int add_connection(Executor executor, Connection connection) except -1:
     """A connection to a node is established."""
     cdef Connection old = executor.routes.by_name.get(connection.session.peer.name)
     cdef size_t before = executor.run_queue.count()
+    cdef Connected told
     if old is not None:
         executor.routes.receive_all(old, executor.run_queue)
         if executor.backlog.limited and executor.run_queue.count() != before:
-            admit_newest(executor, executor.run_queue.count() - before)
+            executor.admission.admit_newest(executor.run_queue.count() - before)
         end_connection(executor, old)
     executor.routes.add(connection)
-    up = executor.protocol.NodeUp(connection.session.peer, connection.session.incarnation)
-    return executor.notify_all(executor.node_subscribers, up)
+    told = Connected.__new__(Connected)
+    told.connection = connection
+    told.is_told = True
+    # Right before the first NodeUp: nobody but those who are told runs between them.
+    executor.run_queue.put(new_envelope(executor.pid, told, None, None))
+    up = NodeUp(connection.session.peer, connection.session.incarnation)
+    return executor.notifier.notify_all(executor.node_subscribers, up)
+
+
+cdef int note_told(Executor executor, Connection connection) except -1:
+    """What processes returned before they were told of a connection stands in the queue by now."""
+    connection.is_told = True
+    connection.told_mark = executor.backlog.popped + executor.run_queue.count()
+    return 0
 
 
 cdef int end_connection(Executor executor, Connection connection) except -1:
@@ -39,31 +71,35 @@ cdef int end_connection(Executor executor, Connection connection) except -1:
     cdef dict pairs, monitored_there
     cdef Envelope envelope
     cdef Entry entry
+    cdef list places = []
     cdef NodeId node = connection.session.peer
     if not executor.routes.remove(connection):
         return 0
     # What was sent before must not reach the node's next start.
     executor.poll(executor.scene.batch_ns)
-    for envelope in executor.backlog.take_all_for(node):
-        executor.drop(envelope, executor.protocol.DeadLetterReason.NOT_CONNECTED)
+    dropped = executor.backlog.take_all_for(node, places)
+    executor.routes.moved_up(places)
+    for envelope in dropped:
+        executor.letters.drop(envelope, DeadLetterReason.NOT_CONNECTED)
+    executor.requests.forget_node(node)
     executor.routes.shrunk(executor.backlog.popped + executor.run_queue.count())
     monitored_there = executor.monitors.forget_connection(connection)
-    why = executor.hooks.why_ended(connection)
+    why = executor.hooks.target.why_ended(connection)
     if why == "shutdown":
-        reason = executor.protocol.DownReason("shutdown", f"{node} ended")
+        reason = DownReason("shutdown", f"{node} ended")
     else:
-        reason = executor.protocol.DownReason(
+        reason = DownReason(
             "disconnected", f"the connection to {node} ended: {why}"
         )
     for monitored, pairs in monitored_there.items():
-        down = executor.protocol.Down(monitored, reason)
+        down = Down(monitored, reason)
         for monitoring in pairs:
             entry = executor.monitors.forget_remote(<Pid>monitoring, <Pid>monitored)
             if entry is not None:
-                executor.notify(entry, down)
-    down = executor.protocol.NodeDown(node, connection.session.incarnation, why)
-    executor.notify_all(executor.node_subscribers, down)
-    executor.hooks.disconnected(connection)
+                executor.notifier.notify(entry, down)
+    down = NodeDown(node, connection.session.incarnation, why)
+    executor.notifier.notify_all(executor.node_subscribers, down)
+    executor.hooks.target.disconnected(connection)
     return 0
 
 
@@ -86,7 +122,7 @@ cdef int handle_event(Executor executor, PeerEvent event) except -1:
     if event.kind == UNDELIVERED:
         return note_undelivered(executor, event)
     if event.kind == LOST:
-        return count_lost(executor, session.peer, event.count)
+        return count_lost(executor, connection, event.count)
     return drop_unfit(executor, event)
 
 
@@ -94,87 +130,167 @@ cdef int add_monitor(Executor executor, PeerEvent event, Connection connection) 
     """A process of the peer monitors one of this node."""
     cdef Notice notice
     cdef MonitorStatus status = executor.monitors.add_for_peer(
-        connection, event.about, event.to
+        connection, event.about, event.to, event.reference
     )
     if status == NO_PROCESS:
         # In its turn: what a life that has ended sent may stand in the queue.
         notice = Notice.__new__(Notice)
         notice.connection = connection
         notice.monitoring = event.about
-        notice.msg = executor.protocol.Down(event.to, executor.protocol.DownReason("no_process"))
+        notice.reference = event.reference
+        notice.msg = Down(event.to, DownReason("no_process"))
         executor.run_queue.put(new_envelope(executor.pid, notice, None, None))
     elif status == TOO_MANY:
         connection.frame_encoder.write_down(
-            event.about, event.to, executor.protocol.DOWN_CODES["refused"], 0,
+            event.about, event.to, event.reference, DOWN_CODES["refused"], 0,
             f"{executor.node} lets a peer monitor no more than "
-            f"Limits.peer_watches_max, {executor.monitors.peer_pairs_max}",
+            f"Limits.peer_monitors_max, {executor.monitors.peer_monitors_max}",
         )
         executor.routes.answered(connection)
     return 0
 
 
 cdef int remove_monitor(Executor executor, PeerEvent event, Connection connection) except -1:
-    return executor.monitors.remove_for_peer(connection, event.about, event.to)
+    return executor.monitors.remove_for_peer(
+        connection, event.about, event.to, event.reference
+    )
 
 
 cdef int deliver_down(Executor executor, PeerEvent event, Connection connection) except -1:
     """A process of the peer ended that one of this node monitors, if it still does."""
-    cdef Entry entry = executor.monitors.take_down(connection, event.to, event.about)
+    cdef Entry entry = executor.monitors.take_down(
+        connection, event.to, event.about, event.reference
+    )
     if entry is None:
         return 0
-    kind = executor.protocol.DOWN_KINDS[event.why]
+    kind = DOWN_KINDS[event.why]
     # At once: what the next life of that name has sent may stand in the queue already.
-    return executor.notify_now(
+    return executor.give_notice(
         entry,
-        executor.protocol.Down(
-            event.about, executor.protocol.DownReason(kind, event.detail), event.life
+        Down(
+            event.about, DownReason(kind, event.detail), event.life
         ),
     )
 
 
 cdef int note_undelivered(Executor executor, PeerEvent event) except -1:
-    """An envelope became a dead letter at the peer."""
-    protocol = executor.protocol
-    reason = protocol.UNDELIVERED_REASONS[event.why]
-    bounce = protocol.Bounced(event.session.peer, event.to, reason, event.correlation_id)
-    cdef PyObject* found = executor.table.find(event.to)
+    """An envelope became a dead letter at the peer, or a request is not answered there."""
+    cdef PyObject* found
+    if event.why == PASSED_ON:
+        return note_passed_on(executor, event)
+    if event.why in UNANSWERED_KINDS:
+        return tell_call(
+            executor, event.to, event.correlation_id,
+            CallFailed(event.about, UNANSWERED_KINDS[event.why], event.detail, event.crash),
+        )
+    reason = UNDELIVERED_REASONS[event.why]
+    bounce = Bounced(
+        event.session.peer, event.to, reason, event.correlation_id, event.detail, event.crash,
+        event.about,
+    )
+    found = executor.table.find(event.to)
     if found is not NULL and (<Entry>found).kind == CALLBACK:
-        executor.notify(<Entry>found, bounce, event.correlation_id)
-    return executor.notify_all(executor.letter_subscribers, bounce)
+        executor.notifier.notify(<Entry>found, bounce, event.correlation_id)
+    return executor.notifier.notify_all(executor.letters.subscribers, bounce)
+
+
+cdef int tell_call(
+    Executor executor, Pid to, CorrelationId correlation_id, object failed
+) except -1:
+    cdef PyObject* found = executor.table.find(to)
+    if found is not NULL and (<Entry>found).kind == CALLBACK and correlation_id is not None:
+        executor.notifier.notify(<Entry>found, failed, correlation_id)
+    return 0
+
+
+cdef int note_passed_on(Executor executor, PeerEvent event) except -1:
+    """A peer passed the request of a call of this node on to another node."""
+    cdef Pid to = event.about
+    cdef object key
+    if to is None or event.correlation_id is None:
+        return 0
+    key = executor.requests.key_of(event.correlation_id)
+    if type(key) is not int or same_node(to.node, executor.node):
+        return 0
+    if executor.routes.find(to.node) is None:
+        # That node went before this was known.
+        return tell_call(
+            executor, event.to, event.correlation_id,
+            CallFailed(to, "disconnected", f"no connection leads to {to.node}", 0),
+        )
+    return executor.requests.passed_on(key, to)
+
+
+cdef int tell_unanswered(Executor executor, Unanswered unanswered) except -1:
+    """Tell those that wait: behind all that the life has sent, so an answer of its comes first."""
+    cdef Connection connection
+    cdef CorrelationId cid
+    cdef Pid pid
+    if unanswered.entry is None:
+        return 0
+    pid = unanswered.entry.pid
+    failed = CallFailed(pid, unanswered.kind, unanswered.detail, unanswered.crash)
+    for key in unanswered.keys:
+        if executor.requests.holder_of(key) is not unanswered.entry:
+            # It was answered, passed on, or is waited for no longer.
+            continue
+        executor.requests.drop(key)
+        if type(key) is int:
+            cid = CorrelationId(executor.requests.asker, None, key)
+            tell_call(executor, executor.requests.asker, cid, failed)
+            continue
+        cid = <CorrelationId>key
+        connection = None if executor.routes is None else executor.routes.find(cid.pid.node)
+        if connection is not None and connection.is_open():
+            connection.frame_encoder.write_undelivered(
+                cid.pid, cid, UNANSWERED_CODES[unanswered.kind], unanswered.crash, pid,
+                unanswered.detail,
+            )
+            executor.routes.answered(connection)
+    return 0
 
 
 cdef int drop_unfit(Executor executor, PeerEvent event) except -1:
     """An envelope came that is for nobody here, or that this node cannot build."""
     cdef Envelope envelope = new_envelope(event.to, None, event.about, event.correlation_id)
-    reasons = executor.protocol.DeadLetterReason
     if event.kind == EVENT_UNDECODABLE:
-        executor.hooks.undecodable(envelope, event.detail)
-        executor.drop(envelope, reasons.UNDECODABLE)
+        executor.hooks.call("undecodable", envelope, event.detail)
+        executor.letters.drop(envelope, DeadLetterReason.UNDECODABLE, event.detail)
         if event.about is not None and event.correlation_id is None:
             # The one dead letter whose sender is told in any case: it is a defect of theirs.
-            executor.send_undelivered(envelope, reasons.UNDECODABLE)
+            executor.letters.tell_peer(
+                event.about, None, DeadLetterReason.UNDECODABLE, event.to, event.detail, 0
+            )
     else:
-        executor.drop(envelope, reasons.REFUSED)
+        executor.letters.drop(envelope, DeadLetterReason.REFUSED)
     return 0
 
 
-cdef int send_down(Executor executor, Connection connection, Pid monitoring, object down) except -1:
+cdef int send_down(
+    Executor executor, Connection connection, Pid monitoring, uint64_t reference, object down
+) except -1:
     """A process of this node ended that one of the peer's monitors."""
     if executor.routes.find(monitoring.node) is not connection:
-        # Whom it concerned is down for this node.
+        # That connection has ended, and for this node all processes behind it have.
         return 0
     reason = down.reason
-    why = executor.protocol.DOWN_CODES.get(reason.kind, 1)
-    connection.frame_encoder.write_down(monitoring, down.pid, why, down.life, reason.detail)
+    why = DOWN_CODES[reason.kind]
+    connection.frame_encoder.write_down(
+        monitoring, down.pid, reference, why, down.life, reason.detail
+    )
     return executor.routes.answered(connection)
 
 
-cdef int count_lost(Executor executor, NodeId peer, object count) except -1:
+cdef int count_lost(Executor executor, Connection connection, object count) except -1:
     """A peer dropped envelopes that were for this node, because its queue was full."""
     cdef Entry entry
-    reason = executor.protocol.DeadLetterReason.LOST
-    executor.dead_letters[reason] = executor.dead_letters.get(reason, 0) + count
-    for entry in list(executor.letter_subscribers.values()):
+    cdef NodeId peer = connection.session.peer
+    if not connection.may_have_lost(count):
+        connection.close(CODE_PROTOCOL, f"it cannot have dropped {count} envelopes by now")
+        return 0
+    reason = DeadLetterReason.LOST
+    executor.letters.counts[reason] = executor.letters.counts.get(reason, 0) + count
+    for entry in list(executor.letters.subscribers.values()):
         # At once: what stands in the queue came after the gap, and must not be seen before.
-        executor.notify_now(entry, executor.protocol.Lost(peer, count))
+        executor.give_notice(entry, Lost(peer, count))
     return 0

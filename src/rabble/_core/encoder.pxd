@@ -1,16 +1,10 @@
-# The encoder: messages and envelopes to msgpack.
-
 from rabble._core.buffer_writer cimport BufferWriter
 from rabble._core.envelope cimport Envelope
 from rabble._core.ids cimport Pid
-from rabble._core.plan cimport Plan
+from rabble._core.plan cimport CodecBounds, Plan
 
-cdef class Encoder:
-    cdef object registry        # of the classes that may be sent
+cdef class Encoder(CodecBounds):
     cdef dict plans_by_class    # complete ones, by `plan_key`; the registry's, which empties it
-    cdef Py_ssize_t message_bytes_max   # of one message or envelope
-    cdef int depth_max          # how deep containers may be nested
-    cdef Py_ssize_t elements_max        # of all containers of one message together
     cdef unsigned char* spare   # the buffer between two encodings, or NULL
     cdef Py_ssize_t spare_capacity      # how large it is
     cdef list sent_pids         # encoded of late: place is the pid's hash
@@ -34,10 +28,21 @@ cdef class Encoder:
     cdef int write_str(self, BufferWriter* w, str value) except -1
     cdef int write_head(self, BufferWriter* w, int kind, Py_ssize_t n) except -1
     cdef int enter(self, BufferWriter* w, object value, Py_ssize_t n) except -1
-    cdef int write_sequence(self, BufferWriter* w, object value) except -1
+    cdef int write_list(self, BufferWriter* w, list value) except -1
     cdef int write_dict(self, BufferWriter* w, dict value) except -1
+    cdef int write_key(self, BufferWriter* w, object key) except -1
+    # What msgpack has no type for: see values.pxd.
+    cdef int spend(self, BufferWriter* w, Py_ssize_t cost) except -1
+    cdef int write_large(self, BufferWriter* w, object value) except -1
+    cdef int write_tuple(self, BufferWriter* w, int code, object value, tuple items) except -1
+    cdef int write_set(self, BufferWriter* w, int code, object value) except -1
+    cdef int write_value(self, BufferWriter* w, int code, object value) except -1
+    cdef int write_body(self, BufferWriter* w, int code, object value) except -1
+    cdef int write_numbers(self, BufferWriter* w, tuple numbers, str what) except -1
+    cdef int write_zone(self, BufferWriter* w, object zone) except -1
     cdef int write_other(self, BufferWriter* w, object value) except -1
     cdef int write_message(self, BufferWriter* w, Plan plan, object value) except -1
+    cdef int write_type(self, BufferWriter* w, Plan plan, object value) except -1
     cdef int write_slot(self, BufferWriter* w, Plan plan, object value, Py_ssize_t i) except -1
     cdef int write_pid(self, BufferWriter* w, Pid pid) except -1
     cdef int write_text(self, BufferWriter* w, bytes text) except -1

@@ -1,13 +1,8 @@
-"""The encoder: messages and envelopes to msgpack."""
+from typing import final
 
-from typing import Any, final
+from rabble._core.plan import CodecBounds
 
-__all__ = ["EncodeError", "Encoder"]
-
-class EncodeError(ValueError): ...
+__all__ = ["Encoder"]
 
 @final
-class Encoder:
-    def __new__(
-        cls, registry: Any, message_bytes_max: int, depth_max: int, elements_max: int
-    ) -> Encoder: ...
+class Encoder(CodecBounds): ...

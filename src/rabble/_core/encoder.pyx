@@ -16,7 +16,8 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memmove
 
 from rabble._core.buffer_writer cimport (
-    KIND_ARRAY, KIND_MAP, BufferWriter, put_bytes_head, put_head, put_int, put_str_head,
+    KIND_ARRAY, KIND_MAP, BufferWriter, put_bytes_head, put_ext_head, put_head, put_int,
+    put_str_head,
 )
 from rabble._core.byteorder cimport store_16, store_32, store_64
 from rabble._core.capacities cimport ENCODE_BYTES_KEPT, ENCODE_BYTES_MIN, SENT_PID_SLOTS
@@ -24,45 +25,95 @@ from rabble._core.envelope cimport Envelope
 from rabble._core.failure cimport PyErr_ExceptionMatches, owned, take_failure
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_pid
 from rabble._core.plan cimport (
-    EXT_CORRELATION_ID, EXT_ENUM, EXT_MESSAGE, EXT_NODE_ID, EXT_PID, RABBLE_SLOT, Plan, plan_of,
+    BUILD_SLOTS, BUILD_TUPLE, EXT_BYTEARRAY, EXT_CORRELATION_ID, EXT_DATETIME, EXT_DECIMAL,
+    EXT_ENUM,
+    EXT_FRACTION, EXT_FROZENSET, EXT_INT, EXT_MESSAGE, EXT_NODE_ID, EXT_PID, EXT_RANGE, EXT_SET,
+    EXT_TIME, EXT_TIMEZONE, EXT_TUPLE, EXT_TYPE, EXT_UUID, EXT_ZONEINFO, RABBLE_SLOT, CodecBounds,
+    Plan, plan_of,
 )
-from rabble._core.texts cimport bounded_repr, type_name
+from rabble._core.texts cimport bounded_repr, bounded_str, must_pass, type_name
+from rabble._core.values cimport (
+    COST_ATTRIBUTES, COST_CONTAINER, COST_ELEMENT, COST_ENTRY, COST_MEMBER, COST_PID, COST_SET,
+    COST_VALUE, NUMBER_BYTES_MAX,
+    UUID_BYTES, ZONE_BYTES_MAX, code_of, int_size, offset_of, parts_of, put_fixed, put_large,
+    put_uuid, utc, zone_of,
+)
 
-__all__ = ["EncodeError", "Encoder"]
+import datetime
+import decimal
+import fractions
+import math
+import uuid
+import zoneinfo
+
+from rabble._core.errors import EncodeError
+
+__all__ = ["Encoder"]
 
 cdef extern from "Python.h":
     # These return NULL with their exception pending, for who calls them to look at.
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) noexcept
     PyObject* PyObject_GetAttr(object value, object name) noexcept
+    PyObject* PySequence_Tuple(object value) noexcept
+    Py_ssize_t PyByteArray_GET_SIZE(object value) noexcept
+    char* PyByteArray_AS_STRING(object value) noexcept
+    PyObject* PyObject_CallOneArg(object callee, object argument) noexcept
     bint PyType_Check(object value) noexcept
     long long PyLong_AsLongLongAndOverflow(object value, int* overflow) except? -1
     unsigned long long PyLong_AsUnsignedLongLong(object value) except? 0xffffffffffffffff
 
+cdef enum:
+    REASON_CHARS_MAX = 500    # of what an exception of the user's says of itself
 
-class EncodeError(ValueError):
-    """A message cannot be put into bytes; says what is in the way."""
+
+cdef object older(Encoder encoder, object cls):
+    """What is said of an instance of a class that was declared anew; None if it was not."""
+    name = encoder.registry.replaced_by(cls)
+    if name is None:
+        return None
+    return (
+        f"the object was made by an older declaration of {name}, which was declared anew since "
+        f"(a notebook cell that ran twice, a reload): make the object again"
+    )
+
+
+cdef extern from *:
+    """
+    #define RABBLE_IS_HEAP_TYPE(cls) \\
+        PyType_HasFeature((PyTypeObject *)(cls), Py_TPFLAGS_HEAPTYPE)
+    """
+    bint RABBLE_IS_HEAP_TYPE(object cls) noexcept
 
 
 cdef str refusal(object value):
     """Why a value of that type is not encoded, and what to do. It is not asked itself."""
     advice = "declare its class with @rabble.message"
-    for plain in (bool, int, float, str, bytes, list, tuple, dict):
+    for plain, how in (
+        (bool, ""), (int, ""), (float, ""), (str, ""), (bytes, ""), (list, ""), (tuple, ""),
+        (dict, ""), (set, ""), (frozenset, ""), (bytearray, ""), (complex, ""),
+        (datetime.datetime, "value.to_pydatetime() if it has that, else a datetime of its fields"),
+        (datetime.date, "a date of its fields"), (datetime.time, "a time of its fields"),
+        (datetime.timedelta, "value.to_pytimedelta() if it has that, else timedelta(0) + value"),
+        (decimal.Decimal, ""), (fractions.Fraction, ""), (uuid.UUID, "UUID(int=value.int)"),
+        (zoneinfo.ZoneInfo, "ZoneInfo(value.key)"),
+    ):
         if is_of(plain, value):
             advice = (
-                f"it is a subclass of {plain.__name__}: send {plain.__name__}(value), "
-                f"or register its class if it is an enum"
+                f"it is a subclass of {plain.__name__}: send "
+                f"{how or plain.__name__ + '(value)'}, or register its class"
             )
             break
-    if is_of(set, value) or is_of(frozenset, value):
-        advice = "send a sorted list of its elements"
-    elif is_of(bytearray, value) or is_of(memoryview, value):
+    if is_of(memoryview, value):
         advice = "send bytes(value)"
+    elif is_of(datetime.tzinfo, value) and not is_of(zoneinfo.ZoneInfo, value):
+        advice = "of time zones a datetime.timezone and a zoneinfo.ZoneInfo travel"
     elif PyType_Check(value) or PyCallable_Check(value):
         advice = "classes and functions do not travel; send a name that the receiver knows"
     return (
         f"a {type_name(value)} cannot be in a message: {advice}. Allowed are None, bool, int, "
-        f"float, str, bytes, list, tuple, dict with str keys, NodeId, Pid, CorrelationId and "
-        f"registered classes"
+        f"float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, date, "
+        f"time, datetime, timedelta, timezone, ZoneInfo, Decimal, Fraction, UUID, NodeId, Pid, "
+        f"CorrelationId and registered classes"
     )
 
 
@@ -91,6 +142,18 @@ cdef inline bint is_plan_of(PyObject* found, object cls) noexcept:
     )
 
 
+cdef object too_much(Encoder encoder, BufferWriter* w):
+    if w.elements < 0:
+        return EncodeError(
+            f"the message has more than {encoder.elements_max} elements in its containers; "
+            f"send it in parts, or as bytes"
+        )
+    return EncodeError(
+        f"the message would take more than {encoder.decoded_bytes_max} bytes of memory where it is "
+        f"decoded, by estimate; send it in parts, or as bytes"
+    )
+
+
 cdef object too_large(Encoder encoder):
     return EncodeError(
         f"the message takes more than {encoder.message_bytes_max} bytes; send it in parts"
@@ -98,18 +161,14 @@ cdef object too_large(Encoder encoder):
 
 
 @cython.final
-cdef class Encoder:
-    """Encodes by the classes of one registry, within the bounds that a `Codec` has checked."""
+cdef class Encoder(CodecBounds):
+    """Encodes by the classes of one registry, within its bounds. A `Codec` makes it.
 
-    def __cinit__(
-        self, registry not None, Py_ssize_t message_bytes_max, int depth_max,
-        Py_ssize_t elements_max,
-    ):
-        self.registry = registry
+    :param registry: as of `CodecBounds`, and so are the bounds.
+    """
+
+    def __cinit__(self, registry, **bounds):
         self.plans_by_class = registry.plans_by_class
-        self.message_bytes_max = message_bytes_max
-        self.depth_max = depth_max
-        self.elements_max = elements_max
         self.sent_pids = [None] * SENT_PID_SLOTS
         self.sent_texts = [None] * SENT_PID_SLOTS
 
@@ -154,6 +213,8 @@ cdef class Encoder:
         w.limit = w.size + self.message_bytes_max + 16
         w.depth = self.depth_max
         w.elements = self.elements_max
+        w.memory = self.decoded_bytes_max
+        w.hashed = 0
 
     cdef void close(self, BufferWriter* w) noexcept:
         if self.spare is NULL and w.capacity <= ENCODE_BYTES_KEPT:
@@ -216,8 +277,10 @@ cdef class Encoder:
             return 0
         if cls is dict:
             return self.write_dict(w, <dict>value)
-        if cls is list or cls is tuple:
-            return self.write_sequence(w, value)
+        if cls is list:
+            return self.write_list(w, <list>value)
+        if cls is tuple:
+            return self.write_tuple(w, EXT_TUPLE, value, <tuple>value)
         if cls is bool:
             p[0] = 0xc3 if value is True else 0xc2
             w.size += 1
@@ -246,10 +309,7 @@ cdef class Encoder:
         cdef int64_t n = PyLong_AsLongLongAndOverflow(value, &overflow)
         if overflow:
             if overflow < 0 or value >= 1 << 64:
-                raise EncodeError(
-                    f"an int of {value.bit_length()} bits cannot be in a message: -2**63 to "
-                    f"2**64 - 1 is the range; send it as str or bytes"
-                )
+                return self.write_large(w, value)
             large = PyLong_AsUnsignedLongLong(value)
             p[0] = 0xcf
             store_64(p + 1, large)
@@ -285,30 +345,32 @@ cdef class Encoder:
                 f"a {type_name(value)} is nested deeper than {self.depth_max} containers, "
                 f"or contains itself"
             )
-        if n > w.elements:
-            raise EncodeError(
-                f"the message has more than {self.elements_max} elements in its containers; "
-                f"send it in parts, or as bytes"
-            )
-        w.depth -= 1
+        # Not beyond what the multiplication bears: a list has at most 2**60 elements.
         w.elements -= n
+        w.memory -= COST_CONTAINER + COST_ELEMENT * n
+        if (w.elements | w.memory) < 0:
+            raise too_much(self, w)
+        w.depth -= 1
         return 0
 
-    cdef int write_sequence(self, BufferWriter* w, object value) except -1:
+    cdef inline int spend(self, BufferWriter* w, Py_ssize_t cost) except -1:
+        """Charge what it will take in memory where it is decoded."""
+        w.memory -= cost
+        if w.memory < 0:
+            raise too_much(self, w)
+        return 0
+
+    cdef int write_list(self, BufferWriter* w, list value) except -1:
         cdef Py_ssize_t i
-        cdef bint is_list = type(value) is list
-        cdef Py_ssize_t n = PyList_GET_SIZE(value) if is_list else PyTuple_GET_SIZE(value)
+        cdef Py_ssize_t n = PyList_GET_SIZE(value)
         self.enter(w, value, n)
         self.write_head(w, KIND_ARRAY, n)
         for i in range(n):
-            if not is_list:
-                item = <object>PyTuple_GET_ITEM(value, i)
-            elif i < PyList_GET_SIZE(value):
-                item = <object>PyList_GET_ITEM(value, i)
-            else:
+            if i >= PyList_GET_SIZE(value):
                 break
+            item = <object>PyList_GET_ITEM(value, i)
             self.write(w, item)
-        if is_list and PyList_GET_SIZE(value) != n:
+        if PyList_GET_SIZE(value) != n:
             raise EncodeError("a list changed its size while it was encoded")
         w.depth += 1
         return 0
@@ -320,16 +382,16 @@ cdef class Encoder:
         cdef Py_ssize_t n = PyDict_Size(value)
         cdef Py_ssize_t written = 0
         self.enter(w, value, n)
+        self.spend(w, COST_ENTRY * n)
         self.write_head(w, KIND_MAP, n)
         # A value's properties may change the dict: both are held, and there is an end to it.
         while written != n and PyDict_Next(value, &place, &key, &item):
             name = <object>key
             held = <object>item
-            if type(name) is not str:
-                raise EncodeError(
-                    f"a dict's key is a {type_name(name)}; only str keys can be in a message"
-                )
-            self.write_str(w, <str>name)
+            if type(name) is str:
+                self.write_str(w, <str>name)
+            else:
+                self.write_key(w, name)
             self.write(w, held)
             written += 1
         if written != n or PyDict_Size(value) != n:
@@ -337,7 +399,164 @@ cdef class Encoder:
         w.depth += 1
         return 0
 
+    cdef int write_key(self, BufferWriter* w, object key) except -1:
+        w.hashed += 1
+        self.write(w, key)
+        w.hashed -= 1
+        return 0
+
+    cdef int write_large(self, BufferWriter* w, object value) except -1:
+        cdef Py_ssize_t size = int_size(value)
+        self.spend(w, COST_VALUE)
+        if w.hashed and size > NUMBER_BYTES_MAX:
+            raise EncodeError(
+                f"an int of {size} bytes is in a set or a dict's key, where {NUMBER_BYTES_MAX} "
+                f"are allowed; send it as bytes, or the set as a list"
+            )
+        if w.capacity - w.size < size + 6:
+            self.grow(w, size + 6)
+        w.size += put_ext_head(w.data + w.size, EXT_INT, size)
+        put_large(w.data + w.size, size, value)
+        w.size += size
+        return 0
+
+    cdef int write_tuple(self, BufferWriter* w, int code, object value, tuple items) except -1:
+        """Write the elements of a tuple or set, which nobody changes meanwhile."""
+        cdef Py_ssize_t i
+        cdef Py_ssize_t n = PyTuple_GET_SIZE(items)
+        cdef Py_ssize_t start = w.size
+        # Each takes a byte at least: if they are many, the large header need not be moved for.
+        cdef Py_ssize_t head = 3 if n < 1 << 8 else 6
+        self.enter(w, value, n)
+        if w.capacity - start < head:
+            self.grow(w, head)
+        w.size += head
+        self.write_head(w, KIND_ARRAY, n)
+        for i in range(n):
+            self.write(w, <object>PyTuple_GET_ITEM(items, i))
+        w.depth += 1
+        if head == 3:
+            return self.write_ext(w, code, start)
+        put_ext_head(w.data + start, code, w.size - start - head)
+        return 0
+
+    cdef int write_set(self, BufferWriter* w, int code, object value) except -1:
+        # What is written may run code that changes the set.
+        cdef PyObject* found = PySequence_Tuple(value)
+        if found is NULL:
+            matches = PyErr_ExceptionMatches(RuntimeError)
+            error = take_failure()
+            raise EncodeError("a set changed its size while it was encoded") if matches else error
+        items = owned(found)
+        self.spend(w, COST_SET + COST_MEMBER * PyTuple_GET_SIZE(items))
+        w.hashed += 1
+        self.write_tuple(w, code, value, <tuple>items)
+        w.hashed -= 1
+        return 0
+
+    cdef int write_value(self, BufferWriter* w, int code, object value) except -1:
+        """Write a value of one of the extensions of values.pxd."""
+        cdef Py_ssize_t start, size
+        if code == EXT_SET or code == EXT_FROZENSET:
+            return self.write_set(w, code, value)
+        if code == EXT_TUPLE:
+            return self.write_tuple(w, code, value, <tuple>value)
+        self.spend(w, COST_VALUE)
+        start = w.size
+        if w.capacity - start < 3 + 16:
+            self.grow(w, 3 + 16)
+        if code == EXT_DATETIME or code == EXT_TIME:
+            w.size += 3
+            w.size += put_fixed(w.data + w.size, code, value)
+            zone = zone_of(value)
+            if zone is not None:
+                self.write_zone(w, zone)
+            return self.write_ext(w, code, start)
+        if code == EXT_BYTEARRAY:
+            size = PyByteArray_GET_SIZE(value)
+            self.grow(w, size + 6)
+            w.size += put_ext_head(w.data + w.size, code, size)
+            memcpy(w.data + w.size, PyByteArray_AS_STRING(value), size)
+            w.size += size
+            return 0
+        w.size += 3
+        self.write_body(w, code, value)
+        return self.write_ext(w, code, start)
+
+    cdef int write_body(self, BufferWriter* w, int code, object value) except -1:
+        """Write what is in an extension, for which there is room if its size is fixed."""
+        cdef const char* digits
+        cdef Py_ssize_t size = 0
+        if code == EXT_UUID:
+            if not put_uuid(w.data + w.size, value):
+                raise EncodeError("the int of a UUID is no number of 128 bits")
+            w.size += UUID_BYTES
+        elif code == EXT_DECIMAL:
+            # ASCII, and exact.
+            number = str(value)
+            digits = PyUnicode_AsUTF8AndSize(number, &size)
+            if digits is NULL:
+                raise take_failure()
+            if w.hashed and size > NUMBER_BYTES_MAX:
+                raise EncodeError(
+                    f"a Decimal of {size} digits is in a set or a dict's key, where "
+                    f"{NUMBER_BYTES_MAX} are allowed; send it as str, or the set as a list"
+                )
+            if w.capacity - w.size < size:
+                self.grow(w, size)
+            memcpy(w.data + w.size, digits, size)
+            w.size += size
+        elif code == EXT_FRACTION:
+            numbers = parts_of(value)
+            self.write_numbers(w, numbers, "Fraction")
+            if math.gcd(*numbers) != 1:
+                raise EncodeError(
+                    "a Fraction is not in lowest terms: "
+                    "send Fraction(value.numerator, value.denominator)"
+                )
+        elif code == EXT_RANGE:
+            self.write_numbers(w, (value.start, value.stop, value.step), "range")
+        elif code == EXT_TIMEZONE:
+            if value is not utc():
+                parts = offset_of(value)
+                self.write(w, parts[0])
+                if PyTuple_GET_SIZE(parts) > 1:
+                    self.write(w, parts[1])
+        elif code == EXT_ZONEINFO:
+            self.write_text(w, key_of(value))
+        else:
+            w.size += put_fixed(w.data + w.size, code, value)
+        return 0
+
+    cdef int write_numbers(self, BufferWriter* w, tuple numbers, str what) except -1:
+        for number in numbers:
+            if type(number) is not int:
+                raise EncodeError(f"a number of a {what} is a {type_name(number)}, and no int")
+            if int_size(number) > NUMBER_BYTES_MAX:
+                raise EncodeError(
+                    f"a number of a {what} has {number.bit_length()} bits, and at most "
+                    f"{8 * NUMBER_BYTES_MAX - 1} can be in a message; send a tuple of its ints"
+                )
+            self.write(w, number)
+        return 0
+
+    cdef int write_zone(self, BufferWriter* w, object zone) except -1:
+        cdef int code
+        if zone is utc():
+            if w.capacity - w.size < 3:
+                self.grow(w, 3)
+            w.size += put_ext_head(w.data + w.size, EXT_TIMEZONE, 0)
+            return 0
+        code = code_of(type(zone))
+        if code != EXT_TIMEZONE and code != EXT_ZONEINFO:
+            raise EncodeError(
+                f"the tzinfo of a datetime or time is a {type_name(zone)}; a datetime.timezone and "
+                f"a zoneinfo.ZoneInfo travel: send value.astimezone(ZoneInfo(...)), or in UTC"
+            )
+        return self.write_value(w, code, zone)
+
     cdef int write_other(self, BufferWriter* w, object value) except -1:
+        cdef int code
         cdef PyObject* found
         cdef Plan plan
         cdef bytes encoded
@@ -346,6 +565,7 @@ cdef class Encoder:
         if cls is Pid:
             return self.write_pid(w, <Pid>value)
         if cls is NodeId or cls is CorrelationId:
+            self.spend(w, COST_PID)
             start = w.size
             w.size += 3
             if cls is NodeId:
@@ -360,13 +580,22 @@ cdef class Encoder:
             self.write(w, (<CorrelationId>value).connection)
             self.write(w, (<CorrelationId>value).request)
             return self.write_ext(w, EXT_CORRELATION_ID, start)
+        # Classes that Python code made may be registered ones; some of values.pxd are among them.
+        code = 0 if RABBLE_IS_HEAP_TYPE(cls) else code_of(cls)
+        if code:
+            return self.write_value(w, code, value)
         found = PyDict_GetItemWithError(self.plans_by_class, plan_key(cls))
         if found is not NULL and is_plan_of(found, cls):
             plan = <Plan>found
         else:
+            code = code_of(cls)
+            if code:
+                return self.write_value(w, code, value)
             plan = self.plan_of_class(cls)
             if plan is None:
-                raise EncodeError(refusal(value))
+                raise EncodeError(older(self, cls) or refusal(value))
+        if plan.encode is not None:
+            return self.write_type(w, plan, value)
         if plan.members is None:
             return self.write_message(w, plan, value)
         encoded = plan.encoded.get(<size_t><PyObject*>value)
@@ -378,6 +607,8 @@ cdef class Encoder:
         cdef Py_ssize_t start = w.size
         cdef Py_ssize_t i
         self.enter(w, value, plan.count)
+        if plan.build != BUILD_SLOTS and plan.build != BUILD_TUPLE:
+            self.spend(w, COST_ATTRIBUTES)
         if w.capacity - start < 3:
             self.grow(w, 3)
         w.size += 3
@@ -385,10 +616,37 @@ cdef class Encoder:
         for i in range(plan.count):
             if plan.offsets is not NULL:
                 self.write_slot(w, plan, value, i)
+            elif plan.build == BUILD_TUPLE:
+                if i >= PyTuple_GET_SIZE(value):
+                    raise never_set(plan, i)
+                self.write(w, <object>PyTuple_GET_ITEM(value, i))
             else:
                 self.write(w, field_of(plan, value, i))
         w.depth += 1
         return self.write_ext(w, EXT_MESSAGE, start)
+
+    cdef int write_type(self, BufferWriter* w, Plan plan, object value) except -1:
+        """Write what the user's function gives for a value; that it does so for ever ends here."""
+        cdef Py_ssize_t start = w.size
+        cdef PyObject* found
+        self.enter(w, value, 1)
+        found = PyObject_CallOneArg(plan.encode, value)
+        if found is NULL:
+            error = take_failure()
+            if must_pass(error):
+                raise error
+            raise EncodeError(
+                f"the encode function of {plan.name} raised {type_name(error)}: "
+                f"{bounded_str(error, REASON_CHARS_MAX)}"
+            ) from error
+        encoded = owned(found)
+        if w.capacity - w.size < 3:
+            self.grow(w, 3)
+        w.size += 3
+        self.write_text(w, plan.head)
+        self.write(w, encoded)
+        w.depth += 1
+        return self.write_ext(w, EXT_TYPE, start)
 
     cdef inline int write_slot(
         self, BufferWriter* w, Plan plan, object value, Py_ssize_t i
@@ -413,6 +671,7 @@ cdef class Encoder:
 
     cdef int write_pid(self, BufferWriter* w, Pid pid) except -1:
         cdef Py_ssize_t start = w.size
+        self.spend(w, COST_PID)
         if w.capacity - start < 3:
             self.grow(w, 3)
         w.size += 3
@@ -474,7 +733,7 @@ cdef class Encoder:
         self.open(&w)
         try:
             self.write_str(&w, plan.name)
-            if plan.members is None:
+            if plan.members is None and plan.encode is None:
                 self.write_head(&w, KIND_ARRAY, plan.count)
             head = PyBytes_FromStringAndSize(<char*>w.data, w.size)
             if plan.members is not None:
@@ -490,6 +749,22 @@ cdef class Encoder:
         plan.encoded = encoded
         plan.head = head
         return 0
+
+
+cdef bytes key_of(object zone):
+    """The key of a ZoneInfo, by which another node finds the same zone."""
+    key = zone.key
+    if type(key) is not str:
+        raise EncodeError(
+            "a ZoneInfo that was read from a file has no key, by which the receiver would find "
+            "it: make it by ZoneInfo(key), or send value.astimezone(timezone.utc)"
+        )
+    if not (key.isascii() and 1 <= len(key) <= ZONE_BYTES_MAX):
+        raise EncodeError(
+            f"the key of a ZoneInfo is {bounded_repr(key, 100)}; it must be ASCII, of 1 to "
+            f"{ZONE_BYTES_MAX} characters"
+        )
+    return key.encode()
 
 
 cdef object field_of(Plan plan, object value, Py_ssize_t i):

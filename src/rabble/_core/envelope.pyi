@@ -1,5 +1,3 @@
-"""The envelope: one message on its way."""
-
 from typing import Any, final
 
 from rabble._core.ids import CorrelationId, Pid
@@ -11,13 +9,13 @@ class Envelope:
     __match_args__ = ("to", "msg", "sender", "correlation_id")
     def __new__(
         cls,
-        to: Pid,
+        to: Pid | None,
         msg: object,
         sender: Pid | None = ...,
         correlation_id: CorrelationId | None = ...,
     ) -> Envelope: ...
     @property
-    def to(self) -> Pid: ...
+    def to(self) -> Pid | Any: ...  # None of one to nobody, for which few have to ask
     @property
     def msg(self) -> Any: ...
     @property

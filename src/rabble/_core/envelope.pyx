@@ -13,18 +13,25 @@ And the garbage collector is told of an envelope only if its message is of a typ
 knows. An envelope never changes, its pids and its correlation id refer to nothing but text and
 numbers, so a cycle through it must go through its message: one that holds an int, a str or bytes
 is in no cycle. The price is the collector's head of 16 bytes in each envelope.
+
+An envelope to `None`, as the answer to a request without a sender is one, goes to nobody: it has a
+receiver whose name is empty, which no pid of a user or a peer can be. Only what Python sees of it
+is `None`. So nothing has to ask for it but what finds that no process and no connection has that
+pid.
 """
 
 cimport cython
 from cpython.object cimport PyObject
 
-from rabble._core.ids cimport CorrelationId, Pid
-from rabble._core.texts cimport bounded_repr, type_name
+from rabble._core.ids cimport CorrelationId, NodeId, Pid
+from rabble._core.texts cimport bounded_repr, not_a_correlation_id, not_a_pid
 
 __all__ = ["Envelope"]
 
 cdef extern from *:
     """
+    #include <string.h>
+
     /* The same fields as Envelope, as its .pxd has them: checked when the module is loaded. */
     typedef struct {
         PyObject_HEAD
@@ -132,9 +139,27 @@ cdef extern from *:
 
     static int rabble_init(PyObject *self, PyObject *args, PyObject *kwargs) { return 0; }
 
+    static PyObject *rabble_nobody = NULL;
+
+    static PyObject *rabble_get_to(PyObject *self, void *closure) {
+        PyObject *to = ((rabble_fields *)self)->to;
+        if (to == rabble_nobody) to = Py_None;
+        Py_INCREF(to);
+        return to;
+    }
+
     /* Whether the fields lie where they should. */
-    static int rabble_set_up(PyObject *type, vectorcallfunc construct) {
+    static int rabble_set_up(PyObject *type, vectorcallfunc construct, PyObject *nobody) {
+        PyGetSetDef *field;
         rabble_envelope_type = (PyTypeObject *)type;
+        for (field = rabble_envelope_type->tp_getset; field != NULL; field++) {
+            if (field->name == NULL) return 0;
+            if (strcmp(field->name, "to") == 0) break;
+        }
+        if (field == NULL) return 0;
+        field->get = rabble_get_to;
+        Py_INCREF(nobody);
+        rabble_nobody = nobody;
         if (rabble_envelope_type->tp_basicsize != (Py_ssize_t)sizeof(rabble_fields)) return 0;
         rabble_envelope_type->tp_vectorcall = construct;
         rabble_envelope_type->tp_dealloc = rabble_drop;
@@ -152,7 +177,7 @@ cdef extern from *:
         PyObject* to, PyObject* msg, PyObject* sender, PyObject* correlation_id
     ) except NULL
     object make "rabble_make"(object to, object msg, object sender, object correlation_id)
-    bint rabble_set_up(object cls, constructor function) noexcept
+    bint rabble_set_up(object cls, constructor function, object nobody) noexcept
     Py_ssize_t PyVectorcall_NARGS(size_t nargsf) noexcept
 
 cdef extern from *:
@@ -168,11 +193,12 @@ cdef extern from *:
 cdef class Envelope:
     """One message on its way: `Envelope(to, msg, sender=None, correlation_id=None)`.
 
-    :param to: the `Pid` of the receiver.
+    :param to: the `Pid` of the receiver. One to `None` becomes a `NO_RECEIVER` dead letter: so a
+        process may answer to the sender of any request, also where there is none.
     :param msg: the message; it must not be changed any more.
     :param sender: the `Pid` that said it. A process may leave it out: its executor fills it in.
     :param correlation_id: the request it belongs to, or `None`.
-    :raises TypeError: if `to` is no `Pid`, or `sender` or `correlation_id` is of another type.
+    :raises TypeError: if one of the three is of another type.
 
     Immutable, and safe to hand from thread to thread.
     """
@@ -180,7 +206,7 @@ cdef class Envelope:
     __match_args__ = ("to", "msg", "sender", "correlation_id")
 
     def __repr__(self):
-        text = f"Envelope({self.to!r}, {self.msg!r}"
+        text = f"Envelope({seen(self.to)!r}, {self.msg!r}"
         if self.sender is not None:
             text += f", sender={self.sender!r}"
         if self.correlation_id is not None:
@@ -207,7 +233,7 @@ cdef class Envelope:
             Py_LeaveRecursiveCall()
 
     def __reduce__(self):
-        return Envelope, (self.to, self.msg, self.sender, self.correlation_id)
+        return Envelope, (seen(self.to), self.msg, self.sender, self.correlation_id)
 
     def __copy__(self):
         return self
@@ -221,10 +247,18 @@ cdef Envelope new_envelope(Pid to, object msg, Pid sender, CorrelationId correla
     return <Envelope>make(to, msg, sender, correlation_id)
 
 
-cdef object wrong_type(str name, str wanted, object value):
-    return TypeError(
-        f"Envelope: {name} must be a {wanted}, not {type_name(value)}: {bounded_repr(value, 200)}"
-    )
+# Whom an envelope to None goes to: its names are empty, which those of other pids cannot be.
+cdef Pid NOBODY = Pid("nobody", NodeId("nobody", "nobody:0"))
+NOBODY.name = NOBODY.node.name = ""
+
+
+cdef bint is_to_nobody(Envelope envelope) noexcept:
+    return envelope.to is NOBODY
+
+
+cdef Pid seen(Pid to):
+    """A receiver as Python sees it."""
+    return None if to is NOBODY else to
 
 
 cdef PyObject* construct(
@@ -240,11 +274,15 @@ cdef PyObject* construct(
     else:
         sort_arguments(args, given, kwnames, fields)
     if type(<object>fields[0]) is not Pid:
-        raise wrong_type("to", "Pid", <object>fields[0])
+        if fields[0] is not <PyObject*>None:
+            raise not_a_pid("Envelope: to", "Pid or None", <object>fields[0])
+        fields[0] = <PyObject*>NOBODY
     if fields[2] is not <PyObject*>None and type(<object>fields[2]) is not Pid:
-        raise wrong_type("sender", "Pid or None", <object>fields[2])
+        raise not_a_pid("Envelope: sender", "Pid or None", <object>fields[2])
     if fields[3] is not <PyObject*>None and type(<object>fields[3]) is not CorrelationId:
-        raise wrong_type("correlation_id", "CorrelationId or None", <object>fields[3])
+        raise not_a_correlation_id(
+            "Envelope: correlation_id", "CorrelationId or None", <object>fields[3]
+        )
     return rabble_make(fields[0], fields[1], fields[2], fields[3])
 
 
@@ -276,12 +314,12 @@ cdef int sort_arguments(
                 raise TypeError(f"Envelope: {name} was given twice")
             fields[place] = args[given + i]
     if fields[0] is NULL or fields[1] is NULL:
-        raise TypeError("Envelope needs both: to (a Pid) and msg")
+        raise TypeError("Envelope needs both: to (a Pid, or None for nobody) and msg")
     for i in range(2, 4):
         if fields[i] is NULL:
             fields[i] = <PyObject*>None
     return 0
 
 
-if not rabble_set_up(Envelope, construct):
+if not rabble_set_up(Envelope, construct, NOBODY):
     raise ImportError("rabble._core.envelope: the fields of Envelope do not lie where they should")

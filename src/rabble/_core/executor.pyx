@@ -16,45 +16,48 @@ failed: see `failure.pxd` for why no `except` clause is in the way.
 """
 
 cimport cython
-from cpython.exc cimport PyErr_ExceptionMatches
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t
 
+from rabble._core.admission cimport Admission, admit_output
 from rabble._core.backlog cimport Backlog
-from rabble._core.capacities cimport DUE_QUEUED_MAX, TURN_DELIVERIES_MAX
+from rabble._core.capacities cimport TURN_DELIVERIES_MAX
+from rabble._core.dead_letters cimport DeadLetters
 from rabble._core.dispatch cimport (
     CALLBACK,
-    DEAD_LETTERS,
     EXECUTOR,
     INBOX,
-    NODES,
     PROCESS,
     DispatchTable,
     Entry,
-    EntryKind,
-    MailboxLimit,
     Scene,
 )
-from rabble._core.envelope cimport Envelope, new_envelope
-from rabble._core.failure cimport take_failure
+from rabble._core.envelope cimport Envelope, is_to_nobody, new_envelope
+from rabble._core.failure cimport what_failed
 from rabble._core.frame_decoder cimport PeerEvent
+from rabble._core.hooks cimport HookCaller
 from rabble._core.idle cimport Idle
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
 from rabble._core.inbox cimport Inbox, monotonic_ns
+from rabble._core.interrupts cimport Interrupts
+from rabble._core.lives cimport Lives
 from rabble._core.monitors cimport Monitors
-from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
-from rabble._core.poller cimport Connection, Poller
+from rabble._core.notices cimport Connected, Discard, Notice, Notifier, Undelivered
+from rabble._core.connection cimport Connection
+from rabble._core.poller cimport Poller
 from rabble._core.queue cimport EnvelopeQueue
-from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, Routes
-from rabble._core.texts cimport bounded_repr, bounded_str, type_name
-from rabble._core.timers cimport Timer, TimerWheel
+from rabble._core.requests cimport Requests, Unanswered
+from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, SENT, Routes
+from rabble._core.texts cimport described, failure_text, not_a_correlation_id, not_a_pid
+from rabble._core.timeouts cimport Timeouts
+from rabble._core.timers cimport Timer
 
-from types import FunctionType
+from rabble._core.errors import Interrupted
+from rabble._core.ids import RESERVED_GROUP
+from rabble._core.messages import PASSED_ON, DeadLetterReason, DownReason, Shutdown
 
-from rabble._core.texts import Interrupted
-
-__all__ = ["Executor", "Interrupted"]
+__all__ = ["Executor"]
 
 cdef enum:
     TURN_NS_MAX = 1_000_000          # between two looks at the inbox and the timers
@@ -62,41 +65,22 @@ cdef enum:
     DRAIN_LOOK_NS = 2_000_000        # between two looks at whether the services are done
     GIL_OFFER_NS = 5_000_000         # CPython's own switch interval
     DRAIN_S_MAX = 31_622_400         # 366 days: what a drain without end is taken for
-    DETAIL_MAX = 500                 # characters of an exception's text that a Down has
 
 cdef extern from *:
     """
     #include <pthread.h>
-    #include <structmember.h>
     /* How many forks led to this process: a node works only where it was roused. */
     static unsigned int rabble_forks = 0;
     static void rabble_forked(void) { rabble_forks += 1; }
     #define RABBLE_WATCH_FORKS() pthread_atfork(NULL, NULL, rabble_forked)
-    /* -1 if it is no slot of that class for an object. */
-    static Py_ssize_t rabble_member_offset(PyObject *type, PyObject *member) {
-        PyMemberDescrObject *slot = (PyMemberDescrObject *)member;
-        if (!PyType_Check(type) || Py_TYPE(member) != &PyMemberDescr_Type) return -1;
-        if (!PyType_IsSubtype((PyTypeObject *)type, PyDescr_TYPE(member))) return -1;
-        return slot->d_member->type == T_OBJECT_EX ? slot->d_member->offset : -1;
-    }
     /* What PyObject_Vectorcall does, without asking what a plain function is, and without looking
-       whether it raised just if it says so: the interpreter is who says it. */
+       whether it raised just if it says so: here the interpreter says it. */
     #define RABBLE_CALL(function, args, count) \
         (((PyFunctionObject *)(function))->vectorcall(function, args, count, NULL))
-    #define RABBLE_IS_INSTANCE(object, type) \
-        PyType_IsSubtype(Py_TYPE(object), (PyTypeObject *)(type))
-    #define RABBLE_IS_ITERABLE(object) \
-        (Py_TYPE(object)->tp_iter != NULL || PySequence_Check(object))
-    #define RABBLE_TYPE(object) ((PyObject *)Py_TYPE(object))
     """
     unsigned int forks "rabble_forks"
     int RABBLE_WATCH_FORKS() noexcept
-    Py_ssize_t member_offset "rabble_member_offset"(object cls, object member) noexcept
     PyObject* RABBLE_CALL(PyObject* function, PyObject* const* args, size_t count)
-    # By the layout itself: `isinstance` believes what an object says of its class.
-    bint RABBLE_IS_INSTANCE(object value, object cls) noexcept
-    bint RABBLE_IS_ITERABLE(object value) noexcept
-    PyObject* RABBLE_TYPE(object value) noexcept
 
 cdef extern from "Python.h":
     # Declared without `except`: what they raise stays pending until it is taken.
@@ -104,44 +88,27 @@ cdef extern from "Python.h":
         PyObject* callable, PyObject* const* args, size_t nargsf, PyObject* kwnames
     )
     PyObject* PyObject_GetAttr(PyObject* obj, PyObject* name)
-    PyObject* PyObject_CallMethodObjArgs(PyObject* obj, PyObject* name, ...)
     Py_ssize_t Py_REFCNT(PyObject* obj) noexcept
-    int PyThreadState_SetAsyncExc(unsigned long thread_id, PyObject* exc) noexcept
     unsigned long PyThread_get_thread_ident() noexcept
     int PyException_SetTraceback(object error, object traceback) except -1
     void PyException_SetContext(object error, PyObject* context) noexcept
     void PyException_SetCause(object error, PyObject* cause) noexcept
-    bint PyMethod_Check(object obj) noexcept
-    PyObject* PyMethod_GET_FUNCTION(object method) noexcept
-    PyObject* PyMethod_GET_SELF(object method) noexcept
 
 # The same functions, called so that what they raise stays pending: they return -1 or NULL then.
 ctypedef int (*quiet_step)(Executor executor) noexcept
-ctypedef int (*quiet_output)(Executor executor, Entry entry, PyObject* result) noexcept
+ctypedef int (*quiet_output)(Admission admission, Entry entry, PyObject* output) noexcept
 ctypedef int (*quiet_send)(Routes routes, Envelope envelope) noexcept
 ctypedef int (*quiet_control)(MessageHandler system_messages, Envelope envelope) noexcept
-ctypedef PyObject* (*quiet_codec)(Executor executor, Envelope envelope) noexcept
 
 
 cdef class MessageHandler:
     """The handlers of control messages; `rabble._core.system_messages` has them."""
 
     cdef int handle(self, Envelope envelope) except -1:
-        raise TypeError("this executor was given nobody who handles control messages")
+        raise TypeError("this executor was given no handler of control messages")
 
     cdef int disconnect(self, Connection connection) except -1:
-        raise TypeError("this executor was given nobody who handles the end of connections")
-
-
-# What is taken for an exception that was lost: without memory the interpreter may end a call
-# without one. Made once, so that it is there then.
-cdef object LOST = MemoryError("there was no memory for the exception itself")
-
-
-cdef object what_failed():
-    """The exception of a call that says that it failed; it is pending no longer."""
-    error = take_failure()
-    return LOST if error is None else error
+        raise TypeError("this executor was given no handler of the end of connections")
 
 
 if RABBLE_WATCH_FORKS() != 0:
@@ -153,12 +120,13 @@ cdef class Executor:
     """The run queue, dispatch table, timers and inbox of one node.
 
     :param node: the `NodeId` whose processes it runs.
-    :param protocol: the module with the control messages (`rabble.messages`).
     :param process_class: the base class of processes (`rabble.process.Process`).
     :param hooks: what the executor calls in the layer above: crashes, dead letters, metrics.
     :param inbox_max: how many envelopes of other threads may wait, wherever they do.
     :param spin_us: how long to look for work before sleeping, in microseconds; 0 is off.
-    :param codec: strict mode: encodes and decodes every message. `None` is off.
+    :param strict: strict mode: a `rabble.strict.Strict`, which says how each message arrives, or
+        why it cannot. `None` is off.
+    :param local_classes: of the messages that strict mode lets pass, as they never leave the node.
     :param seed: of the processes' random sources.
     :param clock: monotonic nanoseconds as an int; `None` takes the kernel's.
 
@@ -168,55 +136,86 @@ cdef class Executor:
     def __cinit__(
         self,
         NodeId node not None,
-        protocol not None,
         process_class not None,
         hooks not None,
         *,
         size_t inbox_max,
         int64_t spin_us,
-        codec=None,
+        strict=None,
+        local_classes=frozenset(),
         seed=0,
         clock=None,
     ):
         self.node = node
-        self.pid = Pid("executor", node, "rabble")
+        self.pid = Pid("executor", node, RESERVED_GROUP)
+        self.born_after_forks = forks
+        self.clock = clock
+        self.stride = CLOCK_STRIDE
+        self.node_subscribers = {}
+        self.system_messages = MessageHandler()
+        self.idle = Idle(spin_us)
         self.table = DispatchTable()
-        self.monitors = Monitors()
-        self.monitors.table = self.table
         self.run_queue = EnvelopeQueue()
         self.inbox = Inbox(inbox_max)
+
+        self.scene = Scene.__new__(Scene)
+        self.scene.pid = self.pid
+        self.scene.seed = f"{seed}"
+        self.scene.batch_ns = self.now_ns()
+
         self.backlog = Backlog()
         self.backlog.run_queue = self.run_queue
         self.backlog.inbox = self.inbox
         self.backlog.table = self.table
-        self.wheel = TimerWheel()
-        self.due = []
-        self.stride = CLOCK_STRIDE
-        self.protocol = protocol
-        self.local_classes = frozenset([id(cls) for cls in protocol.LOCAL_CLASSES])
-        self.process_class = process_class
-        self.runtime_offset = member_offset(process_class, process_class._runtime)
-        if self.runtime_offset < 0:
-            raise TypeError(
-                f"process_class must be a class with a slot _runtime, "
-                f"not {bounded_repr(process_class, 200)}"
-            )
-        self.born_after_forks = forks
-        self.hooks = hooks
-        self.codec = codec
-        self.checks = codec is not None
-        self.scene = Scene.__new__(Scene)
-        self.scene.pid = self.pid
-        self.scene.seed = f"{seed}"
-        self.clock = clock
-        self.idle = Idle(spin_us)
-        self.epoch_ns = self.now_ns()
-        self.scene.batch_ns = self.epoch_ns
-        self.interrupted_at = -1
-        self.dead_letters = {}
-        self.letter_subscribers = {}
-        self.node_subscribers = {}
-        self.system_messages = MessageHandler()
+        self.backlog.is_strict = self.backlog.looks_at_each = strict is not None
+
+        self.timeouts = Timeouts()
+        self.timeouts.pid = self.pid
+        self.timeouts.run_queue = self.run_queue
+        self.timeouts.epoch_ns = self.scene.batch_ns
+
+        self.interrupts = Interrupts()
+        self.hooks = HookCaller()
+        self.hooks.target = hooks
+        self.hooks.interrupts = self.interrupts
+
+        self.notifier = Notifier()
+        self.notifier.pid = self.pid
+        self.notifier.table = self.table
+        self.notifier.run_queue = self.run_queue
+
+        self.letters = DeadLetters()
+        self.letters.node = node
+        self.letters.notifier = self.notifier
+
+        self.admission = Admission()
+        self.admission.pid = self.pid
+        self.admission.run_queue = self.run_queue
+        self.admission.backlog = self.backlog
+        self.admission.dead_letters = self.letters
+        self.admission.hooks = self.hooks
+        self.admission.strict = strict
+        self.admission.local_classes = frozenset([id(cls) for cls in local_classes])
+
+        self.monitors = Monitors()
+        self.monitors.table = self.table
+        self.crash_detail = ""
+
+        self.lives = Lives(process_class)
+        self.lives.pid = self.pid
+        self.lives.scene = self.scene
+        self.lives.table = self.table
+        self.lives.run_queue = self.run_queue
+        self.lives.backlog = self.backlog
+        self.lives.monitors = self.monitors
+        self.lives.timeouts = self.timeouts
+        self.lives.letter_subscribers = self.letters.subscribers
+        self.lives.node_subscribers = self.node_subscribers
+        take_requests(self, Requests(Pid("calls", node, RESERVED_GROUP), {}))
+        if strict is not None:
+            self.lives.guard = strict.guard
+            self.letters.opened = strict.opened
+
         cdef Entry own = Entry.__new__(Entry)
         own.pid = self.pid
         own.target = self.pid
@@ -225,11 +224,6 @@ cdef class Executor:
         self.table.add(own)
 
     # What any thread may call.
-
-    @property
-    def now(self):
-        """Monotonic seconds at which the current batch began."""
-        return self.scene.now
 
     @property
     def stopping(self):
@@ -257,7 +251,22 @@ cdef class Executor:
     @property
     def timers(self):
         """Timers that run."""
-        return len(self.wheel)
+        return len(self.timeouts.wheel)
+
+    @property
+    def processes(self):
+        """Processes that run."""
+        return self.lives.processes
+
+    @property
+    def dead_letters(self):
+        """Reason to the number of envelopes that were not delivered."""
+        return self.letters.counts
+
+    @property
+    def failed_reports(self):
+        """How often the hooks raised when they were told."""
+        return self.hooks.failed
 
     @property
     def sleeps(self):
@@ -297,39 +306,56 @@ cdef class Executor:
         """Whether this is a forked child of the process that the executor was made in."""
         return forks != self.born_after_forks
 
-    def undeliverable(self, Envelope envelope not None, reason):
-        """Make a dead letter of what a service was given and did not take. For any thread."""
-        if self.ended:
-            self.drop(envelope, reason)
+    def undeliverable(
+        self, Envelope envelope not None, reason, str detail not None="",
+        unsigned long long crash=0,
+    ):
+        """Make a dead letter of what a service was given and did not take. For any thread.
+
+        :param detail: more about it, and `crash` its number, if a crash was the reason.
+        """
+        if self.letters.closed:
+            self.letters.drop(envelope, reason, detail, crash)
             return
         cdef Undelivered letter = Undelivered.__new__(Undelivered)
         letter.envelope = envelope
         letter.reason = reason
+        letter.detail = detail
+        letter.crash = crash
         self.ask(letter)
 
-    def new_random(self, Pid pid not None, life):
-        """The random source of one life of a process."""
-        return self.scene.new_random(pid, life)
-
-    def send(
-        self, Pid to not None, msg, *, Pid sender=None, CorrelationId correlation_id=None
-    ):
+    def send(self, to, msg, *, sender=None, correlation_id=None):
         """Send a message. It must not be changed any more.
 
         What `Node.send` is. Raises what the hooks' `refuse` raises if too much waits already,
         the executor ends, or this is a forked child.
+
+        :raises TypeError: if `to`, `sender` or `correlation_id` is of another type.
         """
+        if type(to) is not Pid:
+            raise not_a_pid("send: to", "Pid", to)
+        if sender is not None and type(sender) is not Pid:
+            raise not_a_pid("send: sender", "Pid or None", sender)
+        if correlation_id is not None and type(correlation_id) is not CorrelationId:
+            raise not_a_correlation_id(
+                "send: correlation_id", "CorrelationId or None", correlation_id
+            )
         if forks != self.born_after_forks or not self.accept(
-            new_envelope(to, msg, sender, correlation_id)
+            new_envelope(<Pid>to, msg, <Pid>sender, <CorrelationId>correlation_id)
         ):
-            self.hooks.refuse()
+            self.hooks.target.refuse()
+
+    def send_envelope(self, Envelope envelope not None):
+        """The same of an envelope that nobody else has."""
+        if forks != self.born_after_forks or not self.accept(envelope):
+            self.hooks.target.refuse()
 
     def post(self, Envelope envelope not None):
         """Take an envelope of one of the node's own services, until the executor has ended.
 
         They are still heard while the node drains. Returns False if it was not accepted.
         """
-        if self.ended or not self.put(envelope):
+        if self.letters.closed or not self.put(envelope):
             return False
         self.idle.call()
         return True
@@ -351,8 +377,8 @@ cdef class Executor:
             if added == ADDED:
                 return pid
         if added == FULL:
-            self.hooks.refuse()
-        self.hooks.refuse(pid)
+            self.hooks.target.refuse()
+        self.hooks.target.refuse(pid)
         return pid
 
     cdef Added add(
@@ -362,80 +388,21 @@ cdef class Executor:
 
         :param from_outside: another thread asks, which the bound of the inbox concerns.
         """
-        cdef Entry entry
+        cdef Entry entry = self.lives.prepare(pid, process, mailbox_max)
         cdef Envelope request = None
-        cdef MailboxLimit limit = None
-        cdef object bound
-        cdef object former = None
-        cdef PyObject** runtime
-        if pid.group is not None and pid.group == self.pid.group:
-            raise ValueError(f"the group {pid.group!r} is for the node's own services")
-        if not RABBLE_IS_INSTANCE(process, self.process_class):
-            raise TypeError(
-                f"only a Process can be spawned, not {bounded_repr(process, 200)} "
-                f"(of type {type_name(process)})"
-            )
-        if mailbox_max is not None:
-            if type(mailbox_max) is not int or not 1 <= mailbox_max < 1 << 31:
-                raise ValueError(
-                    f"mailbox_max must be 1 to 2**31 - 1, not {bounded_repr(mailbox_max, 200)}"
-                )
-            limit = MailboxLimit.__new__(MailboxLimit)
-            limit.most = mailbox_max
-        entry = Entry.__new__(Entry)
-        entry.pid = pid
-        entry.target = process
-        entry.runtime = self.scene
-        entry.kind = PROCESS
-        entry.limit = limit
-        # The plain function is called with the process as its first argument: a bound method for
-        # each process would cost 80 bytes, and a shift of the arguments per call. (Asking for the
-        # process's __dict__ would make one, where CPython keeps the attributes without.)
-        bound = process.receive
-        if (
-            PyMethod_Check(bound)
-            and PyMethod_GET_SELF(bound) is <PyObject*>process
-            and type(<object>PyMethod_GET_FUNCTION(bound)) is FunctionType
-        ):
-            entry.receive = <object>PyMethod_GET_FUNCTION(bound)
-            entry.takes_self = True
-        else:
-            entry.receive = bound
-        if type(process).init is not self.process_class.init:
-            # It runs in the executor's thread, soon, or before a message that comes sooner.
-            entry.unstarted = True
+        if entry.unstarted:
             request = new_envelope(self.pid, entry, None, None)
         # From here on nobody's code runs, so what was found stays true.
         if self.is_stopping:
             return ENDING
-        # Where its entry lies: asking for an attribute that is not set yet costs an exception, and
-        # the __setattr__ of a frozen class would refuse.
-        runtime = <PyObject**>(<char*><PyObject*>process + self.runtime_offset)
-        if runtime[0] is not NULL:
-            former = <object>runtime[0]
-            if type(former) is Entry and (<Entry>former).target is process:
-                raise ValueError(
-                    f"this {type_name(process)} runs already, as {(<Entry>former).pid}; "
-                    f"spawn a new instance for every process"
-                )
+        # Held to the end, as what it refers to may have an end of its own.
+        _former = self.lives.former_of(process)
         if request is not None:
             if from_outside and self.backlog.is_full():
                 return FULL
             self.inbox.queue.reserve(1)
-        if limit is not None:
-            limit.counted_from = self.backlog.popped + self.run_queue.count()
-        if not self.table.add(entry):
+        if not self.lives.begin(entry):
             return NAME_TAKEN
-        # Even numbers: how many services there are does not change what processes draw at random.
-        self.lives += 1
-        entry.life = 2 * self.lives
-        Py_INCREF(entry)
-        Py_XDECREF(runtime[0])     # `former` holds it, so that nothing ends here.
-        runtime[0] = <PyObject*>entry
-        self.processes += 1
-        if limit is not None:
-            self.backlog.limited += 1
-            self.checks = True
         if request is not None:
             self.inbox.put_always(request)
             self.idle.call()
@@ -443,46 +410,41 @@ cdef class Executor:
 
     def add_inbox(self, Pid pid not None, Inbox inbox not None):
         """Add a service or mailbox whose envelopes go into `inbox`. False if the pid is taken."""
-        return self.add_target(pid, inbox, INBOX)
+        return not self.is_stopping and self.lives.begin_service(pid, inbox, INBOX)
 
     def add_callback(self, Pid pid not None, callback):
         """Add a pid whose envelopes `callback(envelope)` takes, in the executor's thread.
 
         It must be short and must not block. False if the pid is taken.
         """
-        return self.add_target(pid, callback, CALLBACK)
+        return not self.is_stopping and self.lives.begin_service(pid, callback, CALLBACK)
 
-    def discard(self, Pid pid not None, target, reason):
+    def add_calls(self, Requests requests not None, callback):
+        """Add the pid of the calls whose `requests` these are, as `add_callback` does.
+
+        Called once, before `run`. The callback is given the reply to each, or why none comes.
+        """
+        take_requests(self, requests)
+        return self.add_callback(requests.asker, callback)
+
+    def number_crash(self):
+        """Count the crash of a service, and return its number. For any thread."""
+        self.crashes += 1
+        return self.crashes
+
+    def discard(self, Pid pid not None, target, reason, unsigned long long crash=0):
         """Remove a pid and tell its monitors, in the turn of the caller's other envelopes.
 
         Nothing happens if by then it belongs to another than `target`, or to nobody.
+
+        :param crash: the number of the crash that ended it, for who waits for a reply of it.
         """
         cdef Discard request = Discard.__new__(Discard)
         request.pid = pid
         request.target = target
         request.reason = reason
+        request.crash = crash
         self.ask(request)
-
-    def subscribe_dead_letters(self, Pid pid not None, bint wanted=True):
-        """Have every dead letter told to `pid` as a `DeadLetter` message, or no longer.
-
-        A subscription belongs to the life that `pid` has now, and ends with it. Returns False, and
-        does nothing, if no process or service of this node has that pid. For any thread.
-        """
-        cdef PyObject* found = self.table.find(pid)
-        if found is NULL:
-            return False
-        self.subscribe(<Entry>found, self.letter_subscribers, DEAD_LETTERS, wanted)
-        return True
-
-    cdef int subscribe(self, Entry entry, dict subscribers, int which, bint wanted) except -1:
-        if wanted:
-            subscribers[entry.pid] = entry
-            entry.subscribed |= which
-        else:
-            subscribers.pop(entry.pid, None)
-            entry.subscribed &= ~which
-        return 0
 
     @property
     def node_subscribed(self):
@@ -497,12 +459,13 @@ cdef class Executor:
         if self.routes is not None or self.has_run:
             raise RuntimeError("join_mesh is called once, before run")
         self.routes = Routes(poller)
-        self.monitors.routes = self.routes
-        self.monitors.peer_pairs_max = peer_monitors_max
+        self.routes.backlog = self.backlog
+        self.monitors.routes = self.letters.routes = self.routes
+        self.monitors.peer_monitors_max = self.requests.peers_max = peer_monitors_max
         poller.watch(self.inbox.fd)
 
     def connection_up(self, Connection connection not None):
-        """A connection is established: tell whom it concerns, send and hear. For any thread.
+        """A connection is established: add its route, and tell the subscribers. For any thread.
 
         Its end needs no call: the executor notices, and tells the hooks.
         """
@@ -521,10 +484,6 @@ cdef class Executor:
             notice.msg = msg
             self.inbox.put_always(new_envelope(self.pid, notice, None, None))
         self.idle.call()
-
-    def wake(self):
-        """Have it look at its sockets and its inbox. For any thread; never blocks."""
-        self.inbox.wake()
 
     def request_stop(self, double drain_s):
         """Take nothing more in, deliver what waits for at most `drain_s` seconds, then end.
@@ -549,27 +508,29 @@ cdef class Executor:
         Any exception that leaves it is a defect of rabble, or the end of memory.
         """
         cdef int status
+        cdef size_t step
         cdef object error = None
         if self.has_run or self.in_turn:
             raise RuntimeError("an executor runs once, and in one thread")
         self.has_run = True
-        self.thread_id = PyThread_get_thread_ident()
+        self.interrupts.thread_id = PyThread_get_thread_ident()
         self.running = True
         status = (<quiet_step><void*>loop)(self)
         if status < 0:
             error = what_failed()
-            if type(error) is Interrupted and self.is_stopping:
+            if self.is_stopping and self.interrupts.note(error):
                 # It was meant for what did not return just then; the time is over all the same.
-                self.interrupting = False
                 error = None
             else:
                 self.failed = True
         self.running = False
         self.is_stopping = True
-        for step in range(END_STEPS):
+        self.letters.closed = True
+        self.current = NULL
+        for step in range(sizeof(END) // sizeof(quiet_step)):
             # Once more if it failed: memory was exhausted for a moment, say.
             for _ in range(2):
-                status = end_step(self, step)
+                status = END[step](self)
                 if status == 0:
                     break
                 failure = what_failed()
@@ -583,21 +544,17 @@ cdef class Executor:
         return (
             self.run_queue.count() == 0
             and self.inbox.queue.count() == 0
-            and len(self.due) == 0
+            and len(self.timeouts.due) == 0
         )
 
     def interrupt(self):
         """Have `Interrupted` raised in what the executor runs, if that does not return.
 
-        It reaches Python code, and ends no call into C. Who asks again after a while has it raised
-        again, as somebody's code may have caught it.
+        It reaches Python code, and ends no call into C. The watchdog asks again after a while, as
+        somebody's code may have caught it.
         """
-        if not self.running:
-            return
-        if self.current is not NULL or self.delivered == self.interrupted_at:
-            self.interrupting = True
-            PyThreadState_SetAsyncExc(self.thread_id, <PyObject*>Interrupted)
-        self.interrupted_at = self.delivered
+        if self.running:
+            self.interrupts.ask(self.current is not NULL, self.delivered)
 
     def step(self, int64_t most=TURN_DELIVERIES_MAX):
         """Take in what waits and make at most `most` deliveries; returns how many were made.
@@ -636,18 +593,6 @@ cdef class Executor:
         self.inbox.put_always(new_envelope(self.pid, request, None, None))
         self.idle.call()
         return 0
-
-    cdef bint add_target(self, Pid pid, object target, EntryKind kind) except -1:
-        cdef Entry entry = Entry.__new__(Entry)
-        entry.pid = pid
-        entry.target = target
-        entry.runtime = self.scene
-        entry.kind = kind
-        if self.is_stopping or not self.table.add(entry):
-            return False
-        self.other_lives += 1
-        entry.life = 2 * self.other_lives + 1
-        return True
 
     cdef int turn(self, int64_t most) except -1:
         """Look outside once, then deliver until the queue is empty or it is time to look again."""
@@ -695,58 +640,9 @@ cdef class Executor:
 
     cdef int poll(self, int64_t now) except -1:
         if self.inbox.queue.count() != 0:
-            self.take_in()
-        if self.wheel.count != 0 or len(self.due) != 0:
-            self.fire(now)
-        return 0
-
-    cdef int take_in(self) except -1:
-        """Move what other threads sent into the run queue.
-
-        Just what stands there now: who sends faster than this would keep all others waiting. Where
-        there is no memory for it, it stays where it is until there is.
-        """
-        cdef size_t begin = self.backlog.popped + self.run_queue.count()
-        cdef size_t left = self.inbox.queue.count()
-        cdef Envelope envelope
-        if not self.checks:
-            if not self.run_queue.take_all(self.inbox.queue):
-                return 0
-        else:
-            if not self.run_queue.has_room(left):
-                return 0
-            while left != 0 and self.inbox.queue.count() != 0:
-                left -= 1
-                envelope = self.inbox.queue.take()
-                # Counted one by one: somebody's code may run, and others send meanwhile.
-                begin = self.backlog.popped + self.run_queue.count()
-                admit_outside(self, envelope)
-                self.backlog.note_span(begin)
-            return 0
-        return self.backlog.note_span(begin)
-
-    cdef int fire(self, int64_t now) except -1:
-        """Queue the timers that are due, but no more than others can be expected to wait behind.
-
-        By way of the queue: what was sent before one fired is delivered before it, and a cancel
-        that stands in front of it still takes effect. What there is no memory for stays due.
-        """
-        cdef int64_t tick = (now - self.epoch_ns) // 1_000_000
-        cdef Envelope envelope
-        if len(self.due) == 0 and tick > self.wheel.now:
-            # Else what else is due by now comes after these.
-            try:
-                self.wheel.c_advance(tick, self.due)
-            finally:
-                # If memory ran out, what has fired is in there all the same.
-                self.due.reverse()
-        while len(self.due) != 0 and self.due_queued < DUE_QUEUED_MAX:
-            if not self.run_queue.has_room(1):
-                break
-            envelope = new_envelope(self.pid, self.due[len(self.due) - 1], None, None)
-            self.due.pop()
-            self.run_queue.put(envelope)
-            self.due_queued += 1
+            self.admission.take_in(self.inbox)
+        if self.timeouts.any():
+            self.timeouts.fire(now)
         return 0
 
     cdef int wait(self, int64_t most) except -1:
@@ -754,30 +650,19 @@ cdef class Executor:
 
         `most` is a bound in nanoseconds, or -1 to end with the request to stop only.
         """
-        cdef int64_t left = self.time_left(self.now_ns(), most)
+        cdef int64_t left = self.timeouts.time_left(self.now_ns(), most)
         cdef Poller poller = None if self.routes is None else self.routes.poller
         if left == 0 or self.inbox.queue.count() != 0:
             return 0
         if most < 0 and self.idle.may_spin():
             if self.idle.spin(self.inbox, poller, left):
                 return 0
-            left = self.time_left(self.now_ns(), most)
+            left = self.timeouts.time_left(self.now_ns(), most)
             if left == 0:
                 return 0
         if (self.is_stopping and most < 0) or not self.inbox.arm_now():
             return 0
         return self.idle.sleep(self.inbox, poller, left)
-
-    cdef int64_t time_left(self, int64_t now, int64_t most) noexcept:
-        """Nanoseconds until a timer may be due, at most `most`; -1 is without end."""
-        cdef int64_t tick = self.wheel.c_next_deadline()
-        cdef int64_t left
-        if len(self.due) != 0:
-            return 0
-        if tick < 0:
-            return most
-        left = max(self.epoch_ns + tick * 1_000_000 - now, 0)
-        return left if most < 0 else min(left, most)
 
     # One delivery.
 
@@ -794,11 +679,11 @@ cdef class Executor:
             self.delivered -= 1
             if not same_node(envelope.to.node, self.node):
                 return self.route(envelope)
-            return self.drop(envelope, self.protocol.DeadLetterReason.NO_PROCESS)
+            return self.letters.drop(envelope, DeadLetterReason.NO_PROCESS)
         entry = <Entry>found
         if entry.kind == PROCESS:
             if entry.limit is not None and not self.backlog.leaves_mailbox(entry):
-                return self.drop(envelope, self.protocol.DeadLetterReason.MAILBOX_FULL)
+                return self.letters.drop(envelope, DeadLetterReason.MAILBOX_FULL)
             return self.give_to_process(entry, envelope)
         if entry.kind == EXECUTOR:
             return self.handle_control(envelope)
@@ -808,7 +693,11 @@ cdef class Executor:
         cdef PyObject* args[4]
         cdef PyObject* result
         if entry.unstarted and not self.start(entry):
-            return self.drop(envelope, self.protocol.DeadLetterReason.PROCESS_CRASHED)
+            return self.letters.drop(
+                envelope, DeadLetterReason.PROCESS_CRASHED, self.crash_detail, self.crash_latest
+            )
+        if <PyObject*>envelope.correlation_id is not <PyObject*>None:
+            self.requests.taken(entry, envelope)
         entry.delivered += 1
         # Borrowed: only this thread takes them out of the entry, and not while it is in `receive`.
         args[0] = <PyObject*>entry.target
@@ -821,8 +710,7 @@ cdef class Executor:
                 result = RABBLE_CALL(<PyObject*>entry.receive, args, 4)
             else:
                 result = PyObject_Vectorcall(<PyObject*>entry.receive, args + 1, 3, NULL)
-            if not self.emit(entry, result):
-                self.crash(entry, envelope)
+            self.finish(entry, result, envelope)
         finally:
             # Also if `Interrupted` came within its crash: the caller's reference ends with this.
             self.current = NULL
@@ -840,8 +728,7 @@ cdef class Executor:
             if bound is not NULL:
                 result = PyObject_Vectorcall(bound, NULL, 0, NULL)
                 Py_DECREF(<object>bound)
-            if not self.emit(entry, result):
-                self.crash(entry, None)
+            self.finish(entry, result, None)
         finally:
             self.current = NULL
         return entry.target is not None
@@ -851,305 +738,127 @@ cdef class Executor:
         cdef PyObject* args[1]
         entry.delivered += 1
         if entry.kind == INBOX:
+            if envelope.correlation_id is not None:
+                self.requests.taken(entry, envelope)
             if not (<Inbox>entry.target).put(envelope):
-                reasons = self.protocol.DeadLetterReason
-                # Closed, and about to be taken out of the table.
-                self.drop(
-                    envelope,
-                    reasons.NO_PROCESS if (<Inbox>entry.target).is_closed else reasons.MAILBOX_FULL,
+                # Closed, and about to be taken out of the table; or full.
+                reason = (
+                    DeadLetterReason.NO_PROCESS
+                    if (<Inbox>entry.target).is_closed
+                    else DeadLetterReason.MAILBOX_FULL
                 )
+                self.letters.drop(envelope, reason)
             return 0
         args[0] = <PyObject*>envelope
         result = PyObject_Vectorcall(<PyObject*>entry.target, args, 1, NULL)
         if result is NULL:
-            self.call_hook("crashed", entry.pid, what_failed())
+            self.hooks.call("crashed", entry.pid, what_failed())
         else:
             Py_DECREF(<object>result)
         return 0
 
     # What `receive` returned.
 
-    cdef bint emit(self, Entry entry, PyObject* result) except -1:
+    cdef int finish(self, Entry entry, PyObject* result, Envelope envelope) except -1:
         """Queue what `receive` returned, and take over its reference.
 
-        False, with the error in `failure` and nothing queued, if it raised, or returned what
-        cannot be sent.
+        If it raised, or returned what cannot be sent, nothing of it is queued and the process ends.
+
+        :param envelope: what it was given; `None` if it was its `init`.
         """
-        cdef size_t before
-        cdef int status
         if result is NULL:
-            self.failure = what_failed()
-            return False
+            return self.crash(entry, envelope, what_failed())
         if result is <PyObject*>None:
             Py_DECREF(<object>result)
-            return True
+            return 0
         if (
             type(<object>result) is Envelope
-            and not self.checks
+            and not self.backlog.looks_at_each
             and self.run_queue.count() <= self.run_queue.mask
         ):
             # As almost always: one envelope, nobody else's, and there is room.
             if (<Envelope>result).sender is not None:
                 self.run_queue.put_owned(result)
-                return True
+                return 0
             if Py_REFCNT(result) == 1:
                 (<Envelope>result).sender = entry.pid
                 self.run_queue.put_owned(result)
-                return True
-        before = self.run_queue.count()
-        status = (<quiet_output><void*>emit_output)(self, entry, result)
+                return 0
+        return self.finish_output(entry, result, envelope)
+
+    cdef int finish_output(self, Entry entry, PyObject* result, Envelope envelope) except -1:
+        """The same of what is more than one plain envelope, or is to be looked at."""
+        cdef size_t before = self.run_queue.count()
+        cdef int status
+        status = (<quiet_output><void*>admit_output)(self.admission, entry, result)
         if status < 0:
-            self.failure = what_failed()
+            error = what_failed()
             # Nothing is taken out of the queue while a delivery goes on, so all that is more than
             # before is this call's.
             self.run_queue.drop_newest(self.run_queue.count() - before)
             if self.backlog.limited:
                 self.backlog.recount()
+            Py_DECREF(<object>result)
+            return self.crash(entry, envelope, error)
         Py_DECREF(<object>result)
-        return status == 0
-
-    cdef int emit_item(self, Entry entry, object item, int owners, list fresh) except -1:
-        """Queue one envelope, its sender filled in; or put it into `fresh`, to be looked at.
-
-        The sender is filled in in place if its `owners` are all the references there are; an
-        envelope that somebody else holds too, to send it again perhaps, is copied.
-        """
-        cdef PyObject* owned = <PyObject*>item
-        cdef Envelope envelope
-        if type(item) is not Envelope:
-            raise wrong_output(entry, item)
-        if (<Envelope>item).sender is None:
-            if Py_REFCNT(owned) != owners:
-                envelope = new_envelope(
-                    (<Envelope>item).to,
-                    (<Envelope>item).msg,
-                    entry.pid,
-                    (<Envelope>item).correlation_id,
-                )
-            else:
-                (<Envelope>item).sender = entry.pid
-                envelope = <Envelope>item
-        else:
-            envelope = <Envelope>item
-        if fresh is not None:
-            fresh.append(self.checked(envelope))
-        else:
-            self.run_queue.put_owned(<PyObject*>envelope)
-            Py_INCREF(envelope)
-        return 0
-
-    cdef object checked(self, Envelope envelope):
-        """Strict mode: the envelope as another node would get it, or why it cannot go there.
-
-        The latter as an `Undelivered`. Raises what the message's own code raised.
-        """
-        cdef PyObject* copied
-        cdef Undelivered letter
-        if (
-            self.codec is None
-            or <size_t>RABBLE_TYPE(envelope.msg) in self.local_classes
-            or same_pid(envelope.to, self.pid)
-        ):
-            return envelope
-        copied = (<quiet_codec><void*>recoded)(self, envelope)
-        if copied is not NULL:
-            again = <object>copied
-            Py_DECREF(again)
-            return again
-        if not PyErr_ExceptionMatches(ValueError):
-            raise what_failed()
-        error = what_failed()
-        self.call_hook("unencodable", envelope, error)
-        letter = Undelivered.__new__(Undelivered)
-        letter.envelope = envelope
-        letter.reason = self.protocol.DeadLetterReason.UNENCODABLE
-        return letter
-
-    cdef int admit(self, Envelope envelope) except -1:
-        """Queue an envelope if its receiver's mailbox has room for it."""
-        if not self.backlog.put(envelope):
-            return self.drop(envelope, self.protocol.DeadLetterReason.MAILBOX_FULL)
-        return 0
-
-    cdef int set_checks(self) except -1:
-        self.checks = self.codec is not None or self.backlog.limited != 0
         return 0
 
     # The end of a process.
 
-    cdef int crash(self, Entry entry, Envelope envelope) except -1:
+    cdef int crash(self, Entry entry, Envelope envelope, object error) except -1:
         """`receive` or `init` failed: end that process and nothing else.
 
         It is let go of first of all, and the traceback, which holds its frame, before anything
         is said of it: so if it had all the memory there is some again.
         """
-        cdef object error = self.failure
-        cdef object monitored_by = None
+        cdef dict monitored_by = None
+        cdef int64_t number
         cdef bint ends = entry.target is not None
-        self.failure = None
-        if type(error) is Interrupted:
-            self.interrupting = False
+        self.interrupts.note(error)
+        # Services count theirs, too, in their threads.
         self.crashes += 1
+        number = self.crashes
         if ends:
-            monitored_by = self.detach(entry)
-        self.call_hook("crashed", entry.pid, error)
+            monitored_by = self.lives.detach(entry)
+        self.crash_number = number
+        self.hooks.call("crashed", entry.pid, error)
+        self.crash_number = 0
         # (By assignment it could not be taken from a frozen class's.)
         PyException_SetTraceback(error, None)
         PyException_SetContext(error, NULL)
         PyException_SetCause(error, NULL)
+        self.crash_detail = described(error)
+        self.crash_latest = number
         if ends:
-            self.tell_ended(
-                entry,
-                monitored_by,
-                self.protocol.DownReason("crashed", described(error)),
+            self.lives.tell_ended(
+                entry, monitored_by, DownReason("crashed", self.crash_detail)
             )
         if envelope is not None:
-            self.drop(envelope, self.protocol.DeadLetterReason.PROCESS_CRASHED)
+            self.letters.drop(
+                envelope, DeadLetterReason.PROCESS_CRASHED, self.crash_detail, number
+            )
+        if ends and self.requests.held:
+            self.requests.ended(entry, "crashed", self.crash_detail, number)
         return 0
-
-    cdef int remove_entry(self, Entry entry, object reason) except -1:
-        """End a process or service: its timers, its monitors, and the cycle between the two.
-
-        All or nothing: what takes memory comes first, so no monitor misses the end of who has gone.
-        """
-        cdef list envelopes = None
-        cdef Envelope envelope
-        if entry.monitored_by:
-            envelopes = self.farewells(entry, entry.monitored_by, reason)
-            self.run_queue.reserve(len(envelopes))
-        self.detach(entry)
-        if envelopes is not None:
-            for envelope in envelopes:
-                self.run_queue.put(envelope)
-        return 0
-
-    cdef object detach(self, Entry entry):
-        """Take a process or service out of all that knows it; returns who monitored it.
-
-        Nothing here may fail: who is half gone would be there for ever.
-        """
-        cdef Timer timer
-        cdef dict timers = entry.timers
-        cdef dict monitoring = entry.monitoring
-        cdef dict monitored_by = entry.monitored_by
-        self.table.remove(entry.pid)
-        self.backlog.note_ended(entry.pid)
-        entry.timers = entry.monitoring = entry.monitored_by = None
-        if entry.kind == PROCESS:
-            self.processes -= 1
-        if entry.limit is not None:
-            self.backlog.limited -= 1
-            self.set_checks()
-        if entry.subscribed:
-            self.subscribe(entry, self.letter_subscribers, DEAD_LETTERS, False)
-            self.subscribe(entry, self.node_subscribers, NODES, False)
-        if timers is not None:
-            for timer in timers.values():
-                self.wheel.c_cancel(timer)
-        if monitored_by is not None:
-            self.monitors.forget_monitored_by(entry.pid, monitored_by)
-        if entry.kind == INBOX:
-            # Whoever owns it takes what is left, and learns that nothing follows.
-            (<Inbox>entry.target).close()
-        entry.target = None
-        entry.receive = None
-        entry.random_source = None
-        entry.takes_self = False
-        if monitoring is not None:
-            self.monitors.forget_monitoring(entry.pid, monitoring)
-        return monitored_by
-
-    cdef int tell_ended(self, Entry entry, object monitored_by, object reason) except -1:
-        """Tell who monitored a life that it has ended: in its turn, behind what that life sent."""
-        if monitored_by:
-            for envelope in self.farewells(entry, monitored_by, reason):
-                self.run_queue.put(envelope)
-        return 0
-
-    cdef list farewells(self, Entry entry, dict monitored_by, object reason):
-        """What tells them so."""
-        down = self.protocol.Down(entry.pid, reason, entry.life)
-        return self.monitors.farewells(self.pid, entry.pid, monitored_by, down)
 
     # What the runtime has to say.
 
-    cdef int tell(self, Pid to, object msg, CorrelationId correlation_id=None) except -1:
-        """Say something to who has that pid now."""
-        cdef PyObject* found = self.table.find(to)
-        if found is not NULL:
-            return self.notify(<Entry>found, msg, correlation_id)
-        self.run_queue.put(new_envelope(to, msg, self.pid, correlation_id))
-        return 0
-
-    cdef int notify(self, Entry entry, object msg, CorrelationId correlation_id=None) except -1:
-        """Say something to a life of this node, in its turn."""
-        cdef Notice notice = Notice.__new__(Notice)
-        notice.entry = entry
-        notice.msg = msg
-        notice.correlation_id = correlation_id
-        self.run_queue.put(new_envelope(self.pid, notice, None, None))
-        return 0
-
-    cdef int notify_now(self, Entry entry, object msg, CorrelationId correlation_id=None) except -1:
-        """Say something to a life of this node at once: what stands in the queue came after it.
+    cdef int give_notice(
+        self, Entry entry, object msg, CorrelationId correlation_id=None
+    ) except -1:
+        """Give a life of this node a message of the runtime, whose turn it is.
 
         No limit of a mailbox counts it: what the runtime has to say, a Down say, is promised.
         """
         cdef Envelope envelope = new_envelope(entry.pid, msg, self.pid, correlation_id)
         if entry.target is None:
-            return self.drop(envelope, self.protocol.DeadLetterReason.NO_PROCESS)
+            return self.letters.drop(envelope, DeadLetterReason.NO_PROCESS)
         if entry.kind == PROCESS:
             return self.give_to_process(entry, envelope)
         if entry.kind == EXECUTOR:
-            # Who monitors with the executor's pid as its own.
-            return self.drop(envelope, self.protocol.DeadLetterReason.REFUSED)
+            # A Down for a Monitor that had the executor's pid as its sender.
+            return self.letters.drop(envelope, DeadLetterReason.REFUSED)
         return self.give_to_target(entry, envelope)
-
-    cdef int notify_all(self, dict subscribers, object msg) except -1:
-        cdef Entry entry
-        # Of a list: while an envelope is made other threads may run, and subscribe.
-        for entry in list(subscribers.values()):
-            self.notify(entry, msg)
-        return 0
-
-    cdef int call_hook(self, str what, object about, object error) except -1:
-        """Tell the hooks. What they raise is counted: nobody is there to be told of that."""
-        cdef PyObject* answer = PyObject_CallMethodObjArgs(
-            <PyObject*>self.hooks, <PyObject*>what, <PyObject*>about, <PyObject*>error, NULL
-        )
-        if answer is not NULL:
-            Py_DECREF(<object>answer)
-            return 0
-        failure = what_failed()
-        if type(failure) is Interrupted:
-            # It was meant for whatever runs when the time is over.
-            self.interrupting = False
-            raise failure
-        self.failed_reports += 1
-        return 0
-
-    cdef int drop(self, Envelope envelope, object reason) except -1:
-        """Make a dead letter: count it, and tell whom it concerns."""
-        cdef PyObject* found
-        self.dead_letters[reason] = self.dead_letters.get(reason, 0) + 1
-        if type(envelope.msg) is self.protocol.DeadLetter or self.ended:
-            return 0
-        if (
-            self.routes is not None
-            and envelope.sender is not None
-            and envelope.correlation_id is not None
-            and not same_node(envelope.sender.node, self.node)
-        ):
-            self.send_undelivered(envelope, reason)
-        if not self.letter_subscribers and envelope.correlation_id is None:
-            return 0
-        letter = self.protocol.DeadLetter(envelope, reason)
-        self.notify_all(self.letter_subscribers, letter)
-        if envelope.sender is not None and envelope.correlation_id is not None:
-            found = self.table.find(envelope.sender)
-            if found is not NULL and (<Entry>found).kind == CALLBACK:
-                self.notify(<Entry>found, letter, envelope.correlation_id)
-        return 0
 
     # Other nodes.
 
@@ -1160,14 +869,24 @@ cdef class Executor:
             status = (<quiet_send><void*>send_by_routes)(self.routes, envelope)
             if status < 0:
                 error = what_failed()
-                if type(error) is Interrupted:
-                    self.interrupting = False
-                self.call_hook("unencodable", envelope, error)
-                return self.drop(envelope, self.protocol.DeadLetterReason.UNENCODABLE)
-        if status == NOT_CONNECTED:
-            self.drop(envelope, self.protocol.DeadLetterReason.NOT_CONNECTED)
+                self.interrupts.note(error)
+                self.hooks.call("unencodable", envelope, error)
+                return self.letters.drop(
+                    envelope, DeadLetterReason.UNENCODABLE, failure_text(error)
+                )
+        if status == SENT:
+            if envelope.correlation_id is not None:
+                note_sent(self, envelope)
+        elif status == NOT_CONNECTED:
+            # Nobody's node is none, so this is where an envelope to None ends.
+            self.letters.drop(
+                envelope,
+                DeadLetterReason.NO_RECEIVER
+                if is_to_nobody(envelope)
+                else DeadLetterReason.NOT_CONNECTED,
+            )
         elif status == PEER_BUSY:
-            self.drop(envelope, self.protocol.DeadLetterReason.PEER_BUSY)
+            self.letters.drop(envelope, DeadLetterReason.PEER_BUSY)
         return 0
 
     cdef int receive(self) except -1:
@@ -1189,23 +908,11 @@ cdef class Executor:
         over = self.routes.receive(self.run_queue, self.backlog.popped)
         count = self.run_queue.count() - before
         if self.backlog.limited and count != 0:
-            admit_newest(self, count)
+            self.admission.admit_newest(count)
             self.routes.shrunk(self.backlog.popped + self.run_queue.count())
         if over is not None:
             for connection in over:
                 self.system_messages.disconnect(connection)
-        return 0
-
-    cdef int send_undelivered(self, Envelope envelope, object reason) except -1:
-        """Tell the node that an envelope came from what became of it."""
-        cdef Connection connection = self.routes.find(envelope.sender.node)
-        if connection is not None and connection.is_open():
-            connection.frame_encoder.write_undelivered(
-                envelope.sender,
-                envelope.correlation_id,
-                self.protocol.UNDELIVERED_CODES.get(reason, 1),
-            )
-            self.routes.answered(connection)
         return 0
 
     # Control messages.
@@ -1222,9 +929,10 @@ cdef class Executor:
                 or cls is PeerEvent
                 or cls is Connected
                 or cls is Discard
+                or cls is Unanswered
             ):
-                # Of the runtime's own: a Down that was promised, say. There is nobody who could be
-                # ended for it, so the node is what fails.
+                # Of the runtime's own: a Down that was promised, say. No process could be
+                # ended for it, so the node fails.
                 raise error
             self.refuse(envelope, error)
         return 0
@@ -1238,28 +946,15 @@ cdef class Executor:
         if found is not NULL and (<Entry>found).kind == PROCESS:
             # Held: the table's may be the only other reference.
             entry = <Entry>found
-            self.failure = error
-            return self.crash(entry, envelope)
-        if type(error) is Interrupted:
-            self.interrupting = False
-        self.call_hook("crashed", envelope.sender, error)
-        return self.drop(envelope, self.protocol.DeadLetterReason.REFUSED)
+            return self.crash(entry, envelope, error)
+        self.interrupts.note(error)
+        self.hooks.call("crashed", envelope.sender, error)
+        return self.letters.drop(envelope, DeadLetterReason.REFUSED)
 
     # The end.
 
-    cdef int absorb_interrupt(self) except -1:
-        """Have an exception that `interrupt` asked for, and nothing has raised yet, raised here.
-
-        Any call into the interpreter does that. (Taking it back by PyThreadState_SetAsyncExc with
-        NULL would leave CPython 3.11 looking for it for ever, before every call.)
-        """
-        if self.interrupting:
-            self.interrupting = False
-            self.hooks.quiet()
-        return 0
-
     cdef int tell_shutdown(self) except -1:
-        """Who monitors the executor is told that the node ends, and its answer is still sent."""
+        """Send `Shutdown` to the executor's monitors; what they answer is still sent."""
         cdef PyObject* found = self.table.find(self.pid)
         if found is not NULL and (<Entry>found).monitored_by is not None:
             for pid in list((<Entry>found).monitored_by):
@@ -1267,54 +962,84 @@ cdef class Executor:
         return 0
 
     cdef int send_shutdown(self, Pid to) except -1:
-        return self.tell(to, self.protocol.Shutdown("the node shuts down"))
+        return self.notifier.notify_pid(to, Shutdown("the node shuts down"))
+
+
+cdef int take_requests(Executor executor, Requests requests) except -1:
+    """The requests of calls, in the one place of those that know of them."""
+    requests.executor = executor.pid
+    requests.run_queue = executor.run_queue
+    requests.peers_max = executor.monitors.peer_monitors_max
+    executor.requests = executor.lives.requests = executor.letters.requests = requests
+    return 0
+
+
+cdef int note_sent(Executor executor, Envelope envelope) except -1:
+    """An envelope went to another node: it may answer the request of a call, or pass it on."""
+    cdef CorrelationId cid = envelope.correlation_id
+    cdef Connection connection
+    cdef object key
+    if cid.pid.group is None:
+        return 0
+    key = executor.requests.key_of(cid)
+    if key is None:
+        return 0
+    if same_pid(envelope.to, cid.pid):
+        executor.requests.drop(key)
+    elif envelope.sender is not None and same_pid(envelope.sender, cid.pid):
+        if type(key) is int:
+            if key in executor.requests.holders:
+                executor.requests.passed_on(key, envelope.to)
+            return 0
+        executor.requests.drop(key)
+        if same_node(envelope.to.node, cid.pid.node):
+            return 0
+        # So the asker knows whose end would be that of its call.
+        connection = executor.routes.find(cid.pid.node)
+        if connection is not None and connection.is_open():
+            connection.frame_encoder.write_undelivered(
+                cid.pid, cid, PASSED_ON, 0, envelope.to, ""
+            )
+            executor.routes.answered(connection)
+    return 0
 
 
 # The end, in steps that each are done whatever became of the one before.
 
-cdef enum EndStep:
-    END_INTERRUPT        # an exception that was asked for and has not been raised
-    END_FLUSH            # what was said is sent
-    END_QUEUE            # what was not delivered is counted as dead letters
-    END_INBOX            # ... and what was not even taken in
-    END_TIMERS
-    END_ENTRIES          # every process and service is let go of
-    END_STEPS
+cdef quiet_step END[6]
+END[0] = <quiet_step><void*>absorb_interrupt
+END[1] = <quiet_step><void*>flush
+END[2] = <quiet_step><void*>drop_queue
+END[3] = <quiet_step><void*>drop_inbox
+END[4] = <quiet_step><void*>drop_timers
+END[5] = <quiet_step><void*>let_go
 
 
-cdef int end_step(Executor executor, int step) noexcept:
-    """Do one step; -1 with its exception pending."""
-    cdef int status = 0
-    executor.ended = True
-    executor.current = NULL
-    if step == END_INTERRUPT:
-        status = (<quiet_step><void*>absorb)(executor)
-    elif step == END_FLUSH:
-        status = (<quiet_step><void*>flush)(executor)
-    elif step == END_QUEUE:
-        status = (<quiet_drain><void*>drop_all)(executor, executor.run_queue)
-    elif step == END_INBOX:
-        status = (<quiet_drain><void*>drop_all)(executor, executor.inbox.queue)
-    elif step == END_TIMERS:
-        executor.wheel.drop_all()
-        status = (<quiet_step><void*>clear_due)(executor)
-    elif step == END_ENTRIES:
-        status = (<quiet_step><void*>let_go)(executor)
-    return status
+cdef int absorb_interrupt(Executor executor) except -1:
+    """Have an exception that `interrupt` asked for, and nothing has raised yet, raised here.
 
-
-ctypedef int (*quiet_drain)(Executor executor, EnvelopeQueue queue) noexcept
-
-
-cdef int absorb(Executor executor) except -1:
-    return executor.absorb_interrupt()
+    Any call into the interpreter does that. (Taking it back by PyThreadState_SetAsyncExc with
+    NULL would leave CPython 3.11 looking for it for ever, before every call.)
+    """
+    if executor.interrupts.pending:
+        executor.interrupts.pending = False
+        executor.hooks.target.quiet()
+    return 0
 
 
 cdef int flush(Executor executor) except -1:
-    # In a forked child it is the parent who sends it.
+    # In a forked child it is the parent's to send.
     if executor.routes is not None and forks == executor.born_after_forks:
         executor.routes.flush()
     return 0
+
+
+cdef int drop_queue(Executor executor) except -1:
+    return drop_all(executor, executor.run_queue)
+
+
+cdef int drop_inbox(Executor executor) except -1:
+    return drop_all(executor, executor.inbox.queue)
 
 
 cdef int drop_all(Executor executor, EnvelopeQueue queue) except -1:
@@ -1322,29 +1047,16 @@ cdef int drop_all(Executor executor, EnvelopeQueue queue) except -1:
     while queue.count() != 0:
         envelope = queue.take()
         if envelope.to is not executor.pid:
-            executor.drop(envelope, executor.protocol.DeadLetterReason.NODE_SHUTDOWN)
+            executor.letters.drop(envelope, DeadLetterReason.NODE_SHUTDOWN)
     return 0
 
 
-cdef int clear_due(Executor executor) except -1:
-    executor.due.clear()
-    return 0
+cdef int drop_timers(Executor executor) except -1:
+    return executor.timeouts.drop_all()
 
 
 cdef int let_go(Executor executor) except -1:
-    """Cut what refers to each other. What a process does in its own end finds an empty table."""
-    cdef dict entries = executor.table.clear()
-    cdef Entry entry
-    executor.processes = 0
-    executor.letter_subscribers.clear()
-    executor.node_subscribers.clear()
-    for entry in entries.values():
-        entry.timers = entry.monitored_by = entry.monitoring = None
-        entry.receive = None
-        entry.random_source = None
-        entry.takes_self = False
-        entry.target = None
-    return 0
+    return executor.lives.clear()
 
 
 cdef int loop(Executor executor) except -1:
@@ -1362,7 +1074,7 @@ cdef int loop(Executor executor) except -1:
             elif executor.now_ns() >= executor.stop_ns:
                 break
             elif executor.drained():
-                if executor.hooks.quiet():
+                if executor.hooks.target.quiet():
                     break
                 executor.wait(DRAIN_LOOK_NS)
         elif executor.run_queue.count() == 0:
@@ -1385,121 +1097,9 @@ cdef int try_deliver(Executor executor, PyObject* owned) except -1:
 
 # What is called so that its exception stays pending.
 
-cdef int emit_output(Executor executor, Entry entry, object result) except -1:
-    """Queue what `receive` returned: one envelope, or an iterable of them."""
-    cdef list fresh = None
-    cdef int owners = 0
-    cdef size_t before = executor.run_queue.count()
-    cdef bint checked = executor.checks
-    if checked:
-        fresh = []
-    if type(result) is Envelope:
-        executor.emit_item(entry, result, 1, fresh)
-    elif type(result) is list or type(result) is tuple:
-        # An envelope that only this list holds, which only the executor holds, is nobody
-        # else's; one of a list that is kept elsewhere is.
-        if Py_REFCNT(<PyObject*>result) == 1:
-            owners = 2
-        if type(result) is list:
-            for item in <list>result:
-                executor.emit_item(entry, item, owners, fresh)
-        else:
-            for item in <tuple>result:
-                executor.emit_item(entry, item, owners, fresh)
-    elif RABBLE_IS_ITERABLE(result):
-        for item in result:
-            executor.emit_item(entry, item, 0, fresh)
-    else:
-        raise wrong_output(entry, result)
-    if checked:
-        # Nothing of it failed: now each goes where there is room for it.
-        for item in fresh:
-            if type(item) is Envelope:
-                executor.admit(<Envelope>item)
-            else:
-                executor.drop((<Undelivered>item).envelope, (<Undelivered>item).reason)
-    elif executor.backlog.limited:
-        # A generator that spawned what has a limit, and sent to it.
-        admit_newest(executor, executor.run_queue.count() - before)
-    return 0
-
-
-cdef int admit_outside(Executor executor, Envelope envelope) except -1:
-    """Look at what another thread sent, and queue it. Whatever is wrong with it ends it alone."""
-    cdef PyObject* checked
-    if executor.codec is not None:
-        checked = (<quiet_codec><void*>check)(executor, envelope)
-        if checked is NULL:
-            error = what_failed()
-            if type(error) is Interrupted:
-                executor.interrupting = False
-            executor.call_hook("unencodable", envelope, error)
-            return executor.drop(envelope, executor.protocol.DeadLetterReason.UNENCODABLE)
-        item = <object>checked
-        Py_DECREF(item)
-        if type(item) is not Envelope:
-            return executor.drop((<Undelivered>item).envelope, (<Undelivered>item).reason)
-        envelope = <Envelope>item
-    return executor.admit(envelope)
-
-
-cdef int admit_newest(Executor executor, size_t count) except -1:
-    """Look at what other nodes sent, which has just been queued."""
-    cdef list fresh = []
-    cdef Envelope envelope
-    cdef size_t position
-    for position in range(executor.run_queue.tail - count, executor.run_queue.tail):
-        # Only the list grows, so what is in the queue stays where it is.
-        fresh.append(<object>executor.run_queue.slots[position & executor.run_queue.mask])
-    executor.run_queue.drop_newest(count)
-    for envelope in fresh:
-        executor.admit(envelope)
-    return 0
-
-
-cdef object check(Executor executor, Envelope envelope):
-    return executor.checked(envelope)
-
-
-cdef object recoded(Executor executor, Envelope envelope):
-    """The envelope with a message that went through the codec."""
-    msg = executor.codec.decode_message(executor.codec.encode_message(envelope.msg))
-    return new_envelope(envelope.to, msg, envelope.sender, envelope.correlation_id)
-
-
 cdef int send_by_routes(Routes routes, Envelope envelope) except -1:
     return routes.send(envelope)
 
 
 cdef int handle(MessageHandler system_messages, Envelope envelope) except -1:
     return system_messages.handle(envelope)
-
-
-# Texts.
-
-cdef object wrong_output(Entry entry, object value):
-    return TypeError(
-        f"{type_name(entry.target)}.receive returned {bounded_repr(value, 200)} "
-        f"(a {type_name(value)}); it may return None, one Envelope, or an iterable of Envelopes"
-    )
-
-
-# Made once: there when memory is not.
-cdef str NO_WORDS = "an exception for whose text there was no memory"
-
-ctypedef PyObject* (*quiet_words)(PyObject* error) noexcept
-
-
-cdef object words_of(object error):
-    return f"{type_name(error)}: {bounded_str(error, DETAIL_MAX)}"
-
-
-cdef object described(object error):
-    """An exception's class and text, whatever its `__str__` does."""
-    cdef PyObject* words = (<quiet_words><void*>words_of)(<PyObject*>error)
-    if words is NULL:
-        what_failed()
-        return NO_WORDS
-    text = <object>words
-    Py_DECREF(text)
-    return text

@@ -1,5 +1,3 @@
-# Exceptions, taken by the C API.
-#
 # Cython's `except X as e:` takes for granted that an exception has a traceback. It has none when
 # there was no memory for one, and then the clause drops a reference that is not there: the
 # interpreter crashes. So no `except` clause of the core has a body that does anything (a test holds
@@ -63,3 +61,6 @@ cdef extern from "Python.h":
     bint PyErr_ExceptionMatches(object cls) noexcept
     # The same of one that was taken. (`isinstance` asks the exception, which may be a user's.)
     bint PyErr_GivenExceptionMatches(object error, object cls) noexcept
+
+# The exception of a call that says that it failed; it is pending no longer.
+cdef object what_failed()

@@ -1,4 +1,4 @@
-# Frames: what a connection's stream of bytes is cut into. What has no pid needs no GIL.
+# A function here needs the GIL only if it is given a Pid or a text.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -13,7 +13,7 @@ cdef enum FrameKind:
     MONITOR = 4
     DEMONITOR = 5
     DOWN = 6            # a monitored process has ended
-    UNDELIVERED = 7     # an ENVELOPE became a dead letter
+    UNDELIVERED = 7     # an ENVELOPE became a dead letter, or a request is not answered
     LOST = 8            # envelopes were dropped because the queue was full
     # Control lane.
     PING = 16
@@ -38,7 +38,7 @@ cdef enum Flag:
     ENVELOPE_FLAGS = 63     # all that an ENVELOPE may have
 
 cdef enum Code:
-    # Why a connection is refused or ended; the numbers are those of REFUSE and BYE.
+    # Why a connection is refused or ended: the numbers of REFUSE and BYE, which stand here alone.
     CODE_VERSION = 1
     CODE_CLUSTER = 2
     CODE_AUTH = 3
@@ -59,12 +59,16 @@ cdef enum Code:
     CODE_TIMEOUT = 18
     CODE_LIMIT = 19
     CODE_SHUTDOWN = 20
+    CODE_INTEGRITY = 21
 
 cdef enum:
     PID_TEXT_MIN = 8        # bytes: n::n@h:1
     PID_TEXT_MAX = 1025     # four parts of 255, "::" twice and "@"
-    DOWN_TAIL = 1 + 8       # bytes of a DOWN between its pids and its text: why, and the life
-    DETAIL_MAX = 1000       # bytes of text that a DOWN may have
+    REFERENCE_BYTES = 8     # which MONITOR a DEMONITOR or DOWN is about
+    # Bytes of a DOWN between its pids and its text: the reference, why, and the life.
+    DOWN_TAIL = REFERENCE_BYTES + 1 + 8
+    UNDELIVERED_TAIL = 1 + 8 + 2    # ... of an UNDELIVERED: why, the crash, and a text's length
+    DETAIL_MAX = 1000       # bytes of text that a DOWN or an UNDELIVERED may have
     HEAD_MAX = 3 * (2 + PID_TEXT_MAX) + 16      # bytes in front of an ENVELOPE's message
     PID_CACHE_SLOTS = 8192      # of the pid cache, in each direction
 
@@ -72,13 +76,16 @@ cdef enum:
 # protocol. Of the pids of the runtime that is the one of threads that call.
 cdef bint may_be_forwarded(Pid asker) noexcept
 
+# A text as DOWN and UNDELIVERED carry it, cut to DETAIL_MAX.
+cdef bytes detail_text(str detail)
+
 cdef struct Frame:
     uint8_t kind
     uint8_t flags
     const unsigned char* body
     size_t size             # of the body
 
-# What `next_frame` is for all frames but the most frequent ones.
+# The slow path of `next_frame`, for all but plain ENVELOPEs.
 cdef Py_ssize_t check_frame(
     const unsigned char* data, size_t size, size_t frame_bytes_max, Frame* out
 ) noexcept nogil
@@ -91,6 +98,10 @@ cdef inline void store_header(
     p[4] = kind
     p[5] = flags
 
+cdef inline Py_ssize_t numbers_size(int flags) noexcept nogil:
+    """How many bytes the numbers of a correlation id take."""
+    return (8 if flags & FLAG_CONNECTION else 0) + (8 if flags & FLAG_REQUEST else 0)
+
 cdef inline size_t least_head(uint8_t flags) noexcept nogil:
     """The least bytes in front of an ENVELOPE's message; with indexes, exactly so many."""
     cdef size_t pid = 2 + PID_TEXT_MIN if flags & FLAG_FULL else 2
@@ -98,13 +109,11 @@ cdef inline size_t least_head(uint8_t flags) noexcept nogil:
         pid
         + (pid if flags & FLAG_SENDER else 0)
         + (pid if flags & FLAG_CID else 0)
-        + (8 if flags & FLAG_CONNECTION else 0)
-        + (8 if flags & FLAG_REQUEST else 0)
+        + numbers_size(flags)
     )
 
 cdef inline bint flags_agree(uint8_t flags) noexcept nogil:
-    """Whether connection and request come with the correlation id that they belong to, and what
-    was passed on with that and with who did it."""
+    """Whether the flags fit: numbers need a correlation id; FORWARDED needs that and a sender."""
     if flags & FLAG_FORWARDED and not flags & FLAG_SENDER:
         return False
     return flags & FLAG_CID or not flags & (FLAG_CONNECTION | FLAG_REQUEST | FLAG_FORWARDED)

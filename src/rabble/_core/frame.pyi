@@ -1,9 +1,8 @@
-"""Frames: what a connection's stream of bytes is cut into."""
+__all__ = ["FRAME_KINDS", "REFUSAL_CODES", "split_frame"]
 
-__all__ = ["FrameError", "split_frame"]
+FRAME_KINDS: dict[str, int]
+REFUSAL_CODES: dict[str, int]
 
-class FrameError(ValueError):
-    code: int
-    def __init__(self, code: int) -> None: ...
-
-def split_frame(data: bytes, frame_bytes_max: int = ...) -> tuple[int, int, bytes, int] | None: ...
+def split_frame(
+    data: bytes, frame_bytes_max: int = 1048576
+) -> tuple[int, int, bytes, int] | None: ...

@@ -10,21 +10,70 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t
 
 from rabble._core.byteorder cimport load_32
-from rabble._core.ids cimport Pid
+from rabble._core.ids cimport Pid, is_reserved
 
-__all__ = ["FrameError", "split_frame"]
+import unicodedata
 
+from rabble._core.errors import FrameError
 
-class FrameError(ValueError):
-    """The bytes are no frame. Its `code` is that which the peer is told."""
+__all__ = ["FRAME_KINDS", "REFUSAL_CODES", "split_frame"]
 
-    def __init__(self, code):
-        super().__init__(f"no frame: code {code}")
-        self.code = code
+#: The kinds of frames, by name: for Python, which has no numbers of its own.
+FRAME_KINDS = {
+    "CACHE_PID": CACHE_PID,
+    "ENVELOPE": ENVELOPE,
+    "FRAGMENT": FRAGMENT,
+    "MONITOR": MONITOR,
+    "DEMONITOR": DEMONITOR,
+    "DOWN": DOWN,
+    "UNDELIVERED": UNDELIVERED,
+    "LOST": LOST,
+    "PING": PING,
+    "PONG": PONG,
+    "BYE": BYE,
+    "MEMBERSHIP": MEMBERSHIP,
+    "WINDOW_UPDATE": WINDOW_UPDATE,
+}
+
+#: The codes of REFUSE and BYE, by name. `rabble.cluster.decide.refusal` says what they mean.
+REFUSAL_CODES = {
+    "VERSION": CODE_VERSION,
+    "CLUSTER": CODE_CLUSTER,
+    "AUTH": CODE_AUTH,
+    "NAME_INVALID": CODE_NAME_INVALID,
+    "NAME_MISMATCH": CODE_NAME_MISMATCH,
+    "NAME_CONFLICT": CODE_NAME_CONFLICT,
+    "SELF": CODE_SELF,
+    "STALE_INCARNATION": CODE_STALE_INCARNATION,
+    "REMOVED": CODE_REMOVED,
+    "DUPLICATE": CODE_DUPLICATE,
+    "BUSY": CODE_BUSY,
+    "STATE": CODE_STATE,
+    "FRAME_TOO_LARGE": CODE_FRAME_TOO_LARGE,
+    "DECODE": CODE_DECODE,
+    "DECODE_LIMIT": CODE_DECODE_LIMIT,
+    "PROTOCOL": CODE_PROTOCOL,
+    "SPOOF": CODE_SPOOF,
+    "TIMEOUT": CODE_TIMEOUT,
+    "LIMIT": CODE_LIMIT,
+    "SHUTDOWN": CODE_SHUTDOWN,
+    "INTEGRITY": CODE_INTEGRITY,
+}
 
 
 cdef bint may_be_forwarded(Pid asker) noexcept:
-    return asker.group != "rabble" or asker.name == "calls"
+    return not is_reserved(asker) or asker.name == "calls"
+
+
+cdef bytes detail_text(str detail):
+    """The text as DOWN and UNDELIVERED carry it: in normal form C, cut to DETAIL_MAX bytes."""
+    if not detail:
+        return b""
+    # A character takes a byte at least, so most of a huge text need not be looked at.
+    text = unicodedata.normalize("NFC", detail[:2 * DETAIL_MAX]).encode("utf-8", "replace")
+    if len(text) <= DETAIL_MAX:
+        return text
+    return text[:DETAIL_MAX].decode("utf-8", "ignore").encode()
 
 
 cdef Py_ssize_t check_frame(
@@ -57,14 +106,15 @@ cdef Py_ssize_t check_frame(
         allowed = FLAG_FIRST | FLAG_LAST
         least = 5 if flags & FLAG_FIRST else 1
     elif kind == MONITOR or kind == DEMONITOR:
-        least = most = 4
+        least = most = 4 + REFERENCE_BYTES
     elif kind == DOWN:
         allowed = FLAG_FULL
         least = DOWN_TAIL + (2 * (2 + PID_TEXT_MIN) if flags & FLAG_FULL else 4)
         most = DOWN_TAIL + (2 * (2 + PID_TEXT_MAX) if flags & FLAG_FULL else 4) + DETAIL_MAX
     elif kind == UNDELIVERED:
         allowed = FLAG_CID | FLAG_CONNECTION | FLAG_REQUEST
-        least = most = least_head(flags) + 1
+        least = least_head(flags) + UNDELIVERED_TAIL
+        most = least + PID_TEXT_MAX + DETAIL_MAX
     elif kind == LOST:
         allowed = FLAG_FULL
         least = most = 4
@@ -94,8 +144,12 @@ cdef Py_ssize_t check_frame(
 
 
 def split_frame(bytes data not None, size_t frame_bytes_max=1 << 20):
-    """`next_frame` for tests: (kind, flags, body, length of the frame), or `None`: not complete.
+    """`next_frame` for tests. From any thread.
 
+    :param data: the beginning of what a peer sent.
+    :param frame_bytes_max: bytes of the longest frame, without its length field.
+    :returns: kind, flags and body of the first frame, and how long that is with its header; `None`
+        if it is not complete.
     :raises FrameError: if the bytes are no frame, whatever may follow.
     """
     cdef Frame frame

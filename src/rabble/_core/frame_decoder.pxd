@@ -1,9 +1,8 @@
-# The frame decoder: frames of a peer to envelopes and events, one batch at a time.
-
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from rabble._core.decoder cimport Decoder
+from rabble._core.fragments cimport Fragments
 from rabble._core.frame cimport Frame
 from rabble._core.ids cimport CorrelationId, NodeId, Pid
 from rabble._core.queue cimport EnvelopeQueue
@@ -49,8 +48,10 @@ cdef class PeerEvent:
     cdef readonly Pid about                     # whom of the peer it concerns, or None
     cdef readonly CorrelationId correlation_id  # UNDELIVERED, EVENT_*: the envelope's, or None
     cdef readonly int why                       # DOWN, UNDELIVERED: as in the frame
+    cdef readonly uint64_t reference            # MONITOR, DEMONITOR, DOWN: which monitor
     cdef readonly uint64_t life                 # DOWN: of the process that ended; 0: not known
-    cdef readonly str detail                    # DOWN, EVENT_UNDECODABLE: the reason, as text
+    cdef readonly uint64_t crash                # UNDELIVERED: its number in the log there; 0: none
+    cdef readonly str detail                    # DOWN, UNDELIVERED, EVENT_UNDECODABLE: the reason
     cdef readonly uint32_t count                # LOST: how many envelopes
 
 cdef class FrameDecoder:
@@ -65,13 +66,7 @@ cdef class FrameDecoder:
 
     cdef PyObject** cached_pids                 # the peer's pid cache, by slot; owned
     cdef unsigned char* cached_about            # `About` each
-    cdef unsigned char* partial                 # the ENVELOPE of which fragments come; NULL: none
-    cdef Py_ssize_t partial_size                # ... bytes that came
-    cdef Py_ssize_t partial_capacity            # ... and room for how many there is
-    cdef Py_ssize_t partial_claimed             # ... bytes that shall come
-    cdef PyObject* payload                      # bytes, owned: its message if that is such; or NULL
-    cdef Py_ssize_t payload_size                # ... bytes of it that came
-    cdef Py_ssize_t payload_claimed             # ... and that shall come
+    cdef Fragments fragments                    # of the ENVELOPE that comes in parts, if one does
     cdef Pid full_to                            # keep alive what a Head in full refers to
     cdef Pid full_sender                        # ... as its sender
     cdef Pid full_asker                         # ... and in its correlation id
@@ -95,10 +90,6 @@ cdef class FrameDecoder:
     cdef int read_cache_pid(self, Frame* frame) except -1
     cdef int about(self, Pid pid) except -1
     cdef int read_fragment(self, Cursor* c, EnvelopeQueue out) except -1
-    cdef int begin_payload(self, const unsigned char* body, Py_ssize_t size) except -1
-    cdef int keep_fragment(self, const unsigned char* data, Py_ssize_t size) except -1
-    cdef int keep_payload(self, const unsigned char* data, Py_ssize_t size) except -1
-    cdef void drop_partial(self) noexcept
     cdef int read_monitor(self, Frame* frame, EnvelopeQueue out) except -1
     cdef int read_down(self, Frame* frame, EnvelopeQueue out) except -1
     cdef int read_undelivered(self, Frame* frame, EnvelopeQueue out) except -1
@@ -109,3 +100,4 @@ cdef class FrameDecoder:
         self, int flags, const unsigned char* body, size_t size, Head* head
     ) except -1
     cdef Pid read_text(self, const unsigned char** at, const unsigned char* end, int wanted)
+    cdef str read_detail(self, const unsigned char* p, const unsigned char* end)

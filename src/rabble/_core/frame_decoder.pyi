@@ -1,17 +1,10 @@
-"""The frame decoder: frames of a peer to envelopes and events, one batch at a time."""
-
 from typing import final
 
 from rabble._core.decoder import Decoder
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.session import Session
 
-__all__ = ["FrameDecoder", "PeerEvent", "SessionError"]
-
-class SessionError(ValueError):
-    code: int
-    text: str
-    def __init__(self, code: int, text: str) -> None: ...
+__all__ = ["FrameDecoder", "PeerEvent"]
 
 @final
 class PeerEvent:
@@ -28,7 +21,11 @@ class PeerEvent:
     @property
     def why(self) -> int: ...
     @property
+    def reference(self) -> int: ...
+    @property
     def life(self) -> int: ...
+    @property
+    def crash(self) -> int: ...
     @property
     def detail(self) -> str: ...
     @property

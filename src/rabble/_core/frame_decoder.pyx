@@ -3,67 +3,48 @@
 Pids come as slots of the pid cache, so to find what a slot means is to read an array. A byte beside
 each slot tells what its pid may be used for: no string is compared for an envelope.
 
-What comes from the peer is checked as a stranger's is. Whatever it sends, what is put together for
-it is bounded: of a message in fragments no more memory is taken than twice what came, or 4 MiB.
+What comes from the peer is checked as a stranger's is, and whatever it sends, what is put together
+for it is bounded: see `fragments`.
 """
 
 cimport cython
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_CLEAR, Py_INCREF, Py_XDECREF
-from libc.string cimport memcpy
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 
 from rabble._core.buffer_reader cimport BufferReader, decode_utf8
-from rabble._core.buffer_reader import DecodeError, DecodeLimitError, UnknownMessageError
 from rabble._core.byteorder cimport load_16, load_32, load_64
-from rabble._core.capacities cimport PAYLOAD_BYTES_MIN
-from rabble._core.decoder cimport Decoder
+from rabble._core.decoder cimport Decoder, parse_pid, quiet_parser
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.failure cimport PyErr_GivenExceptionMatches, owned, take_failure
-from rabble._core.frame cimport (
-    CACHE_PID, CODE_DECODE, CODE_DECODE_LIMIT, CODE_FRAME_TOO_LARGE, CODE_LIMIT, CODE_PROTOCOL,
-    CODE_SPOOF, DETAIL_MAX, DOWN, DOWN_TAIL, ENVELOPE, ENVELOPE_FLAGS, FLAG_CID, FLAG_CONNECTION,
-    FLAG_FIRST, FLAG_FORWARDED, FLAG_FULL, FLAG_LAST, FLAG_REQUEST, FLAG_SENDER, FRAGMENT,
-    FRAME_HEADER, HEAD_MAX, LOST, PID_CACHE_SLOTS, PING, UNDELIVERED, Frame, flags_agree,
-    may_be_forwarded, next_frame,
+from rabble._core.fragments cimport (
+    Fragments, UnfinishedMessages, add_fragment, drop_fragments,
 )
-from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node
+from rabble._core.frame cimport (
+    CACHE_PID, CODE_DECODE, CODE_DECODE_LIMIT, CODE_LIMIT, CODE_PROTOCOL, CODE_SPOOF, DETAIL_MAX,
+    DOWN, DOWN_TAIL, ENVELOPE, FLAG_CID, FLAG_CONNECTION, FLAG_FORWARDED, FLAG_FULL, FLAG_REQUEST,
+    FLAG_SENDER, FRAGMENT, FRAME_HEADER, LOST, PID_CACHE_SLOTS, PING, REFERENCE_BYTES, UNDELIVERED,
+    UNDELIVERED_TAIL, Frame, may_be_forwarded, next_frame, numbers_size,
+)
+from rabble._core.ids cimport CorrelationId, NodeId, Pid, is_reserved, same_node
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.texts cimport bounded_str, must_pass, type_name
 
-__all__ = ["FrameDecoder", "PeerEvent", "SessionError"]
+from rabble._core.errors import (
+    DecodeError, DecodeLimitError, SessionError, UnknownMessageError,
+)
+from rabble._core.messages import DOWN_KINDS, PASSED_ON, UNANSWERED_KINDS, UNDELIVERED_REASONS
+
+__all__ = ["FrameDecoder", "PeerEvent"]
 
 cdef extern from "Python.h":
-    str PyUnicode_DecodeUTF8(const char* data, Py_ssize_t size, const char* errors)
     int PyException_SetTraceback(object error, PyObject* traceback) except -1
-    # As they are, for bytes that are still being written: these must have no other owner.
-    PyObject* new_bytes "PyBytes_FromStringAndSize" (const char* data, Py_ssize_t size) except NULL
-    char* bytes_data "PyBytes_AS_STRING" (PyObject* value)
-    Py_ssize_t bytes_size "PyBytes_GET_SIZE" (PyObject* value)
-    int _PyBytes_Resize(PyObject** value, Py_ssize_t size) except -1
 
 cdef enum:
     TEXT_MAX = 500                          # characters of what is said of an error
-    WHY_DOWN_MAX = 5
-    WHY_UNDELIVERED_MAX = 9
 
-RESERVED_GROUP = "rabble"
-
-# What returns a status or NULL, with its exception pending, instead of raising it.
+# What returns a status, with its exception pending, instead of raising it.
 ctypedef int (*quiet_reading)(FrameDecoder frame_decoder, Cursor* c, EnvelopeQueue out) noexcept
-ctypedef PyObject* (*quiet_parser)(const unsigned char* data, Py_ssize_t size) noexcept
-
-
-class SessionError(ValueError):
-    """What the peer sent ends the connection.
-
-    `code` is what BYE tells the peer, `text` what is wrong.
-    """
-
-    def __init__(self, code, text):
-        super().__init__(f"code {code}: {text}")
-        self.code = code
-        self.text = text
 
 
 #: Made while there is memory, for when there is none.
@@ -72,12 +53,21 @@ NO_MEMORY = SessionError(CODE_LIMIT, "there is no memory for what it sent")
 
 @cython.final
 cdef class PeerEvent:
-    """A frame that is no envelope for a process.
+    """A frame that is no envelope for a process: the message of an envelope to the executor.
 
+    :ivar session: the `Session` that read it.
     :ivar kind: of the frame; or 101: a message that could not be built, 102: one to a reserved pid.
-    :ivar to: whom of this node it concerns; :ivar about: whom of the peer.
+    :ivar to: whom of this node it concerns, or `None`.
+    :ivar about: whom of the peer it concerns, or `None`.
+    :ivar correlation_id: that of an envelope that was not delivered, or `None`.
+    :ivar why: the number of the reason, as DOWN and UNDELIVERED have it; else 0.
+    :ivar reference: which monitor of the one by the other it is about; else 0.
+    :ivar life: which life of `about` has ended; 0: it is not known.
+    :ivar crash: the number of a crash in the peer's log; 0: none is known.
+    :ivar detail: why a process has ended, a message was not delivered or could not be built.
+    :ivar count: how many envelopes LOST counts.
 
-    It reaches the executor as the message of an envelope.
+    It is not changed, so any thread may read it.
     """
 
     def __repr__(self):
@@ -85,8 +75,8 @@ cdef class PeerEvent:
             f"{name}={value!r}"
             for name, value in (
                 ("to", self.to), ("about", self.about), ("correlation_id", self.correlation_id),
-                ("why", self.why), ("life", self.life), ("detail", self.detail),
-                ("count", self.count),
+                ("reference", self.reference), ("why", self.why), ("life", self.life),
+                ("crash", self.crash), ("detail", self.detail), ("count", self.count),
             )
             if value
         )
@@ -113,8 +103,12 @@ cdef class FrameDecoder:
     def __cinit__(
         self, object session, NodeId own not None, NodeId peer not None, Pid executor not None,
         Decoder decoder not None, frozenset open_names not None, Py_ssize_t message_bytes_max,
-        Py_ssize_t frame_bytes_max,
+        Py_ssize_t frame_bytes_max, UnfinishedMessages unfinished=None,
     ):
+        if unfinished is not None:
+            # Not by an attribute, which the collector may clear before the fragments are dropped.
+            Py_INCREF(unfinished)
+            self.fragments.unfinished = <PyObject*>unfinished
         self.session = <PyObject*>session
         self.own = own
         self.peer = peer
@@ -135,7 +129,8 @@ cdef class FrameDecoder:
                 Py_XDECREF(self.cached_pids[i])
         PyMem_Free(self.cached_pids)
         PyMem_Free(self.cached_about)
-        self.drop_partial()
+        drop_fragments(&self.fragments)
+        Py_XDECREF(self.fragments.unfinished)
 
     cdef int read_batch(
         self, const unsigned char* data, size_t size, EnvelopeQueue out
@@ -165,7 +160,7 @@ cdef class FrameDecoder:
                 return 0
             error = take_failure()
         # Where the next frame begins is not known any more.
-        self.drop_partial()
+        drop_fragments(&self.fragments)
         self.failed = CODE_LIMIT
         if must_pass(error):
             raise error
@@ -173,7 +168,7 @@ cdef class FrameDecoder:
             self.failed = error.code
             raise error
         if PyErr_GivenExceptionMatches(error, MemoryError):
-            # Of the one before, that was raised elsewhere.
+            # Drop the traceback of the last time that NO_MEMORY was raised.
             PyException_SetTraceback(NO_MEMORY, <PyObject*>None)
             raise NO_MEMORY
         if PyErr_GivenExceptionMatches(error, DecodeError):
@@ -246,7 +241,7 @@ cdef class FrameDecoder:
         event = event_of_head(self, EVENT_UNDECODABLE, &head)
         event.detail = bounded_str(<object>c.undecodable, DETAIL_MAX)
         if c.frame.kind == FRAGMENT:
-            self.drop_partial()
+            drop_fragments(&self.fragments)
         return self.put_event(event, out)
 
     cdef int put_event(self, PeerEvent event, EnvelopeQueue out) except -1:
@@ -287,128 +282,25 @@ cdef class FrameDecoder:
     cdef int about(self, Pid pid) except -1:
         cdef int found = MAY_ASK if may_be_forwarded(pid) else 0
         if same_node(pid.node, self.own):
-            if pid.group == RESERVED_GROUP and pid.name not in self.open_names:
+            if is_reserved(pid) and pid.name not in self.open_names:
                 found |= IS_RESERVED
             return found | IS_OWN
-        # What its own processes ask the peer sends in their name.
+        # A peer never forwards requests of its own processes: it sends them as their sender.
         return IS_PEER if same_node(pid.node, self.peer) else found | IS_ELSEWHERE
 
     cdef int read_fragment(self, Cursor* c, EnvelopeQueue out) except -1:
-        cdef const unsigned char* part = c.frame.body
-        cdef Py_ssize_t size = c.frame.size
-        cdef Py_ssize_t n
+        cdef Fragments* fragments = &self.fragments
         cdef bytes payload = None
-        cdef int flags
-        if c.frame.flags & FLAG_FIRST:
-            if self.partial is not NULL:
-                raise SessionError(
-                    CODE_PROTOCOL, "a first fragment comes within another envelope's"
-                )
-            self.partial_claimed = load_32(part)
-            self.partial_size = 0
-            self.partial_capacity = 0
-            part += 4
-            size -= 4
-            if self.partial_claimed > self.message_bytes_max + HEAD_MAX + 1:
-                raise SessionError(
-                    CODE_FRAME_TOO_LARGE,
-                    f"an envelope of {self.partial_claimed} bytes is announced; messages may take "
-                    f"{self.message_bytes_max}",
-                )
-            flags = part[0]
-            if flags & ~ENVELOPE_FLAGS or not flags & FLAG_FULL or not flags_agree(flags):
-                raise SessionError(CODE_PROTOCOL, f"fragments of an envelope with flags {flags:#x}")
-            n = self.begin_payload(part, min(size, self.partial_claimed))
-            if n:
-                self.keep_fragment(part, n)
-                part += n
-                size -= n
-        elif self.partial is NULL:
-            raise SessionError(CODE_PROTOCOL, "a fragment comes without a first one")
-        if size > self.partial_claimed - self.partial_size - self.payload_size:
-            raise SessionError(
-                CODE_PROTOCOL,
-                f"fragments have more than the {self.partial_claimed} bytes announced",
-            )
-        if self.payload is NULL:
-            self.keep_fragment(part, size)
-        else:
-            self.keep_payload(part, size)
-        if c.frame.flags & FLAG_LAST:
-            if self.partial_size + self.payload_size != self.partial_claimed:
-                raise SessionError(
-                    CODE_PROTOCOL,
-                    f"fragments end after {self.partial_size + self.payload_size} of "
-                    f"{self.partial_claimed} bytes",
-                )
-            if self.payload is not NULL:
-                payload = <bytes>self.payload
+        if add_fragment(fragments, &c.frame, self.message_bytes_max):
+            if fragments.payload is not NULL:
+                payload = <bytes>fragments.payload
+            # What it builds may run code that has other sessions read.
+            fragments.is_read = True
             self.read_envelope(
-                c, self.partial[0], self.partial + 1, self.partial_size - 1, payload, out
+                c, fragments.head[0], fragments.head + 1, fragments.head_size - 1, payload, out
             )
-            self.drop_partial()
+            drop_fragments(fragments)
         return 0
-
-    cdef int begin_payload(self, const unsigned char* body, Py_ssize_t size) except -1:
-        """See whether a message in fragments is nothing but bytes, which then are put together as
-        the object that they become.
-
-        :param body: the flags of the envelope and what the first fragment has of it.
-        :returns: how much of it stands before those bytes; 0 if the message is something else.
-        """
-        cdef const unsigned char* p = body + 1
-        cdef const unsigned char* end = body + size
-        cdef int flags = body[0]
-        cdef int texts = 1 + (flags & FLAG_SENDER != 0) + (flags & FLAG_CID != 0)
-        cdef Py_ssize_t claimed
-        while texts:
-            if end - p < 2:
-                return 0
-            p += 2 + load_16(p)
-            texts -= 1
-        p += (8 if flags & FLAG_CONNECTION else 0) + (8 if flags & FLAG_REQUEST else 0)
-        if end - p < 5 or p[0] != 0xc6:
-            return 0
-        claimed = load_32(p + 1)
-        p += 5
-        if claimed != self.partial_claimed - (p - body) or claimed + 5 > self.message_bytes_max:
-            return 0
-        self.payload = new_bytes(NULL, min(claimed, PAYLOAD_BYTES_MIN))
-        self.payload_claimed = claimed
-        return p - body
-
-    cdef int keep_fragment(self, const unsigned char* data, Py_ssize_t size) except -1:
-        """Append a part to what came; memory grows with that, not with what was announced."""
-        cdef Py_ssize_t needed = self.partial_size + size
-        cdef Py_ssize_t capacity
-        cdef unsigned char* partial
-        if needed > self.partial_capacity:
-            capacity = min(max(needed, 2 * self.partial_capacity), self.partial_claimed)
-            partial = <unsigned char*>PyMem_Realloc(self.partial, capacity)
-            if partial is NULL:
-                raise MemoryError
-            self.partial = partial
-            self.partial_capacity = capacity
-        memcpy(self.partial + self.partial_size, data, size)
-        self.partial_size = needed
-        return 0
-
-    cdef int keep_payload(self, const unsigned char* data, Py_ssize_t size) except -1:
-        """The same of a message that is nothing but bytes."""
-        cdef Py_ssize_t needed = self.payload_size + size
-        cdef Py_ssize_t capacity = bytes_size(self.payload)
-        if needed > capacity:
-            capacity = min(max(needed, 2 * capacity), self.payload_claimed)
-            _PyBytes_Resize(&self.payload, capacity)
-        memcpy(bytes_data(self.payload) + self.payload_size, data, size)
-        self.payload_size = needed
-        return 0
-
-    cdef void drop_partial(self) noexcept:
-        PyMem_Free(self.partial)
-        self.partial = NULL
-        Py_CLEAR(self.payload)
-        self.payload_size = 0
 
     cdef int read_monitor(self, Frame* frame, EnvelopeQueue out) except -1:
         """MONITOR, DEMONITOR and LOST."""
@@ -418,12 +310,12 @@ cdef class FrameDecoder:
         else:
             event.about = <Pid>pid_at(self, frame.body, IS_PEER)
             event.to = <Pid>pid_at(self, frame.body + 2, IS_OWN)
+            event.reference = load_64(frame.body + 4)
         return self.put_event(event, out)
 
     cdef int read_down(self, Frame* frame, EnvelopeQueue out) except -1:
         cdef const unsigned char* p = frame.body
         cdef const unsigned char* end = frame.body + frame.size
-        cdef PyObject* text
         cdef PeerEvent event = new_event(self, DOWN, None, None)
         if frame.flags & FLAG_FULL:
             event.to = self.read_text(&p, end, IS_OWN)
@@ -434,30 +326,49 @@ cdef class FrameDecoder:
             p += 4
         if not DOWN_TAIL <= end - p <= DOWN_TAIL + DETAIL_MAX:
             raise SessionError(CODE_PROTOCOL, f"a DOWN has {end - p} bytes behind its pids")
-        event.why = p[0]
-        event.life = load_64(p + 1)
+        event.reference = load_64(p)
+        event.why = p[REFERENCE_BYTES]
+        event.life = load_64(p + REFERENCE_BYTES + 1)
         p += DOWN_TAIL
-        if not 1 <= event.why <= WHY_DOWN_MAX:
+        if event.why not in DOWN_KINDS:
             raise SessionError(CODE_DECODE, f"why {event.why} of a DOWN is unknown")
-        text = decode_utf8(<const char*>p, end - p, NULL)
+        event.detail = self.read_detail(p, end)
+        return self.put_event(event, out)
+
+    cdef str read_detail(self, const unsigned char* p, const unsigned char* end):
+        """The text to the end of a frame."""
+        cdef PyObject* text = decode_utf8(<const char*>p, end - p, NULL)
         if text is NULL:
             error = take_failure()
             if PyErr_GivenExceptionMatches(error, UnicodeDecodeError):
                 raise SessionError(CODE_DECODE, f"a text is not UTF-8: {error.reason}")
             raise error
-        event.detail = <str>owned(text)
-        return self.put_event(event, out)
+        return <str>owned(text)
 
     cdef int read_undelivered(self, Frame* frame, EnvelopeQueue out) except -1:
         cdef Head head
         cdef PeerEvent event
-        cdef int why = frame.body[frame.size - 1]
+        cdef const unsigned char* p = frame.body
+        cdef const unsigned char* end = frame.body + frame.size
+        cdef int why
         # Its fields are those of an ENVELOPE without a sender.
-        self.read_head(frame.flags, frame.body, frame.size, &head)
-        if not 1 <= why <= WHY_UNDELIVERED_MAX:
+        p += self.read_head(frame.flags, frame.body, frame.size, &head)
+        why = p[0]
+        if why not in UNDELIVERED_REASONS and why not in UNANSWERED_KINDS and why != PASSED_ON:
             raise SessionError(CODE_DECODE, f"why {why} of an UNDELIVERED is unknown")
         event = event_of_head(self, UNDELIVERED, &head)
         event.why = why
+        event.crash = load_64(p + 1)
+        p += UNDELIVERED_TAIL - 2
+        if load_16(p):
+            event.about = self.read_text(
+                &p, end, IS_OWN | IS_PEER | IS_ELSEWHERE if why == PASSED_ON else IS_PEER
+            )
+        else:
+            p += 2
+        if end - p > DETAIL_MAX:
+            raise SessionError(CODE_PROTOCOL, f"an UNDELIVERED has {end - p} bytes of text")
+        event.detail = self.read_detail(p, end)
         return self.put_event(event, out)
 
     cdef Py_ssize_t read_head(
@@ -487,7 +398,6 @@ cdef class FrameDecoder:
     ) except -1:
         cdef const unsigned char* p = body
         cdef const unsigned char* end = body + size
-        cdef Py_ssize_t numbers
         self.full_to = self.read_text(&p, end, IS_OWN)
         head.to = <PyObject*>self.full_to
         head.about_to = self.about(self.full_to)
@@ -499,8 +409,7 @@ cdef class FrameDecoder:
             head.asker = <PyObject*>self.full_asker
             if flags & FLAG_FORWARDED:
                 head.sender = head.asker
-            numbers = (8 if flags & FLAG_CONNECTION else 0) + (8 if flags & FLAG_REQUEST else 0)
-            if end - p < numbers:
+            if end - p < numbers_size(flags):
                 raise SessionError(CODE_PROTOCOL, "an envelope ends within its head")
             p = read_numbers(p, head)
         if p == end:
@@ -534,10 +443,6 @@ cdef int read_frames(FrameDecoder frame_decoder, Cursor* c, EnvelopeQueue out) e
 
 cdef int read_undecodable(FrameDecoder frame_decoder, Cursor* c, EnvelopeQueue out) except -1:
     return frame_decoder.read_undecodable(c, out)
-
-
-cdef object parse_pid(const unsigned char* data, Py_ssize_t size):
-    return Pid.parse(PyUnicode_DecodeUTF8(<const char*>data, size, NULL))
 
 
 cdef inline PyObject* pid_at(

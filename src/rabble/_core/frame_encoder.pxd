@@ -1,9 +1,8 @@
-# The frame encoder: what one node sends to another, as frames.
-
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from rabble._core.buffer_writer cimport BufferWriter
+from rabble._core.bulk_pairs cimport BulkPairs
 from rabble._core.encoder cimport Encoder
 from rabble._core.envelope cimport Envelope
 from rabble._core.gather cimport GatherWriter
@@ -21,7 +20,8 @@ cdef class FrameEncoder:
     cdef Pid executor                           # passes on what no process is known to have
     cdef Encoder encoder                        # encodes messages, and the texts of pids
     cdef Py_ssize_t fragment_bytes              # longer messages are cut into parts of that size
-    cdef Py_ssize_t message_bytes_max           # longer ones are not sent
+    cdef Py_ssize_t message_bytes_max           # longer ones are not sent ...
+    cdef Py_ssize_t peer_bytes_max              # ... nor are those that the peer does not take
 
     # Whole frames that the poller has not taken yet. The poller may take them (swap the buffer,
     # which is of PyMem_RawMalloc, or take the bytes and set `size` to 0) while it holds the GIL in
@@ -30,10 +30,9 @@ cdef class FrameEncoder:
     cdef GatherWriter bulk                      # the bulk lane
     cdef bint is_encoding                       # a `write_` runs
 
-    cdef dict pairs                             # (sender, to) to where its last frame in bulk ends
-    cdef Py_ssize_t pairs_max                   # how many are kept before they are looked through
-    cdef uint32_t refused                       # envelopes that would have gone there ...
-    cdef set refused_pairs                      # ... and whose
+    cdef BulkPairs pairs                        # whose messages are there
+    cdef size_t down_bytes                      # of the DOWNs put there that may wait still ...
+    cdef uint64_t down_end                      # ... and where the last one ends, in `bulk.written`
 
     cdef PidSlot* slots                         # the pid cache, as the peer has it
     cdef unsigned char* latest                  # of each two slots: which was used last
@@ -42,12 +41,16 @@ cdef class FrameEncoder:
     # What is written is appended to a lane. On an EncodeError nothing of it is.
     # `forwarder` is who passes it on, if it is a request of another node: None is the executor.
     cdef int write_envelope(self, Envelope envelope, Pid forwarder) except -1
-    cdef int write_monitor(self, Pid monitoring, Pid monitored) except -1
-    cdef int write_demonitor(self, Pid monitoring, Pid monitored) except -1
+    # `reference` is the MONITOR that it is about: see "References" in the protocol.
+    cdef int write_monitor(self, Pid monitoring, Pid monitored, uint64_t reference) except -1
+    cdef int write_demonitor(self, Pid monitoring, Pid monitored, uint64_t reference) except -1
     cdef int write_down(
-        self, Pid monitoring, Pid monitored, int why, uint64_t life, str detail
+        self, Pid monitoring, Pid monitored, uint64_t reference, int why, uint64_t life, str detail
     ) except -1
-    cdef int write_undelivered(self, Pid to, CorrelationId correlation_id, int why) except -1
+    # `about` is whose doing it was, or None.
+    cdef int write_undelivered(
+        self, Pid to, CorrelationId correlation_id, int why, uint64_t crash, Pid about, str detail
+    ) except -1
     cdef int write_lost(self, uint32_t count) except -1
     # Note that an envelope was refused instead of written; `write_lost` is to count it.
     cdef int note_refused(self, Envelope envelope) except -1
@@ -74,9 +77,9 @@ cdef class FrameEncoder:
         Py_ssize_t source_size,
         bytes message,
     ) except -1
-    cdef bint is_in_bulk(self, Pid sender, Pid to) except -1
-    cdef int goes_to_bulk(self, Pid sender, Pid to, Py_ssize_t size) except -1
-    cdef int write_monitor_frame(self, int kind, Pid monitoring, Pid monitored) except -1
+    cdef int write_monitor_frame(
+        self, int kind, Pid monitoring, Pid monitored, uint64_t reference
+    ) except -1
     cdef int check_down(self, bint is_peer, Pid monitoring, bint is_own, Pid monitored) except -1
     cdef Py_ssize_t slot_of(self, Pid pid, Py_ssize_t kept) except -1
     cdef Py_ssize_t assign_slot(self, Pid pid, Py_ssize_t kept) except -1

@@ -1,5 +1,3 @@
-"""The frame encoder: what one node sends to another, as frames."""
-
 from typing import final
 
 from rabble._core.encoder import Encoder

@@ -19,28 +19,27 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-import unicodedata
-
 from rabble._core.buffer_writer cimport BufferWriter, put_bytes_head
 from rabble._core.byteorder cimport store_16, store_32, store_64
-from rabble._core.capacities cimport DATA_BYTES_KEPT, PAIRS_MIN
+from rabble._core.bulk_pairs cimport BulkPairs
+from rabble._core.capacities cimport DATA_BYTES_KEPT
 from rabble._core.encoder cimport Encoder
-from rabble._core.encoder import EncodeError
 from rabble._core.envelope cimport Envelope
 from rabble._core.frame cimport (
-    CACHE_PID, DEMONITOR, DETAIL_MAX, DOWN, DOWN_TAIL, ENVELOPE, FLAG_CID, FLAG_CONNECTION,
+    CACHE_PID, DEMONITOR, DOWN, DOWN_TAIL, ENVELOPE, FLAG_CID, FLAG_CONNECTION,
     FLAG_FORWARDED, FLAG_FULL, FLAG_REQUEST, FLAG_SENDER, FRAME_HEADER, HEAD_MAX, LOST, MONITOR,
-    UNDELIVERED, WINDOW_UPDATE, may_be_forwarded, store_header,
+    REFERENCE_BYTES, UNDELIVERED, UNDELIVERED_TAIL, WINDOW_UPDATE, detail_text, may_be_forwarded,
+    store_header,
 )
 from rabble._core.gather cimport (
-    GatherFrame, add_frame, forget_frames, free_gather, gathered_sent, make_room, put_envelope,
-    put_fragments, reserve_envelope, reserve_frame,
+    GatherFrame, add_frame, forget_frames, free_gather, make_room, put_envelope, put_fragments,
+    reserve_envelope, reserve_frame,
 )
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
 
-__all__ = ["FrameEncoder"]
+from rabble._core.errors import EncodeError
 
-RESERVED_GROUP = "rabble"
+__all__ = ["FrameEncoder"]
 
 cdef enum:
     HEAD_ROOM = FRAME_HEADER + 3 * 2 + 16   # header and fields of an ENVELOPE, by index
@@ -54,7 +53,7 @@ cdef class FrameEncoder:
     def __cinit__(
         self, NodeId own not None, NodeId peer not None, Pid executor not None,
         Encoder encoder not None, Py_ssize_t fragment_bytes, Py_ssize_t message_bytes_max,
-        Py_ssize_t slots,
+        Py_ssize_t peer_bytes_max, Py_ssize_t slots,
     ):
         if slots < 2 or slots & (slots - 1):
             raise ValueError(f"FrameEncoder: slots must be a power of two, not {slots}")
@@ -64,6 +63,8 @@ cdef class FrameEncoder:
         self.encoder = encoder
         self.fragment_bytes = fragment_bytes
         self.message_bytes_max = message_bytes_max
+        self.peer_bytes_max = peer_bytes_max
+        self.pairs = BulkPairs.__new__(BulkPairs)
         self.sets_mask = <size_t>slots // 2 - 1
         self.slots = <PidSlot*>PyMem_Calloc(slots, sizeof(PidSlot))
         self.latest = <unsigned char*>PyMem_Calloc(slots // 2, 1)
@@ -123,7 +124,7 @@ cdef class FrameEncoder:
         cdef unsigned char* p
         if self.is_encoding:
             raise reentered()
-        if self.pairs is not None and self.is_in_bulk(envelope.sender, envelope.to):
+        if self.pairs.ends is not None and self.pairs.has(&self.bulk, envelope.sender, envelope.to):
             return self.write_in_full(envelope, forwarder)
         # The pids first, so that their frames come first. They stay if the message is not encoded:
         # the peer's cache then is as this one.
@@ -175,10 +176,12 @@ cdef class FrameEncoder:
         w.limit = message + self.message_bytes_max + 16
         w.depth = self.encoder.depth_max
         w.elements = self.encoder.elements_max
+        w.memory = self.encoder.decoded_bytes_max
+        w.hashed = 0
         self.is_encoding = True
         try:
             self.encoder.write(w, msg)
-            if w.size - message > self.message_bytes_max:
+            if w.size - message > self.peer_bytes_max:
                 raise too_long(self, w.size - message)
             is_done = True
         finally:
@@ -204,7 +207,7 @@ cdef class FrameEncoder:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(msg)
         cdef unsigned char head[5]
         cdef Py_ssize_t head_size = put_bytes_head(head, size)
-        if head_size + size > self.message_bytes_max:
+        if head_size + size > self.peer_bytes_max:
             raise too_long(self, head_size + size)
         return self.put_in_bulk(
             envelope, forwarder, head, head_size, <const unsigned char*>PyBytes_AS_STRING(msg),
@@ -255,8 +258,8 @@ cdef class FrameEncoder:
                 &self.bulk, self.encoder, head_size, source_size, message is not None,
                 self.fragment_bytes if in_fragments else 0,
             )
-            self.goes_to_bulk(envelope.sender, envelope.to, size)
-            # There is memory for it, so it is there in whole.
+            self.pairs.add(&self.bulk, envelope.sender, envelope.to, size)
+            # The memory is reserved, so the whole envelope fits.
             if in_fragments:
                 put_fragments(
                     &self.bulk, self.encoder, head, head_size, source, source_size, message,
@@ -268,48 +271,19 @@ cdef class FrameEncoder:
             self.is_encoding = False
         return 0
 
-    cdef bint is_in_bulk(self, Pid sender, Pid to) except -1:
-        """Whether something of that pair is in the bulk lane, which what follows must not overtake.
+    cdef int write_monitor(self, Pid monitoring, Pid monitored, uint64_t reference) except -1:
+        return self.write_monitor_frame(MONITOR, monitoring, monitored, reference)
 
-        To be asked only while there is a `pairs`.
-        """
-        cdef uint64_t sent = gathered_sent(&self.bulk)
-        cdef dict pairs = self.pairs
-        if sent == self.bulk.written:
-            self.pairs = None
-            return False
-        end = pairs.get(pair_of(sender, to))
-        return end is not None and <uint64_t>end > sent
+    cdef int write_demonitor(self, Pid monitoring, Pid monitored, uint64_t reference) except -1:
+        return self.write_monitor_frame(DEMONITOR, monitoring, monitored, reference)
 
-    cdef int goes_to_bulk(self, Pid sender, Pid to, Py_ssize_t size) except -1:
-        """Note that the next `size` bytes of the bulk lane are of that pair.
-
-        They must be put there at once: what was noted and does not come is waited for for ever.
-        """
-        cdef uint64_t sent
-        cdef dict pairs = self.pairs
-        if pairs is None:
-            pairs = {}
-            self.pairs_max = PAIRS_MIN
-        elif len(pairs) >= self.pairs_max:
-            # A lane that never runs empty must not remember every pair for ever.
-            sent = gathered_sent(&self.bulk)
-            pairs = {pair: end for pair, end in pairs.items() if <uint64_t>end > sent}
-            self.pairs_max = max(<Py_ssize_t>PAIRS_MIN, 2 * len(pairs))
-        pairs[pair_of(sender, to)] = self.bulk.written + <uint64_t>size
-        self.pairs = pairs
-        self.bulk.written += size
-        return 0
-
-    cdef int write_monitor(self, Pid monitoring, Pid monitored) except -1:
-        return self.write_monitor_frame(MONITOR, monitoring, monitored)
-
-    cdef int write_demonitor(self, Pid monitoring, Pid monitored) except -1:
-        return self.write_monitor_frame(DEMONITOR, monitoring, monitored)
-
-    cdef int write_monitor_frame(self, int kind, Pid monitoring, Pid monitored) except -1:
+    cdef int write_monitor_frame(
+        self, int kind, Pid monitoring, Pid monitored, uint64_t reference
+    ) except -1:
         cdef BufferWriter* w = &self.data
         cdef Py_ssize_t first, second
+        cdef Py_ssize_t n = FRAME_HEADER + 4 + REFERENCE_BYTES
+        cdef unsigned char* start
         if self.is_encoding:
             raise reentered()
         first = self.slot_of(monitoring, -1)
@@ -318,15 +292,17 @@ cdef class FrameEncoder:
             raise foreign(monitoring, "monitoring process", self.own)
         if not self.slots[second].is_peer:
             raise foreign(monitored, "monitored process", self.peer)
-        make_room(self.encoder, w, FRAME_HEADER + 4)
-        store_header(w.data + w.size, FRAME_HEADER + 4, <unsigned char>kind, 0)
-        store_16(w.data + w.size + FRAME_HEADER, <uint32_t>first)
-        store_16(w.data + w.size + FRAME_HEADER + 2, <uint32_t>second)
-        w.size += FRAME_HEADER + 4
+        make_room(self.encoder, w, n)
+        start = w.data + w.size
+        store_header(start, n, <unsigned char>kind, 0)
+        store_16(start + FRAME_HEADER, <uint32_t>first)
+        store_16(start + FRAME_HEADER + 2, <uint32_t>second)
+        store_64(start + FRAME_HEADER + 4, reference)
+        w.size += n
         return 0
 
     cdef int write_down(
-        self, Pid monitoring, Pid monitored, int why, uint64_t life, str detail
+        self, Pid monitoring, Pid monitored, uint64_t reference, int why, uint64_t life, str detail
     ) except -1:
         cdef bytes text = detail_text(detail)
         cdef bytes watcher_text, watched_text
@@ -336,8 +312,8 @@ cdef class FrameEncoder:
         cdef unsigned char flags = 0
         if self.is_encoding:
             raise reentered()
-        # What the ended process sent to who monitors it comes before, in whichever lane it is.
-        if self.pairs is not None and self.is_in_bulk(monitored, monitoring):
+        # The DOWN must follow what the ended process sent to the monitoring one, in the same lane.
+        if self.pairs.ends is not None and self.pairs.has(&self.bulk, monitored, monitoring):
             self.check_down(same_node(monitoring.node, self.peer), monitoring,
                             same_node(monitored.node, self.own), monitored)
             flags = FLAG_FULL
@@ -347,8 +323,10 @@ cdef class FrameEncoder:
             self.is_encoding = True
             try:
                 reserve_frame(&self.bulk, self.encoder, n)
-                self.goes_to_bulk(monitored, monitoring, n)
+                self.pairs.add(&self.bulk, monitored, monitoring, n)
                 add_frame(&self.bulk, self.encoder, n, 0)
+                self.down_bytes += n
+                self.down_end = self.bulk.written
             finally:
                 self.is_encoding = False
             start = self.bulk.own.data + self.bulk.own.size - n
@@ -366,8 +344,9 @@ cdef class FrameEncoder:
             store_16(start + FRAME_HEADER, <uint32_t>first)
             store_16(start + FRAME_HEADER + 2, <uint32_t>second)
             p = start + FRAME_HEADER + 4
-        p[0] = <unsigned char>why
-        store_64(p + 1, life)
+        store_64(p, reference)
+        p[REFERENCE_BYTES] = <unsigned char>why
+        store_64(p + REFERENCE_BYTES + 1, life)
         memcpy(p + DOWN_TAIL, PyBytes_AS_STRING(text), len(text))
         store_header(start, n, DOWN, flags)
         return 0
@@ -381,8 +360,12 @@ cdef class FrameEncoder:
             raise foreign(monitored, "monitored process", self.own)
         return 0
 
-    cdef int write_undelivered(self, Pid to, CorrelationId correlation_id, int why) except -1:
+    cdef int write_undelivered(
+        self, Pid to, CorrelationId correlation_id, int why, uint64_t crash, Pid about, str detail
+    ) except -1:
         cdef BufferWriter* w = &self.data
+        cdef bytes text = detail_text(detail)
+        cdef bytes about_text = b""
         cdef Py_ssize_t first
         cdef Py_ssize_t asker = 0
         cdef unsigned char* p
@@ -394,7 +377,11 @@ cdef class FrameEncoder:
             raise foreign(to, "receiver", self.peer)
         if correlation_id is not None:
             asker = self.slot_of(correlation_id.pid, -1)
-        make_room(self.encoder, w, HEAD_ROOM)
+        if about is not None:
+            about_text = self.encoder.text_of(about)
+        make_room(
+            self.encoder, w, HEAD_ROOM + UNDELIVERED_TAIL + len(about_text) + len(text)
+        )
         p = w.data + w.size + FRAME_HEADER
         store_16(p, <uint32_t>first)
         p += 2
@@ -403,7 +390,10 @@ cdef class FrameEncoder:
             store_16(p, <uint32_t>asker)
             p = store_numbers(p + 2, correlation_id, &flags)
         p[0] = <unsigned char>why
-        p += 1
+        store_64(p + 1, crash)
+        p = store_text(p + 9, about_text)
+        memcpy(p, PyBytes_AS_STRING(text), len(text))
+        p += len(text)
         store_header(
             w.data + w.size, p - w.data - w.size, UNDELIVERED, <unsigned char>flags
         )
@@ -411,12 +401,7 @@ cdef class FrameEncoder:
         return 0
 
     cdef int note_refused(self, Envelope envelope) except -1:
-        if self.pairs is not None and self.is_in_bulk(envelope.sender, envelope.to):
-            if self.refused_pairs is None:
-                self.refused_pairs = set()
-            self.refused_pairs.add(pair_of(envelope.sender, envelope.to))
-            self.refused += 1
-        return 0
+        return self.pairs.note_refused(&self.bulk, envelope.sender, envelope.to)
 
     cdef int write_lost(self, uint32_t count) except -1:
         """Write that so many envelopes were dropped, in the lanes that they would have gone by.
@@ -427,17 +412,16 @@ cdef class FrameEncoder:
         cdef unsigned char* end
         if self.is_encoding:
             raise reentered()
-        if self.pairs is not None:
-            in_bulk = min(self.refused, count)
+        if self.pairs.ends is not None:
+            in_bulk = min(self.pairs.refused, count)
         # All that may fail comes first: what is lost is counted once.
         make_room(self.encoder, &self.data, FRAME_HEADER + 4)
         if in_bulk:
             self.is_encoding = True
             try:
                 reserve_frame(&self.bulk, self.encoder, FRAME_HEADER + 4)
-                for pair in self.refused_pairs:
-                    # What they send next must not overtake this.
-                    self.pairs[pair] = self.bulk.written + FRAME_HEADER + 4
+                # Later envelopes of the refused pairs must not overtake this LOST.
+                self.pairs.move_refused(self.bulk.written + FRAME_HEADER + 4)
                 add_frame(&self.bulk, self.encoder, FRAME_HEADER + 4, 0)
             finally:
                 self.is_encoding = False
@@ -447,8 +431,7 @@ cdef class FrameEncoder:
         if count != in_bulk:
             store_lost(self.data.data + self.data.size, 0, count - in_bulk)
             self.data.size += FRAME_HEADER + 4
-        self.refused = 0
-        self.refused_pairs = None
+        self.pairs.forget_refused()
         return 0
 
     cdef int write_window_update(self, uint64_t consumed) except -1:
@@ -568,16 +551,6 @@ cdef class FrameEncoder:
         return p - start
 
 
-cdef tuple pair_of(Pid sender, Pid to):
-    """What keeps its order: a sender and a receiver.
-
-    A thread is one sender, whether it sends, without a pid, or calls, by one of the runtime's.
-    """
-    if sender is not None and sender.group is not None and sender.group == RESERVED_GROUP:
-        sender = None
-    return (sender, to)
-
-
 cdef object reentered():
     return RuntimeError("a message that is being encoded made its own session write")
 
@@ -589,21 +562,14 @@ cdef object foreign(Pid pid, str role, NodeId node):
 
 
 cdef object too_long(FrameEncoder frame_encoder, Py_ssize_t size):
-    return EncodeError(
-        f"the message takes {size} bytes, more than the {frame_encoder.message_bytes_max} allowed; "
-        f"send it in parts"
-    )
-
-
-cdef bytes detail_text(str detail):
-    """The text as DOWN carries it: in normal form C, cut to DETAIL_MAX bytes."""
-    if not detail:
-        return b""
-    # A character takes a byte at least, so most of a huge text need not be looked at.
-    text = unicodedata.normalize("NFC", detail[:2 * DETAIL_MAX]).encode("utf-8", "replace")
-    if len(text) <= DETAIL_MAX:
-        return text
-    return text[:DETAIL_MAX].decode("utf-8", "ignore").encode()
+    most = f"{frame_encoder.message_bytes_max} allowed"
+    if size <= frame_encoder.message_bytes_max:
+        most = (
+            f"{frame_encoder.peer_bytes_max} that {frame_encoder.peer} takes, whose "
+            f"message_bytes_max is less than the {frame_encoder.message_bytes_max} of "
+            f"{frame_encoder.own}"
+        )
+    return EncodeError(f"the message takes {size} bytes, more than the {most}; send it in parts")
 
 
 cdef void store_lost(unsigned char* p, unsigned char flags, uint32_t count) noexcept:

@@ -1,5 +1,3 @@
-# The gather writer: frames of the bulk lane, whose bytes may stay in the messages.
-
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 

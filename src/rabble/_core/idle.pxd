@@ -1,5 +1,3 @@
-# What an executor does while it has nothing to do, and how it is called back.
-
 from libc.stdint cimport int64_t
 
 from rabble._core.inbox cimport Inbox

@@ -1,5 +1,3 @@
-"""What an executor does while it has nothing to do, and how it is called back."""
-
 from typing import final
 
 __all__ = ["Idle"]

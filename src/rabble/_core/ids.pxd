@@ -1,5 +1,3 @@
-# Names: nodes, processes and correlation ids, as immutable values.
-
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
@@ -18,10 +16,12 @@ cdef class Pid:
     cdef uint64_t found_in          # the epoch in which that holds; 0 is none
 
 cdef class CorrelationId:
-    cdef readonly Pid pid            # who asked
+    cdef readonly Pid pid            # of the asking process
     cdef readonly object connection  # int or None: the client connection it came from
     cdef readonly object request     # int or None: which request of that asker
     cdef Py_hash_t hash_value
 
 cdef bint same_node(NodeId a, NodeId b) noexcept
 cdef bint same_pid(Pid a, Pid b) noexcept
+# Whether it is one of a node's own: executor, calls, spawner.
+cdef bint is_reserved(Pid pid) noexcept

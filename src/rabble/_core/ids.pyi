@@ -1,10 +1,22 @@
-"""Names: `NodeId`, `Pid` and `CorrelationId`, immutable values checked where they enter."""
-
 from typing import final
 
-__all__ = ["CorrelationId", "NAME_BYTES_MAX", "NodeId", "Pid"]
+__all__ = [
+    "CorrelationId",
+    "HOST_CHARS_MAX",
+    "NAME_BYTES_MAX",
+    "NodeId",
+    "Pid",
+    "RESERVED_GROUP",
+    "host_problem",
+    "misleading",
+]
 
+HOST_CHARS_MAX: int
 NAME_BYTES_MAX: int
+RESERVED_GROUP: str
+
+def host_problem(host: str) -> str | None: ...
+def misleading(text: str) -> str | None: ...
 
 @final
 class NodeId:

@@ -4,13 +4,44 @@ cimport cython
 from cpython.object cimport Py_EQ, Py_GT, Py_LE, Py_LT, Py_NE
 from cpython.unicode cimport PyUnicode_Check
 
+import ipaddress
 import unicodedata
 
 from rabble._core.texts cimport bounded_repr, type_name
 
-__all__ = ["CorrelationId", "NAME_BYTES_MAX", "NodeId", "Pid"]
+__all__ = [
+    "CorrelationId",
+    "HOST_CHARS_MAX",
+    "NAME_BYTES_MAX",
+    "NodeId",
+    "Pid",
+    "RESERVED_GROUP",
+    "host_problem",
+    "misleading",
+]
 
 NAME_BYTES_MAX = 255
+#: Of a host's name in ASCII (RFC 1035, 2.3.4), and of what stands between two of its dots.
+HOST_CHARS_MAX = 253
+
+cdef enum:
+    LABEL_CHARS_MAX = 63
+
+cdef str RESERVED = "rabble"
+#: The group of the pids that are the node's own: executor, calls, spawner.
+RESERVED_GROUP = RESERVED
+
+# Characters that are not shown, besides those of category Cf: the Default_Ignorable_Code_Points of
+# Unicode, and the blank of Braille.
+cdef object INVISIBLE = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+) | frozenset(map(chr, (*range(0xfe00, 0xfe10), *range(0xe0100, 0xe01f0))))
+# Scripts of which a word may have several, and Latin besides.
+cdef object EAST_ASIAN = frozenset((
+    "BOPOMOFO", "CJK", "HANGUL", "HIRAGANA", "IDEOGRAPHIC", "KATAKANA", "KATAKANA-HIRAGANA",
+))
+# Scripts some of whose everyday letters Unicode has as compatibility characters.
+cdef object COMPOSED = frozenset(("ARMENIAN", "LAO", "THAI", "TIBETAN"))
 
 cdef extern from "Python.h":
     str PyUnicode_FromObject(object value)
@@ -46,6 +77,37 @@ cdef Py_ssize_t utf8_size(str text) noexcept:
     return size
 
 
+def misleading(text):
+    """How a name pretends to be another one, or hides something; `None` if it does not.
+
+    Not seen are names of one script that look like one of another script, such as five Cyrillic
+    letters that read "apple", and characters that are alike within a script, as l, I and 1 are.
+    """
+    if text.startswith(" ") or text.endswith(" "):
+        return "it begins or ends with a space"
+    if text.isascii():
+        return None
+    scripts = set()
+    for c in text:
+        category = unicodedata.category(c)
+        if category == "Cf" or c in INVISIBLE:
+            return f"it has U+{ord(c):04X}, which is not shown, or changes the direction of text"
+        if category == "Zs" and c != " ":
+            return f"it has U+{ord(c):04X}, a space other than the usual one"
+        if category[0] != "L" and category != "Nd":
+            continue
+        script = unicodedata.name(c, "").partition(" ")[0]
+        if unicodedata.decomposition(c).startswith("<") and script not in COMPOSED:
+            plain = unicodedata.normalize("NFKC", c)
+            return f"it has U+{ord(c):04X}, which looks like {ascii(plain)}: write that"
+        if category != "Nd":
+            scripts.add("CJK" if script in EAST_ASIAN else script)
+    if len(scripts) > 1 and scripts != {"CJK", "LATIN"}:
+        words = " and ".join(sorted(scripts)[:3])
+        return f"it has letters of several scripts, {words}, some of which look alike"
+    return None
+
+
 cdef str checked_name(object value, str what):
     cdef str text = exact_str(value, what)
     cdef Py_ssize_t length = len(text)
@@ -72,6 +134,8 @@ cdef str checked_name(object value, str what):
             problem = "it has control characters"
         if problem is None and not unicodedata.is_normalized("NFC", text):
             problem = "it is not in Unicode normal form C (use unicodedata.normalize('NFC', name))"
+        if problem is None:
+            problem = misleading(text)
     if problem is not None:
         raise ValueError(f"{what} {ascii(shortened(text))} is not usable: {problem}")
     return text
@@ -79,6 +143,38 @@ cdef str checked_name(object value, str what):
 
 cdef str shortened(str text):
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def host_problem(str host not None):
+    """Why this can be no host: a name in ASCII, an IPv4 address, or an IPv6 one in brackets.
+
+    `socket.getaddrinfo` raises no OSError, but UnicodeError, for a name with an empty or too long
+    label: such a name must not come as far as that.
+
+    :returns: the reason, or `None`. A name that passes need not be anybody's.
+    """
+    cdef Py_UCS4 c
+    cdef Py_ssize_t label = 0
+    if host.startswith("["):
+        try:
+            if host.endswith("]"):
+                ipaddress.IPv6Address(host[1 : len(host) - 1])
+                return None
+        except ValueError:
+            pass
+        return "what is in brackets is no IPv6 address"
+    if not host or len(host) > HOST_CHARS_MAX:
+        return f"the host has {len(host)} characters, 1 to {HOST_CHARS_MAX} are allowed"
+    for c in host:
+        if c != u".":
+            label += 1
+            if label > LABEL_CHARS_MAX:
+                return f"the host has more than {LABEL_CHARS_MAX} characters between two dots"
+        elif label == 0:
+            return "the host has a dot in front, or two in a row"
+        else:
+            label = 0
+    return None
 
 
 cdef str checked_addr(object value):
@@ -97,6 +193,9 @@ cdef str checked_addr(object value):
         raise ValueError(f"address {shown} is not usable: write an IPv6 host as '[::1]:port'")
     if not port.isdecimal() or len(port) > 5 or int(port) > 65535:
         raise ValueError(f"address {shown} is not usable: the port must be 0 to 65535")
+    problem = host_problem(host)
+    if problem is not None:
+        raise ValueError(f"address {shown} is not usable: {problem}")
     return text
 
 
@@ -146,6 +245,10 @@ cdef bint same_pid(Pid a, Pid b) noexcept:
     )
 
 
+cdef bint is_reserved(Pid pid) noexcept:
+    return pid.group is not None and pid.group == RESERVED
+
+
 # None of these three is seen by the garbage collector, and none can be part of a cycle: what they
 # refer to is of exactly str, int and each other's classes, which refer to nothing else. Neither can
 # they be nested: a chain of them ends after three.
@@ -154,8 +257,10 @@ cdef bint same_pid(Pid a, Pid b) noexcept:
 cdef class NodeId:
     """The name of a node: a value, safe to share between threads.
 
-    :param name: 1 to 255 bytes of UTF-8 in normal form C, without control characters, `::` or `@`.
-    :param addr: `host:port`, an IPv6 host in brackets, where peers reach the node.
+    :param name: 1 to 255 bytes of UTF-8 in normal form C, without control characters, `::` or `@`;
+        without spaces at its ends, and whatever else is not shown or looks like another letter.
+    :param addr: `host:port`, an IPv6 host in brackets, where peers reach the node. A name has at
+        most 253 characters, 63 between two dots, and no dot in front or behind another.
     :raises ValueError: says which part is wrong, and why.
 
     Its text form is `name@host:port`.

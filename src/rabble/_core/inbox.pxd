@@ -1,5 +1,3 @@
-# The inbox: how envelopes reach a thread from the others.
-
 from libc.stdint cimport int64_t
 
 from rabble._core.envelope cimport Envelope

@@ -1,5 +1,3 @@
-"""The inbox: how envelopes reach a thread from the others."""
-
 from typing import final
 
 from rabble._core.envelope import Envelope

@@ -1,8 +1,9 @@
-# Monitors: which process is told of whose end, on this node and across connections.
+from libc.stdint cimport uint64_t
 
 from rabble._core.dispatch cimport DispatchTable, Entry
 from rabble._core.ids cimport Pid
-from rabble._core.poller cimport Connection
+from rabble._core.pid_slots cimport PidSet
+from rabble._core.connection cimport Connection
 from rabble._core.routes cimport Routes
 
 cdef enum MonitorStatus:
@@ -11,13 +12,19 @@ cdef enum MonitorStatus:
     UNREACHABLE = 2      # no connection leads to that pid's node
     TOO_MANY = 3         # the peer has as many pairs as it may
 
+cdef class RemoteMonitor:
+    # The MONITORs of a pair that the peer has not answered by a DOWN. There is more than one while
+    # a DOWN for an earlier life may be under way.
+    cdef uint64_t first                    # reference of the oldest ...
+    cdef uint64_t latest                   # ... and of the one that the peer knows, or will
+
 cdef class Monitors:
     # A pair is (monitoring, monitored). Each of its two ends that lives on this node has it in its
     # entry, as `monitoring` and as `monitored_by`; one that crosses a connection is there as well,
     # under the same two words: what a connection's `monitoring` has is monitored at the peer.
     cdef DispatchTable table               # the processes of this node
     cdef Routes routes                     # the connections to others; None without a mesh
-    cdef Py_ssize_t peer_pairs_max         # pairs of which a peer's process is the monitoring one
+    cdef Py_ssize_t peer_monitors_max      # pairs in which a peer's process monitors
 
     # What a process of this node asks.
     cdef MonitorStatus add(self, Entry entry, Pid pid) except? TOO_MANY
@@ -25,18 +32,20 @@ cdef class Monitors:
 
     # What a peer asks of a process of this node, and what it tells of its own.
     cdef MonitorStatus add_for_peer(
-        self, Connection connection, Pid monitoring, Pid monitored
+        self, Connection connection, Pid monitoring, Pid monitored, uint64_t reference
     ) except? UNREACHABLE
     cdef int remove_for_peer(
-        self, Connection connection, Pid monitoring, Pid monitored
+        self, Connection connection, Pid monitoring, Pid monitored, uint64_t reference
     ) except -1
-    cdef Entry take_down(self, Connection connection, Pid monitoring, Pid monitored)
+    cdef Entry take_down(
+        self, Connection connection, Pid monitoring, Pid monitored, uint64_t reference
+    )
 
-    # The end of a life, in two parts: first who monitored it, which cannot fail, and then, when it
-    # has been let go of, whom it monitored.
+    # The end of a life, in two parts: first the pairs in which it is monitored, which cannot fail,
+    # and then, when it has been let go of, those in which it monitors.
     cdef int forget_monitored_by(self, Pid pid, dict monitored_by) except -1
-    cdef int forget_monitoring(self, Pid pid, dict monitoring) except -1
-    # What tells who monitored a life that it ended, as envelopes with notices.
+    cdef int forget_monitoring(self, Pid pid, PidSet monitoring) except -1
+    # Envelopes with a notice of the end of a life for each pid that monitored it.
     cdef list farewells(self, Pid executor, Pid pid, dict monitored_by, object down)
 
     # The end of a connection: monitored pid of the peer -> pids of this node that monitor it.

@@ -1,8 +1,9 @@
-"""Monitors: which process is told of whose end, on this node and across connections."""
-
 from typing import final
 
-__all__ = ["Monitors"]
+__all__ = ["Monitors", "RemoteMonitor"]
+
+@final
+class RemoteMonitor: ...
 
 @final
 class Monitors: ...

@@ -1,5 +1,3 @@
-# The FIFO ring that run queue and inboxes are made of.
-
 from cpython.object cimport PyObject
 
 cdef class EnvelopeQueue:
@@ -10,7 +8,7 @@ cdef class EnvelopeQueue:
     cdef size_t tail               # the next one goes to slots[tail & mask]
 
     # `head` and `tail` mean something for as long as nothing is put: a ring that grows, or takes
-    # another one's over, begins to count anew. Who wants to find again what it put counts it.
+    # another one's over, begins to count anew. To find again what was put, count the envelopes.
 
     cdef bint has_room(self, size_t places) noexcept
     cdef int reserve(self, size_t places) except -1

@@ -1,5 +1,3 @@
-"""The FIFO ring that the run queue and the inboxes are made of."""
-
 from typing import final
 
 from rabble._core.envelope import Envelope

@@ -3,6 +3,9 @@
 A frame of the control lane is acted upon where it is split off, so a PING is answered whatever the
 executor does. Those of the other lanes wait until it takes them; while too many do, nothing more is
 read.
+
+What an authenticated transport receives stands in a queue of its own until a whole record of it is
+verified. Only then is it bytes of frames: nobody's header is looked at before.
 """
 
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
@@ -11,7 +14,7 @@ from libc.string cimport memcpy
 from posix.unistd cimport read
 
 from rabble._core.byte_queue cimport ByteQueue, append, drop, length, move_range, reserve, swap
-from rabble._core.byteorder cimport load_64, store_64
+from rabble._core.byteorder cimport load_32, load_64, store_64
 from rabble._core.capacities cimport (
     POLL_EVENTS,
     RECV_BULK_HIGH,
@@ -21,15 +24,24 @@ from rabble._core.capacities cimport (
     RECV_LOW,
 )
 from rabble._core.frame cimport (
-    BYE, CODE_LIMIT, DOWN, ENVELOPE, FLAG_FULL, FRAGMENT, LOST, PING, PONG, WINDOW_UPDATE, Frame,
-    next_frame,
+    BYE, CODE_INTEGRITY, CODE_LIMIT, DOWN, ENVELOPE, FLAG_FULL, FLAG_IDLE, FRAGMENT, LOST, PING,
+    PONG, WINDOW_UPDATE, Frame, next_frame,
 )
 from rabble._core.inbox cimport monotonic_ns
+from rabble._core.linux cimport (
+    EPOLLERR,
+    EPOLLHUP,
+    EPOLLIN,
+    EPOLLOUT,
+    MSG_DONTWAIT,
+    epoll_event,
+    epoll_wait,
+    recv,
+)
+from rabble._core.record cimport RECORD_HEAD, verify_record
 from rabble._core.transport cimport (
     CLOSED,
     CONTROL_BYTES_MAX,
-    EPOLLIN,
-    EPOLLOUT,
     OPEN,
     Sockets,
     Transport,
@@ -42,36 +54,35 @@ from rabble._core.transport cimport (
     write_socket,
 )
 
-cdef extern from "<sys/epoll.h>" nogil:
-    enum: EPOLLERR
-    enum: EPOLLHUP
-    union epoll_data_t:
-        void* ptr
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_wait(int epfd, epoll_event* events, int most, int timeout_ms)
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum: MSG_DONTWAIT
-    Py_ssize_t recv(int fd, void* data, size_t size, int flags)
-
 
 # Every function below needs the lock.
 
 cdef void read_socket(Sockets* s, Transport* t) noexcept nogil:
     """Read once, and split what came into frames."""
+    cdef ByteQueue* lane = &t.recv_buffer
+    cdef size_t begun = 0       # bytes of a frame that came before, and are put in front once more
     cdef size_t room
     cdef Py_ssize_t got
+    if t.is_authenticated:
+        lane = &t.recv_records
+    elif t.bulk_goes_on and t.state == OPEN:
+        # Most likely more of the bulk lane, which is then read to where it belongs: to append it
+        # there from the other buffer would copy every byte of a large message once more.
+        lane = &t.recv_bulk
+        begun = length(&t.recv_buffer)
     room = RECV_BYTES_MIN
-    while room < RECV_BYTES_MAX and room <= t.recv_buffer.capacity // 2:
+    while room < RECV_BYTES_MAX and room <= lane.capacity // 2:
         room *= 2
-    if reserve(&t.recv_buffer, room) != 0:
+    if reserve(lane, begun + room) != 0:
         give_up(s, t, 0, ENOMEM)
         return
-    room = min(t.recv_buffer.capacity - t.recv_buffer.tail, <size_t>RECV_BYTES_MAX)
+    if begun:
+        memcpy(lane.data + lane.tail, t.recv_buffer.data + t.recv_buffer.head, begun)
+    room = min(lane.capacity - lane.tail - begun, <size_t>RECV_BYTES_MAX)
+    if t.is_authenticated:
+        room = min(room, record_room(lane))
     while True:
-        got = recv(t.fd, t.recv_buffer.data + t.recv_buffer.tail, room, MSG_DONTWAIT)
+        got = recv(t.fd, lane.data + lane.tail + begun, room, MSG_DONTWAIT)
         if got >= 0 or errno != EINTR:
             break
     if got < 0:
@@ -83,11 +94,82 @@ cdef void read_socket(Sockets* s, Transport* t) noexcept nogil:
         return
     t.received_ns = monotonic_ns()
     t.bytes_received += got
-    if t.state == OPEN:
-        t.recv_buffer.tail += got
-        if <size_t>got == room and t.recv_buffer.capacity < RECV_BYTES_MAX:
-            reserve(&t.recv_buffer, t.recv_buffer.capacity)
+    if t.state != OPEN:
+        return
+    if lane is &t.recv_bulk:
+        keep_bulk_frames(s, t, begun + got)
+        if <size_t>got < begun and length(&t.recv_buffer) == begun + got:
+            # Less came than was copied: the rest of this frame is read behind what there is of it,
+            # or a member that says it byte by byte would have all of it copied for each.
+            t.bulk_goes_on = False
+    else:
+        lane.tail += got
+    if <size_t>got == room and lane.capacity < RECV_BYTES_MAX:
+        reserve(lane, lane.capacity)
+    if t.is_authenticated:
+        verify_records(s, t)
+    elif t.state == OPEN:
         split_frames(s, t)
+
+
+cdef size_t record_room(const ByteQueue* records) noexcept nogil:
+    """How many bytes to read at once: of a long record its end, and the head of the next one.
+
+    Then its body stands alone, and the buffer can change hands as it is.
+    """
+    cdef size_t have = length(records)
+    cdef size_t whole
+    if have < 4:
+        return RECV_BYTES_MAX
+    whole = RECORD_HEAD + <size_t>load_32(records.data + records.head)
+    # There are whole ones if they followed the handshake, and another thread reads first.
+    if whole < RECV_BYTES_MIN or whole <= have:
+        return RECV_BYTES_MAX
+    return whole - have + RECORD_HEAD
+
+
+cdef void verify_records(Sockets* s, Transport* t) noexcept nogil:
+    """Split the whole records that were received into frames, each when it is verified."""
+    cdef ByteQueue* records = &t.recv_records
+    cdef size_t body
+    cdef Py_ssize_t size = 0
+    while t.state == OPEN:
+        size = verify_record(&t.verifying, records.data + records.head, length(records))
+        if size <= 0:
+            break
+        body = records.head + RECORD_HEAD
+        if move_range(records, body, body + size, &t.recv_buffer) != 0:
+            give_up(s, t, 0, ENOMEM)
+        else:
+            split_frames(s, t)
+    if size < 0:
+        write_bye(s, t, CODE_INTEGRITY, b"a record that does not verify", 29, False)
+    if t.state != OPEN:
+        drop(records)
+    elif length(records) and t.partial_ns == 0:
+        t.partial_ns = t.received_ns
+
+
+cdef void keep_bulk_frames(Sockets* s, Transport* t, size_t size) noexcept nogil:
+    """Of so many bytes behind those of `recv_bulk` the first whole frames of that lane stay there.
+
+    The rest goes where it would have been read to otherwise: half a frame, or others' frames.
+    """
+    cdef Frame frame
+    cdef const unsigned char* data = t.recv_bulk.data + t.recv_bulk.tail
+    cdef size_t at = 0
+    cdef Py_ssize_t next_size
+    while True:
+        next_size = next_frame(data + at, size - at, s.frame_bytes_max, &frame)
+        if next_size <= 0 or frame.kind >= PING or not is_bulk(&frame):
+            break
+        t.frames_received += 1
+        t.partial_ns = 0
+        at += next_size
+    t.recv_bulk.tail += at
+    t.recv_buffer.head = t.recv_buffer.tail = 0
+    if append(&t.recv_buffer, data + at, size - at) != 0:
+        give_up(s, t, 0, ENOMEM)
 
 
 cdef void split_frames(Sockets* s, Transport* t) noexcept nogil:
@@ -112,6 +194,7 @@ cdef void split_frames(Sockets* s, Transport* t) noexcept nogil:
             else &t.recv_bulk if is_bulk(&frame)
             else &t.recv_data
         )
+        t.bulk_goes_on = next_lane is &t.recv_bulk
         if next_lane is not lane:
             failed = append(lane, t.recv_buffer.data + run, at - run) != 0
             run = at
@@ -145,9 +228,22 @@ cdef inline bint is_bulk(const Frame* frame) noexcept nogil:
     )
 
 
-cdef inline int64_t round_trip(int64_t received_ns, uint64_t sent_ns) noexcept nogil:
-    """How long ago that was; the least there is for a time that this side cannot have sent."""
-    return received_ns - <int64_t>sent_ns if sent_ns < <uint64_t>received_ns else 1
+cdef enum:
+    ROUND_TRIP_HEARTBEATS = 16      # that a round trip takes at most: the peer is down long before
+
+
+cdef void note_round_trip(Sockets* s, Transport* t, int64_t sent_ns) noexcept nogil:
+    """Note how long a PING took, if it can be one that this side sent and nobody answered yet."""
+    cdef int64_t took = t.received_ns - sent_ns
+    if (
+        not t.unanswered_ns <= sent_ns <= t.pinged_ns
+        or took > ROUND_TRIP_HEARTBEATS * s.heartbeat_ns
+    ):
+        return
+    t.unanswered_ns = sent_ns + 1
+    t.round_trip_ns = max(took, <int64_t>1)
+    if t.round_trip_least_ns == 0 or t.round_trip_ns < t.round_trip_least_ns:
+        t.round_trip_least_ns = t.round_trip_ns
 
 
 cdef void handle_control(
@@ -162,14 +258,13 @@ cdef void handle_control(
             write_socket(s, t)
         return
     if frame.kind == PING or frame.kind == PONG:
-        t.peer_idle = frame.flags & 1
+        t.peer_idle = frame.flags & FLAG_IDLE
         t.peer_progress = load_64(frame.body + 8)
         t.progress_ns = t.received_ns
         if frame.kind == PONG:
-            t.round_trip_ns = round_trip(t.received_ns, load_64(frame.body))
-            if t.round_trip_least_ns == 0 or t.round_trip_ns < t.round_trip_least_ns:
-                t.round_trip_least_ns = t.round_trip_ns
+            note_round_trip(s, t, <int64_t>load_64(frame.body))
             return
+        t.ping_received_ns = t.received_ns
         if length(&t.control) > CONTROL_BYTES_MAX:
             write_bye(s, t, CODE_LIMIT, NULL, 0, False)
             return

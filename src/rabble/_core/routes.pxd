@@ -1,10 +1,10 @@
-# Routes: which connection leads to another node.
-
 from libc.stdint cimport int64_t
 
+from rabble._core.backlog cimport Backlog
+from rabble._core.connection cimport Connection
 from rabble._core.envelope cimport Envelope
 from rabble._core.ids cimport NodeId
-from rabble._core.poller cimport Connection, Poller
+from rabble._core.poller cimport Poller
 from rabble._core.queue cimport EnvelopeQueue
 
 cdef enum SendStatus:
@@ -13,7 +13,8 @@ cdef enum SendStatus:
     PEER_BUSY = 2        # as much waits for that peer as may
 
 cdef class Routes:
-    cdef readonly Poller poller
+    cdef readonly Poller poller      # whose the connections are
+    cdef Backlog backlog             # of the run queue that envelopes are routed from
     cdef dict by_name                # the peer's name -> Connection
     cdef list connections            # the same ones
     cdef NodeId recent_node          # the one asked for last that has a connection, or None ...
@@ -36,6 +37,15 @@ cdef class Routes:
     cdef int answered(self, Connection connection) except -1
     cdef list receive(self, EnvelopeQueue queue, size_t popped)
     cdef void shrunk(self, size_t end) noexcept
+    # What stood at these places of the run queue was taken out of it.
+    cdef int moved_up(self, list places) except -1
+    # What is delivered now may have been returned before the processes were told of a connection.
+    cdef inline bint is_untold(self, Connection connection) noexcept:
+        return (
+            not connection.is_told
+            or <Py_ssize_t>(connection.told_mark - self.backlog.popped) >= 0
+        )
+    cdef bint holds(self, Connection connection) noexcept
     cdef int receive_all(self, Connection connection, EnvelopeQueue queue) except -1
     cdef int receive_batch(
         self, Connection connection, EnvelopeQueue queue, int frames_most

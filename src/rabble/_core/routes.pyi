@@ -1,9 +1,8 @@
-"""Routes: which connection leads to another node."""
-
 from typing import final
 
+from rabble._core.connection import Connection
 from rabble._core.ids import NodeId
-from rabble._core.poller import Connection, Poller
+from rabble._core.poller import Poller
 
 __all__ = ["Routes"]
 

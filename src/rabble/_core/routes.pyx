@@ -5,6 +5,11 @@ at the turn's end, or when it fills 64 KiB: one system call for all that goes to
 received is decoded in batches. A connection's next batch is taken when the one before has been
 delivered, so that no peer fills the run queue faster than it is emptied; and of all connections
 together no more is taken at once than is gone again when the garbage collector looks.
+
+What a process returned goes to the start of a node that this node's processes had been told of by
+then, or nowhere: a process that stands in the queue before NodeDown and NodeUp knows the start
+before. Nothing is stamped for that. When the processes have been told of a connection, all that was
+returned before stands in the queue, so its end marks what is not to go over that connection.
 """
 
 cimport cython
@@ -18,21 +23,24 @@ from rabble._core.capacities cimport (
     BATCH_FRAMES_MAX,
     FLUSH_BYTES,
 )
+from rabble._core.connection cimport Connection
 from rabble._core.envelope cimport Envelope
 from rabble._core.failure cimport take_failure
 from rabble._core.frame cimport CODE_LIMIT
 from rabble._core.ids cimport NodeId, same_node
-from rabble._core.poller cimport Connection, Poller
+from rabble._core.poller cimport Poller
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.texts cimport bounded_str
 
-from rabble._core.frame_decoder import SessionError
+from bisect import bisect_left
+
+from rabble._core.errors import SessionError
 
 __all__ = ["Routes"]
 
 cdef enum:
     TEXT_MAX = 500            # characters of an error's text that the peer is told
-    ANSWERS_MAX = 2           # queues' lengths that may wait if the runtime's answers are counted
+    ANSWERS_MAX = 2           # queues' lengths that may wait with the runtime's answers
 
 cdef extern from *:
     """
@@ -52,7 +60,7 @@ cdef bint is_longer(object msg, size_t size):
 
 @cython.final
 cdef class Routes:
-    """The connections of one node, by their peers.
+    """The connections of one node, by their peers. The executor's thread owns it.
 
     :param poller: whose they are.
     """
@@ -67,7 +75,7 @@ cdef class Routes:
         return len(self.connections)
 
     def get(self, NodeId node not None):
-        """The connection that leads to that node, or `None`."""
+        """The connection that leads to that node, or `None`. For the executor's thread."""
         return self.find(node)
 
     cdef Connection find(self, NodeId node):
@@ -109,12 +117,14 @@ cdef class Routes:
     cdef int send(self, Envelope envelope) except -1:
         """Encode an envelope for the peer it goes to; returns a `SendStatus`.
 
-        Raises `EncodeError`.
+        :raises EncodeError: if it cannot travel.
         """
         cdef Connection connection = self.find(envelope.to.node)
         cdef size_t most
         cdef uint64_t bulk_written
         if connection is None or not connection.is_open():
+            return NOT_CONNECTED
+        if self.is_untold(connection) and self.backlog.is_of_process(envelope):
             return NOT_CONNECTED
         most = self.poller.sockets.queue_bytes_max
         # Asked before, so that one message may be longer than the whole queue.
@@ -132,7 +142,7 @@ cdef class Routes:
             return PEER_BUSY
         bulk_written = connection.frame_encoder.bulk.written
         if connection.large_size and is_longer(envelope.msg, most):
-            # One at a time. Of what is no plain bytes or text the length is not known yet.
+            # Only one overlong message at a time; of other types the length is not known yet.
             connection.counted()
             if connection.large_size:
                 connection.lost = 1
@@ -155,21 +165,33 @@ cdef class Routes:
     cdef int touch(self, Connection connection) except -1:
         """Something was written: see that it is sent."""
         if connection.frame_encoder.data.size + connection.frame_encoder.bulk.size >= FLUSH_BYTES:
-            self.poller.flush(connection)
+            connection.flush()
         elif not connection.is_dirty:
             connection.is_dirty = True
             self.dirty.append(connection)
         return 0
 
     cdef int answered(self, Connection connection) except -1:
-        """The runtime wrote something itself, which no limit refuses: see that it is sent.
-
-        A peer that asks, and does not read the answers, is not let fill this node's memory.
-        """
-        if connection.counted() > ANSWERS_MAX * self.poller.sockets.queue_bytes_max:
-            connection.close(CODE_LIMIT, "it reads no answers")
-            return 0
+        """The runtime wrote something itself, which no limit refuses: see that it is sent."""
         return self.touch(connection)
+
+    cdef bint holds(self, Connection connection) noexcept:
+        """Whether nothing more of a connection is decoded before its peer has taken what waits.
+
+        A peer that asks, and does not read the answers, is not let fill this node's memory: what it
+        sends stays where it is. If it takes nothing at all for a while, that ends the connection,
+        see `keep_alive`.
+        """
+        cdef size_t most = ANSWERS_MAX * self.poller.sockets.queue_bytes_max
+        if connection.answers() <= most or not connection.is_open():
+            return False
+        # Said first, and then looked at again: who sends looks at it without the GIL.
+        connection.transport.holds_answers = True
+        RABBLE_FENCE()
+        if connection.answers() > most:
+            return True
+        connection.transport.holds_answers = False
+        return False
 
     cdef int flush(self) except -1:
         """Send what was written since the last time."""
@@ -178,7 +200,7 @@ cdef class Routes:
         self.dirty = []
         for connection in dirty:
             if connection.is_dirty:
-                self.poller.flush(connection)
+                connection.flush()
         return 0
 
     cdef list receive(self, EnvelopeQueue queue, size_t popped):
@@ -210,7 +232,7 @@ cdef class Routes:
         for _ in range(connections):
             connection = <Connection>self.connections[at]
             at = at + 1 if at + 1 < connections else 0
-            if connection.has_received():
+            if connection.has_received() and not self.holds(connection):
                 if <Py_ssize_t>(connection.batch_end - popped) > 0:
                     self.poller.sockets.pending = True
                     continue
@@ -224,11 +246,11 @@ cdef class Routes:
                 self.receive_batch(connection, queue, left)
                 self.decoded += queue.count() - before
                 self.decoded_mark = connection.batch_end = popped + queue.count()
-                if connection.has_received():
+                if connection.has_received() and not self.holds(connection):
                     self.poller.sockets.pending = True
                     if next_first < 0:
                         next_first = at
-            if connection.transport.bulk_sent_frames and not self.poller.let_go(connection):
+            if connection.transport.bulk_sent_frames and not connection.let_go():
                 self.poller.sockets.pending = True
             if connection.lost and connection.is_open():
                 # The peer learns of the hole though nothing may follow it.
@@ -260,6 +282,12 @@ cdef class Routes:
         if <Py_ssize_t>(self.decoded_mark - end) > 0:
             self.decoded_mark = end
 
+    cdef int moved_up(self, list places) except -1:
+        cdef Connection connection
+        for connection in self.connections:
+            connection.told_mark -= <size_t>bisect_left(places, connection.told_mark)
+        return 0
+
     cdef int receive_all(self, Connection connection, EnvelopeQueue queue) except -1:
         """Decode all that a connection has received so far."""
         while connection.has_received():
@@ -288,8 +316,8 @@ cdef class Routes:
                 )
             # Nothing of it is read any more.
             while connection.has_received():
-                self.poller.take(connection, BATCH_DATA_BYTES, BATCH_FRAMES_MAX, False, &frames)
-                self.poller.take(connection, BATCH_DATA_BYTES, BATCH_FRAMES_MAX, True, &frames)
+                connection.take(BATCH_DATA_BYTES, BATCH_FRAMES_MAX, False, &frames)
+                connection.take(BATCH_DATA_BYTES, BATCH_FRAMES_MAX, True, &frames)
         return 0
 
 
@@ -309,8 +337,8 @@ cdef int decode(
         if bulk:
             # A little in any case: it must not starve.
             frames_most = max(frames_most - <int>(queue.count() - before), BATCH_BULK_FRAMES_MIN)
-        size = routes.poller.take(
-            connection, BATCH_BULK_BYTES if bulk else BATCH_DATA_BYTES, frames_most, bulk, &frames
+        size = connection.take(
+            BATCH_BULK_BYTES if bulk else BATCH_DATA_BYTES, frames_most, bulk, &frames
         )
         if size:
             connection.session.frame_decoder.read_batch(frames, size, queue)

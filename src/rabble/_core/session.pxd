@@ -1,5 +1,3 @@
-# The session: one connection's encoder and decoder, from objects to frames and back.
-
 from libc.stdint cimport uint64_t
 
 from rabble._core.codec cimport Codec

@@ -1,5 +1,3 @@
-# System messages: what processes ask of their runtime, and the runtime of its executor.
-
 from rabble._core.dispatch cimport Entry
 from rabble._core.envelope cimport Envelope
 from rabble._core.executor cimport Executor, MessageHandler
@@ -10,8 +8,6 @@ from rabble._core.timers cimport Timer
 cdef class SystemMessages(MessageHandler):
     cdef Executor executor
     cdef tuple classes             # of the messages, in the order of the .pyx's `Message`
-    cdef object timeout_class      # protocol.Timeout: built for every timer that fires
-    cdef object down_reason        # protocol.DownReason
 
     cdef Entry asker(self, Envelope envelope)
 
@@ -24,6 +20,7 @@ cdef class SystemMessages(MessageHandler):
     cdef int demonitor(self, object request, Envelope envelope) except -1
     cdef int get_metrics(self, Envelope envelope) except -1
     cdef int subscribe_nodes(self, object request, Envelope envelope) except -1
+    cdef int subscribe_dead_letters(self, object request, Envelope envelope) except -1
 
     # What the runtime sends itself.
     cdef int notice(self, Notice notice) except -1

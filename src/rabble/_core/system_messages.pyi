@@ -1,5 +1,3 @@
-"""System messages: what processes ask of their runtime, and the runtime of its executor."""
-
 from typing import final
 
 from rabble._core.executor import Executor

@@ -9,17 +9,50 @@ cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
-from rabble._core.dispatch cimport CALLBACK, EXECUTOR, NODES, Entry
+from rabble._core.dispatch cimport CALLBACK, DEAD_LETTERS, EXECUTOR, NODES, Entry
 from rabble._core.envelope cimport Envelope
-from rabble._core.distribution cimport add_connection, end_connection, handle_event, send_down
-from rabble._core.executor cimport ENDING, NAME_TAKEN, Added, Executor, MessageHandler
+from rabble._core.distribution cimport (
+    add_connection,
+    end_connection,
+    handle_event,
+    note_told,
+    send_down,
+    tell_unanswered,
+)
+from rabble._core.executor cimport ENDING, NAME_TAKEN, Executor, MessageHandler
+from rabble._core.failure cimport what_failed
 from rabble._core.frame_decoder cimport PeerEvent
 from rabble._core.ids cimport CorrelationId, Pid, same_node
 from rabble._core.monitors cimport MONITORED, NO_PROCESS, MonitorStatus
 from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
-from rabble._core.poller cimport Connection
-from rabble._core.texts cimport bounded_repr, type_name
+from rabble._core.connection cimport Connection
+from rabble._core.requests cimport Unanswered
+from rabble._core.texts cimport (
+    bounded_repr,
+    described,
+    must_pass,
+    not_a_correlation_id,
+    not_a_pid,
+    type_name,
+)
 from rabble._core.timers cimport Timer
+from rabble._core.messages import (
+    CancelTimer,
+    Demonitor,
+    Down,
+    DownReason,
+    GetMetrics,
+    Monitor,
+    NodeUp,
+    Spawn,
+    SpawnFailed,
+    StartTimer,
+    Stop,
+    SubscribeDeadLetters,
+    SubscribeNodes,
+    Timeout,
+    TimerCancelled,
+)
 from rabble._core.timers import validate_delay_ms
 
 __all__ = ["SystemMessages"]
@@ -38,13 +71,18 @@ cdef enum Message:
     PEER_EVENT
     DISCARD
     NOT_DELIVERED
+    NOT_ANSWERED
     CONNECTED
     SUBSCRIBE_NODES
+    SUBSCRIBE_DEAD_LETTERS
     GET_METRICS
     MESSAGES
 
-#: What a process may give as the reason of a Stop: the others are the runtime's to say.
-cdef tuple STOP_KINDS = ("stopped", "crashed", "shutdown")
+
+# Called so that what it raises stays pending: it returns -1 then.
+ctypedef int (*quiet_add)(
+    Executor executor, Pid pid, object process, object mailbox_max
+) noexcept
 
 
 @cython.final
@@ -55,26 +93,25 @@ cdef class SystemMessages(MessageHandler):
     """
 
     def __cinit__(self, Executor executor not None):
-        protocol = executor.protocol
         self.executor = executor
-        self.timeout_class = protocol.Timeout
-        self.down_reason = protocol.DownReason
         self.classes = (
             Notice,
             Timer,
-            protocol.StartTimer,
-            protocol.CancelTimer,
-            protocol.Spawn,
+            StartTimer,
+            CancelTimer,
+            Spawn,
             Entry,
-            protocol.Monitor,
-            protocol.Demonitor,
-            protocol.Stop,
+            Monitor,
+            Demonitor,
+            Stop,
             PeerEvent,
             Discard,
             Undelivered,
+            Unanswered,
             Connected,
-            protocol.SubscribeNodes,
-            protocol.GetMetrics,
+            SubscribeNodes,
+            SubscribeDeadLetters,
+            GetMetrics,
         )
         executor.system_messages = self
 
@@ -109,23 +146,28 @@ cdef class SystemMessages(MessageHandler):
             return self.discard(<Discard>msg)
         if which == NOT_DELIVERED:
             return self.undelivered(<Undelivered>msg)
+        if which == NOT_ANSWERED:
+            return tell_unanswered(self.executor, <Unanswered>msg)
         if which == CONNECTED:
             return self.connected(<Connected>msg)
         if which == SUBSCRIBE_NODES:
             return self.subscribe_nodes(msg, envelope)
+        if which == SUBSCRIBE_DEAD_LETTERS:
+            return self.subscribe_dead_letters(msg, envelope)
         if which == GET_METRICS:
             return self.get_metrics(envelope)
         raise TypeError(
             f"the executor was sent a {type_name(msg)}; it understands "
-            "CancelTimer, Demonitor, GetMetrics, Monitor, Spawn, StartTimer, Stop, SubscribeNodes"
+            "CancelTimer, Demonitor, GetMetrics, Monitor, Spawn, StartTimer, Stop, "
+            "SubscribeDeadLetters, SubscribeNodes"
         )
 
     cdef Entry asker(self, Envelope envelope):
-        """The entry of who sent a control message, or `None` if that life is over by now."""
+        """The entry of a control message's sender, or `None` if that life is over by now."""
         cdef PyObject* found
         if envelope.sender is None:
             raise ValueError(
-                f"{type_name(envelope.msg)} needs a sender: it concerns who sent it"
+                f"{type_name(envelope.msg)} needs a sender: it concerns the process that sends it"
             )
         found = self.executor.table.find(envelope.sender)
         if found is NULL or self.executor.backlog.is_stale(envelope.sender):
@@ -136,9 +178,11 @@ cdef class SystemMessages(MessageHandler):
 
     cdef int notice(self, Notice notice) except -1:
         if notice.entry is not None:
-            return self.executor.notify_now(notice.entry, notice.msg, notice.correlation_id)
+            return self.executor.give_notice(notice.entry, notice.msg, notice.correlation_id)
         if notice.connection is not None:
-            return send_down(self.executor, notice.connection, notice.monitoring, notice.msg)
+            return send_down(
+                self.executor, notice.connection, notice.monitoring, notice.reference, notice.msg
+            )
         return 0
 
     cdef int start_process(self, Entry entry) except -1:
@@ -158,12 +202,14 @@ cdef class SystemMessages(MessageHandler):
             entry = <Entry>found
             if entry.kind == EXECUTOR:
                 raise ValueError("the executor's own pid stays until it ends")
-            self.executor.remove_entry(entry, request.reason)
+            self.executor.lives.end(entry, request.reason, request.crash)
         return 0
 
     cdef int undelivered(self, Undelivered letter) except -1:
         if letter.envelope is not None:
-            self.executor.drop(letter.envelope, letter.reason)
+            self.executor.letters.drop(
+                letter.envelope, letter.reason, letter.detail or "", letter.crash
+            )
         return 0
 
     cdef int timer(self, Timer timer) except -1:
@@ -171,96 +217,94 @@ cdef class SystemMessages(MessageHandler):
         if type(timer.owner) is not Entry:
             raise TypeError("a Timer is nothing to be sent")
         entry = <Entry>timer.owner
-        if self.executor.due_queued > 0:
-            self.executor.due_queued -= 1
-        # Cancelled, replaced, or its process ended, while it stood in the queue.
-        if entry.timers is None or entry.timers.get(timer.correlation_id) is not timer:
+        if not self.executor.timeouts.has_fired(timer):
             return 0
-        del entry.timers[timer.correlation_id]
-        return self.executor.notify_now(
-            entry, self.timeout_class(timer.correlation_id), timer.correlation_id
+        return self.executor.give_notice(
+            entry, Timeout(timer.correlation_id), timer.correlation_id
         )
 
     cdef int connected(self, Connected request) except -1:
-        if request.connection is not None and self.executor.routes is not None:
-            add_connection(self.executor, request.connection)
-        return 0
+        if request.connection is None or self.executor.routes is None:
+            return 0
+        if request.is_told:
+            return note_told(self.executor, request.connection)
+        return add_connection(self.executor, request.connection)
 
     # What processes ask.
 
     cdef int start_timer(self, object request, Envelope envelope) except -1:
         cdef Entry entry = self.asker(envelope)
-        cdef CorrelationId correlation_id = request.correlation_id
+        cdef CorrelationId correlation_id = correlation_id_in(request)
         cdef int64_t delay_ms = validate_delay_ms(request.delay_ms)
-        cdef int64_t due_ns
-        cdef Timer old, timer
-        if correlation_id is None:
-            raise TypeError("StartTimer: correlation_id must be a CorrelationId, not None")
         if entry is None or entry.target is None:
             return 0
-        # Rounded up to the next tick, from the true time and not the batch's: never early.
-        due_ns = self.executor.now_ns() - self.executor.epoch_ns + delay_ms * 1_000_000
-        if entry.timers is None:
-            entry.timers = {}
-        old = entry.timers.get(correlation_id)
-        timer = self.executor.wheel.c_start(
-            entry, correlation_id, (due_ns + 999_999) // 1_000_000 - self.executor.wheel.now
+        return self.executor.timeouts.start(
+            entry, correlation_id, self.executor.now_ns(), delay_ms
         )
-        entry.timers[correlation_id] = timer
-        if old is not None:
-            self.executor.wheel.c_cancel(old)
-        return 0
 
     cdef int cancel_timer(self, object request, Envelope envelope) except -1:
         cdef Entry entry = self.asker(envelope)
-        cdef CorrelationId correlation_id = request.correlation_id
+        cdef CorrelationId correlation_id = correlation_id_in(request)
         cdef bint acknowledge = request.acknowledge
-        cdef Timer timer = None
+        cdef bint was_active
         if entry is None:
             return 0
-        if entry.timers is not None:
-            timer = entry.timers.pop(correlation_id, None)
-            if timer is not None:
-                self.executor.wheel.c_cancel(timer)
+        was_active = self.executor.timeouts.cancel(entry, correlation_id)
         if acknowledge:
-            self.executor.notify(
+            self.executor.notifier.notify(
                 entry,
-                self.executor.protocol.TimerCancelled(correlation_id, timer is not None),
+                TimerCancelled(correlation_id, was_active),
                 correlation_id,
             )
         return 0
 
     cdef int spawn(self, object request, Envelope envelope) except -1:
         cdef Pid pid = Pid(request.name, self.executor.node, request.group)
-        cdef Added added = self.executor.add(pid, request.process, request.mailbox_max, False)
+        cdef object process = request.process
+        cdef object mailbox_max = request.mailbox_max
         cdef str reason
-        if added == NAME_TAKEN:
+        cdef int added
+        self.executor.lives.check(pid, process, mailbox_max)
+        added = (<quiet_add><void*>add)(self.executor, pid, process, mailbox_max)
+        if added < 0:
+            # The request is a right one, and it is the process that cannot be spawned: who asked is
+            # told. Where nobody can be told, it is a control message that cannot be followed.
+            error = what_failed()
+            if (
+                type(error) is MemoryError
+                or must_pass(error)
+                or envelope.sender is None
+                or self.executor.backlog.is_stale(envelope.sender)
+            ):
+                raise error
+            reason = described(error)
+        elif added == NAME_TAKEN:
             reason = "the name is taken"
         elif added == ENDING:
             reason = "the node shuts down"
         else:
             return 0
         if envelope.sender is not None and not self.executor.backlog.is_stale(envelope.sender):
-            self.executor.tell(
+            self.executor.notifier.notify_pid(
                 envelope.sender,
-                self.executor.protocol.SpawnFailed(pid, reason),
+                SpawnFailed(pid, reason),
                 envelope.correlation_id,
             )
         return 0
 
     cdef int stop(self, object request) except -1:
-        cdef Pid pid = <Pid?>request.pid
+        cdef Pid pid = pid_in(request)
         cdef object reason = request.reason
         cdef PyObject* found
         cdef Entry entry
         if reason is None:
-            reason = self.down_reason("stopped")
-        elif type(reason) is not self.down_reason or reason.kind not in STOP_KINDS:
+            reason = DownReason("stopped")
+        elif type(reason) is not DownReason or reason.kind not in DownReason.STOP_KINDS:
             raise TypeError(
-                f"Stop: reason must be a DownReason of kind {', '.join(STOP_KINDS)}, or None, "
-                f"not {bounded_repr(reason, 200)}"
+                f"Stop: reason must be a DownReason of kind "
+                f"{', '.join(DownReason.STOP_KINDS)}, or None, not {bounded_repr(reason, 200)}"
             )
-        if pid is None or not same_node(pid.node, self.executor.node):
+        if not same_node(pid.node, self.executor.node):
             raise ValueError(
                 f"Stop: {pid} is no process of {self.executor.node}; a node stops its own "
                 f"processes only, so send that process a message that has it stop itself"
@@ -273,18 +317,16 @@ cdef class SystemMessages(MessageHandler):
             raise ValueError("the executor is not stopped by a message; use node.shutdown()")
         if entry.kind == CALLBACK:
             raise ValueError(f"{pid} is the runtime's own and is not stopped by a message")
-        return self.executor.remove_entry(entry, reason)
+        return self.executor.lives.end(entry, reason)
 
     cdef int monitor(self, object request, Envelope envelope) except -1:
         cdef Entry entry = self.asker(envelope)
-        cdef Pid pid = <Pid?>request.pid
+        cdef Pid pid = pid_in(request)
         cdef MonitorStatus status
         cdef bint known
-        if pid is None:
-            raise TypeError("Monitor: pid must be a Pid, not None")
         if entry is None:
             return 0
-        known = entry.monitoring is not None and pid in entry.monitoring
+        known = entry.monitoring is not None and entry.monitoring.has(pid)
         status = self.executor.monitors.add(entry, pid)
         if status == MONITORED:
             if self.executor.shutdown_sent and not known and pid == self.executor.pid:
@@ -292,15 +334,13 @@ cdef class SystemMessages(MessageHandler):
                 return self.executor.send_shutdown(entry.pid)
             return 0
         reason = "no_process" if status == NO_PROCESS else "disconnected"
-        return self.executor.notify(
-            entry, self.executor.protocol.Down(pid, self.down_reason(reason))
+        return self.executor.notifier.notify(
+            entry, Down(pid, DownReason(reason))
         )
 
     cdef int demonitor(self, object request, Envelope envelope) except -1:
         cdef Entry entry = self.asker(envelope)
-        cdef Pid pid = <Pid?>request.pid
-        if pid is None:
-            raise TypeError("Demonitor: pid must be a Pid, not None")
+        cdef Pid pid = pid_in(request)
         if entry is not None:
             self.executor.monitors.remove(entry, pid)
         return 0
@@ -308,7 +348,9 @@ cdef class SystemMessages(MessageHandler):
     cdef int get_metrics(self, Envelope envelope) except -1:
         cdef Entry entry = self.asker(envelope)
         if entry is not None:
-            self.executor.notify(entry, self.executor.hooks.metrics(), envelope.correlation_id)
+            self.executor.notifier.notify(
+                entry, self.executor.hooks.target.metrics(), envelope.correlation_id
+            )
         return 0
 
     cdef int subscribe_nodes(self, object request, Envelope envelope) except -1:
@@ -319,16 +361,45 @@ cdef class SystemMessages(MessageHandler):
         if entry is None:
             return 0
         known = entry.subscribed & NODES
-        self.executor.subscribe(entry, self.executor.node_subscribers, NODES, wanted)
+        self.executor.lives.subscribe(entry, NODES, wanted)
         if wanted and not known and self.executor.routes is not None:
             for connection in self.executor.routes.connections:
-                self.executor.notify(
+                self.executor.notifier.notify(
                     entry,
-                    self.executor.protocol.NodeUp(
+                    NodeUp(
                         connection.session.peer, connection.session.incarnation
                     ),
                 )
         return 0
 
+    cdef int subscribe_dead_letters(self, object request, Envelope envelope) except -1:
+        cdef Entry entry = self.asker(envelope)
+        cdef bint wanted = request.wanted
+        if entry is not None:
+            self.executor.lives.subscribe(entry, DEAD_LETTERS, wanted)
+        return 0
+
     cdef int disconnect(self, Connection connection) except -1:
         return end_connection(self.executor, connection)
+
+
+cdef Pid pid_in(object request):
+    """The pid of a control message. `TypeError` if it has none."""
+    pid = request.pid
+    if type(pid) is not Pid:
+        raise not_a_pid(f"{type_name(request)}: pid", "Pid", pid)
+    return <Pid>pid
+
+
+cdef CorrelationId correlation_id_in(object request):
+    """The correlation id of a control message. `TypeError` if it has none."""
+    correlation_id = request.correlation_id
+    if type(correlation_id) is not CorrelationId:
+        raise not_a_correlation_id(
+            f"{type_name(request)}: correlation_id", "CorrelationId", correlation_id
+        )
+    return <CorrelationId>correlation_id
+
+
+cdef int add(Executor executor, Pid pid, object process, object mailbox_max) except -1:
+    return executor.add(pid, process, mailbox_max, False)

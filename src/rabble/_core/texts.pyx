@@ -1,4 +1,4 @@
-"""What is said of objects that users made: bounded, and no failure of who asks.
+"""Texts of objects that users made: bounded, and no failure of the caller.
 
 A user's `__str__` may raise anything, SystemExit too, and what it returns may be huge. So no error
 and no log of the runtime words such an object but by these functions, which return a text whatever
@@ -13,9 +13,10 @@ class's own method makes is cut, which does not take back the time that it took.
 from cpython.object cimport PyObject
 import threading
 
+from rabble._core.errors import Interrupted, RabbleError
 from rabble._core.failure cimport PyErr_GivenExceptionMatches, owned, take_failure
 
-__all__ = ["Interrupted", "bounded_repr", "bounded_str", "type_name"]
+__all__ = ["bounded_repr", "bounded_str", "given", "type_name"]
 
 cdef extern from *:
     """
@@ -83,10 +84,6 @@ cdef str NO_TEXT = "an object whose text could not be made"
 # A function that returns NULL, with its exception pending, instead of raising it.
 ctypedef PyObject* (*quiet_words)(PyObject* value, Py_ssize_t most, bint as_repr) noexcept
 ctypedef PyObject* (*quiet_excuse)(PyObject* value, PyObject* error, bint as_repr) noexcept
-
-
-class Interrupted(BaseException):
-    """Raised in a `receive` that had not returned when its node had to end."""
 
 
 cpdef str type_name(object value):
@@ -216,3 +213,58 @@ cdef str container_words(object value, Py_ssize_t most, int depth):
     if cls is frozenset:
         return "frozenset({" + inside + "})"
     return "{" + inside + "}"
+
+
+cdef enum:
+    DETAIL_CHARS_MAX = 500
+
+# Made once: there when memory is not.
+cdef str NO_WORDS = "an exception for whose text there was no memory"
+
+ctypedef PyObject* (*quiet_description)(PyObject* error) noexcept
+
+
+cdef object described(object error):
+    cdef PyObject* text = (<quiet_description><void*>description)(<PyObject*>error)
+    if text is NULL:
+        take_failure()
+        return NO_WORDS
+    return owned(text)
+
+
+cdef str failure_text(object error):
+    if PyErr_GivenExceptionMatches(error, RabbleError):
+        return bounded_str(error, DETAIL_CHARS_MAX)
+    return <str>described(error)
+
+
+cdef object description(object error):
+    return f"{type_name(error)}: {bounded_str(error, DETAIL_CHARS_MAX)}"
+
+
+cdef enum:
+    ARGUMENT_CHARS_MAX = 100
+
+
+cpdef str given(object value):
+    """What a caller gave, with its type, as an error says it: `the str 'counter'`, or `None`."""
+    if value is None:
+        return "None"
+    return f"the {type_name(value)} {bounded_repr(value, ARGUMENT_CHARS_MAX)}"
+
+
+cdef object not_a_pid(str what, str wanted, object value):
+    if type(value) is not str:
+        advice = "what node.spawn and node.pid return is one"
+    elif "@" in <str>value:
+        advice = f"write Pid.parse({bounded_repr(value, ARGUMENT_CHARS_MAX)})"
+    else:
+        advice = f"write node.pid({bounded_repr(value, ARGUMENT_CHARS_MAX)})"
+    return TypeError(f"{what} must be a {wanted}, not {given(value)}; {advice}")
+
+
+cdef object not_a_correlation_id(str what, str wanted, object value):
+    return TypeError(
+        f"{what} must be a {wanted}, not {given(value)}; write CorrelationId(pid, request=1), "
+        f"or pass on the one that receive was given"
+    )

@@ -1,5 +1,3 @@
-# The hierarchical timing wheel: timers by the million, started and cancelled in constant time.
-
 from libc.stdint cimport int64_t, uint64_t
 
 from rabble._core.capacities cimport WHEEL_LEVELS

@@ -1,5 +1,3 @@
-"""The hierarchical timing wheel: timers by the million, started and cancelled in constant time."""
-
 from typing import Any, NoReturn, final
 
 __all__ = ["Timer", "TimerWheel", "validate_delay_ms"]

@@ -1,24 +1,11 @@
-# Transports: the socket and the lanes of one connection, below the interpreter.
-
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport write
 
 from rabble._core.buffer_writer cimport BufferWriter
 from rabble._core.byte_queue cimport ByteQueue
 from rabble._core.byteorder cimport load_32
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-    int pthread_mutex_init(pthread_mutex_t* lock, const void* attributes)
-    int pthread_mutex_lock(pthread_mutex_t* lock)
-    int pthread_mutex_trylock(pthread_mutex_t* lock)
-    int pthread_mutex_unlock(pthread_mutex_t* lock)
-    int pthread_mutex_destroy(pthread_mutex_t* lock)
-
-cdef extern from "<sys/epoll.h>" nogil:
-    enum: EPOLLIN
-    enum: EPOLLOUT
+from rabble._core.linux cimport pthread_mutex_t
+from rabble._core.record cimport RecordStream
 
 cdef enum:
     CONTROL_BYTES_MAX = 8 << 20       # of control frames that wait, either way
@@ -45,26 +32,38 @@ cdef struct Transport:
     volatile size_t bulk_held      # bytes of those that were not
     ByteQueue partial_frame        # the rest of a frame that was sent in part: goes before all else
     ByteQueue bye                  # the last frame: goes after all else
+    bint is_authenticated          # both directions are cut into records, which have tags
+    RecordStream sealing           # ... what is sent ...
+    RecordStream verifying         # ... and what is received
+    ByteQueue record_rest          # the rest of a record that was sent in part: goes before all
     uint64_t data_queued           # bytes ever put into the data lane
     int64_t data_written_ns        # when something was last put into the data lane
     size_t bulk_window             # bytes of the bulk lane that are sent ahead of the peer's word
     size_t data_run                # bytes of data sent since the last frame of the bulk lane
     volatile size_t queued         # bytes in all of these lanes
     volatile bint notify_writable  # the executor wants to know when that is below the limit
+    volatile bint holds_answers    # ... when less waits than it holds the peer's frames back for
+    uint64_t bytes_taken           # of data and bulk, when that was last seen to have grown ...
+    int64_t taken_ns               # ... and when that was
     uint64_t bulk_queued           # bytes ever put into the bulk lane
     uint64_t bulk_consumed         # ... of which the peer has said that it consumed them
     volatile size_t* bulk_unsent   # where the frame encoder sees the difference
+    ByteQueue recv_records         # what came and was not verified yet, if it is authenticated
     ByteQueue recv_buffer          # what came and was not split into frames yet
     ByteQueue recv_data            # whole frames of the data lane
     ByteQueue recv_bulk            # those of the bulk lane, which others overtake here, too
+    bint bulk_goes_on              # the last whole frame that came was one of the bulk lane
     volatile size_t complete       # bytes of both
     ByteQueue recv_control         # control frames for the cluster server
     uint32_t interest              # what epoll watches for
     volatile bint paused           # nothing is read until what came is taken
     volatile int64_t received_ns   # when the last byte came
+    bint initiated                 # by this node: the side that sends PING as a rule
     int64_t pinged_ns              # when the last PING was sent
+    int64_t unanswered_ns          # no PONG is believed for a PING before this
+    int64_t ping_received_ns       # when the last one of the peer came; 0 before the first
     int64_t linger_until_ns        # when a lingering one is closed, whatever the peer does
-    int64_t partial_ns             # since when a frame has been incomplete; 0: none is
+    int64_t partial_ns             # since when a frame or record was incomplete; 0: none is
     bint half_closed               # nothing is sent any more
     volatile uint64_t bytes_received     # ever
     volatile uint64_t bytes_sent   # ever
@@ -83,11 +82,12 @@ cdef struct Sockets:
     int epfd                       # the executor sleeps on it
     int wake_fd                    # eventfd: wakes the executor that sleeps on `epfd`
     int server_fd                  # eventfd: there is something for the cluster server
+    int owner                      # the process that made these descriptors; 0: none did
     pthread_mutex_t lock           # of all transports; who holds it never waits for the GIL
     Transport* first               # all transports that are not released
     size_t frame_bytes_max         # the longest frame that is taken, without its length field
     size_t queue_bytes_max         # unsent bytes of a transport at which its peer counts as busy
-    int64_t heartbeat_ns           # after so long a silence of this side it sends PING
+    int64_t heartbeat_ns           # how often each transport sends PING
     int64_t partial_ns_max         # how long a frame may take from its first byte to its last
     volatile bint inbox_ready      # the executor's inbox was signalled
     volatile int64_t connections   # how many transports are not closed

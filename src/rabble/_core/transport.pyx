@@ -3,11 +3,15 @@
 A *transport* is the C struct of one connection. It is only touched under the lock of its `Sockets`,
 by functions that need no GIL and never block, whichever thread calls them. What arrives on it is
 the matter of `receive`; who looks, and when, that of `poller`.
+
+An authenticated transport sends records, each of the bytes that would be one `send` without: so the
+lanes know nothing of them. A record is sealed once; what the kernel does not take of it is kept as
+it is, and goes before all else.
 """
 
 from cpython.ref cimport Py_XDECREF
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
@@ -31,39 +35,37 @@ from rabble._core.capacities cimport (
     SEND_PIECES,
     WRITE_SOCKET_BYTES_MAX,
 )
-from rabble._core.frame cimport BYE, CODE_TIMEOUT, PING, WINDOW_UPDATE
+from rabble._core.frame cimport BYE, CODE_LIMIT, CODE_TIMEOUT, PING, WINDOW_UPDATE
 from rabble._core.gather cimport GatherFrame
 from rabble._core.inbox cimport monotonic_ns
+from rabble._core.linux cimport (
+    EPOLL_CTL_ADD,
+    EPOLL_CTL_DEL,
+    EPOLL_CTL_MOD,
+    EPOLLIN,
+    EPOLLOUT,
+    MSG_DONTWAIT,
+    MSG_NOSIGNAL,
+    SHUT_WR,
+    epoll_ctl,
+    epoll_event,
+    iovec,
+    msghdr,
+    pthread_mutex_lock,
+    pthread_mutex_unlock,
+    send,
+    sendmsg,
+    shutdown,
+)
+from rabble._core.record cimport RECORD_BYTES_MAX, RECORD_HEAD, seal_record
 
 cdef enum:
+    RECORD_BYTES = 64 << 10           # of the bulk lane: then another lane may have its turn
     SHARED_NS = 5_000_000             # for how long the data lane counts as in use
     SHARED_NS_PER_BYTE = 3            # ... over a long way, which takes as long by itself
     LINGER_NS = 1_000_000_000
-
-cdef extern from "<sys/epoll.h>" nogil:
-    enum: EPOLL_CTL_ADD
-    enum: EPOLL_CTL_DEL
-    enum: EPOLL_CTL_MOD
-    union epoll_data_t:
-        void* ptr
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum: MSG_DONTWAIT
-    enum: MSG_NOSIGNAL
-    enum: SHUT_WR
-    Py_ssize_t send(int fd, const void* data, size_t size, int flags)
-    int shutdown(int fd, int how)
-    struct iovec:
-        void* iov_base
-        size_t iov_len
-    struct msghdr:
-        iovec* msg_iov
-        size_t msg_iovlen
-    Py_ssize_t sendmsg(int fd, const msghdr* message, int flags)
+    TAKEN_HEARTBEATS = 8              # in which a peer takes something of what waits for it
+    RESPONDER_PINGS = 16              # every so many heartbeats a responder sends PING unasked
 
 
 cdef int add_to_epoll(Sockets* s, int fd, void* what) noexcept nogil:
@@ -99,6 +101,7 @@ cdef void release(Sockets* s, Transport* t) noexcept nogil:
     if place[0] is t:
         place[0] = t.next
     pthread_mutex_unlock(&s.lock)
+    drop(&t.recv_records)
     drop(&t.recv_buffer)
     drop(&t.recv_data)
     drop(&t.recv_bulk)
@@ -142,6 +145,7 @@ cdef void give_up(Sockets* s, Transport* t, int code, int error) noexcept nogil:
         t.error = error
     t.state = CLOSED
     forget_unsent(t)
+    drop(&t.record_rest)
     drop(&t.partial_frame)
     drop(&t.control)
     drop(&t.bye)
@@ -163,8 +167,8 @@ cdef void forget_unsent(Transport* t) noexcept nogil:
 
 cdef void recount(Transport* t) noexcept nogil:
     t.queued = (
-        length(&t.partial_frame) + length(&t.control) + length(&t.data) + t.bulk_held
-        + length(&t.bye)
+        length(&t.record_rest) + length(&t.partial_frame) + length(&t.control) + length(&t.data)
+        + t.bulk_held + length(&t.bye)
     )
 
 
@@ -213,6 +217,69 @@ cdef size_t end_of_frame(const unsigned char* data, size_t size) noexcept nogil:
     return at
 
 
+cdef inline size_t send_bytes_max(const Transport* t) noexcept nogil:
+    """How many bytes one `transmit` may be given."""
+    if t.is_authenticated:
+        return min(<size_t>SEND_BYTES_MAX, <size_t>RECORD_BYTES_MAX)
+    return SEND_BYTES_MAX
+
+
+cdef Py_ssize_t transmit(Transport* t, iovec* pieces, int count) noexcept nogil:
+    """Send the bytes of pieces 1 to `count`; how many of them are done with, or minus an errno.
+
+    Piece 0 is room for the head of a record. What has become part of a record is done with.
+    """
+    cdef unsigned char head[RECORD_HEAD]
+    cdef msghdr message
+    cdef size_t size = 0
+    cdef size_t begun
+    cdef Py_ssize_t sent
+    cdef int n
+    if not t.is_authenticated:
+        if count == 1:
+            sent = send(t.fd, pieces[1].iov_base, pieces[1].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL)
+        else:
+            memset(&message, 0, sizeof(message))
+            message.msg_iov = pieces + 1
+            message.msg_iovlen = count
+            sent = sendmsg(t.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if sent < 0:
+            return -errno
+        t.bytes_sent += sent
+        return sent
+    for n in range(1, count + 1):
+        size += pieces[n].iov_len
+    seal_record(&t.sealing, pieces + 1, count, head)
+    pieces[0].iov_base = head
+    pieces[0].iov_len = RECORD_HEAD
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = pieces
+    message.msg_iovlen = count + 1
+    sent = sendmsg(t.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+    if sent < 0:
+        if errno != EAGAIN and errno != EINTR:
+            return -errno
+        sent = 0
+    t.bytes_sent += sent
+    begun = sent
+    for n in range(count + 1):
+        sent = min(begun, pieces[n].iov_len)
+        if append(&t.record_rest, <char*>pieces[n].iov_base + sent, pieces[n].iov_len - sent) != 0:
+            return -ENOMEM
+        begun -= sent
+    return size
+
+
+cdef inline Py_ssize_t transmit_one(
+    Transport* t, const unsigned char* data, size_t size
+) noexcept nogil:
+    """The same of bytes that stand together, or as many of the first of them as may be."""
+    cdef iovec pieces[2]
+    pieces[1].iov_base = <void*>data
+    pieces[1].iov_len = min(size, send_bytes_max(t))
+    return transmit(t, pieces, 1)
+
+
 cdef inline bint is_its_turn(const Transport* t, size_t nth) noexcept nogil:
     """Whether all that was put into the data lane before the nth frame of bulk has been sent.
 
@@ -255,36 +322,47 @@ cdef int finish_partial(Transport* t) noexcept nogil:
 
 
 cdef Py_ssize_t send_bulk(Transport* t, bint one) noexcept nogil:
-    """Send the next frames of the bulk lane, or just `one`, or the rest of it."""
-    cdef size_t most = min(<size_t>SEND_BYTES_MAX, t.bulk_window)
-    cdef iovec pieces[SEND_PIECES]
-    cdef msghdr message
+    """Send the next frames of the bulk lane, or just `one`, or the rest of it: see `transmit`."""
+    cdef size_t most = min(
+        <size_t>RECORD_BYTES if t.is_authenticated else <size_t>SEND_BYTES_MAX, t.bulk_window
+    )
+    # Of all pieces together a record has a bound, and otherwise each by itself.
+    cdef size_t record_left = send_bytes_max(t) if t.is_authenticated else SIZE_MAX
+    cdef iovec pieces[1 + SEND_PIECES]
     cdef GatherFrame* frame = next_bulk(t)
     cdef const unsigned char* own = t.bulk.data + t.bulk.head
     cdef size_t begun = t.bulk_partial
     cdef size_t total = 0
-    cdef size_t left
+    cdef size_t left, size
     cdef size_t nth = 0
     cdef int n = 0
     cdef Py_ssize_t sent
     # Frames go in whole, the last one past `most`, but none of them past what one send takes.
     while total < t.bulk_held and total < most and n + 2 <= SEND_PIECES:
+        if n and frame.own_size + frame.rest_size > record_left:
+            break
         left = frame.own_size - min(begun, frame.own_size)
         if left:
-            pieces[n].iov_base = <void*>(own + frame.own_size - left)
-            pieces[n].iov_len = min(left, <size_t>SEND_BYTES_MAX)
-            total += pieces[n].iov_len
+            size = min(left, <size_t>SEND_BYTES_MAX, record_left)
             n += 1
-            if left > SEND_BYTES_MAX:
+            pieces[n].iov_base = <void*>(own + frame.own_size - left)
+            pieces[n].iov_len = size
+            total += size
+            record_left -= size
+            if size < left:
                 break
         begun -= frame.own_size - left
         if frame.rest_size:
             left = frame.rest_size - begun
-            pieces[n].iov_base = <void*>(frame.rest + begun)
-            pieces[n].iov_len = min(left, <size_t>SEND_BYTES_MAX)
-            total += pieces[n].iov_len
+            size = min(left, <size_t>SEND_BYTES_MAX, record_left)
+            if size == 0:
+                break
             n += 1
-            if left > SEND_BYTES_MAX:
+            pieces[n].iov_base = <void*>(frame.rest + begun)
+            pieces[n].iov_len = size
+            total += size
+            record_left -= size
+            if size < left:
                 break
         own += frame.own_size
         begun = 0
@@ -292,10 +370,7 @@ cdef Py_ssize_t send_bulk(Transport* t, bint one) noexcept nogil:
         nth += 1
         if one or total >= t.bulk_held or not is_its_turn(t, nth):
             break
-    memset(&message, 0, sizeof(message))
-    message.msg_iov = pieces
-    message.msg_iovlen = n
-    sent = sendmsg(t.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+    sent = transmit(t, pieces, n)
     if sent <= 0:
         return sent
     t.bulk_held -= sent
@@ -309,6 +384,18 @@ cdef Py_ssize_t send_bulk(Transport* t, bint one) noexcept nogil:
         t.bulk_sent_frames += 1
         frame += 1
         left -= 1
+    return sent
+
+
+cdef Py_ssize_t send_record_rest(Transport* t) noexcept nogil:
+    """Go on with the record that was sent in part: how many bytes went, or minus an errno."""
+    cdef Py_ssize_t sent = send(
+        t.fd, t.record_rest.data + t.record_rest.head,
+        min(length(&t.record_rest), <size_t>SEND_BYTES_MAX), MSG_DONTWAIT | MSG_NOSIGNAL,
+    )
+    if sent < 0:
+        return -errno
+    t.bytes_sent += sent
     return sent
 
 
@@ -326,7 +413,9 @@ cdef void write_socket(Sockets* s, Transport* t) noexcept nogil:
         )
     while t.state != CLOSED:
         lane = NULL         # the bulk lane
-        if length(&t.partial_frame):
+        if length(&t.record_rest):
+            lane = &t.record_rest
+        elif length(&t.partial_frame):
             lane = &t.partial_frame
         elif t.bulk_partial:
             pass
@@ -341,27 +430,25 @@ cdef void write_socket(Sockets* s, Transport* t) noexcept nogil:
         else:
             break
         if lane is NULL:
-            # Its turn among the others' frames is one frame.
+            # The bulk lane sends one frame per turn.
             sent = send_bulk(t, length(&t.control) or length(&t.data))
+        elif lane is &t.record_rest:
+            sent = send_record_rest(t)
         else:
-            sent = send(
-                t.fd, lane.data + lane.head, min(length(lane), <size_t>SEND_BYTES_MAX),
-                MSG_DONTWAIT | MSG_NOSIGNAL,
-            )
+            sent = transmit_one(t, lane.data + lane.head, length(lane))
         if sent < 0:
-            if errno == EINTR:
+            if sent == -EINTR:
                 continue
-            if errno != EAGAIN:
-                give_up(s, t, 0, errno)
+            if sent != -EAGAIN:
+                give_up(s, t, 0, <int>-sent)
             break
-        t.bytes_sent += sent
         total += sent
         if lane is NULL:
             t.data_run = 0
             if t.bulk_held == 0:
                 # The messages can be let go of.
                 make_ready(s)
-        elif lane is &t.partial_frame:
+        elif lane is &t.partial_frame or lane is &t.record_rest:
             consume(lane, sent)
         else:
             end = end_of_frame(lane.data + lane.head, sent)
@@ -376,6 +463,7 @@ cdef void write_socket(Sockets* s, Transport* t) noexcept nogil:
     if t.state == CLOSED:
         return
     recount(t)
+    release_answers(s, t)
     if t.notify_writable and t.queued < s.queue_bytes_max // 4:
         t.notify_writable = False
         make_ready(s)
@@ -386,6 +474,13 @@ cdef void write_socket(Sockets* s, Transport* t) noexcept nogil:
     if t.state == LINGERING and not t.queued and not t.half_closed:
         t.half_closed = True
         shutdown(t.fd, SHUT_WR)
+
+
+cdef inline void release_answers(Sockets* s, Transport* t) noexcept nogil:
+    """Let the executor look again at what it holds back while the data lane is full of answers."""
+    if t.holds_answers and t.queued - t.bulk_held < s.queue_bytes_max:
+        t.holds_answers = False
+        make_ready(s)
 
 
 cdef void queue_control(
@@ -422,7 +517,7 @@ cdef void flush_locked(
         if failed:
             give_up(s, t, 0, ENOMEM)
             return
-        # What of this very flush was written first is not known here: data goes before bulk.
+        # The order of data and bulk within this flush is not known here, so data goes first.
         while count:
             append(&t.bulk_marks, &t.data_queued, sizeof(uint64_t))
             count -= 1
@@ -435,40 +530,58 @@ cdef void flush_locked(
     if data.size:
         t.data_written_ns = monotonic_ns()
         if not (
-            t.interest & EPOLLOUT or length(&t.partial_frame) or length(&t.control)
-            or length(&t.data) or t.bulk_held
+            t.interest & EPOLLOUT or length(&t.record_rest) or length(&t.partial_frame)
+            or length(&t.control) or length(&t.data) or t.bulk_held
         ):
             # Nothing waits, so it goes past the lanes.
-            sent = send(
-                t.fd, data.data, min(<size_t>data.size, <size_t>SEND_BYTES_MAX),
-                MSG_DONTWAIT | MSG_NOSIGNAL,
-            )
+            sent = transmit_one(t, data.data, data.size)
             if sent > 0:
-                t.bytes_sent += sent
                 begun = sent
                 if sent < data.size:
                     end = end_of_frame(data.data, sent)
                     failed = append(&t.partial_frame, data.data + sent, end - sent) != 0
                     begun = end
-            elif errno != EAGAIN and errno != EINTR:
-                give_up(s, t, 0, errno)
+            elif sent != -EAGAIN and sent != -EINTR:
+                give_up(s, t, 0, <int>-sent)
                 return
         failed = failed or append(&t.data, data.data + begun, data.size - begun) != 0
     if failed:
         give_up(s, t, 0, ENOMEM)
         return
     recount(t)
+    release_answers(s, t)
     if t.queued and not t.interest & EPOLLOUT:
         write_socket(s, t)
+
+
+cdef inline bint is_ping_due(const Sockets* s, const Transport* t, int64_t now) noexcept nogil:
+    """Whether to send PING: as a rule the initiator does, and PONG tells it of the responder.
+
+    All of a node's are sent at the same time, or each answer would wake the executor by itself.
+    This is called eight times in a heartbeat, and some byte is to come within each: so a period is
+    seven eighths of one, and times are those of the node's own clock, which no other one shares.
+    """
+    cdef int64_t eighth = s.heartbeat_ns // 8
+    cdef int64_t period = max(7 * eighth, <int64_t>1)
+    cdef int64_t phase = <int64_t>(<uint64_t><size_t>s // 64 * 40_503 % <uint64_t>period)
+    if t.initiated:
+        return (now + phase) // period != (t.pinged_ns + phase) // period
+    # The responder does so if nothing comes, and now and then, to know how long the way takes.
+    return (
+        now - max(t.pinged_ns, t.ping_received_ns) >= period + 2 * eighth
+        or now - t.pinged_ns >= RESPONDER_PINGS * s.heartbeat_ns
+        or t.round_trip_ns == 0 and now - t.pinged_ns >= period
+    )
 
 
 cdef void keep_alive(Sockets* s, int64_t now) noexcept nogil:
     """Send what is due by the clock, and end what has taken too long."""
     cdef unsigned char body[16]
+    cdef uint64_t taken
     cdef Transport* t = s.first
     while t is not NULL:
         if t.state == OPEN:
-            if now - t.pinged_ns >= s.heartbeat_ns:
+            if is_ping_due(s, t, now):
                 # Also amid other frames, since only PING and PONG tell of progress.
                 t.pinged_ns = now
                 store_64(body, <uint64_t>now)
@@ -476,6 +589,13 @@ cdef void keep_alive(Sockets* s, int64_t now) noexcept nogil:
                 queue_control(s, t, PING, s.idle, body, 16)
             if t.partial_ns != 0 and not t.paused and now - t.partial_ns > s.partial_ns_max:
                 write_bye(s, t, CODE_TIMEOUT, b"an unfinished frame", 19, False)
+            # What is sent by the clock, and goes first, does not count.
+            taken = t.data_queued - length(&t.data) + t.bulk_consumed
+            if not t.holds_answers or taken != t.bytes_taken:
+                t.bytes_taken = taken
+                t.taken_ns = now
+            elif now - t.taken_ns > TAKEN_HEARTBEATS * s.heartbeat_ns:
+                write_bye(s, t, CODE_LIMIT, b"it reads no answers", 19, False)
         elif t.state == LINGERING and now >= t.linger_until_ns:
             give_up(s, t, t.code, 0)
         t = t.next

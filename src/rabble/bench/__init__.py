@@ -10,7 +10,19 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from rabble.bench import codec, creation, mesh, messaging, remote, remote_large, timing
+from rabble.bench import (
+    calls,
+    codec,
+    creation,
+    forming,
+    life,
+    mesh,
+    messaging,
+    remote,
+    remote_large,
+    timing,
+    values,
+)
 from rabble.bench.model import Case
 
 __all__ = ["WORKLOADS", "Workload"]
@@ -22,7 +34,9 @@ class Workload:
 
     name: str
     make: Callable[..., list[Case]]
-    #: Parameters of `--quick`; without it the defaults of `make` hold.
+    #: Parameters of `--quick`; without it the defaults of `make` hold. They are no smaller than a
+    #: ratio needs to mean the same: a dict of 50,000 idle processes fits a cache, one of 150,000
+    #: does not.
     quick: Mapping[str, Any]
 
     def cases(self, quick: bool = False) -> list[Case]:
@@ -39,16 +53,20 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             Workload("count", messaging.count, {"increments": 200_000}),
             Workload("inject", messaging.inject, {"messages": 100_000}),
             Workload("big", messaging.big, {"pings": 1_000}),
-            Workload("skynet", creation.skynet, {"leaves": 100_000}),
-            Workload("spawn", creation.spawn, {"processes": 50_000}),
-            Workload("timers", timing.timers, {"outstanding": 100_000, "per_chain": 25}),
+            Workload("skynet", creation.skynet, {"leaves": 10_000}),
+            Workload("spawn", creation.spawn, {"processes": 150_000, "weighed": 50_000}),
+            Workload("life", life.life, {"lives": 5_000, "processes": 60_000}),
+            Workload("timers", timing.timers, {"outstanding": 50_000, "per_chain": 25}),
             Workload("wake", timing.wake, {"messages": 500, "idle_messages": 20, "idle_s": 0.5}),
-            Workload("codec", codec.codec, {"envelopes": 20_000}),
-            Workload("remote", remote.remote, {"messages": 100_000}),
-            Workload("remote-typed", remote.remote_typed, {"messages": 100_000}),
-            Workload("remote-large", remote_large.remote_large, {"megabytes": 32}),
-            Workload("rtt", remote.rtt, {"rounds": 2_000}),
-            Workload("mesh", mesh.mesh, {"messages": 5_000}),
+            Workload("codec", codec.codec, {"envelopes": 5_000}),
+            Workload("values", values.values, {"envelopes": 5_000}),
+            Workload("calls", calls.calls, {"round_trips": 800, "awaited": 5_000}),
+            Workload("remote", remote.remote, {"messages": 80_000}),
+            Workload("remote-typed", remote.remote_typed, {"messages": 40_000}),
+            Workload("remote-large", remote_large.remote_large, {"megabytes": 16}),
+            Workload("rtt", remote.rtt, {"rounds": 1_000}),
+            Workload("mesh", mesh.mesh, {"messages": 2_000}),
+            Workload("forming", forming.forming, {"sizes": (10,), "settle_s": 2.0, "idle_s": 1.0}),
         )
     }
 )

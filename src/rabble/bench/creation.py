@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, Pid
+from rabble.bench.alone import alone
 from rabble.bench.footprint import Idle
 from rabble.bench.messaging import HERE, MAIN, PATIENCE_S
 from rabble.bench.model import Case, Limit, Sample, Target, expect
@@ -100,9 +99,13 @@ def skynet(leaves: int = 1_000_000) -> list[Case]:
     return [Case("skynet", params, "processes/s", run, Limit("constructing", bare), Target(0.5))]
 
 
-def spawn(processes: int = 1_000_000) -> list[Case]:
+def spawn(processes: int = 1_000_000, weighed: int = 1_000_000) -> list[Case]:
     """Idle processes with distinct names: how fast they are made, and the resident bytes of each
-    beyond those of the objects themselves, their pids and a dict."""
+    beyond those of the objects themselves, their pids and a dict.
+
+    :param processes: how many are made for the rate.
+    :param weighed: how many are made for the bytes.
+    """
 
     def run() -> Sample:
         with rouse() as node, node.mailbox() as main:
@@ -131,21 +134,27 @@ def spawn(processes: int = 1_000_000) -> list[Case]:
         # Beside each other: it is memory that is measured, not time.
         with ThreadPoolExecutor(2) as pool:
             bytes_each, bare_bytes_each = pool.map(
-                footprint, ("rabble", "bare"), (processes, processes)
+                footprint, ("rabble", "bare"), (weighed, weighed)
             )
         return Sample(
-            processes,
+            weighed,
             time.perf_counter() - start,
             bytes_each - bare_bytes_each,
             {"bytes_each": bytes_each, "bare_bytes_each": bare_bytes_each},
         )
 
-    params = {"processes": processes}
     return [
-        Case("spawn", params, "processes/s", run, Limit("constructing", bare), Target(0.5)),
+        Case(
+            "spawn",
+            {"processes": processes},
+            "processes/s",
+            run,
+            Limit("constructing", bare),
+            Target(0.5),
+        ),
         Case(
             "spawn-overhead",
-            params,
+            {"processes": weighed},
             "bytes each",
             overhead,
             Limit("allowance", OVERHEAD_BYTES_MAX),
@@ -157,12 +166,5 @@ def spawn(processes: int = 1_000_000) -> list[Case]:
 
 def footprint(kind: str, processes: int) -> float:
     """Resident bytes of each process, seen in an interpreter that does nothing else."""
-    done = subprocess.run(
-        [sys.executable, "-m", "rabble.bench.footprint", kind, str(processes)],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    if done.returncode:
-        raise RuntimeError(f"measuring the footprint failed:\n{done.stderr}")
-    return float(done.stdout)
+    printed = alone(Idle.__module__, kind, processes, patience_s=PATIENCE_S)
+    return float(printed)

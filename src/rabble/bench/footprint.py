@@ -1,12 +1,11 @@
 """What idle processes take of the memory: run in an interpreter of its own by `spawn`.
 
-`python -m rabble.bench.footprint rabble|bare PROCESSES` prints the resident bytes of each.
+`main` prints the resident bytes of each.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 from rabble._core.envelope import Envelope
@@ -14,7 +13,7 @@ from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble.node import rouse
 from rabble.process import Process
 
-__all__ = ["Idle", "main"]
+__all__ = ["Idle", "main", "resident_bytes"]
 
 
 class Idle(Process):
@@ -55,11 +54,10 @@ def bare_bytes(processes: int) -> int:
     return resident_bytes() - before
 
 
-def main(kind: str, processes: int) -> None:
-    """Print the resident bytes of each."""
-    measured = {"rabble": rabble_bytes, "bare": bare_bytes}[kind](processes)
-    print(measured / processes)
+def main(kind: str, processes: str) -> None:
+    """Print the resident bytes of each.
 
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    :param kind: `rabble` or `bare`.
+    """
+    measured = {"rabble": rabble_bytes, "bare": bare_bytes}[kind](int(processes))
+    print(measured / int(processes))

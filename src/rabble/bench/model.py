@@ -14,7 +14,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Case", "Limit", "Miscount", "Result", "Run", "Sample", "Target", "machine", "measure"]
+__all__ = [
+    "Case",
+    "Instructions",
+    "Limit",
+    "Miscount",
+    "Result",
+    "Run",
+    "Sample",
+    "Target",
+    "machine",
+    "measure",
+]
 
 RUNS_MIN = 5
 #: A shared machine halves its speed for seconds at a time: the median of so many pairs, spread over
@@ -85,6 +96,8 @@ class Case:
     warm_ups: int = 1
     #: What the runs need, other processes say; entered before the first and left after the last.
     session: contextlib.AbstractContextManager[Any] | None = None
+    #: Other systems that always take part, by name, as the peers of `--peers` do where asked.
+    beside: Mapping[str, Callable[[], Sample]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +111,23 @@ class Run:
     ratio: float
     #: By the peer's name, what it reached in the same turn.
     peers: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Instructions:
+    """How many each message takes."""
+
+    rabble: float
+    limit: float
+
+    @property
+    def ratio(self) -> float:
+        """Of the limit's to rabble's: as a ratio of rates, the higher the better."""
+        return self.limit / self.rabble
+
+    def as_json(self) -> dict[str, float]:
+        """As JSON has it."""
+        return {"rabble": self.rabble, "limit": self.limit, "ratio": self.ratio}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +154,13 @@ class Result:
     limit_details: Mapping[str, float]
     peers: Mapping[str, float]
     runs: tuple[Run, ...]
+    #: Where they were counted.
+    instructions: Instructions | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The result as JSON has it."""
-        return dataclasses.asdict(self)
+        counted = None if self.instructions is None else self.instructions.as_json()
+        return {**dataclasses.asdict(self), "instructions": counted}
 
 
 def measure(
@@ -154,13 +187,16 @@ def measure(
     samples: list[Sample] = []
     limits: list[Sample] = []
     kept: list[Run] = []
+    others = {**case.beside, **(peers or {})}
+    most = f"{runs} to {RUNS_MAX}" if spread_s and runs < RUNS_MAX else f"{runs}"
     with case.session or contextlib.nullcontext():
         for turn in range(-case.warm_ups, max(runs, RUNS_MAX)):
             if turn == 0:
                 enough_at = clock() + spread_s
             if turn >= runs and clock() >= enough_at:
                 break
-            progress(f"{case.name} {'warm-up' if turn < 0 else f'run {turn + 1}'}")
+            which = "warm-up" if turn < 0 else f"run {turn + 1} of {most}"
+            progress(f"{case.name}: {which}")
             if turn % 2:
                 limit = take_limit(case.limit)
                 sample = case.run()
@@ -168,8 +204,8 @@ def measure(
                 sample = case.run()
                 limit = take_limit(case.limit)
             beside = {}
-            for peer, run in (peers or {}).items():
-                progress(f"{case.name} {peer}")
+            for peer, run in others.items():
+                progress(f"{case.name}: {which}, {peer}")
                 beside[peer] = run().rate
             if turn < 0:
                 continue
@@ -242,7 +278,7 @@ def machine(versions_of: tuple[str, ...] = ()) -> dict[str, Any]:
     :param versions_of: distributions whose versions are named if they are installed.
     """
     versions = {"python": platform.python_version(), "libc": " ".join(platform.libc_ver())}
-    for name in ("rabble", "msgpack", *versions_of):
+    for name in ("rabble", "msgpack", "msgspec", "pyzmq", "uvloop", *versions_of):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

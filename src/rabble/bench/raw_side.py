@@ -1,15 +1,13 @@
-"""The other operating-system process of a limit: plain sockets, or pyzmq. Run as a file.
+"""The other operating-system process of a limit: plain sockets. Run as a file.
 
 It prints its address, does what its role says, and returns; rabble is not imported.
 """
 
 from __future__ import annotations
 
-import importlib
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any
 
 RAW_BYTES = 64
 
@@ -56,18 +54,7 @@ def count(sock: socket.socket) -> None:
             sock.sendall(b"!")
 
 
-def zmq_side(frames: str) -> None:
-    """Takes so many frames and says so, for each of the runs."""
-    zmq: Any = importlib.import_module("zmq")
-    with zmq.Context() as context, context.socket(zmq.PAIR) as pair:
-        ready(f"127.0.0.1:{pair.bind_to_random_port('tcp://127.0.0.1')}")
-        for _ in range(int(frames)):
-            pair.recv()
-        pair.send(b"all")
-        sys.stdin.readline()
-
-
-ROLES: dict[str, Callable[..., None]] = {"raw": raw_side, "zmq": zmq_side}
+ROLES: dict[str, Callable[..., None]] = {"raw": raw_side}
 
 if __name__ == "__main__":
     ROLES[sys.argv[1]](*sys.argv[2:])

@@ -106,11 +106,15 @@ def raw_push(size: int, count: int) -> Sample:
 def remote_large(megabytes: int = 512) -> list[Case]:
     """Payloads of 64 KiB and 4 MiB, and the small messages that share the connection."""
     cases = []
-    for name, size in (("64KiB", 64 << 10), ("4MiB", 4 << 20)):
+    for name, size, target in (
+        ("64KiB", 64 << 10, 0.6),
+        ("4MiB", 4 << 20, 0.6),
+        ("64KiB-authenticated", 64 << 10, 0.4),
+    ):
         count = max((megabytes << 20) // size, 2)
         params = {"payload_bytes": size, "payloads": count}
 
-        pair = Pair()
+        pair = Pair(authenticated=name.endswith("authenticated"))
 
         def run(pair: Pair = pair, size: int = size, count: int = count) -> Sample:
             return push(pair, size, count)
@@ -125,7 +129,7 @@ def remote_large(megabytes: int = 512) -> list[Case]:
                 "bytes/s",
                 run,
                 Limit("raw TCP", limit),
-                Target(0.6),
+                Target(target),
                 session=pair,
             )
         )

@@ -6,7 +6,9 @@ until its standard input ends, and returns.
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,27 +16,20 @@ from typing import Any
 
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
+from rabble.bench.typed import REGISTRY
 from rabble.cluster.config import Mesh
 from rabble.messages import NodeUp
 from rabble.node import rouse
 from rabble.process import Output, Process
-from rabble.registry import MessageRegistry
 
-__all__ = ["ACK_EVERY", "Counter", "Exchanger", "Pinger", "main", "registry"]
+__all__ = ["ACK_EVERY", "KEYED", "Counter", "Exchanger", "Pinger", "main"]
 
 #: How many messages a counter takes before it says so, and how many may be under way.
 ACK_EVERY = 8_192
 WINDOW = 8 * ACK_EVERY
 PATIENCE_S = 120.0
-
-
-def registry() -> MessageRegistry:
-    """The classes that both sides know."""
-    from rabble.bench.codec import Order
-
-    known = MessageRegistry()
-    known.register(Order, "rabble.bench.Order")
-    return known
+#: Of nodes whose stream is authenticated; that key opens nothing else.
+KEYED = Mesh(key=bytes(range(32)), authenticate_loopback=True)
 
 
 class Counter(Process):
@@ -126,14 +121,18 @@ def ready(line: object) -> None:
     print(line, flush=True)
 
 
-def node_side(spin_us: str) -> None:
-    """A node with something of each kind."""
-    with rouse("side@127.0.0.1:0", mesh=Mesh(), spin_us=int(spin_us), registry=registry()) as node:
+def node_side(spin_us: str, authenticated: str = "") -> None:
+    """A node with something of each kind. For each line of input it says that it marked where it
+    is, by the call at which callgrind writes down what it counted."""
+    mesh = KEYED if authenticated else Mesh()
+    with rouse("side@127.0.0.1:0", mesh=mesh, spin_us=int(spin_us), registry=REGISTRY) as node:
         node.spawn(Counter(), "counter")
         node.spawn(Echo(), "echo")
         node.spawn(Sink(), "sink")
         ready(node.node_id)
-        sys.stdin.readline()
+        while sys.stdin.readline():
+            os.getppid()
+            ready("marked")
 
 
 def mesh_side(name: str) -> None:
@@ -173,9 +172,35 @@ def mesh_side(name: str) -> None:
             ready(json.dumps([counted, time.perf_counter() - start]))
 
 
+def zmq_side() -> None:
+    """Counts what comes in frames of pyzmq, and tells the total when it is asked.
+
+    Its counter is found by its name, and called as a node calls it.
+    """
+    zmq: Any = importlib.import_module("zmq")
+    decode = importlib.import_module("msgspec.msgpack").Decoder().decode
+    counter = Counter()
+    sender = Pid("producer", NodeId("raw", "127.0.0.1:1"))
+    totals = 0
+
+    def tell(msg: Any, sender: Any, correlation_id: CorrelationId | None) -> None:
+        nonlocal totals
+        pair.send(str(counter.counted - totals).encode())
+        totals = counter.counted
+
+    by_name: dict[str, Callable[..., Any]] = {"counter": counter.receive, "main": tell}
+    with zmq.Context() as context, context.socket(zmq.PAIR) as pair:
+        ready(f"127.0.0.1:{pair.bind_to_random_port('tcp://127.0.0.1')}")
+        receive_frame = pair.recv
+        while frame := receive_frame():
+            for name, msg in decode(frame):
+                by_name[name](msg, sender, None)
+
+
 ROLES: dict[str, Callable[..., None]] = {
     "node": node_side,
     "mesh": mesh_side,
+    "zmq": zmq_side,
 }
 
 

@@ -6,11 +6,13 @@ import importlib
 import importlib.util
 import json
 import sys
+import threading
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from rabble.bench.model import Result
+from rabble.bench.model import Instructions, Result
 
 __all__ = ["Progress", "as_json", "has_rich", "plot", "print_table", "show_machine", "write_json"]
 
@@ -26,25 +28,62 @@ HEADINGS = (
     "target",
     "reached",
 )
+#: More columns, where instructions were counted.
+INSTRUCTIONS = ("instructions", "of the limit", "their ratio")
 #: Columns whose cells are figures.
 FIGURES = {"rate", "min – max", "its rate", "ratio", "target"}
 
 
-class Progress:
-    """One line on a terminal that says what is being done; nothing where there is no terminal."""
+#: Seconds between two lines of progress where there is no terminal.
+LINE_EVERY_S = 5.0
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+
+class Progress:
+    """Says what is being done. A context manager.
+
+    On a terminal that is one line, which changes. Elsewhere, in a file or a CI job's log, it is a
+    line every few seconds, of a thread, so that a run that takes a minute is no silence.
+
+    :param stream: where to say it; by default standard error.
+    :param every_s: seconds between two lines where there is no terminal.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, every_s: float = LINE_EVERY_S) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._shows = self._stream.isatty()
+        self._terminal = self._stream.isatty()
+        self._every_s = every_s
+        self._text = ""
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, name="rabble:bench:progress")
+
+    def __enter__(self) -> Progress:
+        if not self._terminal:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._terminal:
+            self("")
+        else:
+            self._ends.set()
+            self._thread.join()
 
     def __call__(self, text: str) -> None:
-        if self._shows:
+        self._text = text
+        if self._terminal:
             self._stream.write(f"\r\x1b[K{text[:78]}")
             self._stream.flush()
 
-    def clear(self) -> None:
-        """Leave the line empty."""
-        self("")
+    def _repeat(self) -> None:
+        start = time.monotonic()
+        while not self._ends.wait(self._every_s):
+            if text := self._text:
+                try:
+                    self._stream.write(f"{time.monotonic() - start:6.0f} s  {text}\n")
+                    self._stream.flush()
+                except OSError:
+                    # Nobody reads it any more, and what is measured goes on.
+                    return
 
 
 def figure(value: float) -> str:
@@ -58,6 +97,7 @@ def figure(value: float) -> str:
 def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """The table's headings and its cells; one column for each peer that took part."""
     peers = list(dict.fromkeys(peer for result in results for peer in result.peers))
+    counted = INSTRUCTIONS if any(result.instructions for result in results) else ()
     cells = [
         [
             result.name,
@@ -69,11 +109,19 @@ def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
             f"{result.ratio:.2f}",
             result.target or "",
             "" if result.reached is None else "yes" if result.reached else "NO",
+            *(instruction_cells(result.instructions) if counted else ()),
             *(figure(result.peers[peer]) if peer in result.peers else "" for peer in peers),
         ]
         for result in results
     ]
-    return [*HEADINGS, *peers], cells
+    return [*HEADINGS, *counted, *peers], cells
+
+
+def instruction_cells(counted: Instructions | None) -> tuple[str, str, str]:
+    """Of a result; whole figures, as their differences are what is looked for."""
+    if counted is None:
+        return "", "", ""
+    return f"{counted.rabble:,.0f}", f"{counted.limit:,.0f}", f"{counted.ratio:.3f}"
 
 
 def has_rich() -> bool:
@@ -90,14 +138,16 @@ def print_table(results: Sequence[Result], stream: TextIO | None = None) -> None
     else:
         print_plain(headings, cells, stream)
     for result in results:
-        for whose, details in (
-            (result.name, result.details),
-            (result.limit_name, result.limit_details),
-        ):
-            if details:
-                text = ", ".join(f"{name} {figure(value)}" for name, value in details.items())
-                label = whose if whose == result.name else f"{result.name} {whose}"
-                print(f"{label}: {text}", file=stream)
+        texts = [
+            whose + ", ".join(f"{name} {figure(value)}" for name, value in details.items())
+            for whose, details in (
+                ("", result.details),
+                (f"{result.limit_name}: ", result.limit_details),
+            )
+            if details
+        ]
+        if texts:
+            print(f"{result.name}: {'; '.join(texts)}", file=stream)
 
 
 def is_figure(heading: str) -> bool:
@@ -142,6 +192,7 @@ def show_machine(machine: dict[str, Any], stream: TextIO | None = None) -> None:
         f"{machine['processor']}, {machine['processors']} processors, {memory:.1f} GiB, "
         f"{machine['system']}, load {machine['load_1min']:.2f}\n{versions}",
         file=sys.stdout if stream is None else stream,
+        flush=True,
     )
 
 

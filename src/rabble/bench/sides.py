@@ -9,13 +9,15 @@ import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rabble._core.ids import NodeId, Pid
 from rabble.bench.messaging import PATIENCE_S
 from rabble.bench.model import expect
-from rabble.bench.remote_side import registry
+from rabble.bench.remote_side import KEYED
+from rabble.bench.typed import REGISTRY
 from rabble.cluster.config import Mesh
 from rabble.messages import NodeUp
 from rabble.node import rouse
@@ -31,11 +33,14 @@ RAW_SIDE = str(Path(__file__).with_name("raw_side.py"))
 class Side:
     """Another operating-system process."""
 
-    def __init__(self, role: str, *arguments: object, raw: bool = False) -> None:
-        """`raw`: without rabble, whose import takes longer than such a run."""
+    def __init__(
+        self, role: str, *arguments: object, raw: bool = False, command: Sequence[str] = ()
+    ) -> None:
+        """`raw`: without rabble, whose import takes longer than such a run. `command`: what runs
+        the interpreter, a tool with its options."""
         program = [RAW_SIDE] if raw else ["-c", START]
         self._process = subprocess.Popen(
-            [sys.executable, *program, role, *map(str, arguments)],
+            [*command, sys.executable, *program, role, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -72,8 +77,14 @@ class Side:
 class Pair(contextlib.AbstractContextManager["Pair"]):
     """This process's node, a mailbox on it, and another process's node, connected."""
 
-    def __init__(self, spin_us: int = 50) -> None:
+    def __init__(
+        self, spin_us: int = 50, command: Sequence[str] = (), authenticated: bool = False
+    ) -> None:
+        """`command`: what runs the interpreter of the other one, a tool with its options.
+        `authenticated`: with a key, and a stream that is verified as between two machines."""
         self._spin_us = spin_us
+        self._command = command
+        self._mesh = KEYED if authenticated else Mesh()
         self._spawned = 0
         self._stack = contextlib.ExitStack()
         #: How many messages the other side's counter was sent so far.
@@ -81,9 +92,16 @@ class Pair(contextlib.AbstractContextManager["Pair"]):
 
     def __enter__(self) -> Pair:
         with contextlib.ExitStack() as stack:
-            side = stack.enter_context(Side("node", self._spin_us))
+            self._side = side = stack.enter_context(
+                Side(
+                    "node",
+                    self._spin_us,
+                    *(["authenticated"] if self._mesh is KEYED else []),
+                    command=self._command,
+                )
+            )
             self._node = stack.enter_context(
-                rouse("main@127.0.0.1:0", mesh=Mesh(), spin_us=self._spin_us, registry=registry())
+                rouse("main@127.0.0.1:0", mesh=self._mesh, spin_us=self._spin_us, registry=REGISTRY)
             )
             self.main = stack.enter_context(self._node.mailbox())
             self.other = NodeId.parse(side.read())
@@ -106,6 +124,11 @@ class Pair(contextlib.AbstractContextManager["Pair"]):
     def there(self, name: str) -> Pid:
         """The pid of the other side's process of that name."""
         return Pid(name, self.other)
+
+    def mark(self) -> None:
+        """Have the other side mark where it is, for a tool that counts."""
+        self._side.write("mark")
+        self._side.read()
 
     def receive(self) -> Any:
         """The next message to the mailbox."""

@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from rabble.cli.output import print_line
 from rabble.cli.status import USAGE_ERROR
 
 __all__ = ["add_command", "run"]
@@ -62,14 +63,14 @@ def run(options: argparse.Namespace) -> int:
     try:
         if options.kind == "ca":
             made, key = certificates.make_authority(options.folder, now)
-            print(f"{made}: the authority's certificate. Give each node a copy.")
-            print(f"{key}: its key. No node needs it; who has it can make nodes.")
+            print_line(f"{made}: the authority's certificate. Give each node a copy.")
+            print_line(f"{key}: its key. No node needs it; who has it can make nodes.")
         else:
             made, key = certificates.make_node_certificate(
                 options.folder, options.name, now, options.host
             )
-            print(f"{made}: the certificate of {ascii(options.name)[1:-1]}.")
-            print(f"{key}: its key. Give both to that node alone, the key with mode 0600.")
+            print_line(f"{made}: the certificate of {ascii(options.name)[1:-1]}.")
+            print_line(f"{key}: its key. Give both to that node alone, the key with mode 0600.")
     except ValueError as error:
         print(f"rabble cert: {error}", file=sys.stderr)
         return USAGE_ERROR

@@ -7,6 +7,7 @@ import secrets
 import sys
 from pathlib import Path
 
+from rabble.cli.output import print_line
 from rabble.cli.status import USAGE_ERROR
 from rabble.cluster.io import keys
 from rabble.errors import KeyFileError
@@ -35,5 +36,5 @@ def run(options: argparse.Namespace) -> int:
     except KeyFileError as error:
         print(f"rabble keygen: {error}", file=sys.stderr)
         return USAGE_ERROR
-    print(f"{options.file}: a new key. Give each node of the cluster a copy, with mode 0600.")
+    print_line(f"{options.file}: a new key. Give each node of the cluster a copy, with mode 0600.")
     return 0

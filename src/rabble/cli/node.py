@@ -5,22 +5,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
-import importlib
 import logging
 import os
 import select
 import signal
 import socket
-import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
 from rabble._core.envelope import Envelope
-from rabble.cli.node_settings import Settings, SettingsError, add_arguments, settings_of
+from rabble.cli.application import AppError, Application
+from rabble.cli.logs import logged
+from rabble.cli.node_settings import Settings, add_arguments, settings_of
+from rabble.cli.output import OutputError, complain, discard_unwritten, print_line
 from rabble.cli.status import FAILED, USAGE_ERROR
-from rabble.errors import RabbleError, ShutdownTimeout
+from rabble.errors import NodeStopped, ShutdownTimeout
 from rabble.messages import NodeDown, NodeStalled, NodeUp, Removed
 from rabble.node import Node, rouse
 from rabble.services import Service, ServiceHandler
@@ -28,6 +30,9 @@ from rabble.services import Service, ServiceHandler
 __all__ = ["add_command", "run"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: Seconds in which a second signal is the first one once more: `timeout`, and shells in containers,
+#: send one to a process and then to its whole group.
+SAME_SIGNAL_S = 0.1
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,117 +47,78 @@ def run(options: argparse.Namespace) -> int:
     peers are told. A second one ends the process at once, with exit status 1.
 
     :returns: the exit status: 0 after an orderly end, 1 if something failed, 2 if the arguments, or
-        a file that they name, cannot be used.
+        a file that they name, cannot be used; what the application's SystemExit says.
     """
-    with Signals() as signals:
+    with Signals() as signals, contextlib.ExitStack() as stack:
         try:
             settings = settings_of(options)
-            logging.basicConfig(
-                level=settings.log_level.upper(),
-                format="%(asctime)s %(levelname)s %(message)s",
-                stream=sys.stderr,
-            )
-            if sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                # Not where standard error is none, or no file.
                 faulthandler.enable()
-            app = None if settings.app is None else find_app(settings.app)
+            app = None
+            if settings.app is not None:
+                with signals.waiting_for(f"importing {settings.app}"):
+                    app = Application(settings.app)
+            stack.enter_context(logged(settings.log_level))
             node = rouse(settings.node, limits=settings.limits, mesh=settings.mesh)
-        except (ValueError, OSError) as error:
-            # A ValueError of the application's module has not come this way: see `find_app`.
-            print(f"rabble node: {error}", file=sys.stderr)
-            return USAGE_ERROR if isinstance(error, ValueError) else FAILED
-        except AppError:
-            traceback.print_exc()
+        except AppError as error:
+            return error.show()
+        except socket.gaierror as error:
+            listening = settings.mesh.bind or settings.node.addr
+            complain(f"rabble node: cannot listen on {listening}: the host: {error.strerror}")
             return FAILED
-        return live(node, app, settings, signals)
+        except (ValueError, OSError, RuntimeError) as error:
+            # None of the application's has come this way: those are the causes of an AppError.
+            complain(f"rabble node: {error}")
+            return USAGE_ERROR if isinstance(error, ValueError) else FAILED
+        status = live(node, app, settings, signals)
+        discard_unwritten()
+        return status
 
 
-def live(
-    node: Node, app: Callable[[Node], Any] | None, settings: Settings, signals: Signals
-) -> int:
+def live(node: Node, app: Application | None, settings: Settings, signals: Signals) -> int:
     """The life of a node, from its application's begin to its end. Returns the exit status."""
     status = 0
     try:
         with contextlib.ExitStack() as at_end:
             if app is not None:
-                enter(at_end, app(node))
+                with signals.waiting_for(app.named):
+                    at_end.enter_context(app.begin(node))
             if settings.log_level in ("debug", "info"):
                 log = node.register_service(NodeLog(), "rabble-node-log")
                 node.subscribe_nodes(log.pid)
             for addr in settings.join:
                 node.join(addr)
             if settings.seed_file is not None:
-                node._mesh_side().watch_seed_file(settings.seed_file)
+                node._runtime.mesh_side().watch_seed_file(settings.seed_file)
             if not signals.count:
                 incarnation = node.cluster_status().incarnation
-                print_line(f"ready {node.node_id} incarnation {incarnation}")
+                # Who started it and listens no more does not end it.
+                with contextlib.suppress(OutputError):
+                    print_line(f"ready {node.node_id} incarnation {incarnation}")
                 notify("READY=1")
             signals.wait(node)
             notify("STOPPING=1")
+    except AppError as error:
+        status = error.show()
+    except NodeStopped:
+        # The application ended its node at once. What else may have, is said below.
+        pass
     except BaseException:
-        traceback.print_exc()
+        complain(traceback.format_exc())
         status = FAILED
     try:
         node.shutdown()
     except ShutdownTimeout as error:
-        complain(node.failure)
-        complain(str(error))
+        for what in (node.failure, error):
+            if what is not None:
+                complain(f"rabble node: {what}")
         # Otherwise the interpreter would wait for the thread that does not end.
         os._exit(FAILED)
-    complain(node.failure)
-    return FAILED if node.failure is not None else status
-
-
-def complain(what: str | None) -> None:
-    """Say what is wrong, if anything is and somebody still listens."""
-    if what is not None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            print(f"rabble node: {what}", file=sys.stderr, flush=True)
-
-
-class AppError(RabbleError):
-    """The application's module raised; its cause is what."""
-
-
-def find_app(named: str) -> Callable[[Node], Any]:
-    """The function that `module:function` names.
-
-    :raises SettingsError: if there is none.
-    :raises AppError: if importing the module raised.
-    """
-    module_name, colon, path = named.partition(":")
-    if not colon or not module_name or not path:
-        raise SettingsError(f"--app {named}: write it as MODULE:FUNCTION")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise SettingsError(f"--app {named}: there is no module {error.name}") from None
-        raise AppError(f"--app {named}: importing {module_name} raised") from error
-    except Exception as error:
-        raise AppError(f"--app {named}: importing {module_name} raised") from error
-    for part in path.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
-        raise SettingsError(f"--app {named}: {module_name} has no function {path}")
-    function: Callable[[Node], Any] = found
-    return function
-
-
-def enter(at_end: contextlib.ExitStack, returned: Any) -> None:
-    """Take what the application returned, which knows what is to be done at the end."""
-    if returned is None:
-        return
-    if hasattr(returned, "__enter__") and hasattr(returned, "__exit__"):
-        at_end.enter_context(returned)
-    elif callable(returned):
-        at_end.callback(returned)
-    else:
-        raise TypeError(
-            f"--app may return None, a function to call at the end, or a context manager, "
-            f"not {returned!r}"
-        )
+    if node.failure is not None:
+        complain(f"rabble node: {node.failure}")
+        return FAILED
+    return status
 
 
 class NodeLog(ServiceHandler):
@@ -181,6 +147,8 @@ class Signals:
 
     def __init__(self) -> None:
         self.count = 0
+        self._first_at = 0.0
+        self._waiting_for: str | None = None
         self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def __enter__(self) -> Signals:
@@ -208,20 +176,30 @@ class Signals:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._read_end, 4096)
 
+    @contextlib.contextmanager
+    def waiting_for(self, what: str) -> Iterator[None]:
+        """While the application runs in this thread, a signal can but wait until it returns."""
+        self._waiting_for = what
+        try:
+            yield
+        finally:
+            self._waiting_for = None
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.count and now - self._first_at < SAME_SIGNAL_S:
+            return
         self.count += 1
         if self.count > 1:
-            with contextlib.suppress(OSError):
-                os.write(2, b"rabble node: told to end a second time: not waiting\n")
+            complain("rabble node: told to end a second time: not waiting", within_s=0.0)
             os._exit(FAILED)
-
-
-def print_line(line: str) -> None:
-    """Print a line for whoever started the node, if that still listens."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        # In one piece: the application's threads may print, too.
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        self._first_at = now
+        if self._waiting_for is not None:
+            complain(
+                f"rabble node: told to end, and waiting for {self._waiting_for} to return; a "
+                "second signal ends it at once",
+                within_s=0.0,
+            )
 
 
 def notify(state: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,7 +23,9 @@ __all__ = ["Settings", "SettingsError", "add_arguments", "settings_of"]
 LOG_LEVELS = ("debug", "info", "warning", "error")
 #: Of the file's keys, those that name a file; a relative one is meant from the file's own folder.
 PATHS = ("seed-file", "key", "tls-cert", "tls-key", "tls-ca")
-KEYS = ("node", "app", "join", "cluster", "bind", "log-level", *PATHS)
+#: Those that are either true or false.
+SWITCHES = ("authenticate-loopback",)
+KEYS = ("node", "app", "join", "cluster", "bind", "log-level", *SWITCHES, *PATHS)
 
 
 class SettingsError(RabbleError, ValueError):
@@ -36,6 +39,7 @@ class Settings:
     :param app: `module:function`, or `None`.
     :param join: addresses of nodes to join.
     :param seed_file: a file of more of them, which is watched.
+    :param log_level: `None` is the application's own, or warning.
     """
 
     node: NodeId
@@ -44,7 +48,7 @@ class Settings:
     app: str | None = None
     join: tuple[str, ...] = ()
     seed_file: Path | None = None
-    log_level: str = "warning"
+    log_level: str | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,13 +69,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed-file", metavar="FILE", help="more of them, a line each; watched")
     parser.add_argument("--key", metavar="FILE", help="the cluster's, of rabble keygen")
+    parser.add_argument(
+        "--authenticate-loopback",
+        action="store_true",
+        default=None,
+        help="with a key: authenticate what is said on loopback, too, as between machines",
+    )
     parser.add_argument("--tls-cert", metavar="FILE", help="the node's, of rabble cert")
     parser.add_argument("--tls-key", metavar="FILE", help="the key of that certificate")
     parser.add_argument("--tls-ca", metavar="FILE", help="the authority's certificate")
     parser.add_argument("--cluster", metavar="ID", help="nodes of another one are refused")
     parser.add_argument("--bind", metavar="HOST:PORT", help="listen here, not on its own address")
     parser.add_argument(
-        "--log-level", choices=LOG_LEVELS, help="info logs nodes that come and go; else warning"
+        "--log-level",
+        choices=LOG_LEVELS,
+        help="of what the node logs; info logs nodes that come and go",
     )
 
 
@@ -91,6 +103,11 @@ def settings_of(options: argparse.Namespace) -> Settings:
     if "node" not in values:
         raise SettingsError("which node? Give NAME@HOST:PORT, here or as `node` in --config FILE")
     seed_file = values.get("seed-file")
+    if seed_file is not None and os.path.exists(seed_file) and not os.path.isfile(seed_file):
+        raise SettingsError(
+            f"{seed_file}: a file of seeds must be a regular file, which can be read again and "
+            "again"
+        )
     try:
         for addr in values.get("join", ()):
             parse_target(addr)
@@ -101,12 +118,13 @@ def settings_of(options: argparse.Namespace) -> Settings:
                 key=values.get("key"),
                 tls=tls_of(values),
                 bind=values.get("bind"),
+                authenticate_loopback=values.get("authenticate-loopback", False),
             ),
             limits=Limits(**limits),
             app=values.get("app"),
             join=tuple(values.get("join", ())),
             seed_file=None if seed_file is None else Path(seed_file),
-            log_level=values.get("log-level", "warning"),
+            log_level=values.get("log-level"),
         )
     except ValueError as error:
         raise SettingsError(str(error)) from error
@@ -131,6 +149,8 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise SettingsError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
+    except RecursionError:
+        raise SettingsError(f"{path}: its arrays or tables are nested too deeply") from None
     limits = found.pop("limits", {})
     if not isinstance(limits, dict):
         raise SettingsError(f"{path}: limits must be a table, [limits]")
@@ -140,6 +160,9 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if key == "join":
             if not isinstance(value, list) or not all(isinstance(addr, str) for addr in value):
                 raise SettingsError(f"{path}: join must be an array of strings, not {value!r}")
+        elif key in SWITCHES:
+            if not isinstance(value, bool):
+                raise SettingsError(f"{path}: {key} must be true or false, not {value!r}")
         elif not isinstance(value, str):
             raise SettingsError(f"{path}: {key} must be a string, not {value!r}")
         elif key in PATHS:

@@ -1,4 +1,4 @@
-"""`rabble version`: print the versions of rabble and Python."""
+"""`rabble version`, and `rabble --version`: print the versions of rabble and Python."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import platform
 
 import rabble
+from rabble.cli.output import print_line
 
 __all__ = ["add_command", "run"]
 
@@ -20,5 +21,5 @@ def run(options: argparse.Namespace) -> int:
 
     :returns: the exit status, 0.
     """
-    print(f"rabble {rabble.__version__} (Python {platform.python_version()})")
+    print_line(f"rabble {rabble.__version__} (Python {platform.python_version()})")
     return 0

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 import socket
 from collections.abc import Sequence
 
-from rabble.cluster.decide.address import split_address
+from rabble._core.ids import NodeId
+from rabble._core.texts import given, type_name
+from rabble.addresses import split_address
 from rabble.cluster.decide.handshake import check_cluster, check_key
-from rabble.cluster.io.keys import read_key
+from rabble.cluster.io.keys import read_keys
 from rabble.cluster.io.listener import open_listeners
 from rabble.cluster.io.tls import TlsConfig
 
-__all__ = ["Mesh", "listen"]
+__all__ = ["Mesh", "listen", "listen_as"]
+
+BROADCAST = ipaddress.ip_address("255.255.255.255")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +30,18 @@ class Mesh:
 
     :param cluster: its name; nodes of another one are refused. At most 64 bytes of UTF-8.
     :param key: the 32 bytes that all nodes share, or the path of the file that holds them
-        (`rabble keygen FILE`). It proves who is a member, and hides nothing that is said.
-    :param tls: certificates, for both: proof and secrecy.
+        (`rabble keygen FILE`). It proves who is a member, and that what arrives between two
+        machines is what a member sent; it hides nothing that is said. A file may hold two, a line
+        each: this node proves itself with the first, and accepts both.
+    :param tls: certificates, for all three: proof, integrity and secrecy.
+    :param authenticate_loopback: with a key and without TLS, authenticate what is said over
+        127.0.0.1 and ::1, too: where somebody else on this machine forwards it, as a tunnel does.
     :param bind: `host:port` to listen on, if it is not the node's own address.
     :param seeds: addresses `host:port` of nodes to join. Of a host name with several addresses all
         are joined, now and whenever they change.
     :param seed_file: a file with one such address a line, which is read again when it changes.
-    :raises ValueError: says what cannot be used. It never shows the key.
+    :raises TypeError: if an argument is of another type.
+    :raises ValueError: says what cannot be used. Neither ever shows the key.
     """
 
     cluster: str = ""
@@ -40,13 +50,21 @@ class Mesh:
     bind: str | None = None
     seeds: Sequence[str] = ()
     seed_file: str | os.PathLike[str] | None = None
+    authenticate_loopback: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         for addr in (*self.seeds, *(() if self.bind is None else (self.bind,))):
             split_address(addr)
         check_cluster(self.cluster)
         if isinstance(self.key, bytes):
             check_key(self.key)
+
+        if self.authenticate_loopback and self.key is None:
+            raise ValueError(
+                "Mesh: authenticate_loopback needs a key, of which that of each stream is made: "
+                "give key=..., or leave it out (TLS authenticates its streams by itself)"
+            )
 
     @property
     def open_to_all(self) -> bool:
@@ -54,13 +72,56 @@ class Mesh:
         return self.key is None and self.tls is None
 
     def read_key(self) -> bytes | None:
-        """The 32 bytes, read from their file if need be.
+        """The 32 bytes, read from their file if need be. For any thread.
+
+        :returns: the key that this node proves itself with; `None` for a mesh without one.
 
         :raises KeyFileError: if the file cannot be used.
         """
-        if self.key is None or isinstance(self.key, bytes):
-            return self.key
-        return read_key(self.key)
+        return next(iter(self.read_keys()), None)
+
+    def read_keys(self) -> tuple[bytes, ...]:
+        """The same, and the other key that is accepted if the file holds two. For any thread.
+
+        :returns: nothing for a mesh without a key.
+        :raises KeyFileError: if the file cannot be used.
+        """
+        if self.key is None:
+            return ()
+        if isinstance(self.key, bytes):
+            return (self.key,)
+        return read_keys(self.key)
+
+
+def check_types(mesh: Mesh) -> None:
+    """Raise the `TypeError` of `Mesh`. The key is not shown."""
+    if not isinstance(mesh.cluster, str):
+        raise TypeError(f"Mesh: cluster must be a str, not {given(mesh.cluster)}")
+    if not isinstance(mesh.key, bytes | str | os.PathLike | None):
+        raise TypeError(
+            f"Mesh: key must be 32 bytes, the path of a key file, or None, "
+            f"not of type {type_name(mesh.key)}"
+        )
+    if not isinstance(mesh.tls, TlsConfig | None):
+        raise TypeError(f"Mesh: tls must be a TlsConfig or None, not {given(mesh.tls)}")
+    if not isinstance(mesh.bind, str | None):
+        raise TypeError(f"Mesh: bind must be 'host:port' or None, not {given(mesh.bind)}")
+    if isinstance(mesh.seeds, str | bytes) or not isinstance(mesh.seeds, Sequence):
+        raise TypeError(
+            f"Mesh: seeds must be a list of addresses 'host:port', not {given(mesh.seeds)}"
+        )
+    for seed in mesh.seeds:
+        if not isinstance(seed, str):
+            raise TypeError(f"Mesh: a seed must be an address 'host:port', not {given(seed)}")
+    if not isinstance(mesh.seed_file, str | os.PathLike | None):
+        raise TypeError(
+            f"Mesh: seed_file must be the path of a file or None, not {given(mesh.seed_file)}"
+        )
+    if not isinstance(mesh.authenticate_loopback, bool):
+        raise TypeError(
+            f"Mesh: authenticate_loopback must be True or False, "
+            f"not {given(mesh.authenticate_loopback)}"
+        )
 
 
 def listen(
@@ -74,3 +135,42 @@ def listen(
     :raises OSError: if it cannot be done; says what and where.
     """
     return open_listeners(addr, loopback_only=mesh.open_to_all, listeners=listeners)
+
+
+def listen_as(own: NodeId, mesh: Mesh, listeners: list[socket.socket]) -> NodeId:
+    """Listen where the mesh says, or else at the node's own address. See `listen`.
+
+    :returns: the node with the port that others reach it by: port 0 is replaced by the one it got.
+    :raises ValueError: also if the node's own address is none that anybody can connect to.
+    """
+    check_own(own)
+    listen(mesh, mesh.bind or own.addr, listeners)
+    host, _, port = own.addr.rpartition(":")
+    if port != "0":
+        return own
+    return NodeId(own.name, f"{host}:{listeners[0].getsockname()[1]}")
+
+
+def check_own(own: NodeId) -> None:
+    """Raise `ValueError` for an address of a node by which others could not reach it."""
+    host, port = split_address(own.addr)
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        # A name, which means something else on each host perhaps.
+        return
+    kind = (
+        "stands for all addresses of a machine"
+        if address.is_unspecified
+        else "is a multicast address"
+        if address.is_multicast
+        else "is the broadcast address"
+        if address == BROADCAST
+        else None
+    )
+    if kind is not None:
+        where = f"[::]:{port}" if address.version == 6 else f"0.0.0.0:{port}"
+        raise ValueError(
+            f"node id {own}: {host} {kind}, and others reach a node by the address in its id. Give "
+            f"it one of this machine's; to listen on all of them, add Mesh(bind={where!r})"
+        )

@@ -7,23 +7,30 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+from rabble._core.connection import Connection
 from rabble._core.ids import NodeId
-from rabble._core.poller import Connection, Poller
+from rabble._core.poller import Poller
 from rabble.cluster.decide import failure_detector
 from rabble.cluster.decide.actions import Up
 from rabble.cluster.decide.failure_detector import FailureDetector
+from rabble.cluster.decide.handshake_actions import Established
 from rabble.cluster.decide.refusal import RefusalCode, known_code
 from rabble.cluster.io.tls_proxy import TlsProxy
 from rabble.cluster.runtime import ClusterRuntime
 from rabble.limits import Limits
 from rabble.messages import NodeStalled
+from rabble.texts import described
 
 __all__ = ["Connections", "Ending", "PeerConnection", "ending_of"]
 
 #: Bytes that the kernel holds unsent at most, so that a heartbeat does not queue behind megabytes.
 UNSENT_BYTES_MAX = 256 << 10
+
+
+#: For how many heartbeats a peer may be silent that is not falling silent.
+SILENT_HEARTBEATS = 2
 
 
 @dataclasses.dataclass(eq=False)
@@ -35,6 +42,10 @@ class PeerConnection:
     node: NodeId
     incarnation: int
     stalled: bool = False
+    #: How many segments had come when it fell silent; `None` while it is not.
+    segments_before: int | None = None
+    #: It fell silent though packets of its host came, only not the next ones in order.
+    is_holed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,10 +81,12 @@ class Connections:
         self._own = own
         self._poller = poller
         self._runtime = runtime
-        self._heartbeat_s = max(limits.heartbeat_ms // 1000, 1)
+        self._heartbeat_s = limits.heartbeat_ms / 1000
+        self._keep_alive_s = max(limits.heartbeat_ms // 1000, 1)
         self._clock = clock
         self._tls_proxy = tls_proxy
         self._failure_detector = FailureDetector(limits)
+        self._partial_ns_max = limits.frame_partial_ms_max * 1_000_000
         self._by_id: dict[int, PeerConnection] = {}
         #: Connections that send their BYE; kept until their descriptor is closed.
         self._parting: list[Connection] = []
@@ -81,9 +94,9 @@ class Connections:
     def __contains__(self, connection_id: int) -> bool:
         return connection_id in self._by_id
 
-    def get(self, connection_id: int) -> PeerConnection | None:
-        """The connection of that id, if it is established and not parting."""
-        return self._by_id.get(connection_id)
+    def get(self, connection_id: int | None) -> PeerConnection | None:
+        """The connection of that id, if there is one that is established and not parting."""
+        return None if connection_id is None else self._by_id.get(connection_id)
 
     def all(self) -> list[PeerConnection]:
         """Those that are established, as of now."""
@@ -97,39 +110,57 @@ class Connections:
     # From a handshake to a connection.
 
     def open(
-        self, up: Up, sock: socket.socket, leftover: bytes, initiated: bool
+        self,
+        up: Up,
+        sock: socket.socket,
+        established: Established,
+        initiated: bool,
     ) -> PeerConnection | None:
         """Have the poller drive a socket whose handshake is done.
 
         :param sock: owned from now on.
-        :param leftover: the first bytes of frames.
+        :param established: what the handshake has agreed on.
         :returns: `None` if it cannot be used; that has been reported.
         """
-        session = self._runtime.make_session(up.peer, up.incarnation)
+        fd = -1
+        connection: Connection | None = None
         try:
+            session = self._runtime.make_session(
+                up.peer, up.incarnation, established.peer.message_bytes_max
+            )
             fd = self._descriptor_of(sock)
-            try:
-                connection = self._poller.attach(fd, session, leftover, initiated=initiated)
-            except BaseException:
+            connection = self._poller.attach(
+                fd,
+                session,
+                established.leftover,
+                initiated=initiated,
+                stream_keys=established.stream_keys,
+            )
+            peer = PeerConnection(up.connection_id, connection, up.peer, up.incarnation)
+            self._failure_detector.add(up.connection_id, up.peer.name, self._clock())
+            self._by_id[up.connection_id] = peer
+        except BaseException as error:
+            # No descriptors, threads or memory are left, say; or the TLS proxy has failed. Each of
+            # these has owned the stream in its time.
+            if connection is not None:
+                connection.abort(RefusalCode.LIMIT)
+                self._parting.append(connection)
+            elif fd >= 0:
                 os.close(fd)
-                raise
-        except (OSError, RuntimeError) as error:
-            # No descriptors, or no more threads, are left; or the TLS proxy has failed.
-            text = f"{self._own.name}: the connection to {up.peer} cannot be used: {error}"
-            self._runtime.report(logging.ERROR, lambda: text)
-            sock.close()
+            else:
+                sock.close()
+            self._failure_detector.remove(up.connection_id)
+            what = f"the connection to {up.peer} cannot be used: {described(error)}"
+            self._runtime.report(logging.ERROR, lambda: f"{self._own.name}: {what}")
             return None
-        peer = PeerConnection(up.connection_id, connection, up.peer, up.incarnation)
-        self._by_id[up.connection_id] = peer
-        self._failure_detector.add(up.connection_id, up.peer.name, self._clock())
         return peer
 
     def _descriptor_of(self, sock: socket.socket) -> int:
         """The descriptor that the poller gets, tuned for what it does."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self._heartbeat_s)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, self._heartbeat_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self._keep_alive_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, self._keep_alive_s)
         # No TCP_USER_TIMEOUT: on a lossy line it counts from the first segment that was sent again,
         # and goes on as long as more is lost, though the peer lives. Silence ends a connection.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
@@ -149,12 +180,31 @@ class Connections:
             peer.connection.close(code, text, after_all=code is RefusalCode.REMOVED)
             self._parting.append(peer.connection)
 
+    def abort(self, connection_id: int) -> None:
+        """Cut a connection that cannot go on. Nothing happens if there is no such connection."""
+        peer = self._by_id.pop(connection_id, None)
+        if peer is not None:
+            self._failure_detector.remove(connection_id)
+            peer.connection.abort(RefusalCode.LIMIT)
+            self._parting.append(peer.connection)
+
     def close_all(self, code: RefusalCode, text: str) -> None:
         """Send all peers BYE, behind what was sent to them, and close."""
         for peer in self.all():
             peer.connection.close(code, text, after_all=True)
             self._parting.append(peer.connection)
         self._by_id.clear()
+
+    def ended(self, peer: PeerConnection, *, reported: bool) -> Ending:
+        """A connection has ended: forget it; returns why, which is reported if that is wanted."""
+        self.remove(peer)
+        ending = ending_of(peer.connection)
+        if reported:
+            # Somebody on the way, or the network itself, changed what this mesh relies on.
+            level = logging.WARNING if ending.code is RefusalCode.INTEGRITY else logging.INFO
+            text = f"{self._own.name}: the connection to {peer.node} ended: {ending.text}"
+            self._runtime.report(level, lambda: text)
+        return ending
 
     def remove(self, peer: PeerConnection) -> None:
         """A connection has ended by itself, or was aborted."""
@@ -185,22 +235,52 @@ class Connections:
         peer = self._by_id.get(connection_id)
         return None if peer is None else peer.connection.silent_ns / 1e9
 
-    def check_peers(self, now: float) -> Sequence[failure_detector.Action]:
-        """Who is down, who stands still, and who goes on again."""
+    def silent(self, now: float) -> list[tuple[PeerConnection, float]]:
+        """Peers that are down, and for how many seconds they were silent; the caller calls `cut`.
+
+        Who stands still, or goes on again, is noted.
+        """
         for peer in self._by_id.values():
             progress, idle, told_ns = peer.connection.progress
+            silence_s = peer.connection.silent_ns / 1e9
+            if silence_s <= SILENT_HEARTBEATS * self._heartbeat_s:
+                peer.segments_before = None
+            elif peer.segments_before is None:
+                peer.segments_before = peer.connection.segments[0]
             self._failure_detector.observe(
                 peer.connection_id,
                 now,
-                peer.connection.silent_ns / 1e9,
+                silence_s,
                 progress,
                 idle,
                 progress_ago_s=told_ns / 1e9,
             )
-        return self._failure_detector.tick(now)
+            if peer.connection.session.unfinished_ns > self._partial_ns_max:
+                peer.connection.close(RefusalCode.TIMEOUT, "a message in fragments is not finished")
+        silent: list[tuple[PeerConnection, float]] = []
+        for action in self._failure_detector.tick(now):
+            match action:
+                case failure_detector.Down(connection_id, silence_s):
+                    if (peer := self._by_id[connection_id]).connection.open:
+                        silent.append((peer, silence_s))
+                case failure_detector.Stalled(name, _):
+                    self.set_stalled(name, True)
+                case failure_detector.Recovered(name):
+                    self.set_stalled(name, False)
+        return silent
+
+    def cut(self, peer: PeerConnection, silence_s: float) -> None:
+        """End the connection to a peer that is silent, and say what is known of it."""
+        text = f"{self._own.name}: nothing was heard of {peer.node} for {silence_s:.1f} s"
+        received, out_of_order = peer.connection.segments
+        if out_of_order or received > (peer.segments_before or received):
+            peer.is_holed = True
+            text += ", though small packets of its host come"
+        self._runtime.report(logging.WARNING, lambda: text)
+        peer.connection.abort(RefusalCode.TIMEOUT)
 
     def next_check(self, now: float) -> float | None:
-        """When to call `check_peers`, in monotonic seconds; `None` without peers."""
+        """When to call `silent`, in monotonic seconds; `None` without peers."""
         return self._failure_detector.next_tick(now)
 
     def set_stalled(self, name: str, stalled: bool) -> None:
@@ -218,5 +298,5 @@ def ending_of(connection: Connection) -> Ending:
         return Ending(code, code.name, code.name)
     text = os.strerror(connection.error) if connection.error else "it closed the connection"
     if connection.ended_mid_frame:
-        return Ending(None, "TORN", f"{text}, in the middle of a frame")
+        return Ending(None, "PARTIAL_FRAME", f"{text}, in the middle of a frame")
     return Ending(None, None, text)

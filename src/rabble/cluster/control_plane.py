@@ -2,7 +2,7 @@
 
 `ConnectionManager`, `Membership` and `FailureDetector` decide; listener, connector, seeds and the
 poller's connections do. `ControlPlane` hands what happened to those that decide, and carries out
-the actions that they return.
+the actions that they return. Neither side calls it, but `Seeds`, when an address is found or gone.
 """
 
 from __future__ import annotations
@@ -12,36 +12,46 @@ import logging
 import random
 import selectors
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from rabble._core.codec import DecodeError
+from rabble._core.errors import DecodeError
 from rabble._core.ids import NodeId
 from rabble._core.poller import Poller
+from rabble.addresses import Address
 from rabble.cluster.config import Mesh
-from rabble.cluster.connections import Connections, PeerConnection, ending_of
-from rabble.cluster.decide import failure_detector
+from rabble.cluster.connections import Connections, PeerConnection
 from rabble.cluster.decide.actions import (
     Action,
     Close,
     Dial,
     Down,
+    Held,
     RaiseIncarnation,
     Removed,
     SelfAddress,
     Up,
 )
+from rabble.cluster.decide.belief import highest_believed
 from rabble.cluster.decide.connection_manager import ConnectionManager
-from rabble.cluster.decide.handshake import Failed, HandshakeConfig, Peer
+from rabble.cluster.decide.handshake import (
+    Authenticate,
+    Authorize,
+    Established,
+    Failed,
+    HandshakeConfig,
+    Peer,
+)
 from rabble.cluster.decide.membership import Changes, Membership, MembershipError
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
-from rabble.cluster.gossip import KIND_MEMBERSHIP, Gossip
-from rabble.cluster.io.connector import Connector
-from rabble.cluster.io.handshake_runner import HandshakeRunner
-from rabble.cluster.io.listener import Listener
-from rabble.cluster.io.resolver import Resolver
-from rabble.cluster.io.seeds import Seeds
-from rabble.cluster.io.tls_proxy import TlsProxy
+from rabble.cluster.decide.standing import OwnStanding, refusal_by_standing
+from rabble.cluster.failed_handshakes import TOO_MANY, FailedHandshakes
+from rabble.cluster.failures import Failures
+from rabble.cluster.gossip import KIND_MEMBERSHIP, Gossip, code_of
+from rabble.cluster.io.handshake_runner import Outcome, Unreached
+from rabble.cluster.io.handshake_socket import HandshakeSocket
+from rabble.cluster.renewal import Renewal
 from rabble.cluster.runtime import ClusterRuntime
+from rabble.cluster.sockets import Sockets
 from rabble.cluster.status import StatusBoard
 from rabble.limits import Limits
 from rabble.messages import ClusterStatus
@@ -59,7 +69,7 @@ class ControlPlane:
     :param post: has something done in that thread. For any thread.
     :param new_incarnation: makes an incarnation, of now.
 
-    The other parameters are those of `ClusterServer`. It is a `HandshakeOwner`.
+    The other parameters are those of `ClusterServer`.
     """
 
     def __init__(
@@ -73,24 +83,25 @@ class ControlPlane:
         selector: selectors.BaseSelector,
         *,
         post: Callable[[Callable[[], None]], None],
+        other_keys: Sequence[bytes] = (),
         limits: Limits,
         clock: Callable[[], float],
         rng: random.Random,
         token_bytes: Callable[[int], bytes],
         new_incarnation: Callable[[], int],
     ) -> None:
-        self._own = own
-        self._mesh = mesh
-        self._key = key
-        self._runtime = runtime
-        self._limits = limits
+        self._own, self._mesh = own, mesh
+        self._key, self._other_keys = key, tuple(other_keys)
+        self._runtime, self._limits = runtime, limits
         self._clock = clock
-        self._new_incarnation = new_incarnation
-        self.post = post
+        self._new_incarnation, self._post = new_incarnation, post
         self.incarnation = new_incarnation()
         self._connection_manager = ConnectionManager(own, self.incarnation, rng, limits)
-        self._membership = Membership(own, self.incarnation, limits)
-        self._gossip = Gossip(own, self._membership, runtime, limits, clock())
+        #: Of the numbers that others name: what is beyond it, they have made up.
+        self._highest_believed: Callable[[], int] = lambda: highest_believed(new_incarnation())
+        self._membership = Membership(own, self.incarnation, limits, self._highest_believed)
+        self._standing = OwnStanding(self._membership, limits.digest_ms / 1000)
+        self._gossip = Gossip(own, self._membership, runtime, limits, clock(), rng)
         self._removed = False
         #: Peers that are to leave, and whose membership has not come yet.
         self._early_leaves: set[str] = set()
@@ -98,58 +109,37 @@ class ControlPlane:
         self._stop_at: float | None = None
         self._next_check: float | None = None
         self._status_board = StatusBoard(own)
-        client_context = server_context = None
-        self.tls_proxy: TlsProxy | None = None
-        if mesh.tls is not None:
-            client_context, server_context = mesh.tls.client_context(), mesh.tls.server_context()
-            self.tls_proxy = TlsProxy(
-                f"rabble:{own.name}:tls",
-                buffer_bytes_max=limits.relay_buffer_bytes_max,
-                clock=clock,
-                failed=functools.partial(runtime.failed, "the TLS relay"),
-            )
-        self._poller = poller
-        self._connections = Connections(own, poller, runtime, limits, clock, self.tls_proxy)
-        selector.register(poller, selectors.EVENT_READ, self._poller_ready)
-        self._handshakes = HandshakeRunner(
-            self, selector, config=self._handshake_config, clock=clock, token_bytes=token_bytes
+        self._failed_handshakes = FailedHandshakes(
+            own.name, self._connection_manager, self._status_board, runtime
         )
-        self._connector = Connector(
-            self,
-            self._handshakes,
-            context=client_context,
-            loopback_only=mesh.open_to_all,
-            resolver=Resolver(
-                f"rabble:{own.name}:names",
-                functools.partial(runtime.failed, "a thread that looks up names"),
-            ),
-            limits=limits,
-            clock=clock,
-        )
-        self._listener = Listener(
-            self,
-            self._handshakes,
-            selector,
+        self._renewal = Renewal(own.name, mesh, self._status_board, runtime, limits, clock())
+        count = functools.partial(self._status_board.count_refusal, "INTERNAL_ERROR")
+        #: What failed for itself, in any thread of the mesh.
+        self.failures = Failures(own.name, runtime.report, count)
+        self.sockets = Sockets(
+            own,
+            mesh,
+            self._renewal,
             listeners,
-            context=server_context,
+            runtime,
+            selector,
+            self.failures,
             limits=limits,
             clock=clock,
-        )
-        # A resolver of its own: a host of a seed that no server knows takes long to look up, and
-        # nobody else's dial waits for that.
-        self._seeds = Seeds(
-            mesh.seeds,
-            mesh.seed_file,
-            Resolver(
-                f"rabble:{own.name}:seeds",
-                functools.partial(runtime.failed, "a thread that looks up seeds"),
-            ),
-            added=self._add_seed,
-            dropped=self._drop_seed,
+            token_bytes=token_bytes,
             post=post,
-            report=runtime.report,
-            refresh_s=limits.seeds_refresh_ms / 1000,
+            accept=self._accept,
+            proceed=self._handshake_ready,
+            config=self._handshake_config,
+            next_id=self._connection_manager.accepting,
+            seed_added=self._add_seed,
+            seed_dropped=self._drop_seed,
         )
+        self._handshakes, self._connector = self.sockets.handshakes, self.sockets.connector
+        self._listener, self._seeds = self.sockets.listener, self.sockets.seeds
+        self._poller = poller
+        self._connections = Connections(own, poller, runtime, limits, clock, self.sockets.tls_proxy)
+        selector.register(poller, selectors.EVENT_READ, self._poller_ready)
 
     def status(self) -> ClusterStatus:
         """The mesh as this node sees it. Never blocks; for any thread."""
@@ -162,10 +152,13 @@ class ControlPlane:
         if self._draining:
             return
         if self._removed:
-            # To the others this incarnation is gone for good.
+            # To the others the incarnation that was removed is gone for good.
+            if not self._raise_incarnation(0):
+                return
             self._removed = False
             self._connection_manager.joins = True
-            self._raise_incarnation(self.incarnation + 1)
+            # There are none left of the peers.
+            self._add_peers(self._membership.members().values())
         if isinstance(target, str):
             self._seeds.add(target)
             return
@@ -189,23 +182,19 @@ class ControlPlane:
         self._early_leaves.discard(name)
         if self._membership.remove(name):
             self._membership_changed()
+            if name == self._own.name:
+                self._be_removed(None)
         elif not early and any(peer.node.name == name for peer in self._connections.all()):
-            # What makes it a member is on its way, and would do so again after it was removed.
+            # The state that makes it a member is on its way, and would undo a removal now.
             self._early_leaves.add(name)
             return
         if name != self._own.name:
-            self._carry_out(self._connection_manager.remove_peer(name, self._clock()))
-
-    def watch_seed_file(self, path: str) -> None:
-        """Join who is listed in a file, which is read again when it changes."""
-        self._seeds.watch_file(path)
+            self._remove_peer(name, self._clock())
 
     def drain(self) -> None:
         """Let no new peer in, and dial none."""
         self._draining = True
-        self._listener.close()
-        self._connector.drop_all()
-        self._handshakes.drop_unauthenticated_dials()
+        self.sockets.drain()
 
     def stop(self, within_s: float) -> None:
         """Send all peers BYE, behind what was sent to them."""
@@ -214,18 +203,9 @@ class ControlPlane:
         self._stop_at = self._clock() + within_s
         self.drain()
         self._connections.close_all(RefusalCode.SHUTDOWN, "the node ends")
-        self._publish()
+        self._status_board.has_changed = True
 
     # Time.
-
-    def start(self) -> None:
-        """Begin to look for seeds."""
-        self._seeds.start()
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stop_at is not None
 
     @property
     def is_over(self) -> bool:
@@ -236,52 +216,160 @@ class ControlPlane:
 
     def next_tick(self, now: float) -> float:
         """When `tick` has something to do if nothing else happens, in monotonic seconds."""
-        times = [self._handshakes.next_tick(), self._listener.next_tick()]
+        times = [self.sockets.next_tick()]
         if self._stop_at is not None:
             times.append(now + SHUTDOWN_LOOK_S)
         else:
             times += [self._gossip.next_tick, self._next_check, self._seeds.next_tick()]
+            times += [self._standing.next_tick, self._renewal.next_tick]
             if not self._removed and not self._draining:
                 times.append(self._connection_manager.next_tick(now))
         return min(time_ for time_ in times if time_ is not None)
 
+    def looks(self) -> None:
+        """The sockets are about to be looked at. Whoever is ready then was in time."""
+        self._handshakes.looked_at = self._clock()
+
     def tick(self, now: float) -> None:
-        """Do what the time has come for."""
-        self._handshakes.tick(now)
-        self._listener.tick(now)
-        if self._stop_at is not None:
+        """Do what the time has come for; what fails of it is done again, and the rest is done."""
+        looked_at = self._handshakes.looked_at
+        for handshake_socket in self._handshakes.due(looked_at):
+            step = functools.partial(self._handshakes.tick, handshake_socket, looked_at)
+            self._take_step(handshake_socket, step)
+        parts = {"listening": self._listener.tick, "the end of look-ups": self._end_look_ups}
+        if self._stop_at is None:
+            parts["the look at the seeds"] = self._seeds.tick
+            parts["the look at the certificates"] = lambda now: self._renewal.tick(
+                now, self._connector.renew, self._listener.renew
+            )
+            parts["the look at the peers"] = self._check_peers
+            parts["this node's own standing"] = self._look_at_standing
+            parts["the digest"] = lambda now: self._gossip.tick(now, self._connections.all())
+            parts["dialling"] = self._tick_dials
+        parts["the status"] = lambda now: self.publish()
+        for what, part in parts.items():
+            self.failures.attempt(what, functools.partial(part, now))
+
+    def publish(self) -> None:
+        """Show other threads what has changed since the last call."""
+        self._status_board.publish_changes(
+            self._membership.nodes, self._connections.all, self._runtime.connection_up
+        )
+
+    def _end_look_ups(self, now: float) -> None:
+        for dial, failed in self._connector.end_late(now):
+            self._handshake_failed(dial.connection_id, failed, dial.addr, initiated=True)
+
+    def _look_at_standing(self, now: float) -> None:
+        if self._standing.is_outbid(now):
+            text = f"{self._own}: others know of a later start of this node, which goes beyond it"
+            self._runtime.report(logging.WARNING, functools.partial(str, text))
+            self._raise_incarnation(0)
+
+    def _tick_dials(self, now: float) -> None:
+        if self._removed or self._draining:
             return
-        self._seeds.tick(now)
-        if self._next_check is not None and now >= self._next_check:
-            self._check_peers(now)
-        self._next_check = self._connections.next_check(now)
-        self._gossip.tick(now, self._connections.all())
-        if not self._removed and not self._draining:
+        try:
             self._carry_out(self._connection_manager.tick(now))
-
-    # The end, in steps that may be taken twice; see `take_steps`.
-
-    def close_handshakes(self) -> None:
-        """Close the listeners and every socket whose handshake goes on."""
-        self._listener.close()
-        self._handshakes.close()
-        self._connector.close()
-
-    def close_seeds(self) -> None:
-        """Look for seeds no longer."""
-        self._seeds.close()
+        except BaseException:
+            # Of what it has begun nobody may know: such a dial would never come to an end.
+            for connection_id in self._connection_manager.dials():
+                if connection_id not in self.sockets:
+                    self._carry_out(self._connection_manager.dial_failed(connection_id, now))
+            raise
 
     def abort_connections(self) -> None:
         """Cut the connections that are left."""
         self._connections.abort_all()
-        self._publish()
+        self._status_board.has_changed = True
+        self.publish()
 
-    def stop_tls_proxy(self) -> None:
-        """End the thread of the TLS connections."""
-        if self.tls_proxy is not None:
-            self.tls_proxy.stop()
+    # Handshakes: what the selector leads to, and what is asked and comes of them.
 
-    # Handshakes: the methods of a `HandshakeOwner`.
+    def _accept(self, listening: socket.socket, events: int) -> None:
+        for accepted in self._listener.accept(listening):
+            if isinstance(accepted, Failed):
+                self._handshake_failed(0, accepted, "anybody", initiated=False)
+            else:
+                self._take_step(accepted, functools.partial(self._begin, accepted))
+
+    def _begin(self, accepted: HandshakeSocket) -> Outcome | None:
+        # Of too many handshakes an old one gives way: an honest one takes milliseconds.
+        oldest = self._handshakes.drop_oldest(self._limits.handshakes_max)
+        if oldest is not None:
+            self._see_to(oldest, TOO_MANY)
+        return self._handshakes.add_accepted(accepted)
+
+    def _dial(self, dial: Dial) -> None:
+        def answer(found: list[Address] | OSError) -> None:
+            self._post(functools.partial(self._connect, dial, found))
+
+        self._connector.dial(dial, answer)
+
+    def _connect(self, dial: Dial, found: list[Address] | OSError) -> None:
+        try:
+            failed = self._connector.connect(dial, found)
+            if failed is not None:
+                self._handshake_failed(dial.connection_id, failed, dial.addr, initiated=True)
+        except BaseException as error:
+            self._abandon(dial.connection_id, f"the dial of {dial.addr}", error)
+
+    def _handshake_ready(self, handshake_socket: HandshakeSocket, events: int) -> None:
+        step = functools.partial(self._handshakes.proceed, handshake_socket)
+        self._take_step(handshake_socket, step)
+
+    def _take_step(
+        self, handshake_socket: HandshakeSocket, step: Callable[[], Outcome | None]
+    ) -> None:
+        """Take a step of a handshake, and see to what it comes to."""
+        try:
+            self._see_to(handshake_socket, step())
+        except BaseException as error:
+            what = f"the handshake with {handshake_socket.remote}"
+            self._abandon(handshake_socket.connection_id, what, error)
+            handshake_socket.close()
+
+    def _abandon(self, connection_id: int, what: str, error: BaseException) -> None:
+        """End whatever goes by that id, and nothing else, for what came of it here.
+
+        :param what: that was, for the log.
+        """
+        self.failures.note(what, error)
+        if not self.sockets.drop(connection_id):
+            self._connections.abort(connection_id)
+            self._gossip.forget(connection_id)
+            self._status_board.has_changed = True
+        now = self._clock()
+        self._carry_out(self._connection_manager.dial_failed(connection_id, now))
+        self._carry_out(self._connection_manager.lost(connection_id, now))
+
+    def _see_to(self, handshake_socket: HandshakeSocket, outcome: Outcome | None) -> None:
+        """Answer what a handshake asks, until it waits for its peer or has ended."""
+        connection_id, initiated = handshake_socket.connection_id, handshake_socket.initiated
+        while outcome is not None:
+            match outcome:
+                case Authenticate(peer):
+                    # Is the dial still wanted, now that it is known who answers?
+                    refusal = self._connection_manager.authenticating(
+                        connection_id, peer.node, peer.incarnation, self._clock()
+                    )
+                    if refusal is not None:
+                        self._handshakes.drop(connection_id)
+                        return
+                    outcome = self._handshakes.authenticate(handshake_socket, outcome)
+                case Authorize(peer):
+                    outcome = self._handshakes.decide(handshake_socket, self._authorize(peer))
+                case Established():
+                    self._established(handshake_socket, outcome)
+                    return
+                case Unreached(problem):
+                    outcome = self._connector.connect_next(handshake_socket, problem)
+                case Failed():
+                    remote = handshake_socket.remote
+                    self._handshake_failed(
+                        connection_id, outcome, remote, initiated, handshake_socket
+                    )
+                    return
 
     def _handshake_config(self) -> HandshakeConfig:
         return HandshakeConfig(
@@ -289,76 +377,55 @@ class ControlPlane:
             incarnation=self.incarnation,
             cluster=self._mesh.cluster,
             key=self._key,
+            other_keys=self._other_keys,
             secured=self._key is None,
+            authenticate_loopback=self._mesh.authenticate_loopback,
             deadline_s=self._limits.handshake_ms / 1000,
+            highest_believed=self._highest_believed(),
+            message_bytes_max=self._limits.message_bytes_max,
         )
 
-    def next_connection_id(self) -> int:
-        """See `HandshakeOwner`."""
-        return self._connection_manager.accepting()
-
-    def authorize(self, peer: Peer) -> Refusal | None:
-        """See `HandshakeOwner`."""
+    def _authorize(self, peer: Peer) -> Refusal | None:
+        """Whether to accept a peer that dialled and has authenticated itself."""
         if self._draining:
             return Refusal(RefusalCode.SHUTDOWN)
         if self._removed:
             return Refusal(RefusalCode.STATE, "this node was removed from the cluster")
-        standing = self._membership.standing(peer.node.name, peer.incarnation)
-        restarted = standing == "unknown" and self._membership.incarnation_of(peer.node.name)
-        if standing == "removed" or (restarted and not peer.join):
-            return Refusal(RefusalCode.REMOVED, "join again")
         connection_id = self._connection_manager.connection_of(peer.node.name)
         silent_s = None if connection_id is None else self._connections.silent_s(connection_id)
-        return self._connection_manager.authorize(
+        return refusal_by_standing(self._membership, peer) or self._connection_manager.authorize(
             peer.node, peer.incarnation, self._clock(), silent_s
         )
 
-    def may_authenticate(self, connection_id: int, peer: Peer) -> bool:
-        """See `HandshakeOwner`."""
-        actions = self._connection_manager.authenticating(
-            connection_id, peer.node, peer.incarnation, self._clock()
-        )
-        self._carry_out(actions)
-        return not actions
-
-    def established(
-        self,
-        connection_id: int,
-        sock: socket.socket,
-        peer: Peer,
-        leftover: bytes,
-        initiated: bool,
-    ) -> None:
-        """See `HandshakeOwner`."""
+    def _established(self, done: HandshakeSocket, established: Established) -> None:
+        """A handshake is done. Its socket is this method's from now on."""
+        sock, initiated, peer = done.take(), done.initiated, established.peer
+        self._failed_handshakes.succeeded(done.remote)
         owned: socket.socket | None = sock
         try:
             for action in self._connection_manager.established(
-                connection_id, peer.node, peer.incarnation, initiated, self._clock()
+                done.connection_id, peer.node, peer.incarnation, initiated, self._clock()
             ):
                 if isinstance(action, Up):
                     owned = None
-                    self._open_connection(action, sock, leftover, initiated)
+                    self._open_connection(action, sock, established, initiated)
                 else:
                     self._carry_out_one(action)
         finally:
             # Another connection stays in place of this one.
             if owned is not None:
                 owned.close()
-        self._publish()
 
-    def failed(self, connection_id: int, failed: Failed, remote: str, initiated: bool) -> None:
-        """See `HandshakeOwner`."""
-        self._status_board.count_refusal(failed.code.name)
-        whose = "dialling" if initiated else "a connection from"
-        # A peer that drops its own dial, because another connection stays, is nothing to warn of.
-        # Nor is one that learns that both dialled each other.
-        usual = failed.code is RefusalCode.DUPLICATE or (
-            failed.silent and failed.code is RefusalCode.TIMEOUT
-        )
-        self._runtime.report(
-            logging.DEBUG if usual else logging.WARNING,
-            lambda: f"{self._own.name}: {whose} {remote}: {failed.code.name}: {failed.text}",
-        )
+    def _handshake_failed(
+        self,
+        connection_id: int,
+        failed: Failed,
+        remote: str,
+        initiated: bool,
+        handshake_socket: HandshakeSocket | None = None,
+    ) -> None:
+        """A handshake, or a dial, came to nothing. The socket is closed."""
+        self._failed_handshakes.count(connection_id, failed, remote, initiated, handshake_socket)
         if initiated:
             self._carry_out(
                 self._connection_manager.dial_failed(
@@ -374,13 +441,18 @@ class ControlPlane:
 
     def _carry_out(self, actions: Sequence[Action]) -> None:
         for action in actions:
-            self._carry_out_one(action)
-        self._publish()
+            try:
+                self._carry_out_one(action)
+            except BaseException as error:
+                if isinstance(action, Dial | Close | Down):
+                    self._abandon(action.connection_id, f"{action}", error)
+                else:
+                    self.failures.note(f"{action}", error)
 
     def _carry_out_one(self, action: Action) -> None:
         match action:
             case Dial():
-                self._connector.dial(action)
+                self._dial(action)
             case Close(connection_id, code, text):
                 self._close_connection(connection_id, code, text)
             case Down(connection_id, _, _):
@@ -390,37 +462,38 @@ class ControlPlane:
                 self._raise_incarnation(at_least)
             case Removed(_, node):
                 self._be_removed(node)
-            case SelfAddress(addr, node):
-                who = "itself" if node is None else f"itself, as {node}"
-                text = f"{self._own.name}: at {addr} this node finds {who}; not dialled again"
-                self._runtime.report(logging.WARNING, functools.partial(str, text))
+            case SelfAddress(text=text) | Held(text=text):
+                self._runtime.report(logging.WARNING, lambda: f"{self._own.name}: {text}")
 
     def _close_connection(self, connection_id: int, code: RefusalCode, text: str) -> None:
         """Close whatever goes by that id: a dial, a handshake, or a connection."""
-        # A dial is at its host name or at a socket, never at both.
-        if not (self._connector.drop(connection_id) or self._handshakes.drop(connection_id)):
+        if not self.sockets.drop(connection_id):
             self._connections.close(connection_id, code, text)
+            self._gossip.forget(connection_id)
+            self._status_board.has_changed = True
 
     def _open_connection(
-        self, up: Up, sock: socket.socket, leftover: bytes, initiated: bool
+        self, up: Up, sock: socket.socket, established: Established, initiated: bool
     ) -> None:
-        peer = self._connections.open(up, sock, leftover, initiated)
+        peer = self._connections.open(up, sock, established, initiated)
         if peer is None:
             self._carry_out(self._connection_manager.lost(up.connection_id, self._clock()))
             return
-        # A subscriber that is told NodeUp finds the connection in `ClusterStatus`.
-        self._publish()
-        self._runtime.connection_up(peer.connection)
-        self._gossip.send_state(peer)
+        self._status_board.came_up(peer.connection)
+        self._gossip.greet(peer, self._clock())
 
-    # Events of the poller and the failure detector.
+    # Events of the poller.
 
     def _poller_ready(self, events: int) -> None:
         self._poller.drain()
         for peer in self._connections.all():
-            self._read_control_frames(peer)
-            if not peer.connection.open and peer.connection_id in self._connections:
-                self._lost(peer)
+            try:
+                if peer.connection.has_control:
+                    self._read_control_frames(peer)
+                if not peer.connection.open and peer.connection_id in self._connections:
+                    self._lost(peer)
+            except BaseException as error:
+                self._abandon(peer.connection_id, f"the connection to {peer.node}", error)
         self._connections.forget_closed()
 
     def _read_control_frames(self, peer: PeerConnection) -> None:
@@ -430,69 +503,72 @@ class ControlPlane:
             try:
                 self._read_membership(peer, body)
             except (DecodeError, MembershipError) as error:
-                text = f"{self._own.name}: {peer.node} says no membership: {error}"
+                text = f"{self._own.name}: the membership of {peer.node} is not taken in: {error}"
                 self._runtime.report(logging.ERROR, functools.partial(str, text))
-                peer.connection.close(RefusalCode.DECODE, "membership")
+                peer.connection.close(code_of(error), "membership")
 
     def _lost(self, peer: PeerConnection) -> None:
         self._early_leaves.discard(peer.node.name)
-        self._connections.remove(peer)
-        ending = ending_of(peer.connection)
+        ending = self._connections.ended(peer, reported=self._stop_at is None)
+        self._gossip.forget(peer.connection_id)
+        self._status_board.has_changed = True
         if ending.counted_as is not None:
             self._status_board.count_refusal(ending.counted_as)
-        if self._stop_at is None:
-            text = f"{self._own.name}: the connection to {peer.node} ended: {ending.text}"
-            self._runtime.report(logging.INFO, lambda: text)
         self._carry_out(
-            self._connection_manager.lost(peer.connection_id, self._clock(), ending.code)
+            self._connection_manager.lost(
+                peer.connection_id, self._clock(), ending.code, holed=peer.is_holed
+            )
         )
 
     def _check_peers(self, now: float) -> None:
-        for action in self._connections.check_peers(now):
-            match action:
-                case failure_detector.Down(connection_id, silence_s):
-                    self._hang_up(connection_id, silence_s)
-                case failure_detector.Stalled(name, _):
-                    self._connections.set_stalled(name, True)
-                case failure_detector.Recovered(name):
-                    self._connections.set_stalled(name, False)
-
-    def _hang_up(self, connection_id: int, silence_s: float) -> None:
-        peer = self._connections.get(connection_id)
-        if peer is not None:
-            text = f"{self._own.name}: nothing was heard of {peer.node} for {silence_s:.1f} s"
-            self._runtime.report(logging.WARNING, lambda: text)
-            peer.connection.abort(RefusalCode.TIMEOUT)
-            self._lost(peer)
+        due = self._next_check is not None and now >= self._next_check
+        for peer, silence_s in self._connections.silent(now) if due else ():
+            try:
+                self._connections.cut(peer, silence_s)
+                self._lost(peer)
+            except BaseException as error:
+                self._abandon(peer.connection_id, f"the connection to {peer.node}", error)
+        self._next_check = self._connections.next_check(now)
 
     # Membership.
 
     def _read_membership(self, peer: PeerConnection, body: bytes) -> None:
-        changes = self._gossip.read(peer, body)
+        changes = self._gossip.read(peer, body, self._clock())
         if changes is None:
             return
         if changes.state_changed:
-            self._membership_changed(changes)
+            self._status_board.has_changed |= bool(changes.added or changes.removed)
+            if self._membership.is_removed:
+                self._be_removed(None)
+            else:
+                self._follow(changes)
         if peer.node.name in self._early_leaves:
             self.leave(peer.node.name)
 
-    def _membership_changed(self, changes: Changes | None = None) -> None:
-        """Send all peers the state, then keep the connections that the members ask for."""
-        for peer in self._connections.all():
-            self._gossip.send_state(peer)
-        if self._membership.is_removed and not self._removed:
-            self._be_removed(None)
-            return
+    def _membership_changed(self) -> None:
+        """This node has changed its membership: all peers are to be told."""
+        self._status_board.has_changed = True
+        self._gossip.changed(self._clock())
+
+    def _follow(self, changes: Changes) -> None:
+        """Keep the connections that the members ask for, and no others."""
         now = self._clock()
-        members = self._membership.members()
-        if changes is not None:
-            for node in changes.removed:
-                if node.name not in members:
-                    self._carry_out(self._connection_manager.remove_peer(node.name, now))
-        for node in members.values():
-            if node.name != self._own.name:
-                self._carry_out(self._connection_manager.add_peer(node, now))
-        self._publish()
+        for node in changes.removed:
+            if node.name not in self._membership:
+                self._remove_peer(node.name, now)
+        self._add_peers(changes.added)
+
+    def _remove_peer(self, name: str, now: float) -> None:
+        """A node is no member any more, which it has to learn before its connection ends."""
+        peer = self._connections.get(self._connection_manager.connection_of(name))
+        if peer is not None:
+            self._gossip.tell_before_parting(peer)
+        self._carry_out(self._connection_manager.remove_peer(name, now))
+
+    def _add_peers(self, nodes: Iterable[NodeId]) -> None:
+        now = self._clock()
+        for node in nodes:
+            self._carry_out(self._connection_manager.add_peer(node, now))
 
     def _be_removed(self, by: NodeId | None) -> None:
         """Somebody removed this node: send `Removed` here, and leave the others alone."""
@@ -502,31 +578,31 @@ class ControlPlane:
         self._connection_manager.joins = False
         now = self._clock()
         for name in list(self._connection_manager.statuses(now)):
-            self._carry_out(self._connection_manager.remove_peer(name, now))
+            self._remove_peer(name, now)
         for addr in list(self._connection_manager.seed_statuses(now)):
             self._carry_out(self._connection_manager.remove_seed(addr))
-        self._runtime.report(
-            logging.WARNING,
-            lambda: f"{self._own} was removed from the cluster; join() begins anew",
-        )
+        text = f"{self._own} was removed from the cluster; join() begins anew"
+        self._runtime.report(logging.WARNING, functools.partial(str, text))
         self._runtime.notify_nodes(RemovedMessage(by))
-        self._publish()
+        self._status_board.has_changed = True
 
-    def _raise_incarnation(self, at_least: int) -> None:
-        incarnation = max(at_least, self._new_incarnation(), self.incarnation + 1)
-        self.incarnation = incarnation
-        self._connection_manager.incarnation = incarnation
+    def _raise_incarnation(self, at_least: int) -> bool:
+        """Become a later start than any that is known. False if there is no room among members."""
         known = self._membership.incarnation_of(self._own.name)
-        self._membership.rejoin(max(incarnation, known + 1))
+        incarnation = max(at_least, self._new_incarnation(), self.incarnation + 1, known + 1)
+        try:
+            self._membership.rejoin(incarnation)
+        except MembershipError as error:
+            text = f"{self._own.name}: cannot be a member again: {error}"
+            self._runtime.report(logging.ERROR, functools.partial(str, text))
+            return False
         self.incarnation = self._connection_manager.incarnation = self._membership.incarnation
         self._membership_changed()
+        return True
 
-    def _add_seed(self, addr: str) -> None:
+    def _add_seed(self, addr: str, resolved: Address) -> None:
         if not self._removed:
-            self._connection_manager.add_seed(addr, self._clock())
+            self._connection_manager.add_seed(addr, self._clock(), resolved)
 
     def _drop_seed(self, addr: str) -> None:
         self._carry_out(self._connection_manager.remove_seed(addr))
-
-    def _publish(self) -> None:
-        self._status_board.publish(self._membership.members().values(), self._connections.all())

@@ -1,33 +1,46 @@
-"""Membership on the wire: states and digests to the peers, and theirs into the own state."""
+"""Membership on the wire: what changed, whole states and digests, to the peers and from them.
+
+What is sent is one map, see MEMBERSHIP in docs/internals/wire-protocol.md. A new connection begins
+with a *greeting*: what the node says of itself, and whether it knew the peer. Two that know nothing
+of each other send each other all they know. Others know nearly the same, as everybody is told what
+changes; what was lost on the way is found by a digest, when nothing has changed for a while.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 from rabble._core.codec import Codec
+from rabble._core.frame import FRAME_KINDS
 from rabble._core.ids import NodeId
 from rabble.cluster.connections import PeerConnection
-from rabble.cluster.decide.membership import Changes, Membership
+from rabble.cluster.decide.backoff import Uniform
+from rabble.cluster.decide.dissemination import Dissemination
+from rabble.cluster.decide.membership import Changes, Membership, MembershipError
+from rabble.cluster.decide.membership_delta import Part, changed_parts, rows_by_part
+from rabble.cluster.decide.membership_state import FRAME_HEAD_BYTES, MembershipLimit
+from rabble.cluster.decide.refusal import RefusalCode
 from rabble.cluster.runtime import ClusterRuntime
 from rabble.limits import Limits
 from rabble.registry import MessageRegistry
 
-__all__ = ["KIND_MEMBERSHIP", "Gossip"]
+__all__ = ["KIND_MEMBERSHIP", "Gossip", "code_of"]
 
 #: The kind of its frames; docs/internals/wire-protocol.md.
-KIND_MEMBERSHIP = 19
-#: Bytes of a frame besides its body: kind and flags.
-FRAME_HEAD_BYTES = 2
+KIND_MEMBERSHIP = FRAME_KINDS["MEMBERSHIP"]
 #: Of a peer's state; its size is bounded by the longest frame.
 ELEMENTS_MAX = 2**31 - 1
+NOTHING_NEW = Changes((), (), False)
 
 
 class Gossip:
     """Sends the membership to peers, and merges theirs. For the cluster server's thread.
 
     :param membership: the state that is sent and merged into.
-    :param now: monotonic seconds.
+    :param now: monotonic seconds, as everywhere.
+    :param rng: for the jitter of what is told, and when.
     """
 
     def __init__(
@@ -37,51 +50,186 @@ class Gossip:
         runtime: ClusterRuntime,
         limits: Limits,
         now: float,
+        rng: Uniform,
     ) -> None:
         self._own = own
         self._membership = membership
         self._runtime = runtime
+        self._rng = rng
         self._frame_bytes_max = limits.frame_bytes_max
         self._digest_s = limits.digest_ms / 1000
+        self._settled_s = limits.digest_settled_ms / 1000
         self._codec = Codec(MessageRegistry(), elements_max=ELEMENTS_MAX)
-        #: When the digest is sent next.
-        self.next_tick = now
+        self._dissemination = Dissemination(rng, limits)
+        #: The state whose changes have all been noticed.
+        self._noticed = membership.known()
+        #: Peers, by the id of their connection, of which nothing was known when it came up.
+        self._strangers: set[int] = set()
+        self._digest_at = now
+        #: When there has been no change for so long that all should have heard of the last one.
+        self._settled_at: float | None = None
+
+    @property
+    def next_tick(self) -> float:
+        """When to call `tick`."""
+        times = (self._digest_at, self._settled_at, self._dissemination.due)
+        return min(time for time in times if time is not None)
 
     def tick(self, now: float, peers: Iterable[PeerConnection]) -> None:
-        """Send the digest if it is time to: who knows another state answers with it."""
-        if now < self.next_tick:
-            return
-        self.next_tick = now + self._digest_s
-        digest = self._codec.encode_message({"d": self._membership.digest()})
-        for peer in peers:
-            connection = peer.connection
-            connection.send_control(KIND_MEMBERSHIP, digest)
+        """Tell what changed, and send the digest, if it is time to."""
+        due = self._dissemination.due
+        if due is not None and now >= due:
+            self._tell(now, peers)
+        if now >= min(self._digest_at, self._settled_at or self._digest_at):
+            self._digest_at, self._settled_at = now + self._digest_s, None
+            digest = self._digest_body()
+            for peer in peers:
+                peer.connection.send_control(KIND_MEMBERSHIP, digest)
+
+    # What is sent.
+
+    def greet(self, peer: PeerConnection, now: float) -> None:
+        """Begin a new connection."""
+        known = self._membership.incarnation_of(peer.node.name) >= peer.incarnation
+        if not known:
+            self._strangers.add(peer.connection_id)
+        own = self._membership.delta(self._membership.own_parts())
+        self._send(peer, {**own.plain(), "k": known})
+        self._dissemination.connection_up(peer.connection_id)
+        self._digest_soon(now)
+
+    def forget(self, connection_id: int) -> None:
+        """A connection has ended."""
+        self._strangers.discard(connection_id)
+        self._dissemination.connection_down(connection_id)
+
+    def changed(self, now: float) -> None:
+        """This node has changed its membership."""
+        self._dissemination.changed(self._notice(now), now)
+
+    def tell_before_parting(self, peer: PeerConnection) -> None:
+        """Send a peer whose connection ends what it has not been told yet: it may be why."""
+        parts = self._dissemination.untold_to(peer.connection_id)
+        if parts:
+            self._send(peer, self._membership.delta(parts).plain())
 
     def send_state(self, peer: PeerConnection) -> None:
         """Send the whole state to a peer."""
-        state = self._membership.encoded()
-        if len(state) + FRAME_HEAD_BYTES <= self._frame_bytes_max:
-            connection = peer.connection
-            connection.send_control(KIND_MEMBERSHIP, state)
+        self._send(peer, {**self._membership.state(), "k": True})
+
+    def _tell(self, now: float, peers: Iterable[PeerConnection]) -> None:
+        by_id = {peer.connection_id: peer for peer in peers}
+        for parts, connection_ids in self._dissemination.take(now).items():
+            body = self._membership.delta(parts).encoded()
+            for connection_id in connection_ids:
+                if (peer := by_id.get(connection_id)) is not None:
+                    self._send_body(peer, body)
+
+    def _digest_body(self) -> bytes:
+        return self._codec.encode_message({"d": self._membership.digest()})
+
+    def _digest_soon(self, now: float) -> None:
+        """Nothing is settled: let others have their say, and compare digests then."""
+        self._settled_at = now + self._settled_s * self._rng.uniform(1, 1.5)
+
+    def _send(self, peer: PeerConnection, message: dict[str, Any]) -> None:
+        self._send_body(peer, self._codec.encode_message(message))
+
+    def _send_body(self, peer: PeerConnection, body: bytes) -> None:
+        if len(body) + FRAME_HEAD_BYTES <= self._frame_bytes_max:
+            peer.connection.send_control(KIND_MEMBERSHIP, body)
             return
         text = (
-            f"{self._own.name}: the state of {len(self._membership)} members is {len(state)} bytes,"
+            f"{self._own.name}: the state of {len(self._membership)} members is {len(body)} bytes,"
             f" more than Limits.frame_bytes_max: {peer.node} is not told"
         )
         self._runtime.report(logging.ERROR, lambda: text)
 
-    def read(self, peer: PeerConnection, body: bytes) -> Changes | None:
+    # What comes.
+
+    def read(self, peer: PeerConnection, body: bytes, now: float) -> Changes | None:
         """Take in what a peer sent.
 
-        :returns: what its state changed; `None` if it is the own one, or a digest.
+        :returns: what its state changed; `None` if it is a digest and no state.
         :raises DecodeError: if it cannot be decoded.
-        :raises MembershipError: if it is no state.
+        :raises MembershipError: if it is no state, or does not fit in here.
         """
-        if body == self._membership.encoded():
+        message = self._codec.decode_message(body)
+        if not isinstance(message, dict):
+            return self._membership.merge(message)
+        digest = checked_field(message, "d", bytes)
+        knew_us = checked_field(message, "k", bool)
+        if digest is not None and not message:
+            if digest != self._membership.digest():
+                # With the digest, so that the peer sees whether it knows more than that.
+                self._send(peer, {**self._membership.state(), "d": self._membership.digest()})
             return None
-        state = self._codec.decode_message(body)
-        if isinstance(state, dict) and state.keys() == {"d"}:
-            if state["d"] != self._membership.digest():
+        is_delta = digest is None and knew_us is None
+        changes = self._merge(peer, message, now, is_delta)
+        if digest is not None and digest != self._membership.digest():
+            self.send_state(peer)
+        if knew_us is not None:
+            is_stranger = peer.connection_id in self._strangers
+            self._strangers.discard(peer.connection_id)
+            if is_stranger and not knew_us:
                 self.send_state(peer)
-            return None
-        return self._membership.merge(state)
+        return changes
+
+    def _merge(
+        self, peer: PeerConnection, message: dict[str, Any], now: float, is_delta: bool
+    ) -> Changes:
+        """Take in a state, or parts of one.
+
+        :param is_delta: the peer tells that to all its peers.
+        """
+        if self._is_known_start(message):
+            # As most greetings are: somebody else has told of that node before.
+            name = message["s"][0][0]
+            self._dissemination.heard((name,), peer.connection_id, spread=is_delta)
+            return NOTHING_NEW
+        changes = self._membership.merge(message)
+        if changes.disbelieved:
+            text = (
+                f"{self._own.name}: {changes.disbelieved} rows of {peer.node}'s membership are not "
+                f"believed: they are a hundred years ahead of the clock"
+            )
+            self._runtime.report(logging.WARNING, lambda: text)
+        exactly = {
+            part for part, row in rows_by_part(message) if row == self._membership.row_of(part)
+        }
+        if changes.state_changed:
+            parts = self._notice(now)
+            own = parts.intersection(self._membership.own_parts())
+            self._dissemination.learned(parts - own, now)
+            if own:
+                self._dissemination.contradicted(own, now)
+        self._dissemination.heard(exactly, peer.connection_id, spread=is_delta)
+        return changes
+
+    def _is_known_start(self, message: dict[str, Any]) -> bool:
+        """Whether a state consists of one start, which is known."""
+        match message:
+            case {"s": [[str() as name, *_] as row], "v": [], "m": [], **others} if not others:
+                return tuple(row) == self._membership.row_of(name)
+        return False
+
+    def _notice(self, now: float) -> set[Part]:
+        """What has changed since the last call."""
+        known = self._membership.known()
+        parts = changed_parts(self._noticed, known)
+        self._noticed = known
+        self._digest_soon(now)
+        return parts
+
+
+def code_of(error: Exception) -> RefusalCode:
+    """Why a connection is closed whose peer sent what `Gossip.read` raised this for."""
+    return RefusalCode.LIMIT if isinstance(error, MembershipLimit) else RefusalCode.DECODE
+
+
+def checked_field(message: dict[str, Any], key: str, kind: type) -> Any:
+    """Take one of the fields that go with a state out of a message; `None` if it is not there."""
+    value = message.pop(key, None)
+    if value is not None and type(value) is not kind:
+        raise MembershipError(f"{key!r} must be {kind.__name__}, not {type(value).__name__}")
+    return value

@@ -1,8 +1,8 @@
 """Spawning on other nodes: what a node exports by name, and the pid that is asked for it.
 
 A request is a list, `["spawn", exported, arguments, name, group]`, to the pid `spawner` of the
-node; the answer is `["spawned", pid]` or `["refused", text]`, with its correlation id. What may be
-made is what the node exported itself: nothing is imported or found by a name from the wire.
+node; the answer is `["spawned", pid]` or `["refused", text]`, with its correlation id. Only
+what the node exported itself can be made: nothing is imported or found by a name from the wire.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rabble._core.envelope import Envelope
+from rabble._core.errors import Interrupted
 from rabble._core.executor import Executor
 from rabble._core.ids import CorrelationId, NodeId, Pid
-from rabble._core.texts import Interrupted, bounded_repr
-from rabble.addresses import RESERVED_GROUP
+from rabble._core.texts import bounded_repr
+from rabble.addresses import RESERVED_GROUP, SPAWNER_NAME
 from rabble.errors import NameTaken, NodeStopped, SpawnRefused
 from rabble.messages import DeadLetterReason
 from rabble.reports import Reporter
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Exports", "pid_of_answer", "spawn_request"]
 
-NAME = "spawner"
+#: Characters of an answer that say in which log the traceback is.
+WHERE_CHARS_MAX = 150
 
 
 class Exports:
@@ -39,7 +41,7 @@ class Exports:
     """
 
     def __init__(self, executor: Executor, reporter: Reporter, exports_max: int) -> None:
-        self.pid = Pid(NAME, executor.node, RESERVED_GROUP)
+        self.pid = Pid(SPAWNER_NAME, executor.node, RESERVED_GROUP)
         self._executor = executor
         self._reporter = reporter
         self._exports_max = exports_max
@@ -83,7 +85,7 @@ class Exports:
         except Interrupted:
             raise
         except BaseException as error:
-            # Of the objects that are concerned. Whoever asked is told all the same.
+            # One of the objects that are concerned raised it. The asker is answered all the same.
             self._reporter.report_crash(self.pid, error)
             answer = ["refused", cut(described(BaseException.with_traceback(error, None)))]
         # A node that ends is still heard by whoever asked.
@@ -111,7 +113,10 @@ class Exports:
             self._reporter.report_crash(pid, error)
             # Its traceback, which holds what was made so far, must not outlive this call.
             text = described(BaseException.with_traceback(error, None))
-            raise SpawnRefused(cut(f"making {exported!r} raised {text}")) from None
+            where = cut(f"the log of {self.pid.node} has the traceback", WHERE_CHARS_MAX)
+            room = TEXT_CHARS_MAX - WHERE_CHARS_MAX - 3
+            said = cut(f"making {exported!r} raised {text}", room)
+            raise SpawnRefused(f"{said} ({where})") from None
         try:
             return self._executor.spawn(process, name, group=group)
         except NameTaken:
@@ -179,17 +184,24 @@ def spawn_request(
     for checked_name in (exported, name):
         Pid(checked_name, node_id, group)
     request = ["spawn", exported, list(args), name, group]
-    return Envelope(Pid(NAME, node_id, RESERVED_GROUP), request, correlation_id=correlation_id)
+    return Envelope(
+        Pid(SPAWNER_NAME, node_id, RESERVED_GROUP), request, correlation_id=correlation_id
+    )
 
 
-def pid_of_answer(answer: Any) -> Pid:
+def pid_of_answer(answer: Any, node_id: NodeId | None = None) -> Pid:
     """The pid in the answer to a request.
 
+    :param node_id: which node answered, for the error.
     :raises SpawnRefused: says why there is none.
     """
     match answer:
         case ["spawned", Pid() as pid]:
             return pid
         case ["refused", str(text)]:
-            raise SpawnRefused(text)
-    raise SpawnRefused(f"the answer is none: {bounded_repr(answer, TEXT_CHARS_MAX)}")
+            pass
+        case _:
+            text = f"the answer is none: {bounded_repr(answer, TEXT_CHARS_MAX)}"
+    error = SpawnRefused(text)
+    error.node, error.detail = node_id, text
+    raise error

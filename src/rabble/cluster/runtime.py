@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from rabble._core.codec import Codec
+from rabble._core.connection import Connection
 from rabble._core.executor import Executor
+from rabble._core.fragments import UnfinishedMessages
 from rabble._core.ids import NodeId
-from rabble._core.poller import Connection
 from rabble._core.session import Session
+from rabble.addresses import CALLS_NAME, SPAWNER_NAME
 from rabble.limits import Limits
 from rabble.registry import MessageRegistry
 from rabble.reports import Reporter
@@ -17,7 +19,7 @@ from rabble.reports import Reporter
 __all__ = ["ClusterRuntime", "NodeRuntime", "OPEN_NAMES"]
 
 #: Of the node's own services, those that peers may send to.
-OPEN_NAMES = frozenset({"calls", "spawner"})
+OPEN_NAMES = frozenset({CALLS_NAME, SPAWNER_NAME})
 
 
 class ClusterRuntime(Protocol):
@@ -29,8 +31,8 @@ class ClusterRuntime(Protocol):
     def notify_nodes(self, msg: object) -> None:
         """Send a message to all that subscribed to nodes."""
 
-    def make_session(self, peer: NodeId, incarnation: int) -> Session:
-        """The encoder and decoder of a new connection."""
+    def make_session(self, peer: NodeId, incarnation: int, peer_message_bytes_max: int) -> Session:
+        """The encoder and decoder of a new connection, whose peer takes messages of that size."""
 
     def report(self, level: int, words: Callable[[], str]) -> None:
         """Write to the log, at a bounded rate."""
@@ -54,19 +56,21 @@ class NodeRuntime:
         self._reporter = reporter
         self._registry = registry
         self._limits = limits
+        self._unfinished = UnfinishedMessages(limits.unfinished_bytes_max)
         self.connection_up: Callable[[Connection], None] = executor.connection_up
         self.notify_nodes: Callable[[object], None] = executor.notify_nodes
         self.report: Callable[[int, Callable[[], str]], None] = reporter.report
         self.failed = failed
 
-    def make_session(self, peer: NodeId, incarnation: int) -> Session:
-        """A codec is one connection's: what it keeps of the latest names is the peer's doing."""
+    def make_session(self, peer: NodeId, incarnation: int, peer_message_bytes_max: int) -> Session:
+        """With a codec of its own: the peer chooses the names that a codec keeps."""
         limits = self._limits
         codec = Codec(
             self._registry,
             message_bytes_max=limits.message_bytes_max,
             depth_max=limits.message_depth_max,
             elements_max=limits.message_elements_max,
+            decoded_bytes_max=limits.message_decoded_bytes_max,
         )
         return Session(
             self._executor.node,
@@ -74,7 +78,9 @@ class NodeRuntime:
             incarnation,
             self._executor.pid,
             codec=codec,
+            peer_message_bytes_max=peer_message_bytes_max,
             fragment_bytes=limits.fragment_bytes_max,
             frame_bytes_max=limits.frame_bytes_max,
             open_names=OPEN_NAMES,
+            unfinished=self._unfinished,
         )

@@ -1,7 +1,7 @@
 """The cluster server: the thread that drives the control plane, and its queue of commands.
 
-Whatever other threads want of the control plane is a command in the queue; nothing else of it is
-touched by two threads, but the status, which is published for all to read.
+Other threads put commands into the queue. Nothing else of the control plane is touched by two
+threads, but the status, which is published for all to read.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from rabble.steps import take_steps
 
 __all__ = ["ClusterServer", "new_incarnation"]
 
+#: The loop looks around now and then whatever it waits for: epoll's timeout is a C int.
+PATIENCE_MAX_S = 3_600.0
+
 
 def new_incarnation(
     clock: Callable[[], float] = time.time, rng: random.Random | None = None
@@ -43,6 +46,7 @@ class ClusterServer:
     :param own: this node.
     :param mesh: how it takes part.
     :param key: of the mesh; `None` without.
+    :param other_keys: that are accepted, too.
     :param listeners: owned from now on.
     :param clock: monotonic seconds.
     :param rng: for the jitter of waits.
@@ -61,6 +65,7 @@ class ClusterServer:
         poller: Poller,
         runtime: ClusterRuntime,
         *,
+        other_keys: Sequence[bytes] = (),
         limits: Limits,
         clock: Callable[[], float],
         rng: random.Random,
@@ -72,12 +77,14 @@ class ClusterServer:
         self._runtime = runtime
         self._clock = clock
         self._commands: collections.deque[Callable[[], None]] = collections.deque()
+        #: Seconds that the end may take, once it is asked for.
+        self._stop_within: float | None = None
+        self._is_stopping = False
         self._closed = False
-        # Which thread serves, or lets go of what no thread ever served.
+        # The thread that serves; or the one that lets go, if no thread ever served.
         self._owner: dict[None, int] = {}
-        # Held until the thread has nothing more to do. Who waits for the end waits for this and
-        # not in thread.join(), for threading's locks may be held by whoever a signal handler
-        # interrupted.
+        # Held until the thread has nothing more to do. `wait_for_end` waits for this and not in
+        # thread.join(): a signal handler may have interrupted the holder of a lock of threading's.
         self._serving = threading.Lock()
         self._serving.acquire()
         self._selector = selectors.DefaultSelector()
@@ -90,12 +97,14 @@ class ClusterServer:
             runtime,
             self._selector,
             post=self.post,
+            other_keys=other_keys,
             limits=limits,
             clock=clock,
             rng=rng,
             token_bytes=token_bytes,
             new_incarnation=incarnation,
         )
+        self._failures = self._control_plane.failures
         self.thread = threading.Thread(
             target=take_steps,
             args=(self._failed, self._serve, *self._last_steps()),
@@ -136,7 +145,7 @@ class ClusterServer:
     def watch_seed_file(self, path: str | os.PathLike[str]) -> None:
         """Join who is listed in a file, which is read again when it changes. Returns at once."""
         self._check_runs()
-        self.post(functools.partial(self._control_plane.watch_seed_file, os.fspath(path)))
+        self.post(functools.partial(self._control_plane.sockets.seeds.watch_file, os.fspath(path)))
 
     def _check_runs(self) -> None:
         if self._closed:
@@ -160,7 +169,7 @@ class ClusterServer:
             self._serving.acquire()
             self._serving.release()
         threads = [self.thread, self.poll_thread]
-        tls_proxy = self._control_plane.tls_proxy
+        tls_proxy = self._control_plane.sockets.tls_proxy
         if tls_proxy is not None and tls_proxy.thread is not None:
             threads.append(tls_proxy.thread)
         return [thread for thread in threads if thread.ident is not None]
@@ -171,19 +180,38 @@ class ClusterServer:
 
     def request_stop(self, within_s: float) -> None:
         """Send all peers BYE, behind what was sent to them, and end. Never blocks."""
-        self.post(functools.partial(self._control_plane.stop, within_s))
+        if not self._closed:
+            self._stop_within = within_s
+            self._poller.nudge()
 
-    # The loop.
+    def close_inherited(self) -> None:
+        """In a forked child: close its copies of the descriptors that the mesh has.
+
+        So what the parent closes is closed for its peers, whatever becomes of the child.
+        """
+        self._closed = True
+        self._control_plane.sockets.close_inherited()
+        self._selector.close()
+        self._poller.close_inherited()
+
+    # The loop. A socket, a command or a timer that fails does so for itself; what is raised here
+    # all the same is the end of the node.
 
     def _serve(self) -> None:
-        if self._closed or self._control_plane.is_stopping:
+        if self._closed or self._is_stopping:
             return
-        self._control_plane.start()
+        self._control_plane.sockets.seeds.start()
         while not self._control_plane.is_over:
-            for key, events in self._selector.select(self._patience()):
-                key.data(events)
+            if rest_s := self._failures.rest_s():
+                # Not in the selector: what failed may be what is ready there.
+                time.sleep(rest_s)
+            patience = self._patience()
+            self._control_plane.looks()
+            for key, events in self._selector.select(patience):
+                step = functools.partial(key.data, events)
+                self._failures.attempt(f"descriptor {key.fd}", step)
             self._do_commands()
-            self._tick()
+            self._failures.attempt("the look at the time", self._tick)
 
     def _failed(self, error: BaseException) -> None:
         self._closed = True
@@ -191,14 +219,23 @@ class ClusterServer:
 
     def _patience(self) -> float:
         """How long there is nothing for `_tick` to do, in seconds."""
-        if self._commands:
+        if self._commands or (self._stop_within is not None and not self._is_stopping):
             return 0.0
         now = self._clock()
-        return max(self._control_plane.next_tick(now) - now, 0.0)
+        return min(max(self._control_plane.next_tick(now) - now, 0.0), PATIENCE_MAX_S)
 
     def _do_commands(self) -> None:
+        # Asked before the commands are counted: what was posted before the end is done before it.
+        stop_within = self._stop_within
         for _ in range(len(self._commands)):
-            self._commands.popleft()()
+            command = self._commands.popleft()
+            try:
+                command()
+            except BaseException as error:
+                self._failures.note("a command", error)
+        if stop_within is not None and not self._is_stopping:
+            self._is_stopping = True
+            self._control_plane.stop(stop_within)
 
     def _tick(self) -> None:
         self._control_plane.tick(self._clock())
@@ -209,10 +246,10 @@ class ClusterServer:
         """What follows the service, or takes its place, in one thread."""
         return (
             self._is_late,
-            self._control_plane.close_handshakes,
-            self._control_plane.close_seeds,
+            self._control_plane.sockets.close_handshakes,
+            self._control_plane.sockets.close_seeds,
             self._control_plane.abort_connections,
-            self._control_plane.stop_tls_proxy,
+            self._control_plane.sockets.stop_tls_proxy,
             self._selector.close,
             self._poller.stop,
             self._end_serving,

@@ -3,25 +3,59 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
+from rabble._core.connection import Connection
 from rabble._core.ids import NodeId
 from rabble.cluster.connections import PeerConnection
 from rabble.messages import ClusterStatus, PeerStatus
 
 __all__ = ["StatusBoard"]
 
+DAY_S = 86_400
+
 
 class StatusBoard:
     """The latest view of the mesh: written by the cluster server's thread, read by any.
 
     :param own: this node.
+    :param wall_clock: seconds since 1970.
     """
 
-    def __init__(self, own: NodeId) -> None:
+    def __init__(self, own: NodeId, wall_clock: Callable[[], float] = time.time) -> None:
         self._own = own
+        self._wall_clock = wall_clock
+        #: When this node's certificate ends, in seconds since 1970; `None` without TLS.
+        self.certificate_ends_at: float | None = None
         self._refusals: collections.Counter[str] = collections.Counter()
         self._published: tuple[tuple[NodeId, ...], tuple[PeerConnection, ...]] = ((own,), ())
+        #: Whether there is something to be published, and then connections for the executor.
+        self.has_changed = False
+        self._came_up: list[Connection] = []
+
+    def came_up(self, connection: Connection) -> None:
+        """Have the executor told of a connection once it is published."""
+        self.has_changed = True
+        self._came_up.append(connection)
+
+    def publish_changes(
+        self,
+        members: Callable[[], Iterable[NodeId]],
+        connections: Callable[[], Iterable[PeerConnection]],
+        connection_up: Callable[[Connection], None],
+    ) -> None:
+        """Show other threads what has changed since the last call, if anything has.
+
+        :param connection_up: tells the executor of a connection: a subscriber that is told NodeUp
+            finds it in `ClusterStatus`.
+        """
+        if self.has_changed:
+            self.has_changed = False
+            self.publish(members(), connections())
+        while self._came_up:
+            connection_up(self._came_up[0])
+            self._came_up.pop(0)
 
     def publish(self, members: Iterable[NodeId], connections: Iterable[PeerConnection]) -> None:
         """Show these from now on."""
@@ -30,6 +64,11 @@ class StatusBoard:
     def count_refusal(self, reason: str) -> None:
         """A handshake failed, or a connection ended, for that reason."""
         self._refusals[reason] += 1
+
+    def certificate_days_left(self) -> float | None:
+        """Days until this node's certificate ends; `None` without TLS."""
+        ends_at = self.certificate_ends_at
+        return None if ends_at is None else (ends_at - self._wall_clock()) / DAY_S
 
     def status(self, incarnation: int, removed: bool) -> ClusterStatus:
         """The mesh as this node sees it. Never blocks.
@@ -45,6 +84,7 @@ class StatusBoard:
             removed=removed,
             connections=tuple(peer_status(each) for each in connections if each.connection.open),
             refusals=dict(self._refusals),
+            certificate_days_left=self.certificate_days_left(),
         )
 
 
@@ -59,4 +99,5 @@ def peer_status(peer: PeerConnection) -> PeerStatus:
         bytes_sent=counters["bytes_sent"],
         queued_bytes=counters["queued_bytes"],
         round_trip_us=counters["round_trip_ns"] / 1000,
+        authenticated=peer.connection.authenticated,
     )

@@ -48,7 +48,7 @@ class Mailbox:
         :raises NodeStopped: if the node was shut down.
         :raises ForkedNode: in a forked child.
         """
-        self._runtime.executor.send(to, msg, sender=self.pid, correlation_id=correlation_id)
+        self._runtime.send(to, msg, sender=self.pid, correlation_id=correlation_id)
 
     def receive(self, timeout: float | None = None) -> Envelope:
         """Wait for the next envelope.
@@ -66,7 +66,10 @@ class Mailbox:
         while True:
             taken: list[Envelope] = self._inbox.take(1)
             if taken:
-                return taken[0]
+                received = self._runtime.received(taken[0])
+                if received is not None:
+                    return received
+                continue
             if self._inbox.closed:
                 raise NodeStopped(f"{self.pid}: the mailbox is closed, or its node stopped")
             left = None if end is None else end - time.monotonic()
@@ -111,8 +114,8 @@ class MailboxRef(weakref.ref[Mailbox]):
 class Mailboxes:
     """The mailboxes of a node. For any thread.
 
-    A mailbox is its user's: the node notices when nobody holds it any more. What notices it is
-    `deque.append`, and no Python code, which might be interrupted.
+    A mailbox is its user's: the node notices when nobody holds it any more. It does so by
+    `deque.append`, and not by Python code, which might be interrupted.
 
     :param runtime: of the node.
     """

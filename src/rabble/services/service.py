@@ -6,19 +6,21 @@ import collections
 import selectors
 import threading
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from rabble._core.envelope import Envelope
-from rabble._core.ids import CorrelationId, Pid
+from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.inbox import Inbox
 from rabble._core.texts import bounded_repr
-from rabble._runtime import LocalRuntime
-from rabble.messages import DeadLetterReason, DownReason
-from rabble.process import Output
+from rabble._runtime import LocalRuntime, Sender, Spawner
+from rabble.limits import Limits
+from rabble.messages import ClusterStatus, DeadLetterReason, DownReason, ExecutorStatus, Metrics
+from rabble.process import Output, Process
+from rabble.services.mailbox import Mailbox
 from rabble.steps import take_steps
 from rabble.texts import argument_text, described
 
-__all__ = ["OnCrash", "Service", "ServiceHandler", "start_service"]
+__all__ = ["OnCrash", "Service", "ServiceHandler", "ServiceNode", "start_service"]
 
 OnCrash = Literal["stop", "restart", "shutdown"]
 
@@ -31,8 +33,8 @@ class ServiceHandler:
     """What a service does. Its methods run in the service's own thread and may block.
 
     `init` and both `handle` methods return `None`, one `Envelope`, or an iterable of them; the
-    service is filled in as their sender. While a method runs the service takes nothing else. What a
-    method raises is reported, and then goes as `on_crash` of `Node.register_service` says.
+    service is filled in as their sender. While a method runs the service takes nothing else. An
+    exception of a method is reported, and `on_crash` of `Node.register_service` says what follows.
     """
 
     def init(self, service: Service) -> Output:
@@ -73,6 +75,107 @@ class ServiceHandler:
         """
 
 
+class ServiceNode(Protocol):
+    """The node of a service, for its handler's use: all that `Node` is, which has the docstrings.
+
+    `Node` stands above the services, so they know it by this alone.
+    """
+
+    node_id: NodeId
+    limits: Limits
+    spawn: Spawner
+    send: Sender
+    monotonic: Callable[[], float]
+
+    def pid(self, name: str, group: str | None = None) -> Pid:
+        """See `Node.pid`."""
+
+    def stop(self, pid: Pid) -> None:
+        """See `Node.stop`."""
+
+    def call(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
+        """See `Node.call`."""
+
+    async def call_async(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
+        """See `Node.call_async`."""
+
+    def mailbox(self, name: str | None = None, group: str | None = None) -> Mailbox:
+        """See `Node.mailbox`."""
+
+    def register_service(
+        self,
+        handler: ServiceHandler | Callable[[], ServiceHandler],
+        name: str,
+        *,
+        group: str | None = None,
+        on_crash: OnCrash = "stop",
+    ) -> Service:
+        """See `Node.register_service`."""
+
+    def subscribe_dead_letters(self, pid: Pid, wanted: bool = True) -> None:
+        """See `Node.subscribe_dead_letters`."""
+
+    def join(self, target: NodeId | str) -> None:
+        """See `Node.join`."""
+
+    def leave(self, node: NodeId | str | None = None) -> None:
+        """See `Node.leave`."""
+
+    def cluster_status(self) -> ClusterStatus:
+        """See `Node.cluster_status`."""
+
+    def subscribe_nodes(self, pid: Pid, wanted: bool = True) -> None:
+        """See `Node.subscribe_nodes`."""
+
+    def export(self, name: str, factory: Callable[..., Process]) -> None:
+        """See `Node.export`."""
+
+    def spawn_on(
+        self,
+        node_id: NodeId,
+        exported: str,
+        name: str,
+        *args: Any,
+        group: str | None = None,
+        timeout: float = 5.0,
+    ) -> Pid:
+        """See `Node.spawn_on`."""
+
+    async def spawn_on_async(
+        self,
+        node_id: NodeId,
+        exported: str,
+        name: str,
+        *args: Any,
+        group: str | None = None,
+        timeout: float = 5.0,
+    ) -> Pid:
+        """See `Node.spawn_on_async`."""
+
+    @property
+    def status(self) -> str:
+        """See `Node.status`."""
+
+    @property
+    def failure(self) -> str | None:
+        """See `Node.failure`."""
+
+    def executor_status(self) -> ExecutorStatus:
+        """See `Node.executor_status`."""
+
+    def metrics(self) -> Metrics:
+        """See `Node.metrics`."""
+
+    def processes(self) -> dict[Pid, int]:
+        """See `Node.processes`."""
+
+    def request_shutdown(self, timeout: float | None = None) -> None:
+        """See `Node.request_shutdown`."""
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        """See `Node.shutdown`."""
+
+
 class Service:
     """A thread under a pid. Made by `Node.register_service`.
 
@@ -87,8 +190,7 @@ class Service:
     def __init__(
         self,
         runtime: LocalRuntime,
-        # Not typed, since `Node` stands above the services; it is the handler's to use.
-        node: Any,
+        node: ServiceNode,
         pid: Pid,
         inbox: Inbox,
         make_handler: Callable[[], ServiceHandler],
@@ -107,6 +209,8 @@ class Service:
         self._begun = False
         self._sleeps = False
         self._reason = DownReason("stopped", "")
+        #: The number of the crash that ended the latest life, or is about to; 0: none did.
+        self._crash = 0
         # Held until the thread has nothing more to do. The executor waits for this and not in
         # thread.join(), for threading's locks may be held by whoever a signal handler interrupted.
         self._serving = threading.Lock()
@@ -129,6 +233,8 @@ class Service:
         :raises QueueFull: as `Node.send` does.
         :raises ForkedNode: in a forked child.
         """
+        if to is None:
+            raise TypeError("send: to must be a Pid, not None, which is nobody")
         self._runtime.post_from_service(Envelope(to, msg, self.pid, correlation_id))
 
     @property
@@ -193,7 +299,7 @@ class Service:
         return self._runtime.executor.forked
 
     def _failed(self, error: BaseException) -> None:
-        """What is the runtime's here raised: that is no crash of the handler."""
+        """Code of the runtime raised here: that is no crash of the handler."""
         self._stopping = True
         self._runtime.fail(f"the thread of {self.pid}", error)
 
@@ -203,12 +309,20 @@ class Service:
 
     def _give_pid_back(self, reason: DownReason) -> None:
         self._runtime.services.pop(self, None)
-        self._runtime.discard(self.pid, self._inbox, reason)
+        self._runtime.discard(self.pid, self._inbox, reason, self._crash)
 
     def _hand_back(self) -> None:
         self._taken.extend(self._inbox.take(len(self._inbox)))
         while self._taken:
-            self._runtime.undelivered(self._taken.popleft())
+            self._undelivered(self._taken.popleft())
+
+    def _undelivered(self, envelope: Envelope) -> None:
+        """What the service had in hand, or before it, when it ended."""
+        if self._crash:
+            reason, detail = DeadLetterReason.PROCESS_CRASHED, self._reason.detail
+            self._runtime.undelivered(envelope, reason, detail, self._crash)
+        else:
+            self._runtime.undelivered(envelope)
 
     def _end_serving(self) -> None:
         if self._serving.locked():
@@ -238,6 +352,7 @@ class Service:
     def _serve(self) -> BaseException | None:
         """One life of the handler. Returns what ended it, `None` if it was asked to stop."""
         handler = None
+        self._crash = 0
         try:
             with selectors.DefaultSelector() as self._selector:
                 self._selector.register(self._inbox, selectors.EVENT_READ)
@@ -250,7 +365,8 @@ class Service:
                     if not self._runtime.executor.forked:
                         handler.close(self)
         except BaseException as error:
-            self._runtime.reporter.report_crash(self.pid, error)
+            self._crash = self._crash or self._runtime.executor.number_crash()
+            self._runtime.reporter.report_crash(self.pid, error, self._crash)
             return BaseException.with_traceback(error, None)
         finally:
             self._selector = None
@@ -279,11 +395,21 @@ class Service:
         self._taken.extend(self._inbox.take(ENVELOPES_PER_TURN - len(self._taken)))
         executor = self._runtime.executor
         while self._taken and not self._stopping and not executor.forked:
-            envelope = self._taken.popleft()
+            taken = self._taken.popleft()
+            envelope = self._runtime.received(taken)
+            if envelope is None:
+                continue
             try:
-                self._emit(handler.handle_envelope(envelope, self))
-            except BaseException:
-                self._runtime.undelivered(envelope, DeadLetterReason.PROCESS_CRASHED)
+                output = handler.handle_envelope(envelope, self)
+                if self._runtime.changes is not None:
+                    output = gathered(output)
+                    self._runtime.changes.check_unchanged_by(self.pid, taken)
+                self._emit(output)
+            except BaseException as error:
+                # Before the handler is closed, which may take a while.
+                self._crash = executor.number_crash()
+                reason, detail = DeadLetterReason.PROCESS_CRASHED, described(error)
+                self._runtime.undelivered(envelope, reason, detail, self._crash)
                 raise
 
     def _emit(self, output: Output) -> None:
@@ -300,9 +426,14 @@ class Service:
             self._runtime.post_from_service(envelope)
 
 
+def gathered(output: Output) -> Output:
+    """All that a handler returns, of which none is sent yet: a generator runs to its end."""
+    return output if output is None or isinstance(output, Envelope) else list(output)
+
+
 def start_service(
     runtime: LocalRuntime,
-    node: Any,
+    node: ServiceNode,
     handler: ServiceHandler | Callable[[], ServiceHandler],
     name: str,
     group: str | None,

@@ -223,8 +223,8 @@ class World:
             self.tell_end(end, code=code, authenticated=True, incarnation=incarnation)
         elif what == "HELLO" and end.initiates:
             peer, incarnation = end.heard = about
-            if actions := manager.authenticating(end.connection_id, peer, incarnation, self.now):
-                node.carry_out(actions)
+            if manager.authenticating(end.connection_id, peer, incarnation, self.now):
+                self.close(end)
             else:
                 end.awaits = "ACCEPT"
                 self.say(end, "PROOF")

@@ -63,11 +63,11 @@ def two(explicit: bool = True) -> World:
     return world
 
 
-def test_every_order_of_a_simultaneous_connect() -> None:  # 56
+def test_every_order_of_a_simultaneous_connect() -> None:
     assert every_order(two, up_once) > 1_000
 
 
-def test_every_order_in_which_a_seed_meets_a_dial() -> None:  # 56
+def test_every_order_in_which_a_seed_meets_a_dial() -> None:
     def make() -> World:
         world = World(random.Random(1))
         first, second = world.start("a"), world.start("b")
@@ -78,7 +78,7 @@ def test_every_order_in_which_a_seed_meets_a_dial() -> None:  # 56
     assert every_order(make, up_once) > 1_000
 
 
-def test_every_order_in_which_two_seeds_meet() -> None:  # 56
+def test_every_order_in_which_two_seeds_meet() -> None:
     def make() -> World:
         world = World(random.Random(1))
         first, second = world.start("a"), world.start("b")
@@ -90,7 +90,7 @@ def test_every_order_in_which_two_seeds_meet() -> None:  # 56
 
 
 @pytest.mark.parametrize("explicit", [False, True])
-def test_a_thousand_simultaneous_connects(explicit: bool) -> None:  # 56
+def test_a_thousand_simultaneous_connects(explicit: bool) -> None:
     for seed in range(1_000):
         world = World(random.Random(seed), (0.001, 0.002, 0.02, 0.1, 0.3))
         world.start("a")
@@ -100,7 +100,7 @@ def test_a_thousand_simultaneous_connects(explicit: bool) -> None:  # 56
         up_once(world)
 
 
-def test_five_nodes_meet_in_three_seconds() -> None:  # 57
+def test_five_nodes_meet_in_three_seconds() -> None:
     for seed in range(50):
         world = World(random.Random(seed), (0.001, 0.05, 0.1))
         for name in "abcde":
@@ -132,7 +132,7 @@ def five(seed: int) -> World:
 
 
 @pytest.mark.parametrize("cut_s", [10.0, 60.0, 3600.0])
-def test_a_split_heals(cut_s: float) -> None:  # 71
+def test_a_split_heals(cut_s: float) -> None:
     for seed in range(5):
         world = five(seed)
         for first in "ab":
@@ -150,7 +150,7 @@ def test_a_split_heals(cut_s: float) -> None:  # 71
         assert world.now - healed <= (5.0 if cut_s == 10.0 else 15.0)
 
 
-def test_a_cut_between_two_is_theirs_alone() -> None:  # 74
+def test_a_cut_between_two_is_theirs_alone() -> None:
     world = five(1)
     before = {name: node.ups_and_downs() for name, node in world.nodes.items()}
     between(world, "a", "b")
@@ -161,7 +161,7 @@ def test_a_cut_between_two_is_theirs_alone() -> None:  # 74
     assert world.nodes["a"].manager.statuses(world.now)["b"].state in ("waiting", "dialling")
 
 
-def test_a_peer_that_starts_again_is_up_again_at_once() -> None:  # 79
+def test_a_peer_that_starts_again_is_up_again_at_once() -> None:
     for seed in range(20):
         world = two()
         world.rng.seed(seed)
@@ -174,7 +174,7 @@ def test_a_peer_that_starts_again_is_up_again_at_once() -> None:  # 79
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
-def test_a_later_start_does_not_wait_for_the_old_one_to_be_missed(name: str) -> None:  # 61, 89
+def test_a_later_start_does_not_wait_for_the_old_one_to_be_missed(name: str) -> None:
     for seed in range(20):
         world = two()
         world.rng.seed(seed)
@@ -273,11 +273,11 @@ def test_the_simulation_would_notice() -> None:
         authenticating = node.manager.authenticating
 
         def forgetful(connection_id: int, *about: object) -> object:
-            actions = authenticating(connection_id, *about)  # type: ignore[arg-type]
+            refusal = authenticating(connection_id, *about)  # type: ignore[arg-type]
             pending_dial = node.manager._dials.get(connection_id)
             if pending_dial is not None and pending_dial.authenticating is not None:
                 node.manager._is_authenticating = lambda *_: False  # type: ignore[method-assign]
-            return actions
+            return refusal
 
         node.manager.authenticating = forgetful  # type: ignore[method-assign,assignment]
 

@@ -1,4 +1,4 @@
-"""Silence and standing still, and a node that is slow itself. Numbers: rows of the fault list."""
+"""Silence and standing still, and a node that is slow itself."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_nobody_to_watch_is_no_reason_to_wake_up() -> None:
     assert of.next_tick(101.0) is None
 
 
-def test_a_silent_peer_is_down_once() -> None:  # 77
+def test_a_silent_peer_is_down_once() -> None:
     watch = Watch()
     peer, other = watch.add("b"), watch.add("c")
     watch.run(100.0, other)
@@ -87,7 +87,7 @@ def test_a_silent_peer_is_down_once() -> None:  # 77
     assert 8.0 < when <= 8.0 * 1.25
 
 
-def test_the_time_of_the_test_rig() -> None:  # 71
+def test_the_time_of_the_test_rig() -> None:
     watch = Watch(heartbeat_ms=200, down_after_ms=1_600)
     watch.add("b")
     watch.run(10.0)
@@ -104,7 +104,7 @@ def test_any_byte_is_life() -> None:
     assert watch.told == []
 
 
-def test_delays_and_losses_are_no_silence() -> None:  # 83
+def test_delays_and_losses_are_no_silence() -> None:
     watch = Watch()
     peer = watch.add("b")
     rng = random.Random(1)
@@ -125,7 +125,7 @@ def test_nobody_is_accused_unseen() -> None:
 # The peer's executor.
 
 
-def test_an_executor_that_stands_still_is_stalled_and_not_down() -> None:  # 94
+def test_an_executor_that_stands_still_is_stalled_and_not_down() -> None:
     watch = Watch()
     peer = watch.add("b")
     peer.progress, peer.idle = 7, False
@@ -185,7 +185,7 @@ def test_who_talks_without_telling_is_not_known_to_stand_still() -> None:
 # The node itself is slow.
 
 
-def test_after_an_own_pause_nobody_is_accused_at_once() -> None:  # 97, 109
+def test_after_an_own_pause_nobody_is_accused_at_once() -> None:
     for pause in (1.0, 7.0, 10.0, 60.0, 3600.0):
         watch = Watch()
         peer, dead = watch.add("b"), watch.add("c")
@@ -240,7 +240,7 @@ def test_lateness_widens_and_wears_off() -> None:
     assert watch.of.widening == 1.0
 
 
-def test_a_starved_node_calls_nobody_down() -> None:  # 126
+def test_a_starved_node_calls_nobody_down() -> None:
     """It runs for a moment in each while, and hears its peers even more rarely."""
     watch = Watch(heartbeat_ms=200, down_after_ms=1_600)
     peer = watch.add("b")

@@ -10,20 +10,30 @@ import time
 from collections.abc import Callable
 
 from rabble import Limits, NodeId
+from rabble.addresses import Address
 from rabble.cluster.decide.actions import Dial
-from rabble.cluster.decide.handshake import Failed, HandshakeConfig, Peer
+from rabble.cluster.decide.handshake import (
+    Authenticate,
+    Authorize,
+    Established,
+    Failed,
+    HandshakeConfig,
+    Peer,
+)
 from rabble.cluster.decide.refusal import Refusal
 from rabble.cluster.io.connector import Connector
-from rabble.cluster.io.handshake_runner import HandshakeRunner
+from rabble.cluster.io.handshake_runner import HandshakeRunner, Outcome, Unreached
+from rabble.cluster.io.handshake_socket import HandshakeSocket
 from rabble.cluster.io.listener import Listener, open_listeners
 from rabble.cluster.io.resolver import Resolver
+from tests.cluster.noted import Noted
 from tests.support import PATIENCE_S
 
 KEY = bytes(range(32))
 
 
 class Endpoint:
-    """A `HandshakeOwner` that keeps what it is told.
+    """What a control plane is to handshakes; it keeps what they come to.
 
     :param loopback_only: as in the connector.
     """
@@ -38,30 +48,36 @@ class Endpoint:
         self.peers: list[tuple[int, Peer, bool]] = []
         self.socks: list[socket.socket] = []
         self.failures: list[tuple[int, Failed, str, bool]] = []
+        self.dropped: list[int] = []
         self.last_id = 100
         self.late_s = 0.0
+        self.noted = Noted()
         self.selector = selectors.DefaultSelector()
         self.commands: collections.deque[Callable[[], None]] = collections.deque()
-        self.post = self.commands.append
         self.runner = HandshakeRunner(
-            self, self.selector, config=self.config, clock=self.clock, token_bytes=os.urandom
+            self.selector,
+            ready=lambda sock, events: self.see_to(sock, self.runner.proceed(sock)),
+            config=self.config,
+            clock=self.clock,
+            token_bytes=os.urandom,
         )
         self.connector = Connector(
-            self,
             self.runner,
             context=None,
             loopback_only=loopback_only,
-            resolver=Resolver(f"{name}:names", self.unexpected),
+            resolver=Resolver(f"{name}:names", self.unexpected, self.noted.failures),
             limits=Limits(**limits),
             clock=self.clock,
         )
         listening = open_listeners("127.0.0.1:0", loopback_only=True)
         self.addr = f"127.0.0.1:{listening[0].getsockname()[1]}"
+        self.handshakes_max = Limits(**limits).handshakes_max
         self.listener = Listener(
-            self,
             self.runner,
             self.selector,
             listening,
+            ready=self.accept,
+            next_id=self.next_connection_id,
             context=None,
             limits=Limits(**limits),
             clock=self.clock,
@@ -75,6 +91,7 @@ class Endpoint:
         self.runner.close()
         self.connector.close()
         assert len(self.runner) == 0
+        assert self.noted.texts == []
         assert len(self.selector.get_map()) == 0
         self.selector.close()
         for sock in self.socks:
@@ -90,38 +107,71 @@ class Endpoint:
     def unexpected(error: BaseException) -> None:
         raise AssertionError(error)
 
-    def dial(self, addr: str, connection_id: int = 1, node: NodeId | None = None) -> None:
-        self.connector.dial(Dial(connection_id, addr, node, join=False))
+    def dial(
+        self,
+        addr: str,
+        connection_id: int = 1,
+        node: NodeId | None = None,
+        resolved: Address | None = None,
+    ) -> None:
+        dial = Dial(connection_id, addr, node, join=False, resolved=resolved)
+
+        def answer(found: list[Address] | OSError) -> None:
+            self.commands.append(lambda: self.connect(dial, found))
+
+        self.connector.dial(dial, answer)
 
     def turn(self) -> None:
         """What the server's thread does in one turn of its loop."""
+        self.runner.looked_at = self.clock()
         for key, events in self.selector.select(0.01):
             key.data(events)
         while self.commands:
             self.commands.popleft()()
-        self.runner.tick(self.clock())
+        for sock in self.runner.due(self.clock()):
+            self.see_to(sock, self.runner.tick(sock, self.clock()))
+        for dial, failed in self.connector.end_late(self.clock()):
+            self.failures.append((dial.connection_id, failed, dial.addr, True))
         self.listener.tick(self.clock())
-
-    # A `HandshakeOwner`.
 
     def next_connection_id(self) -> int:
         self.last_id += 1
         return self.last_id
 
-    def authorize(self, peer: Peer) -> Refusal | None:
-        return self.refusal
+    def accept(self, listening: socket.socket, events: int) -> None:
+        for accepted in self.listener.accept(listening):
+            if isinstance(accepted, Failed):
+                self.failures.append((0, accepted, "anybody", False))
+                continue
+            dropped = self.runner.drop_oldest(self.handshakes_max)
+            if dropped is not None:
+                self.dropped.append(dropped.connection_id)
+            self.see_to(accepted, self.runner.add_accepted(accepted))
 
-    def may_authenticate(self, connection_id: int, peer: Peer) -> bool:
-        return self.lets_authenticate
+    def connect(self, dial: Dial, found: list[Address] | OSError) -> None:
+        failed = self.connector.connect(dial, found)
+        if failed is not None:
+            self.failures.append((dial.connection_id, failed, dial.addr, True))
 
-    def established(
-        self, connection_id: int, sock: socket.socket, peer: Peer, leftover: bytes, initiated: bool
-    ) -> None:
-        self.peers.append((connection_id, peer, initiated))
-        self.socks.append(sock)
-
-    def failed(self, connection_id: int, failed: Failed, remote: str, initiated: bool) -> None:
-        self.failures.append((connection_id, failed, remote, initiated))
+    def see_to(self, sock: HandshakeSocket, outcome: Outcome | None) -> None:
+        while outcome is not None:
+            match outcome:
+                case Authenticate():
+                    if not self.lets_authenticate:
+                        self.runner.drop(sock.connection_id)
+                        return
+                    outcome = self.runner.authenticate(sock, outcome)
+                case Authorize():
+                    outcome = self.runner.decide(sock, self.refusal)
+                case Unreached(problem):
+                    outcome = self.connector.connect_next(sock, problem)
+                case Established(peer):
+                    self.peers.append((sock.connection_id, peer, sock.initiated))
+                    self.socks.append(sock.take())
+                    return
+                case Failed():
+                    self.failures.append((sock.connection_id, outcome, sock.remote, sock.initiated))
+                    return
 
 
 def turn_until(holds: Callable[[], object], *ends: Endpoint) -> None:

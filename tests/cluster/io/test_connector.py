@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from rabble import NodeId
+from rabble.addresses import Address
 from rabble.cluster.decide.refusal import RefusalCode
 from rabble.cluster.io import resolver
-from rabble.cluster.io.resolver import Address
 from tests.cluster.io.endpoint import Endpoint, turn_until
+from tests.support import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -46,6 +48,15 @@ def test_a_dial_comes_to_a_peer_at_both_ends(a: Endpoint, b: Endpoint) -> None:
     assert (caller.node, accepted) == (a.own, False)
     assert a.failures == b.failures == []
     assert len(a.runner) == len(b.runner) == 0
+
+
+def test_nothing_is_looked_up_of_an_address_that_is_known(
+    a: Endpoint, b: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolver, "look_up", a.unexpected)
+    a.dial("somewhere.example:1", resolved=of(b))
+    turn_until(lambda: a.peers and b.peers, a, b)
+    assert a.failures == []
 
 
 def test_the_next_address_is_tried_when_one_refuses(
@@ -133,3 +144,35 @@ def test_a_peer_that_says_nothing_is_given_up_in_time(a: Endpoint) -> None:
         a.late_s = next_tick - a.clock() + 60
         turn_until(lambda: a.failures, a)
         assert a.failures[0][1].code is RefusalCode.TIMEOUT
+
+
+def test_a_look_up_that_takes_too_long_ends_its_dial_and_no_other(
+    a: Endpoint, b: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    look_up = resolver.look_up
+
+    def hang(host: str, port: int, flags: int = 0) -> list[Address]:
+        if not flags:
+            assert released.wait(PATIENCE_S)
+        return look_up(host, port, flags)
+
+    monkeypatch.setattr(resolver, "look_up", hang)
+    for connection_id in range(10, 20):
+        a.dial(f"name-{connection_id}.example:1", connection_id)
+    a.dial(b.addr, 5)
+    turn_until(lambda: a.peers, a, b)
+    assert a.peers[0][0] == 5 and a.failures == []
+    assert 10 in a.connector and 5 not in a.connector
+    due = a.connector.next_tick()
+    assert due is not None
+    a.late_s = due + 1 - a.clock()
+    turn_until(lambda: len(a.failures) == 10, a)
+    assert {connection_id for connection_id, *_ in a.failures} == set(range(10, 20))
+    assert a.failures[0][1].text == "its host was not looked up within 5 s"
+    assert a.connector.next_tick() is None
+    # What comes of it all the same is for nobody.
+    released.set()
+    until(lambda: not [each for each in threading.enumerate() if each.name == "a:names"])
+    a.turn()
+    assert len(a.failures) == 10 and len(a.runner) == 0

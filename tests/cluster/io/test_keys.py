@@ -1,4 +1,4 @@
-"""Key files: what is written, and what is refused. Numbers are rows of the fault table."""
+"""Key files: what is written, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ import pytest
 
 from rabble import KeyFileError, RabbleError
 from rabble.cluster.io import keys
-from rabble.cluster.io.keys import new_key, read_key, read_private, write_key, write_private
+from rabble.cluster.io.keys import (
+    new_key,
+    read_key,
+    read_keys,
+    read_private,
+    write_key,
+    write_private,
+)
 
 KEY = bytes(range(32))
 TEXT = KEY.hex().encode() + b"\n"
@@ -71,13 +78,13 @@ def test_a_key_that_cannot_be_changed(file: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o610, 0o601, 0o666])
-def test_others_may_do_something_with_it(file: Path, mode: int) -> None:  # 50
+def test_others_may_do_something_with_it(file: Path, mode: int) -> None:
     put(file, TEXT, mode)
     with pytest.raises(KeyFileError, match=f"has mode {mode:04o}, so others may use it"):
         read_key(file)
 
 
-def test_another_owner(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # 50
+def test_another_owner(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(file, TEXT)
     give_away(file, monkeypatch)
     with pytest.raises(KeyFileError, match="belongs to user"):
@@ -107,14 +114,14 @@ def test_root_may_own_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=range(9),
 )
-def test_what_is_no_key(file: Path, text: bytes) -> None:  # 50
+def test_what_is_no_key(file: Path, text: bytes) -> None:
     put(file, text)
     with pytest.raises(KeyFileError, match="64 hexadecimal digits") as caught:
         read_key(file)
     assert TEXT[:8].decode() not in str(caught.value)
 
 
-def test_all_zero(file: Path) -> None:  # 50
+def test_all_zero(file: Path) -> None:
     put(file, b"0" * 64 + b"\n")
     with pytest.raises(KeyFileError, match="all zero"):
         read_key(file)
@@ -209,3 +216,31 @@ def test_only_keys_are_written(file: Path) -> None:
 def test_the_error_is_one_of_rabble() -> None:
     assert issubclass(KeyFileError, RabbleError)
     assert issubclass(KeyFileError, ValueError)
+
+
+# Two keys.
+
+
+@pytest.mark.parametrize("between", [b"", b"\n", b"\r\n  "])
+def test_a_file_may_hold_two_of_which_the_first_is_the_own(file: Path, between: bytes) -> None:
+    other = bytes(range(1, 33))
+    put(file, TEXT + between + other.hex().encode())
+    assert read_keys(file) == (KEY, other)
+    assert read_key(file) == KEY
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (TEXT * 2, "the same key twice"),
+        (TEXT + b"0" * 64, "the key is all zero"),
+        (TEXT + b"12", "not a key"),
+        (TEXT + bytes(range(1, 33)).hex().encode() + b"\n" + TEXT, "3 keys; at most 2"),
+        (b"", "not a key"),
+    ],
+)
+def test_what_is_no_two_keys(file: Path, text: bytes, problem: str) -> None:
+    put(file, text)
+    with pytest.raises(KeyFileError, match=problem) as raised:
+        read_keys(file)
+    assert KEY.hex() not in str(raised.value)

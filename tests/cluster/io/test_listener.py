@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from rabble import Limits
+from rabble.cluster.decide.handshake import Failed
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
-from rabble.cluster.io.listener import EXHAUSTED_PAUSE_S, open_listeners
+from rabble.cluster.io.listener import EXHAUSTED_PAUSE_S, Listener, open_listeners
 from tests.cluster.io.endpoint import Endpoint, turn_until
 
 
@@ -60,10 +62,10 @@ def test_of_too_many_handshakes_the_oldest_gives_way() -> None:
     with Endpoint("a", handshakes_max=2) as a, contextlib.ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(connect(a))
-        turn_until(lambda: a.failures, a)
-        [(connection_id, failed, _, initiated)] = a.failures
-        assert (connection_id, failed.code, initiated) == (101, RefusalCode.BUSY, False)
+        turn_until(lambda: a.dropped, a)
+        assert a.dropped == [101]
         assert len(a.runner) == 2
+        assert a.failures == []
 
 
 def test_a_closed_listener_lets_handshakes_go_on() -> None:
@@ -90,18 +92,92 @@ class Exhausted:
         return getattr(self.sock, name)
 
 
+class Poor(socket.socket):
+    """A listening socket of a process that runs out of descriptors, and has some again."""
+
+    poor = True
+
+    def accept(self) -> Any:
+        if self.poor:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+def test_two_that_are_ready_at_once_without_descriptors_rest_once_and_accept_again() -> None:
+    with Endpoint("a") as a, contextlib.ExitStack() as stack:
+        listening = [open_listeners("127.0.0.1:0", loopback_only=True)[0] for _ in range(2)]
+        poor = [Poor(fileno=sock.detach()) for sock in listening]
+        listener = Listener(
+            a.runner,
+            a.selector,
+            poor,
+            ready=lambda sock, events: a.failures.extend(
+                (0, each, "", False) for each in listener.accept(sock) if isinstance(each, Failed)
+            ),
+            next_id=a.next_connection_id,
+            context=None,
+            limits=Limits(),
+            clock=a.clock,
+        )
+        stack.callback(listener.close)
+        for sock in poor:
+            stack.enter_context(socket.create_connection(sock.getsockname()))
+        ready = a.selector.select(1.0)
+        assert len(ready) == 2
+        for key, events in ready:
+            key.data(events)
+        assert len(a.failures) == 1
+        assert not {sock.fileno() for sock in poor} & set(a.selector.get_map())
+        listener.tick(a.clock() + 2 * EXHAUSTED_PAUSE_S)
+        assert {sock.fileno() for sock in poor} <= set(a.selector.get_map())
+        assert listener.next_tick() is None
+
+
+def test_a_listener_that_cannot_be_watched_again_rests_once_more() -> None:
+    with Endpoint("a") as a:
+        a.listener._rest()
+        register = a.selector.register
+
+        def fail(*arguments: Any) -> Any:
+            raise OSError(errno.ENOSPC, "no more watches")
+
+        a.selector.register = fail  # type: ignore[method-assign]
+        with pytest.raises(OSError, match="no more watches"):
+            a.listener.tick(a.clock() + EXHAUSTED_PAUSE_S)
+        assert a.listener.next_tick() is not None
+        a.selector.register = register  # type: ignore[method-assign]
+        a.late_s = 3 * EXHAUSTED_PAUSE_S
+        a.turn()
+        assert a.listener.next_tick() is None
+        with connect(a):
+            turn_until(lambda: len(a.runner), a)
+
+
 def test_without_descriptors_it_rests_and_accepts_again() -> None:
     with Endpoint("a") as a, connect(a):
         [sock] = a.listener._socks
         exhausted = Exhausted(sock)
-        a.listener._accept(exhausted, 0)  # type: ignore[arg-type]
+        a.accept(exhausted, 0)  # type: ignore[arg-type]
         assert exhausted.calls == 1
         [(_, failed, remote, _)] = a.failures
         assert (failed.code, remote) == (RefusalCode.LIMIT, "anybody")
         assert "cannot accept" in failed.text
+        # Another listener that was ready at the same time: it rests already.
+        a.accept(exhausted, 0)  # type: ignore[arg-type]
+        assert exhausted.calls == 1 and len(a.failures) == 1
         resume_at = a.listener.next_tick()
         assert resume_at == pytest.approx(a.clock() + EXHAUSTED_PAUSE_S, abs=EXHAUSTED_PAUSE_S)
         a.turn()
         assert len(a.runner) == 0
         a.late_s = 2 * EXHAUSTED_PAUSE_S
         turn_until(lambda: len(a.runner), a)
+
+
+def test_a_close_that_failed_half_way_is_done_once_more() -> None:
+    with Endpoint("a") as a:
+        [sock] = a.listener._socks
+        # As if what follows the close of the socket had raised.
+        sock.close()
+        a.listener.close()
+        assert a.listener._socks == []
+        assert len(a.selector.get_map()) == 0

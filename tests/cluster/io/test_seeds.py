@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from rabble.addresses import Address, address_text
 from rabble.cluster.config import Mesh
-from rabble.cluster.io.resolver import Address, Resolver
-from rabble.cluster.io.seeds import ADDRESSES_MAX, Seeds
+from rabble.cluster.io.resolver import Resolver
+from rabble.cluster.io.seeds import ADDRESSES_MAX, FILE_BYTES_MAX, Seeds
+from tests.cluster.noted import Noted
 
 REFRESH_S = 10.0
 
@@ -28,7 +30,7 @@ class Names(Resolver):
     """A resolver that answers when it is told to."""
 
     def __init__(self) -> None:
-        super().__init__("names", traceback.print_exception)
+        super().__init__("names", traceback.print_exception, Noted().failures)
         self.asked: list[tuple[str, Callable[[list[Address] | OSError], None]]] = []
         self.closed = False
 
@@ -60,13 +62,17 @@ class Seen:
             mesh.seeds,
             mesh.seed_file,
             self.names,
-            added=self.dialled.add,
+            added=self.dial,
             dropped=self.dialled.remove,
             post=lambda call: call(),
             report=lambda level, text: self.reports.append((level, text())),
             refresh_s=REFRESH_S,
             clock=lambda: self.now,
         )
+
+    def dial(self, text: str, address: Address) -> None:
+        assert text == address_text(address)
+        self.dialled.add(text)
 
     def look_again(self) -> None:
         """Let the time of the next look come, and no more than that."""
@@ -111,8 +117,6 @@ def test_what_is_joined_by_hand_is_dialled_anew() -> None:
     assert seen.dialled == set()
     seen.names.answer("rabble.svc:4000", found("10.0.0.1:4000"))
     assert seen.dialled == {"10.0.0.1:4000"}
-    with pytest.raises(ValueError, match="nowhere"):
-        seen.seeds.add("nowhere")
 
 
 def write(path: Path, text: str) -> None:
@@ -150,9 +154,29 @@ def test_an_answer_that_comes_too_late_is_none(tmp_path: Path) -> None:
     assert seen.dialled == set()
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: write(path, "10.0.0.9\n")])
-def test_a_file_that_cannot_be_used_changes_nothing(
-    tmp_path: Path, spoil: Callable[[Path], None]
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (Path.unlink, "No such file"),
+        (fifo, "no regular file"),
+        (device, "no regular file"),
+        (lambda path: (path.unlink(), path.mkdir()), "no regular file"),
+        (lambda path: write(path, "#" * (FILE_BYTES_MAX + 1)), "more than 524,288 bytes"),
+    ],
+    ids=["missing", "fifo", "device", "folder", "too long"],
+)
+def test_a_file_that_cannot_be_used_changes_nothing_and_blocks_nobody(
+    tmp_path: Path, spoil: Callable[[Path], object], said: str
 ) -> None:
     path = tmp_path / "seeds"
     write(path, "10.0.0.1:4000\n")
@@ -164,7 +188,85 @@ def test_a_file_that_cannot_be_used_changes_nothing(
     assert seen.dialled == {"10.0.0.1:4000"}
     ((level, text),) = seen.reports
     assert level == logging.WARNING
-    assert str(path) in text
+    assert str(path) in text and said in text
+
+
+@pytest.mark.parametrize("line", [b"10.0.0.9", b"db..internal:1", b"\xff:1", b"x:70000", b"a b:1"])
+def test_a_bad_line_is_told_with_its_number_and_the_others_are_kept(
+    tmp_path: Path, line: bytes
+) -> None:
+    path = tmp_path / "seeds"
+    write(path, "10.0.0.1:4000\n10.0.0.2:4000\n")
+    seen = Seen(Mesh(seed_file=path))
+    seen.seeds.start()
+    for addr in ("10.0.0.1:4000", "10.0.0.2:4000"):
+        seen.names.answer(addr, found(addr))
+    path.write_bytes(b"10.0.0.1:4000\n" + line + b"\n10.0.0.3:4000\n")
+    seen.look_again()
+    seen.names.answer("10.0.0.3:4000", found("10.0.0.3:4000"))
+    # The bad line may be what became of the one that is missing now.
+    assert seen.dialled == {"10.0.0.1:4000", "10.0.0.2:4000", "10.0.0.3:4000"}
+    ((level, text),) = seen.reports
+    assert level == logging.WARNING
+    assert text.startswith(f"the file of seeds {path}, line 2: ")
+    # It is told once; and when it is mended, what is listed no more is left.
+    seen.look_again()
+    write(path, "10.0.0.1:4000\n10.0.0.3:4000\n")
+    seen.look_again()
+    assert seen.dialled == {"10.0.0.1:4000", "10.0.0.3:4000"}
+    assert [text for _, text in seen.reports if "file of seeds" in text] == [text]
+
+
+def test_of_many_bad_lines_the_first_are_told_and_the_others_counted(tmp_path: Path) -> None:
+    path = tmp_path / "seeds"
+    write(path, "bad\n" * 100 + "10.0.0.1:4000\n")
+    seen = Seen(Mesh(seed_file=path))
+    seen.seeds.start()
+    seen.names.answer("10.0.0.1:4000", found("10.0.0.1:4000"))
+    assert seen.dialled == {"10.0.0.1:4000"}
+    assert len(seen.reports) == 4
+    assert seen.reports[-1][1].endswith(", and 97 lines more")
+
+
+class OddPath:
+    """A path of a user's class, which may do anything when it is asked."""
+
+    asked = 0
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        self.asked += 1
+        if self.asked > 1:
+            raise SystemExit("asked in another thread than the user's")
+        return str(self.path)
+
+
+def test_a_path_of_a_users_own_class_is_asked_once(tmp_path: Path) -> None:
+    path = tmp_path / "seeds"
+    write(path, "10.0.0.1:4000\n")
+    seen = Seen(Mesh(seed_file=OddPath(path)))
+    seen.seeds.start()
+    assert [addr for addr, _ in seen.names.asked] == ["10.0.0.1:4000"]
+    seen.names.answer("10.0.0.1:4000", found("10.0.0.1:4000"))
+    seen.look_again()
+    assert seen.reports == []
+
+
+def test_a_look_up_that_does_not_end_is_told(tmp_path: Path) -> None:
+    seen = Seen(Mesh(seeds=["slow.example:1", "quick.example:1"]))
+    seen.seeds.start()
+    seen.names.answer("quick.example:1", found("10.0.0.1:1"))
+    seen.look_again()
+    assert seen.reports == [
+        (
+            logging.WARNING,
+            "the seed slow.example:1 has no address yet: the name server does not answer",
+        )
+    ]
+    seen.names.answer("slow.example:1", found("10.0.0.2:1"))
+    assert seen.dialled == {"10.0.0.1:1", "10.0.0.2:1"}
 
 
 def test_another_file_takes_the_place_of_the_first(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""TLS between nodes over real sockets: who is let in, and by which name. Row 47, and 48 in part."""
+"""TLS between nodes over real sockets: who is let in, and by which name."""
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
 import socket
 import ssl
 import threading
@@ -20,6 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from rabble import KeyFileError, NodeId
 from rabble.cluster.decide.handshake import (
+    Authenticate,
     Authorize,
     Established,
     Failed,
@@ -29,7 +31,7 @@ from rabble.cluster.decide.handshake import (
     Send,
 )
 from rabble.cluster.decide.refusal import RefusalCode
-from rabble.cluster.io.tls import TlsConfig, peer_names, uri_of
+from rabble.cluster.io.tls import TlsConfig, TlsContexts, certificate_end, peer_names, uri_of
 from tests.cluster.mesh import nothing_left
 from tests.support import PATIENCE_S
 
@@ -56,7 +58,10 @@ class Issuer:
         self.certificate = x509.load_pem_x509_certificate(self.authority.cert_pem.bytes())
 
     def issue(
-        self, stem: str, names: list[x509.GeneralName], end: datetime.datetime | None = None
+        self,
+        stem: str,
+        names: list[x509.GeneralName] | x509.UnrecognizedExtension,
+        end: datetime.datetime | None = None,
     ) -> TlsConfig:
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
@@ -68,7 +73,9 @@ class Issuer:
             .not_valid_before(TODAY - 9 * DAY)
             .not_valid_after(end or TODAY + 9 * DAY)
         )
-        if names:
+        if isinstance(names, x509.UnrecognizedExtension):
+            builder = builder.add_extension(names, critical=False)
+        elif names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         certificate = builder.sign(self.key, hashes.SHA256())
         cert, private = self.folder / f"{stem}.pem", self.folder / f"{stem}.key"
@@ -115,6 +122,8 @@ def carry(stream: socket.socket, handshake: Handshake) -> Established | Failed:
         for action in actions:
             if isinstance(action, Send):
                 stream.sendall(action.data)
+            elif isinstance(action, Authenticate):
+                stream.sendall(action.proof)
             elif isinstance(action, Authorize):
                 actions = handshake.decide(None)
                 break
@@ -193,7 +202,7 @@ def test_what_is_spoken_is_tls_1_3_without_sessions(alpha: TlsConfig, beta: TlsC
     assert beta.server_context().num_tickets == 0
 
 
-def test_no_client_certificate(issuer: Issuer, beta: TlsConfig) -> None:  # 47
+def test_no_client_certificate(issuer: Issuer, beta: TlsConfig) -> None:
     """The dialling side's TLS is through, and must not be taken for an answer."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -207,7 +216,7 @@ def test_no_client_certificate(issuer: Issuer, beta: TlsConfig) -> None:  # 47
 @pytest.mark.parametrize("stranger", ["client", "server"])
 def test_another_authority(
     stranger: str, alpha: TlsConfig, beta: TlsConfig, tmp_path: Path
-) -> None:  # 47
+) -> None:
     theirs = Issuer(tmp_path / "theirs").node("alpha" if stranger == "client" else "beta")
     # Even if it trusts ours.
     theirs = TlsConfig(theirs.cert, theirs.key, alpha.ca)
@@ -223,7 +232,7 @@ def test_another_authority(
 @pytest.mark.parametrize("role", ["client", "server"])
 def test_an_expired_certificate(
     role: str, issuer: Issuer, alpha: TlsConfig, beta: TlsConfig
-) -> None:  # 47
+) -> None:
     if role == "client":
         expired = issuer.node("alpha-expired", TODAY - DAY)
         ends = meet(expired.client_context(), beta.server_context())
@@ -239,7 +248,7 @@ def test_an_expired_certificate(
 @pytest.mark.parametrize("liar", ["client", "server"])
 def test_the_certificate_of_another_node(
     liar: str, issuer: Issuer, alpha: TlsConfig, beta: TlsConfig
-) -> None:  # 47
+) -> None:
     gamma = issuer.node("gamma")
     if liar == "client":
         ends = meet(gamma.client_context(), beta.server_context())
@@ -250,7 +259,7 @@ def test_the_certificate_of_another_node(
         assert isinstance(end, Failed) and end.code is RefusalCode.NAME_MISMATCH
 
 
-def test_a_certificate_of_a_host_is_none_of_a_node(issuer: Issuer, beta: TlsConfig) -> None:  # 47
+def test_a_certificate_of_a_host_is_none_of_a_node(issuer: Issuer, beta: TlsConfig) -> None:
     host = issuer.issue("host", [x509.DNSName("alpha")])
     ends = meet(host.client_context(), beta.server_context())
     refused(ends)
@@ -258,7 +267,7 @@ def test_a_certificate_of_a_host_is_none_of_a_node(issuer: Issuer, beta: TlsConf
 
 
 @pytest.mark.parametrize("old", ["client", "server"])
-def test_tls_1_2(old: str, alpha: TlsConfig, beta: TlsConfig) -> None:  # 47
+def test_tls_1_2(old: str, alpha: TlsConfig, beta: TlsConfig) -> None:
     client, server = alpha.client_context(), beta.server_context()
     context = client if old == "client" else server
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -269,9 +278,7 @@ def test_tls_1_2(old: str, alpha: TlsConfig, beta: TlsConfig) -> None:  # 47
 
 
 @pytest.mark.parametrize("plain", ["client", "server"])
-def test_a_node_with_tls_and_one_without(
-    plain: str, alpha: TlsConfig, beta: TlsConfig
-) -> None:  # 48
+def test_a_node_with_tls_and_one_without(plain: str, alpha: TlsConfig, beta: TlsConfig) -> None:
     began = time.monotonic()
     if plain == "client":
         ends = meet(None, beta.server_context())
@@ -325,6 +332,19 @@ def test_names_in_a_certificate(
     assert peer_names(near) == {"beta"}
 
 
+def test_a_certificate_that_cannot_be_read_names_no_node(issuer: Issuer, beta: TlsConfig) -> None:
+    """`ssl` raises for a URI that is not UTF-8, which an authority may have signed for a host."""
+    uri = b"rabble://alpha\xff"
+    general_name = bytes([0x86, len(uri)]) + uri
+    names = x509.UnrecognizedExtension(
+        x509.SubjectAlternativeName.oid, bytes([0x30, len(general_name)]) + general_name
+    )
+    near, far = connected(issuer.issue("odd", names).client_context(), beta.server_context())
+    with pytest.raises(UnicodeDecodeError):
+        far.getpeercert()
+    assert peer_names(far) == frozenset()
+
+
 def test_what_rabble_cert_makes_is_good_for_both_sides(tmp_path: Path) -> None:
     from rabble.cluster.io.certificates import make_authority, make_node_certificate
 
@@ -368,3 +388,66 @@ def test_files_that_cannot_be_used(alpha: TlsConfig, beta: TlsConfig, tmp_path: 
         for make in (config.client_context, config.server_context):
             with pytest.raises(KeyFileError, match=said):
                 make()
+
+
+# Files that change.
+
+
+def named(name: str) -> list[x509.GeneralName]:
+    return [x509.UniformResourceIdentifier(uri_of(name))]
+
+
+@pytest.mark.parametrize("year", [2030, 2049, 2050, 2123])
+def test_the_end_of_a_certificate_is_read_from_its_file(issuer: Issuer, year: int) -> None:
+    end = datetime.datetime(year, 2, 3, 4, 5, 6, tzinfo=datetime.UTC)
+    config = issuer.issue(f"until-{year}", named("alpha"), end)
+    assert certificate_end(config.cert) == end.timestamp()
+
+
+def test_the_end_of_what_is_no_certificate(tmp_path: Path, alpha: TlsConfig) -> None:
+    file = tmp_path / "cert.pem"
+    pem = Path(alpha.cert).read_text()
+    lines = pem.splitlines()
+    for text in ("", "x", lines[0], pem[: len(pem) // 2], "\n".join([lines[0], "MAA=", lines[-1]])):
+        file.write_text(text)
+        with pytest.raises(KeyFileError, match="no certificate in PEM"):
+            certificate_end(file)
+    with pytest.raises(KeyFileError, match="No such file"):
+        certificate_end(tmp_path / "none")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(KeyFileError, match="is not a regular file"):
+        certificate_end(tmp_path / "pipe")
+
+
+def test_contexts_are_renewed_when_the_files_change(issuer: Issuer, beta: TlsConfig) -> None:
+    config = issuer.issue("renewed", named("alpha"))
+    contexts = TlsContexts(config)
+    before = contexts.client, contexts.server, contexts.ends_at
+    assert not contexts.renew()
+    assert (contexts.client, contexts.server, contexts.ends_at) == before
+    issuer.issue("renewed", named("alpha"), TODAY + 99 * DAY)
+    assert contexts.renew()
+    assert contexts.client is not before[0] and contexts.server is not before[1]
+    assert contexts.ends_at == pytest.approx((TODAY + 99 * DAY).timestamp(), abs=1.0)
+    assert not contexts.renew()
+    assert isinstance(meet(contexts.client, beta.server_context())[0], Established)
+
+
+def test_files_that_do_not_belong_together_leave_the_contexts_as_they_are(issuer: Issuer) -> None:
+    config = issuer.issue("half", named("alpha"))
+    contexts = TlsContexts(config)
+    before = contexts.client, contexts.server, contexts.ends_at
+    key = Path(config.key).read_bytes()
+    issuer.issue("half", named("alpha"), TODAY + 99 * DAY)
+    new_key = Path(config.key).read_bytes()
+    Path(config.key).write_bytes(key)
+    with pytest.raises(KeyFileError, match="not a certificate in PEM and its private key"):
+        contexts.renew()
+    assert (contexts.client, contexts.server, contexts.ends_at) == before
+    # Said once.
+    assert not contexts.renew()
+    Path(config.key).write_bytes(new_key)
+    assert contexts.renew()
+    Path(config.cert).unlink()
+    with pytest.raises(KeyFileError, match="No such file"):
+        contexts.renew()

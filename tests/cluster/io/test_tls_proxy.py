@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import errno
 import gc
 import os
 import random
+import select
 import socket
 import ssl
 import struct
@@ -20,8 +22,11 @@ from typing import Any
 import pytest
 import trustme
 
+from rabble.cluster.failures import IN_A_ROW_MAX
 from rabble.cluster.io import tls_proxy_pump
 from rabble.cluster.io.tls_proxy import TlsProxy
+from rabble.cluster.io.tls_proxy_pump import Pump
+from tests.cluster.noted import Noted
 from tests.support import PATIENCE_S
 
 NAME = "rabble:test:tls"
@@ -88,16 +93,26 @@ def not_expected(error: BaseException) -> None:
 
 
 def make_proxy(
-    buffer_bytes: int = BUFFER_BYTES, failed: Callable[[BaseException], None] = not_expected
+    buffer_bytes: int = BUFFER_BYTES,
+    failed: Callable[[BaseException], None] = not_expected,
+    noted: Noted | None = None,
 ) -> TlsProxy:
-    return TlsProxy(NAME, buffer_bytes_max=buffer_bytes, clock=time.monotonic, failed=failed)
+    return TlsProxy(
+        NAME,
+        buffer_bytes_max=buffer_bytes,
+        clock=time.monotonic,
+        failed=failed,
+        failures=(noted or Noted()).failures,
+    )
 
 
 @contextlib.contextmanager
 def proxying(
-    buffer_bytes: int = BUFFER_BYTES, failed: Callable[[BaseException], None] = not_expected
+    buffer_bytes: int = BUFFER_BYTES,
+    failed: Callable[[BaseException], None] = not_expected,
+    noted: Noted | None = None,
 ) -> Iterator[TlsProxy]:
-    tls_proxy = make_proxy(buffer_bytes, failed)
+    tls_proxy = make_proxy(buffer_bytes, failed, noted)
     try:
         yield tls_proxy
     finally:
@@ -494,19 +509,90 @@ def test_stop_without_a_stream() -> None:
     assert tls_proxy.thread is None
 
 
-def test_a_bug_in_the_thread_closes_everything(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_whose_bytes_cannot_be_carried_ends_alone(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = Noted()
+    first, second = tls.pair(), tls.pair()
+    with (
+        proxying(noted=noted) as tls_proxy,
+        first[0],
+        second[0],
+        adopted(tls_proxy, first[1]) as plain,
+        adopted(tls_proxy, second[1]) as other,
+    ):
+        other.sendall(b"before")
+        assert read(second[0], 6) == b"before"
+        settled(tls_proxy)
+        with monkeypatch.context() as broken:
+            broken.setattr(tls_proxy_pump, "rest_of", None)
+            plain.sendall(b"x")
+            assert read_to_reset(plain) == b""
+        other.sendall(b"behind")
+        assert read(second[0], 6) == b"behind"
+        assert tls_proxy.status().streams == 1
+    assert noted.count == 1
+    assert "a TLS connection failed and is given up\n" in noted.texts[0]
+
+
+def test_a_thread_that_can_do_nothing_any_more_closes_everything(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[BaseException] = []
-    monkeypatch.setattr(tls_proxy_pump, "rest_of", None)
+    noted = Noted()
     client, server = tls.pair()
-    with proxying(failed=said.append) as tls_proxy, client, adopted(tls_proxy, server) as plain:
-        plain.sendall(b"x")
-        assert tls_proxy.thread is not None
-        tls_proxy.thread.join(PATIENCE_S)
-        assert read_to_reset(plain) == b""
+    with proxying(failed=said.append, noted=noted) as tls_proxy, client:
+        with adopted(tls_proxy, server) as plain:
+            settled(tls_proxy)
+            monkeypatch.setattr(Pump, "turn", None)
+            plain.sendall(b"x")
+            assert tls_proxy.thread is not None
+            tls_proxy.thread.join(PATIENCE_S)
+            assert read_to_reset(plain) == b""
         assert [type(error) for error in said] == [TypeError]
+        assert noted.count == IN_A_ROW_MAX
         other, another = tls.pair()
         with other, another, pytest.raises(RuntimeError):
             tls_proxy.adopt(another)
+
+
+@pytest.mark.parametrize("what", ["descriptor", "thread"])
+def test_without_a_descriptor_or_a_thread_the_first_connection_fails_and_the_next_does_not(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def no_descriptor() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    client, server = tls.pair()
+    with proxying() as tls_proxy, client, contextlib.ExitStack() as stack:
+        with monkeypatch.context() as patched:
+            if what == "descriptor":
+                patched.setattr(select, "epoll", no_descriptor)
+            else:
+                patched.setattr(threading.Thread, "start", no_thread)
+            with pytest.raises((OSError, RuntimeError)):
+                tls_proxy.adopt(server)
+        plain = stack.enter_context(adopted(tls_proxy, server))
+        plain.sendall(b"once more")
+        assert read(client, 9) == b"once more"
+
+
+def test_a_proxy_that_never_had_a_thread_lets_go_of_all(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    client, server = tls.pair()
+    with proxying() as tls_proxy, client, server, monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError):
+            tls_proxy.adopt(server)
+        tls_proxy.stop()
+    assert tls_proxy.thread is None
 
 
 def test_a_buffer_of_no_bytes_is_refused() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from rabble._core.ids import NodeId
+from rabble.addresses import Address
 from rabble.cluster.decide.refusal import RefusalCode
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "ConnectionStatus",
     "Dial",
     "Down",
+    "Held",
     "RaiseIncarnation",
     "Removed",
     "SelfAddress",
@@ -28,12 +30,14 @@ class Dial:
     :param connection_id: of this dial, and of the connection that comes of it.
     :param node: who is expected there; `None` for a seed.
     :param join: the handshake says that this node was told to join.
+    :param resolved: what `addr` stands for; `None` if it is to be looked up.
     """
 
     connection_id: int
     addr: str
     node: NodeId | None
     join: bool
+    resolved: Address | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,10 +79,32 @@ class RaiseIncarnation:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SelfAddress:
-    """What was dialled is this node; it is not dialled again."""
+    """The address that was dialled is this node's own; it is not dialled again."""
 
     addr: str
     node: NodeId | None
+
+    @property
+    def text(self) -> str:
+        """For the log."""
+        who = "itself" if self.node is None else f"itself, as {self.node}"
+        return f"at {self.addr} this node finds {who}; not dialled again"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Held:
+    """Connections to that peer come up and fall silent: there is to be none for a while."""
+
+    peer: NodeId
+    for_s: float
+
+    @property
+    def text(self) -> str:
+        """For the log."""
+        return (
+            f"handshakes and heartbeats of {self.peer} pass, and what is larger does not: look at "
+            f"the MTU on the way. It is held down for {self.for_s:.0f} s"
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +115,7 @@ class Removed:
     node: NodeId | None
 
 
-Action = Dial | Close | Up | Down | RaiseIncarnation | SelfAddress | Removed
+Action = Dial | Close | Up | Down | RaiseIncarnation | SelfAddress | Held | Removed
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

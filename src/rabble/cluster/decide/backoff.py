@@ -10,12 +10,16 @@ from rabble.limits import Limits
 
 __all__ = ["Backoff", "Uniform"]
 
-#: What does not pass by itself: the other side has to be set up differently.
+#: Refusals that do not pass by themselves: the other side has to be set up differently.
 LASTING = frozenset({RefusalCode.VERSION, RefusalCode.CLUSTER, RefusalCode.AUTH})
-#: What a network that does not let through looks like.
+#: How a dial fails if the network lets nothing through.
 UNREACHED = frozenset({None, RefusalCode.TIMEOUT})
 #: Seconds within which who could not be reached is tried again when another peer could be.
 HURRY_S = 1.0
+#: Connections in turn that only small packets come through, from which on the peer is held down;
+#: and the longest time of that, in longest waits for a dial.
+HOLES_MIN = 2
+HELD_MOST = 20
 
 
 class Uniform(Protocol):
@@ -38,10 +42,11 @@ class Backoff:
         self._refused_s = limits.redial_refused_ms / 1000
         self._hold_back_s = limits.dial_hold_back_ms / 1000
 
-    def plan(self, target: DialTarget, now: float, *, hold_back: bool) -> None:
+    def plan(self, target: DialTarget, now: float, *, hold_back: float) -> None:
         """Set when the target is due, from how often and why it failed.
 
-        :param hold_back: the other side dials too, and shall be first.
+        :param hold_back: how often to wait `dial_hold_back_ms` before, since the other side dials
+            too, and shall be first; 0 if this one shall.
         """
         if target.barred or not target.is_desired:
             target.due = None
@@ -49,12 +54,26 @@ class Backoff:
         wait = 0.0
         if target.refusal in LASTING:
             wait = self._refused_s * self._rng.uniform(1, 1.5)
+        elif target.refusal is RefusalCode.DUPLICATE and not target.attempts:
+            # The connection that the peer has, or is making, should be here before that. If it is
+            # not, the peer only has not noticed yet that it is gone.
+            wait = self._hold_back_s * self._rng.uniform(1, 2)
         elif target.attempts:
             ceiling = self._first_s * 2.0 ** min(target.attempts - 1, 64)
             wait = self._rng.uniform(0, min(ceiling, self._most_s))
         if hold_back and not target.join:
-            wait += self._hold_back_s * self._rng.uniform(1, 2)
+            wait += self._hold_back_s * hold_back * self._rng.uniform(1, 2)
         target.due = now + wait
+
+    def hold(self, holes: int) -> float:
+        """For how many seconds to leave a peer alone from which only small packets come.
+
+        :param holes: how many connections in turn have ended by that. The first may be chance.
+        """
+        if holes < HOLES_MIN:
+            return 0.0
+        longest = HELD_MOST * self._most_s
+        return min(self._most_s * 2.0 ** min(holes - HOLES_MIN, 64), longest)
 
     def hurry(self, target: DialTarget, now: float) -> None:
         """Another peer could be reached: this one may be again too."""

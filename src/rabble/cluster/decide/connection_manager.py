@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
 
 from rabble._core.ids import NodeId
+from rabble.addresses import Address
 from rabble.cluster.decide.actions import (
     Action,
     Close,
     ConnectionStatus,
     Dial,
     Down,
+    Held,
     RaiseIncarnation,
     Removed,
     SelfAddress,
     Up,
 )
 from rabble.cluster.decide.backoff import Backoff, Uniform
+from rabble.cluster.decide.dial_rates import DialRates
 from rabble.cluster.decide.peers import DialTarget, Member, PendingDial
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
+from rabble.cluster.decide.token_bucket import TokenBucket
 from rabble.limits import Limits
 
 __all__ = ["ConnectionManager"]
 
+#: Peers that are dialled within the time that the node with the greater name holds back for one.
+CROWD = 12
+
 
 class ConnectionManager:
-    """Whom to dial, when, and which connection to a peer stays. Decides; does no I/O.
+    """Decides whom to dial, when, and which connection to a peer stays. Does no I/O.
 
     :param own: this node.
     :param incarnation: of this start of it.
     :param rng: for the jitter of waits.
-    :param limits: its `dials_max`, `redial_*`, `dial_hold_back_ms`, `heartbeat_ms` and
-        `peers_remembered_max` are used.
+    :param limits: its `dials_max`, `unreached_dials_per_second_max`, `redial_*`,
+        `dial_hold_back_ms`, `heartbeat_ms`, `membership_members_max` and `peers_remembered_max`
+        are used.
 
     `now` is monotonic seconds throughout. The caller carries out the actions in their order,
     before the next call. For one thread.
@@ -49,9 +57,15 @@ class ConnectionManager:
         self.incarnation = incarnation
         self._backoff = Backoff(rng, limits)
         self._dials_max = limits.dials_max
+        # Half of the dials at least are left to those that were reached before.
+        self._rates = DialRates(
+            limits.unreached_dials_per_second_max, max(limits.dials_max // 2, 1)
+        )
+        self._up_max = limits.membership_members_max
         self._remembered_max = limits.peers_remembered_max
         self._settled_s = limits.redial_settled_ms / 1000
         self._heartbeat_s = limits.heartbeat_ms / 1000
+        self._down_after_s = limits.down_after_ms / 1000
         #: Somebody asked this start of the node to join: the HELLO of each dial has the flag JOIN.
         #: A peer may know nothing of that yet, but only of an earlier removal.
         self.joins = False
@@ -60,6 +74,12 @@ class ConnectionManager:
         self._seeds: dict[str, DialTarget] = {}
         self._dials: dict[int, PendingDial] = {}
         self._up: dict[int, Member] = {}
+        #: The targets that are due some time; those of them that failed before; and when the first
+        #: one is, unless that has to be found anew.
+        self._waiting: dict[DialTarget, None] = {}
+        self._failing: dict[DialTarget, None] = {}
+        self._first_due = float("inf")
+        self._is_first_gone = False
 
     # The desired peers.
 
@@ -79,11 +99,14 @@ class ConnectionManager:
             member.node, member.addr, member.is_desired = node, node.addr, True
             return []
         moved = member.addr != node.addr
+        if moved:
+            member.answered = member.peer is not None and member.peer.addr == node.addr
         fresh = explicit or moved or not member.is_desired
         member.node, member.addr, member.is_desired = node, node.addr, True
         if explicit:
             self.joins = member.join = True
             member.barred = False
+            member.holes, member.held_until = 0, 0.0
         elif moved and member.refusal is RefusalCode.SELF:
             member.barred = False
         if not fresh:
@@ -97,7 +120,7 @@ class ConnectionManager:
                 self.joins or member.join,
             )
             if same or pending_dial.authenticating is not None:
-                # What the peer may have accepted already is not dropped.
+                # A dial that the peer may have accepted already is not dropped.
                 return []
             actions.append(self._drop(pending_dial, "another dial was asked for"))
         self._plan(member, now)
@@ -109,7 +132,7 @@ class ConnectionManager:
         if member is None:
             return []
         member.is_desired = member.join = member.barred = False
-        member.due = None
+        self._unplan(member)
         member.attempts = 0
         actions: list[Action] = []
         if member.pending_dial is not None:
@@ -120,10 +143,12 @@ class ConnectionManager:
             actions.append(self._down(member))
         return actions
 
-    def add_seed(self, addr: str, now: float) -> None:
+    def add_seed(self, addr: str, now: float, resolved: Address | None = None) -> None:
         """Join whoever answers at this address, at once; what was there before is forgotten.
 
         It becomes a desired peer when a connection has shown its name.
+
+        :param resolved: what `addr` stands for, if that is known: its dials look nothing up.
         """
         for member in self._up.values():
             if member.peer is not None and member.peer.addr == addr:
@@ -131,14 +156,17 @@ class ConnectionManager:
                 return
         self.joins = True
         target = self._seeds.setdefault(addr, DialTarget(addr, is_desired=True, join=True))
-        target.attempts, target.refusal = 0, None
+        target.attempts, target.refusal, target.resolved = 0, None, resolved
         if target.pending_dial is None:
             self._plan(target, now)
 
     def remove_seed(self, addr: str) -> list[Action]:
         """Do not dial this address any more; a dial is cancelled."""
         target = self._seeds.pop(addr, None)
-        if target is None or target.pending_dial is None:
+        if target is None:
+            return []
+        self._unplan(target)
+        if target.pending_dial is None:
             return []
         return [self._drop(target.pending_dial, "no longer wanted")]
 
@@ -146,15 +174,15 @@ class ConnectionManager:
 
     def authenticating(
         self, connection_id: int, peer: NodeId, incarnation: int, now: float
-    ) -> list[Action]:
+    ) -> Refusal | None:
         """The initiator has checked the responder's HELLO: may it send its PROOF?
 
-        :returns: nothing if it may; else what to do instead, the Close of this dial. Who is not
-            asked about a dial cannot call it established.
+        :returns: `None` if it may. Otherwise why not: the dial has ended, and the caller closes it
+            without a word. A dial that was not asked about cannot be called established.
         """
         pending_dial = self._dials.get(connection_id)
         if pending_dial is None:
-            return [Close(connection_id, RefusalCode.DUPLICATE, "this dial was dropped")]
+            return Refusal(RefusalCode.DUPLICATE, "this dial was dropped")
         target = pending_dial.target
         member = self._members.get(peer.name)
         refusal: Refusal | None = None
@@ -168,10 +196,11 @@ class ConnectionManager:
         if refusal is None and self._is_authenticating(peer, incarnation):
             refusal = Refusal(RefusalCode.DUPLICATE, "it is being dialled already")
         if refusal is not None:
-            actions = self.dial_failed(connection_id, now, code=refusal.code)
-            return [Close(connection_id, refusal.code, refusal.text), *actions]
+            # The peer has proven nothing yet, so no action follows from what it says.
+            self.dial_failed(connection_id, now, code=refusal.code)
+            return refusal
         pending_dial.authenticating = (peer, incarnation)
-        return []
+        return None
 
     def dial_failed(
         self,
@@ -189,13 +218,16 @@ class ConnectionManager:
             anything that would last.
         :param incarnation: that which the peer knows of this node, with STALE_INCARNATION.
         """
-        pending_dial = self._dials.pop(connection_id, None)
+        pending_dial = self._dials.get(connection_id)
         if pending_dial is None:
             return []
+        self._end(pending_dial, reached=authenticated)
         target = pending_dial.target
-        target.pending_dial = None
-        target.attempts += 1
+        if not (authenticated and code is RefusalCode.DUPLICATE):
+            # Otherwise the peer has another connection, or dials itself: that is no failure.
+            target.attempts += 1
         target.refusal = code
+        target.answered = target.answered or authenticated
         actions: list[Action] = []
         if authenticated and code is RefusalCode.SELF:
             self._bar(target)
@@ -246,8 +278,14 @@ class ConnectionManager:
             return Refusal(RefusalCode.NAME_CONFLICT, "this node has your name")
         refusal: Refusal | None = None
         if (member := self._members.get(peer.name)) is not None:
+            if now < member.held_until:
+                text = "large packets are lost between this node and you: look at the MTU"
+                return Refusal(RefusalCode.BUSY, text)
             silent = silent_s is not None and silent_s > self._heartbeat_s
             refusal = member.verdict(peer, incarnation, silent)
+        if refusal is None and not (member and member.up) and len(self._up) >= self._up_max:
+            text = "there are as many connections as there may be members"
+            return Refusal(RefusalCode.LIMIT, text)
         if (
             refusal is None
             and self.own.name < peer.name
@@ -284,15 +322,14 @@ class ConnectionManager:
             ]
         member = self._member(peer)
         if target is not None:
-            del self._dials[connection_id]
-            target.pending_dial = None
+            self._end(self._dials[connection_id], reached=True)
             self._resolve(target, peer, now)
         actions: list[Action] = []
         for other in list(self._dials.values()):
             if other.target is member or (
                 other.authenticating and other.authenticating[0].name == peer.name
             ):
-                actions.append(self._drop(other, "another connection stays"))
+                actions.append(self._drop(other, "another connection stays", reached=True))
                 if other.target is not member:
                     # A seed asks again later: who it is has not been proven to this node.
                     other.target.attempts += 1
@@ -310,25 +347,52 @@ class ConnectionManager:
         member.peer, member.incarnation = peer, incarnation
         if not member.is_desired:
             member.node, member.addr = peer, peer.addr
-        member.connection_id, member.up_since, member.due = connection_id, now, None
+        member.connection_id, member.up_since = connection_id, now
+        self._unplan(member)
         member.join = member.barred = False
+        member.answered = member.addr == peer.addr
         member.refusal = None
         self._up[connection_id] = member
-        for target in self._targets():
+        for target in self._failing:
+            if isinstance(target, Member) and now < target.held_until:
+                continue
             self._backoff.hurry(target, now)
+            if target.due is not None:
+                self._first_due = min(self._first_due, target.due)
         return [*actions, Up(connection_id, peer, incarnation)]
 
-    def lost(self, connection_id: int, now: float, code: RefusalCode | None = None) -> list[Action]:
+    def lost(
+        self,
+        connection_id: int,
+        now: float,
+        code: RefusalCode | None = None,
+        *,
+        holed: bool = False,
+    ) -> list[Action]:
         """A connection ended; one that was closed for an action is no longer known here.
 
         :param code: that of the peer's BYE, or why this node closed it. It is for people: even a
-            REMOVED may be about the other side. Who dials again gets an answer that is not.
+            REMOVED may be about the other side. The answer to the next dial is not.
+        :param holed: it fell silent though its host confirmed what was sent to it. Once, its
+            process may have stood still. Again, right after a handshake, larger packets are lost on
+            the way: then it would come up and fall silent for ever, and is held down instead.
         """
         member = self._up.get(connection_id)
         if member is None:
             return []
         actions: list[Action] = [self._down(member)]
-        member.attempts = 0 if now - member.up_since >= self._settled_s else member.attempts + 1
+        lasted_s = now - member.up_since
+        settled = lasted_s >= self._settled_s
+        is_brief = holed and lasted_s < self._settled_s + self._down_after_s
+        member.attempts = 0 if settled and not is_brief else member.attempts + 1
+        if holed:
+            member.holes = member.holes + 1 if is_brief else 1
+            held_s = self._backoff.hold(member.holes)
+            member.held_until = now + held_s
+            if held_s and member.peer is not None:
+                actions.append(Held(member.peer, held_s))
+        elif settled:
+            member.holes = 0
         member.refusal = code
         self._plan(member, now)
         return actions
@@ -336,27 +400,51 @@ class ConnectionManager:
     # Time.
 
     def tick(self, now: float) -> list[Action]:
-        """What is to be dialled now."""
-        free = self._dials_max - len(self._dials)
-        waiting = [(t.due, t) for t in self._targets() if t.due is not None and t.due <= now]
-        # Who waits longest comes first, so nobody starves where there are more than fit.
+        """What is to be dialled now.
+
+        Dials that look a host up have places of their own: one that hangs there holds up no other.
+        """
+        if now < self._first_due and not self._is_first_gone:
+            return []
+        waiting = [(t.due, t) for t in self._waiting if t.due is not None and t.due <= now]
+        # The longest wait comes first, so no target starves where there are more than fit.
         waiting.sort(key=lambda pair: pair[0])
         actions: list[Action] = []
-        for _, target in waiting[: max(free, 0)]:
-            join = self.joins or target.join
-            pending_dial = PendingDial(self.accepting(), target, target.addr, join)
-            target.pending_dial, target.due = pending_dial, None
-            self._dials[pending_dial.connection_id] = pending_dial
-            actions.append(Dial(pending_dial.connection_id, target.addr, target.whom, join))
+        for looked_up, free in self._free_places().items():
+            due = (target for _, target in waiting if target.is_looked_up == looked_up)
+            turns = self._rates.in_turn(due, now)
+            for target, bucket in itertools.islice(turns, max(free, 0)):
+                actions.append(self._dial(target, bucket, looked_up))
         return actions
+
+    def _dial(self, target: DialTarget, bucket: TokenBucket | None, looked_up: bool) -> Dial:
+        join = self.joins or target.join
+        number, addr = self.accepting(), target.next_addr
+        pending_dial = PendingDial(number, target, addr, join, bucket, looked_up)
+        target.pending_dial = pending_dial
+        self._unplan(target)
+        self._dials[number] = pending_dial
+        return Dial(number, addr, target.whom, join, target.resolved)
 
     def next_tick(self, now: float) -> float | None:
         """When `tick` has something to do if nothing else happens, in monotonic seconds."""
-        if len(self._dials) >= self._dials_max:
-            return None
-        return min((t.due for t in self._targets() if t.due is not None), default=None)
+        if self._is_first_gone:
+            self._is_first_gone = False
+            self._first_due = min(
+                (t.due for t in self._waiting if t.due is not None), default=float("inf")
+            )
+        if now < self._first_due:
+            return self._first_due if self._waiting else None
+        # What is due waits for a place, or for its turn.
+        free = self._free_places()
+        due = (self._rates.due(t, now) for t in self._waiting if free[t.is_looked_up] > 0)
+        return min((each for each in due if each is not None), default=None)
 
     # What one may ask.
+
+    def dials(self) -> list[int]:
+        """The dials that are on their way."""
+        return list(self._dials)
 
     def connection_of(self, name: str) -> int | None:
         """The connection to the node of this name, if there is one."""
@@ -371,7 +459,34 @@ class ConnectionManager:
         """How it stands with each seed, by address."""
         return {addr: seed.status(now) for addr, seed in self._seeds.items()}
 
+    def is_new(self, connection_id: int) -> bool:
+        """Whether a dial is of somebody to whom there was no connection before."""
+        pending_dial = self._dials.get(connection_id)
+        if pending_dial is None:
+            return False
+        target = pending_dial.target
+        return not isinstance(target, Member) or target.peer is None
+
+    def is_tied(self, name: str) -> bool:
+        """Whether the node of this name needs no further connection: it has one, or is dialled."""
+        member = self._members.get(name)
+        if member is not None and (member.up or member.pending_dial is not None):
+            return True
+        # A seed, or who has been forgotten, may be the same node.
+        return any(
+            pending_dial.authenticating is not None and pending_dial.authenticating[0].name == name
+            for pending_dial in self._dials.values()
+        )
+
     # The rest is internal.
+
+    def _free_places(self) -> dict[bool, int]:
+        """How many more dials there may be: of those that are looked up, and of the others."""
+        looked_up = sum(each.is_looked_up for each in self._dials.values())
+        return {
+            True: self._dials_max - looked_up,
+            False: self._dials_max - len(self._dials) + looked_up,
+        }
 
     def _is_authenticating(self, peer: NodeId, incarnation: int) -> bool:
         """Whether a dial of this node may already be a connection for that peer."""
@@ -381,12 +496,30 @@ class ConnectionManager:
         )
 
     def _plan(self, target: DialTarget, now: float) -> None:
+        self._unplan(target)
         gone = target.whom is None and self._seeds.get(target.addr) is not target
         if target.up or gone or target.pending_dial is not None:
-            target.due = None
             return
-        larger = target.whom is not None and self.own.name > target.whom.name
-        self._backoff.plan(target, now, hold_back=larger)
+        hold_back = 0.0
+        if target.whom is not None and self.own.name > target.whom.name:
+            # Where there are many to be dialled, the other sides have as many.
+            hold_back = 1.0 + len(self._waiting) / CROWD
+        self._backoff.plan(target, now, hold_back=hold_back)
+        if target.due is not None and isinstance(target, Member):
+            target.due = max(target.due, target.held_until)
+        if target.due is not None:
+            self._waiting[target] = None
+            self._first_due = min(self._first_due, target.due)
+            if target.attempts:
+                self._failing[target] = None
+
+    def _unplan(self, target: DialTarget) -> None:
+        """It is not due any more, or at another time."""
+        if target.due is not None:
+            del self._waiting[target]
+            self._failing.pop(target, None)
+            self._is_first_gone |= target.due <= self._first_due
+            target.due = None
 
     def _bar(self, target: DialTarget) -> None:
         target.barred, target.join = True, False
@@ -398,6 +531,7 @@ class ConnectionManager:
         if target.whom is not None or self._seeds.get(target.addr) is not target:
             return
         del self._seeds[target.addr]
+        self._unplan(target)
         member = self._member(node)
         member.is_desired = True
         if not member.up:
@@ -406,9 +540,13 @@ class ConnectionManager:
             member.attempts, member.refusal = target.attempts, target.refusal
             self._plan(member, now)
 
-    def _drop(self, pending_dial: PendingDial, text: str) -> Close:
+    def _end(self, pending_dial: PendingDial, *, reached: bool) -> None:
         del self._dials[pending_dial.connection_id]
         pending_dial.target.pending_dial = None
+        self._rates.ended(pending_dial.bucket, reached=reached)
+
+    def _drop(self, pending_dial: PendingDial, text: str, *, reached: bool = False) -> Close:
+        self._end(pending_dial, reached=reached)
         return Close(pending_dial.connection_id, RefusalCode.DUPLICATE, text)
 
     def _down(self, member: Member) -> Down:
@@ -429,6 +567,8 @@ class ConnectionManager:
 
     def _forget(self) -> None:
         """Of the names that nobody wants, those that were connected last are kept."""
+        if len(self._members) <= self._remembered_max:
+            return
         idle = [
             name
             for name, member in self._members.items()
@@ -438,7 +578,3 @@ class ConnectionManager:
         ]
         for name in idle[: max(len(idle) - self._remembered_max, 0)]:
             del self._members[name]
-
-    def _targets(self) -> Iterable[DialTarget]:
-        yield from self._members.values()
-        yield from self._seeds.values()

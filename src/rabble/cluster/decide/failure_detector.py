@@ -158,7 +158,7 @@ class FailureDetector:
                 observed.stalled = False
                 actions.append(Recovered(observed.name))
             observed.has_progressed = False
-            # As of its last word: who is silent is not known to stand still.
+            # As of its last word: a silent peer is not known to stand still.
             stood = (
                 0.0 if observed.stuck_since is None else observed.progress_at - observed.stuck_since
             )

@@ -1,7 +1,7 @@
 """The handshake of two nodes, for either side, without I/O.
 
-docs/internals/wire-protocol.md has the bytes and the turns. What a peer sends is believed only
-after its PROOF: until then nothing is dispatched and nothing of it is kept.
+docs/internals/wire-protocol.md has the bytes and the turns. A peer is believed only after its
+PROOF: until then nothing that it sends is dispatched or kept.
 """
 
 from __future__ import annotations
@@ -12,13 +12,25 @@ import hashlib
 import hmac
 import unicodedata
 
-from rabble._core.ids import NodeId
+from rabble._core.ids import NodeId, misleading
 from rabble.cluster.decide import handshake_wire as wire
+from rabble.cluster.decide.belief import INCARNATION_MAX
+from rabble.cluster.decide.handshake_actions import (
+    MESSAGE_BYTES_MAX,
+    Action,
+    Authenticate,
+    Authorize,
+    Established,
+    Failed,
+    Peer,
+    Send,
+)
 from rabble.cluster.decide.handshake_wire import Hello, printable
 from rabble.cluster.decide.refusal import Refusal, RefusalCode, known_code
 
 __all__ = [
     "Action",
+    "Authenticate",
     "Authorize",
     "Established",
     "Failed",
@@ -52,6 +64,9 @@ def check_cluster(cluster: str) -> None:
         raise ValueError(
             f"cluster id {printable(cluster)} is not usable: it is not in Unicode normal form C"
         )
+    problem = misleading(cluster)
+    if problem is not None:
+        raise ValueError(f"cluster id {printable(cluster)} is not usable: {problem}")
 
 
 def check_key(key: bytes) -> None:
@@ -68,10 +83,15 @@ class HandshakeConfig:
     :param incarnation: of this node, a u64.
     :param cluster: the cluster's id, at most 64 bytes of UTF-8 in normal form C.
     :param key: the 32 bytes that the nodes share; `None` is the mode without a key.
+    :param other_keys: that a peer may prove itself with as well, while the key is changed.
     :param secured: the stream is TLS with certificates on both sides, or both sides are on
         loopback: only then there is a mode without a key.
+    :param authenticate_loopback: authenticate the stream on loopback, too; in key mode, without
+        TLS.
     :param versions: lowest and highest protocol version spoken.
     :param deadline_s: seconds that the whole handshake may take.
+    :param highest_believed: of the incarnations of others, now; see `belief`.
+    :param message_bytes_max: of the longest message that the node takes, which its peers are told.
     :raises ValueError: says what cannot be used. It never shows the key.
     """
 
@@ -79,87 +99,34 @@ class HandshakeConfig:
     incarnation: int
     cluster: str = ""
     key: bytes | None = dataclasses.field(default=None, repr=False)
+    other_keys: tuple[bytes, ...] = dataclasses.field(default=(), repr=False)
     secured: bool = False
+    authenticate_loopback: bool = False
     versions: tuple[int, int] = (1, 1)
     deadline_s: float = 5.0
+    highest_believed: int = INCARNATION_MAX
+    message_bytes_max: int = MESSAGE_BYTES_MAX
 
     def __post_init__(self) -> None:
         if not 0 <= self.incarnation < 1 << 64:
             raise ValueError(f"incarnation must be 0 to 2**64 - 1, not {self.incarnation}")
         check_cluster(self.cluster)
-        if self.key is not None:
-            check_key(self.key)
+        for key in (self.key, *self.other_keys):
+            if key is not None:
+                check_key(key)
+        if self.key is None and self.other_keys:
+            raise ValueError("other_keys are of no use without a key")
         if self.key is None and not self.secured:
             raise ValueError("without a key the stream must be TLS, or both sides on loopback")
         lowest, highest = self.versions
         if not 0 <= lowest <= highest <= 255:
             raise ValueError(f"versions must be (lowest, highest) of 0 to 255, not {self.versions}")
+        if not 1 <= self.message_bytes_max < 1 << 64:
+            raise ValueError(
+                f"message_bytes_max must be 1 to 2**64 - 1, not {self.message_bytes_max}"
+            )
         if not self.deadline_s > 0:
             raise ValueError(f"deadline_s must be positive, not {self.deadline_s}")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Peer:
-    """The node at the other side.
-
-    :param node: its name and the address that it gives as its own.
-    :param incarnation: of this start of it.
-    :param join: this start of it was told to join; never set of a responder.
-    :param version: of the protocol, which both sides speak from now on.
-    """
-
-    node: NodeId
-    incarnation: int
-    join: bool
-    version: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Send:
-    """Write these bytes."""
-
-    data: bytes
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Authorize:
-    """The initiator has proven itself: call `decide` with the answer it shall get."""
-
-    peer: Peer
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Established:
-    """Both sides have proven themselves and agree; frames follow.
-
-    :param leftover: what came behind the handshake already: the first bytes of frames.
-    """
-
-    peer: Peer
-    leftover: bytes
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Failed:
-    """Close the connection, after what was to be sent before.
-
-    :param code: why; of a refusal by the peer its code, PROTOCOL if that is unknown here.
-    :param text: more about it, in printable ASCII.
-    :param authenticated: the peer had proven itself; else anybody may be behind this.
-    :param incarnation: that which the peer knows, of an own STALE_INCARNATION; else 0.
-    :param silent: no REFUSE is sent: the peer is no node, is too slow, or sends too much.
-    :param by_peer: it was the peer who refused.
-    """
-
-    code: RefusalCode
-    text: str
-    authenticated: bool
-    incarnation: int = 0
-    silent: bool = False
-    by_peer: bool = False
-
-
-Action = Send | Authorize | Established | Failed
 
 
 class Stage(enum.Enum):
@@ -206,6 +173,7 @@ class Handshake:
     :param expected: the node that was dialled; `None` where only its address is known. For the
         initiator.
     :param certified: the names in the peer's certificate; `None` if the stream is not TLS.
+    :param on_loopback: the stream does not leave this machine.
     :raises ValueError: if an argument cannot be used.
 
     Begin with `start`, then hand in what is received and call `tick` now and then. A server that
@@ -222,6 +190,7 @@ class Handshake:
         expected: NodeId | None = None,
         *,
         certified: frozenset[str] | None = None,
+        on_loopback: bool = False,
     ) -> None:
         if len(nonce) != wire.NONCE_BYTES:
             raise ValueError(f"the nonce must be {wire.NONCE_BYTES} bytes, not {len(nonce)}")
@@ -231,10 +200,18 @@ class Handshake:
         self.deadline = now + config.deadline_s
         self._initiates = role is Role.INITIATOR
         self._config = config
+        #: That the initiator proves itself with, and the responder with the same.
+        self._key = config.key
         self._nonce = nonce
         self._join = join
         self._expected = expected
         self._certified = certified
+        #: Whether what follows is to be authenticated; the peer may ask for it, too.
+        self._authenticates_stream = (
+            config.key is not None
+            and certified is None
+            and (config.authenticate_loopback or not on_loopback)
+        )
         self._stage = Stage.NEW if self._initiates else Stage.HELLO
         self._buffer = bytearray()
         self._consumed_bytes = 0
@@ -248,9 +225,17 @@ class Handshake:
         return self._stage is Stage.DONE
 
     @property
-    def peer(self) -> Peer | None:
-        """The node that the other side claims to be, once its HELLO was checked."""
-        return self._peer
+    def claimed(self) -> NodeId | None:
+        """Who the peer says it is, proven or not; `None` before its HELLO."""
+        return None if self._peer is None else self._peer.node
+
+    def extend(self, now: float) -> None:
+        """Allow as much time again: for an initiator that sends its PROOF.
+
+        The responder, whose time began before, may call the connection established until that is
+        over. An initiator that gives up earlier would be seen to come and go.
+        """
+        self.deadline = now + self._config.deadline_s
 
     def start(self) -> list[Action]:
         """Begin: an initiator sends HELLO at once, a responder nothing.
@@ -301,10 +286,8 @@ class Handshake:
             )
             return self._end(fault)
         self._stage = Stage.DONE
-        return [
-            Send(self._write_proof() + wire.follow_up(wire.ACCEPT)),
-            Established(self._peer, b""),
-        ]
+        said = self._write_proof() + self._proven(wire.follow_up(wire.ACCEPT, b"", self._mac_bytes))
+        return [Send(said), Established(self._peer, b"", self._stream_keys())]
 
     # Messages of the peer.
 
@@ -314,6 +297,8 @@ class Handshake:
             return []
         while (complete := self._next_message()) is not None:
             what, body, message = complete
+            if self._stage is Stage.VERDICT:
+                self._check_verdict(message)
             if what == wire.REFUSE:
                 raise self._refused(body)
             if self._stage is Stage.HELLO:
@@ -369,18 +354,27 @@ class Handshake:
         except ValueError as error:
             raise Fault(RefusalCode.PROTOCOL, str(error), peer_text=str(error)) from None
         self._peer = self._checked(hello)
+        self._authenticates_stream |= bool(hello.flags & wire.STREAM_FLAG)
         self._refuse_early_bytes()
         self._transcript.update(message)
-        answer = self._write_proof() if self._initiates else self._write_hello()
         self._stage = Stage.PROOF
-        return [Send(answer)]
+        if self._initiates:
+            return [Authenticate(self._peer, self._write_proof())]
+        return [Send(self._write_hello())]
 
     def _read_proof(self, proof: bytes, message: bytes) -> None:
         label = wire.RESPONDER_LABEL if self._initiates else wire.INITIATOR_LABEL
-        if not hmac.compare_digest(
-            proof, wire.proof_of(self._config.key, label, self._transcript.digest())
-        ):
+        transcript = self._transcript.digest()
+        proven = [
+            key
+            for key in (self._config.key, *self._config.other_keys)
+            if hmac.compare_digest(proof, wire.proof_of(key, label, transcript))
+        ]
+        if not proven:
             raise Fault(RefusalCode.AUTH, "the peer's proof is wrong")
+        if not self._initiates:
+            # Another one the initiator may not have yet, or have no longer.
+            self._key = proven[0]
         self._transcript.update(message)
         self._authenticated = True
         self._stage = Stage.VERDICT if self._initiates else Stage.AUTHORIZATION
@@ -391,22 +385,34 @@ class Handshake:
         self._refuse_own_name(self._peer)
         return [Authorize(self._peer)]
 
+    def _check_verdict(self, message: bytes) -> None:
+        """In key mode it has to be the responder's own: another could say that we were removed."""
+        covered = message[: len(message) - self._mac_bytes]
+        if not hmac.compare_digest(self._proven(covered), message):
+            self._authenticated = False
+            raise Fault(RefusalCode.AUTH, "the answer to the proof is not of who has proven itself")
+
     def _read_accept(self) -> list[Action]:
         assert self._peer is not None
         self._refuse_own_name(self._peer)
         leftover = bytes(self._buffer)
         self._buffer.clear()
         self._stage = Stage.DONE
-        return [Established(self._peer, leftover)]
+        return [Established(self._peer, leftover, self._stream_keys())]
 
     def _end(self, fault: Fault) -> list[Action]:
         actions: list[Action] = []
         failed = dataclasses.replace(fault.failed, authenticated=self._authenticated)
         if not (failed.silent or failed.by_peer) and self._may_refuse():
-            proof = self._write_proof() if self._stage is Stage.AUTHORIZATION else b""
             stale = failed.code is RefusalCode.STALE_INCARNATION
             refusal = Refusal(failed.code, fault.peer_text, failed.incarnation if stale else 0)
-            actions.append(Send(proof + wire.pack_refuse(refusal, self._config.versions)))
+            versions = self._config.versions
+            if self._stage is Stage.AUTHORIZATION:
+                proof = self._write_proof()
+                refuse = wire.pack_refuse(refusal, versions, self._mac_bytes)
+                actions.append(Send(proof + self._proven(refuse)))
+            else:
+                actions.append(Send(wire.pack_refuse(refusal, versions)))
         if not failed.by_peer:
             # A STALE_INCARNATION of the peer's is of no use to this node.
             failed = dataclasses.replace(failed, incarnation=0)
@@ -422,8 +428,10 @@ class Handshake:
 
     def _write_hello(self) -> bytes:
         config = self._config
-        flags = (wire.KEY_FLAG if config.key is not None else 0) | (
-            wire.JOIN_FLAG if self._join else 0
+        flags = (
+            (wire.KEY_FLAG if config.key is not None else 0)
+            | (wire.JOIN_FLAG if self._join else 0)
+            | (wire.STREAM_FLAG if self._authenticates_stream else 0)
         )
         hello = Hello(
             *config.versions,
@@ -433,6 +441,7 @@ class Handshake:
             config.cluster.encode(),
             config.own.name.encode(),
             config.own.addr.encode(),
+            config.message_bytes_max,
         )
         message = wire.pack_hello(hello)
         self._transcript.update(message)
@@ -440,10 +449,34 @@ class Handshake:
 
     def _write_proof(self) -> bytes:
         label = wire.INITIATOR_LABEL if self._initiates else wire.RESPONDER_LABEL
-        proof = wire.proof_of(self._config.key, label, self._transcript.digest())
+        proof = wire.proof_of(self._key, label, self._transcript.digest())
         message = wire.follow_up(wire.PROOF, proof)
         self._transcript.update(message)
         return message
+
+    @property
+    def _mac_bytes(self) -> int:
+        """Of the MAC behind a verdict."""
+        return 0 if self._config.key is None else wire.MAC_BYTES
+
+    def _proven(self, verdict: bytes) -> bytes:
+        """A verdict with its MAC, which covers both PROOFs, too."""
+        transcript = self._transcript.copy()
+        transcript.update(verdict)
+        return verdict + wire.proof_of(self._key, wire.VERDICT_LABEL, transcript.digest())
+
+    def _stream_keys(self) -> tuple[bytes, bytes] | None:
+        """Of what this side sends and of what it receives. Both PROOFs are in the transcript."""
+        key = self._key
+        if key is None or not self._authenticates_stream:
+            return None
+        labels = [wire.INITIATOR_STREAM_LABEL, wire.RESPONDER_STREAM_LABEL]
+        own, peers = labels if self._initiates else labels[::-1]
+        transcript = self._transcript.digest()
+        return (
+            wire.stream_key_of(key, own, transcript),
+            wire.stream_key_of(key, peers, transcript),
+        )
 
     # What is checked.
 
@@ -455,11 +488,15 @@ class Handshake:
         if version < max(lowest, hello.lowest):
             # The peer learns the own range from the fields of REFUSE.
             raise Fault(RefusalCode.VERSION, self._version_text(hello.lowest, hello.highest))
-        allowed = wire.KEY_FLAG | (0 if self._initiates else wire.JOIN_FLAG)
+        keyed = bool(hello.flags & wire.KEY_FLAG)
+        allowed = (
+            wire.KEY_FLAG
+            | (0 if self._initiates else wire.JOIN_FLAG)
+            | (wire.STREAM_FLAG if keyed and self._certified is None else 0)
+        )
         if hello.flags & ~allowed:
             text = f"flags {hello.flags:#06x}, allowed are {allowed:#06x}"
             raise Fault(RefusalCode.PROTOCOL, text, peer_text=text)
-        keyed = bool(hello.flags & wire.KEY_FLAG)
         if keyed != (config.key is not None):
             text = "the peer has a key, this node none" if keyed else "the peer has no key"
             raise Fault(RefusalCode.AUTH, text)
@@ -474,13 +511,23 @@ class Handshake:
         except ValueError as error:
             text = printable(str(error))
             raise Fault(RefusalCode.NAME_INVALID, text, peer_text=text) from None
+        if hello.incarnation > config.highest_believed:
+            # Who believes it has no word for the starts that come after.
+            text = f"the incarnation {hello.incarnation} is a hundred years ahead of the clock"
+            raise Fault(RefusalCode.LIMIT, text, peer_text=text)
         if self._certified is not None and node.name not in self._certified:
             text = printable(f"'{node.name}' is not in the certificate of that peer")
             raise Fault(RefusalCode.NAME_MISMATCH, text, peer_text=text)
         if self._expected is not None and node.name != self._expected.name:
             text = printable(f"'{self._expected.name}' was dialled, '{node.name}' answers")
             raise Fault(RefusalCode.NAME_MISMATCH, text, peer_text=text)
-        return Peer(node, hello.incarnation, bool(hello.flags & wire.JOIN_FLAG), version)
+        return Peer(
+            node,
+            hello.incarnation,
+            bool(hello.flags & wire.JOIN_FLAG),
+            version,
+            hello.message_bytes_max,
+        )
 
     def _refuse_early_bytes(self) -> None:
         """A peer that sends out of turn cannot have read what it has to answer."""
@@ -489,7 +536,7 @@ class Handshake:
             raise Fault(RefusalCode.STATE, text, peer_text=text)
 
     def _refuse_own_name(self, peer: Peer) -> None:
-        """Only behind the proof: who could forge this could keep the node from ever redialling."""
+        """Only behind the proof: a forger of this could keep the node from ever dialling again."""
         if peer.node.name != self._config.own.name:
             return
         if peer.incarnation == self._config.incarnation:
@@ -511,6 +558,9 @@ class Handshake:
         if code is RefusalCode.VERSION:
             text = f"the peer refused: {self._version_text(*versions)}"
         if code is not RefusalCode.STALE_INCARNATION:
+            incarnation = 0
+        elif incarnation > self._config.highest_believed:
+            text = f"{text}; its incarnation {incarnation} is a hundred years ahead of the clock"
             incarnation = 0
         return Fault(code, text, by_peer=True, incarnation=incarnation)
 

@@ -17,15 +17,20 @@ __all__ = [
     "HELLO_HEAD",
     "Hello",
     "INITIATOR_LABEL",
+    "INITIATOR_STREAM_LABEL",
     "JOIN_FLAG",
     "KEY_BYTES",
     "KEY_FLAG",
+    "MAC_BYTES",
     "MAGIC",
     "NONCE_BYTES",
     "PROOF",
     "REFUSE",
     "RESPONDER_LABEL",
+    "RESPONDER_STREAM_LABEL",
+    "STREAM_FLAG",
     "TEXT_CHARACTERS_MAX",
+    "VERDICT_LABEL",
     "follow_up",
     "pack_hello",
     "pack_refuse",
@@ -33,6 +38,7 @@ __all__ = [
     "parse_refuse",
     "printable",
     "proof_of",
+    "stream_key_of",
 ]
 
 MAGIC = bytes.fromhex("8e5242424c0d0a1a")
@@ -40,17 +46,20 @@ MAGIC = bytes.fromhex("8e5242424c0d0a1a")
 HANDSHAKE_BYTES_MAX = 1_024
 NONCE_BYTES = 32
 KEY_BYTES = 32
+#: Of a PROOF, and behind a verdict, in key mode.
+MAC_BYTES = 32
 
 #: Bytes in front of the body of a HELLO, and of what follows it.
 HELLO_HEAD = len(MAGIC) + 2
 FOLLOW_UP_HEAD = 3
 #: The least is a HELLO of three empty texts.
-HELLO_BODY_MIN = 47
+HELLO_BODY_MIN = 55
 HELLO_BODY_MAX = 1_000
 FOLLOW_UP_BODY_MAX = 512
 
 KEY_FLAG = 1
 JOIN_FLAG = 2
+STREAM_FLAG = 4
 
 PROOF = 1
 ACCEPT = 2
@@ -58,11 +67,16 @@ REFUSE = 3
 
 INITIATOR_LABEL = b"rabble 1 initiator"
 RESPONDER_LABEL = b"rabble 1 responder"
+VERDICT_LABEL = b"rabble 1 verdict"
+INITIATOR_STREAM_LABEL = b"rabble 1 initiator's stream"
+RESPONDER_STREAM_LABEL = b"rabble 1 responder's stream"
 
 #: Characters that are kept of a peer's text, and sent of an own one.
 TEXT_CHARACTERS_MAX = 200
 
 HELLO_FIELDS = struct.Struct(">BBHQ32s")
+#: Behind the texts: bytes of the longest message that the node takes.
+HELLO_LIMITS = struct.Struct(">Q")
 REFUSE_FIELDS = struct.Struct(">BBBQB")
 
 
@@ -78,6 +92,7 @@ class Hello:
     cluster: bytes
     name: bytes
     addr: bytes
+    message_bytes_max: int
 
 
 def pack_hello(hello: Hello) -> bytes:
@@ -87,13 +102,14 @@ def pack_hello(hello: Hello) -> bytes:
     )
     for text in (hello.cluster, hello.name, hello.addr):
         body += bytes([len(text)]) + text
+    body += HELLO_LIMITS.pack(hello.message_bytes_max)
     return MAGIC + len(body).to_bytes(2, "big") + body
 
 
 def parse_hello(body: bytes) -> Hello:
     """Take a HELLO's body apart; bytes behind the known fields are ignored.
 
-    :raises ValueError: if a text is longer than what is left.
+    :raises ValueError: if a text is longer than what is left, or nothing is left for the limits.
     """
     if len(body) < HELLO_BODY_MIN:
         raise ValueError(f"a HELLO of {len(body)} bytes, the least is {HELLO_BODY_MIN}")
@@ -105,19 +121,24 @@ def parse_hello(body: bytes) -> Hello:
             raise ValueError(f"the {what} exceeds the HELLO")
         texts.append(body[at + 1 : end])
         at = end
-    return Hello(*HELLO_FIELDS.unpack_from(body), *texts)
+    if at + HELLO_LIMITS.size > len(body):
+        raise ValueError("the limits exceed the HELLO")
+    return Hello(*HELLO_FIELDS.unpack_from(body), *texts, *HELLO_LIMITS.unpack_from(body, at))
 
 
-def follow_up(what: int, body: bytes = b"") -> bytes:
-    """A whole PROOF, ACCEPT or REFUSE."""
-    return bytes([what]) + len(body).to_bytes(2, "big") + body
+def follow_up(what: int, body: bytes = b"", mac_bytes: int = 0) -> bytes:
+    """A whole PROOF, ACCEPT or REFUSE.
+
+    :param mac_bytes: of a MAC that is still to follow, and counts.
+    """
+    return bytes([what]) + (len(body) + mac_bytes).to_bytes(2, "big") + body
 
 
-def pack_refuse(refusal: Refusal, versions: tuple[int, int]) -> bytes:
+def pack_refuse(refusal: Refusal, versions: tuple[int, int], mac_bytes: int = 0) -> bytes:
     """A whole REFUSE, with the versions that the refuser speaks."""
     text = printable(refusal.text).encode("ascii")
     fields = REFUSE_FIELDS.pack(refusal.code, *versions, refusal.incarnation, len(text))
-    return follow_up(REFUSE, fields + text)
+    return follow_up(REFUSE, fields + text, mac_bytes)
 
 
 def parse_refuse(body: bytes) -> tuple[int, tuple[int, int], int, str]:
@@ -151,3 +172,11 @@ def proof_of(key: bytes | None, label: bytes, transcript: bytes) -> bytes:
     :param transcript: SHA-256 of all handshake bytes before the PROOF, in both directions.
     """
     return b"" if key is None else hmac.digest(key, label + transcript, "sha256")
+
+
+def stream_key_of(key: bytes, label: bytes, transcript: bytes) -> bytes:
+    """The key of the records that one side sends.
+
+    :param transcript: SHA-256 of both HELLOs and both PROOFs.
+    """
+    return hmac.digest(key, label + transcript, "sha256")

@@ -17,43 +17,57 @@ a name does the same: the last start seen, and whether it is in force.
 **What is forgotten.** An entry of a name that is no member, or of a replica without joins in force,
 has *ended*, and says only what was dropped. Such entries carry the logical time (Lamport, "Time,
 clocks and the ordering of events", 1978) of the drop, and of either kind only the `retired_max`
-latest are kept. This is what can go wrong: who heard nothing while `retired_max` other names left
-(or other replicas' joins were dropped) after some name did, may bring that name back, as if it had
-been joined anew, and `standing` calls its old incarnation unknown. Never is a member lost by this,
-and the nodes agree all the same. Likewise of more than `dots_per_member_max` concurrent joins of
-one name the lower ones are dropped: a removal that has not seen these wins against them.
+latest are kept. This is what can go wrong: a node that heard nothing while `retired_max` other
+names left (or other replicas' joins were dropped) after some name did, may bring that name back, as
+if it had been joined anew, and `standing` calls its old incarnation unknown. Never is a member lost
+by this, and the nodes agree all the same. Likewise of more than `dots_per_member_max` concurrent
+joins of one name the lower ones are dropped: a removal that has not seen these wins against them.
 Below these bounds merging is commutative, associative and idempotent, byte for byte.
 
 These three bounds belong to the protocol: nodes of one mesh should have the same ones.
+
+**What is claimed.** A member may say what it likes of others. Rows with numbers beyond belief (see
+`belief`) are left out of what is taken in, and so are passed on to nobody. Of the rest a node has
+the last word on itself: a dot of its own that it did not make it goes beyond, and a later start of
+its name, whoever made that up, by `rejoin`. Its removal anybody may ask for; it comes back by a
+join.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable
+import operator
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from rabble._core.codec import Codec
 from rabble._core.ids import NodeId
+from rabble.cluster.decide.belief import BELIEVED_WITHOUT_CLOCK
+from rabble.cluster.decide.membership_delta import Part
 from rabble.cluster.decide.membership_state import (
     COUNTER_MAX,
+    FRAME_HEAD_BYTES,
     INCARNATION_MAX,
+    ROW_BYTES_MAX,
     Dot,
     Join,
     MembershipError,
+    MembershipLimit,
     News,
     Replica,
     Rows,
     Start,
     State,
     Version,
+    believed,
+    bytes_of,
     checked_int,
     read_state,
 )
 from rabble.limits import Limits
 from rabble.registry import MessageRegistry
 
-__all__ = ["Changes", "Membership", "MembershipError"]
+__all__ = ["Changes", "Membership", "MembershipError", "MembershipLimit"]
 
 #: Of a state to be encoded. Its size is bounded by the limits of membership.
 ELEMENTS_MAX = 2**31 - 1
@@ -68,6 +82,8 @@ class Changes:
     removed: tuple[NodeId, ...]
     #: Whether the state is another one, which the peers have to get.
     state_changed: bool
+    #: How many rows were left out, as their numbers are beyond belief.
+    disbelieved: int = 0
 
 
 UNCHANGED = Changes((), (), False)
@@ -78,7 +94,8 @@ class Membership:
 
     :param own: this node.
     :param incarnation: of this start of it, 1 to 2**64 - 1; higher than that of any earlier one.
-    :param limits: the `membership_*` bounds are used.
+    :param limits: the `membership_*` bounds are used, and `frame_bytes_max`.
+    :param highest_believed: of the numbers of others, now; see `belief`.
     :raises MembershipError: if the incarnation is out of range.
 
     Neither thread-safe nor locked: one thread owns it. It never blocks and knows no clock. `add`,
@@ -86,13 +103,21 @@ class Membership:
     is O(1) until the next change.
     """
 
-    def __init__(self, own: NodeId, incarnation: int, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        own: NodeId,
+        incarnation: int,
+        limits: Limits | None = None,
+        highest_believed: Callable[[], int] = lambda: BELIEVED_WITHOUT_CLOCK,
+    ) -> None:
         self._limits = limits = limits or Limits()
+        self._highest_believed = highest_believed
         self.own = own
         self.incarnation = checked_int(incarnation, 1, INCARNATION_MAX, "an incarnation")
         self._members_max = limits.membership_members_max
         self._retired_max = limits.membership_retired_max
         self._dots_per_member_max = limits.membership_dots_per_member_max
+        self._bytes_max = limits.frame_bytes_max - FRAME_HEAD_BYTES
         self._codec = Codec(MessageRegistry(), elements_max=ELEMENTS_MAX)
         self._starts: dict[str, Start] = {}
         self._versions: dict[Replica, Version] = {}
@@ -100,14 +125,15 @@ class Membership:
         # Made from the above: joins by whom they are of, and who is a member thereby.
         self._joins_of: dict[str, set[Dot]] = {}
         self._members: dict[str, NodeId] = {}
-        # How many starts and joins this replica has announced. Its entries may be forgotten like
-        # those of others, yet no dot may be made twice.
+        # How many starts and joins this replica has announced, or others say that it has. Its
+        # entries may be forgotten like those of others, yet no dot may be made twice.
         self._starts_announced = 0
         self._joins_announced = 0
         # The highest logical time that was seen.
         self._time = 0
-        # All of it as a value, kept until the next change.
+        # All of it as a value, kept until the next change; and so are the members.
         self._known: State | None = None
+        self._nodes: tuple[NodeId, ...] | None = None
         self._announce_start()
 
     # What it knows.
@@ -120,6 +146,12 @@ class Membership:
         """
         return dict(sorted(self._members.items()))
 
+    def nodes(self) -> tuple[NodeId, ...]:
+        """The same as a tuple, which is the same object until something changes."""
+        if self._nodes is None:
+            self._nodes = tuple(self.members().values())
+        return self._nodes
+
     def __contains__(self, name: object) -> bool:
         """Whether a name is a member's."""
         return name in self._members
@@ -129,7 +161,7 @@ class Membership:
         return len(self._members)
 
     def standing(self, name: str, incarnation: int) -> str:
-        """What a node that calls itself so is here.
+        """How a node stands here that calls itself so.
 
         :returns: `"member"` if the name is a member's, whatever the incarnation (for an earlier one
             see `incarnation_of`). `"removed"` if it is not, but this incarnation or a higher one
@@ -187,6 +219,33 @@ class Membership:
             self._known = State(rows, self._codec)
         return self._known
 
+    def delta(self, parts: Iterable[Part]) -> State:
+        """These parts of the state, as a state to be merged; those that are forgotten are left out.
+
+        See `membership_delta`.
+        """
+        starts, versions, joins = [], [], []
+        for part in parts:
+            if isinstance(part, str):
+                if (start := self._starts.get(part)) is not None:
+                    starts.append(start)
+            elif (version := self._versions.get(part)) is not None:
+                versions.append(version)
+                # All of them, or one that is left out would count as dropped.
+                joins += [join for join in self._joins.values() if join[:2] == part]
+        rows = Rows(frozenset(starts), frozenset(versions), frozenset(joins))
+        return State(rows, self._codec)
+
+    def own_parts(self) -> tuple[Part, Part]:
+        """The parts that this start of the node makes itself."""
+        return self.own.name, (self.own.name, self.incarnation)
+
+    def row_of(self, part: Part) -> Start | Version | None:
+        """The row that is another one after each change of a part; `None` if it is not known."""
+        if isinstance(part, str):
+            return self._starts.get(part)
+        return self._versions.get(part)
+
     # What changes it.
 
     def add(self, node: NodeId) -> bool:
@@ -196,8 +255,9 @@ class Membership:
         state changes even if nothing else does.
 
         :returns: whether it was no member, or one of another address.
-        :raises MembershipError: if as many members are there as may be; if `node` has this node's
-            name and another address; or if this node was removed, for which there is `rejoin`.
+        :raises MembershipError: if as many members are there as may be, or as a frame holds; if
+            `node` has this node's name and another address; or if this node was removed, for which
+            there is `rejoin`.
         """
         if node.name == self.own.name:
             if node != self.own:
@@ -206,7 +266,7 @@ class Membership:
                 raise MembershipError(f"{node} is this node, which was removed: it has to rejoin")
             return False
         before = self._members.get(node.name)
-        self._check_room(node.name)
+        self._check_room(node)
         replica = (self.own.name, self.incarnation)
         dropped = self._drop_dots(node.name)
         self._joins_announced += 1
@@ -235,11 +295,12 @@ class Membership:
         """Be a member again, as a later start: after a removal, or if this start is superseded.
 
         :param incarnation: higher than this node's and than any that was seen of its name.
-        :raises MembershipError: if it is not, or if as many members are there as may be.
+        :raises MembershipError: if it is not, or if as many members are there as may be, or as a
+            frame holds.
         """
         lowest = max(self.incarnation, self.incarnation_of(self.own.name)) + 1
         checked_int(incarnation, lowest, INCARNATION_MAX, "the incarnation of a rejoin")
-        self._check_room(self.own.name)
+        self._check_room(self.own)
         self.incarnation = incarnation
         self._starts_announced = 0
         self._joins_announced = self._counter((self.own.name, incarnation))
@@ -250,11 +311,11 @@ class Membership:
 
         :param state: what the peer's `state()` returned, decoded; trusted in nothing. Or a `State`,
             which was checked before.
-        :raises MembershipError: if it is no state, if it claims dots of this start which it never
-            made, or if the members would be too many. Nothing of it was taken in then.
+        :raises MembershipError: if it is no state; `MembershipLimit` if the members would be too
+            many, or the state too long to be sent. Nothing of it was taken in then.
 
-        If others have another address of this node than its own, it announces its start again. It
-        never does so if it finds itself removed.
+        If others have another address of this node than its own, or a dot of it that it never made,
+        it announces its start again. It never does so if it finds a start of its own removed.
         """
         known = self.known()
         if not isinstance(state, State):
@@ -263,41 +324,31 @@ class Membership:
             state = read_state(state, known, self._limits)
         if state is known:
             return UNCHANGED
-        news = state.news_for(known)
-        self._check_own(news)
-        return self._merge(state, news)
+        claimed, news = state, state.news_for(known)
+        state = believed(claimed, news, self._highest_believed())
+        if state is claimed:
+            return self._merge(state, news)
+        changes = self._merge(state, state.news_for(known))
+        counts = (sum(map(len, each.rows)) for each in (claimed, state))
+        return dataclasses.replace(changes, disbelieved=operator.sub(*counts))
 
     # How it does that.
 
-    def _check_own(self, news: News) -> None:
-        """Refuse a state with starts or joins of this node that it never announced."""
-        start = news.received_starts.get(self.own.name)
-        version = news.received_versions.get((self.own.name, self.incarnation))
-        if start is not None and start.incarnation != self.incarnation:
-            start = None
-        if (start is not None and start.counter > self._starts_announced) or (
-            version is not None and version.counter > self._joins_announced
-        ):
-            raise MembershipError(
-                f"the state has more said by {self.own} than it has said. Do two nodes have its "
-                f"name and incarnation?"
-            )
-
     def _merge(self, state: State, news: News) -> Changes:
-        """Check the whole outcome first, so that a bound that is exceeded changes nothing."""
+        """Take in the whole of it, or nothing if a bound would be exceeded thereby."""
         _, _, lost, gained, touched, *_ = news
         if not (news.starts or news.versions or lost or gained):
             if news.is_all:
                 self._known = state
             return UNCHANGED
-        if len(self._members) + len(touched) > self._members_max:
-            self._check_size(news)
         before = {name: self._members.get(name) for name in touched}
         before.setdefault(self.own.name, self._members.get(self.own.name))
         # If what is new is forgotten at once, nothing has changed.
         entries_max = self._retired_max - max(len(news.starts), len(news.versions))
         is_crowded = max(len(self._starts), len(self._versions)) > entries_max
-        old = self._entries(copied=True) if is_crowded else None
+        may_exceed = self._may_exceed(news)
+        old = self._entries(copied=True) if is_crowded or may_exceed else None
+        numbers = self._time, self._starts_announced, self._joins_announced
 
         self._starts.update(news.starts)
         self._versions.update(news.versions)
@@ -315,8 +366,10 @@ class Membership:
         self._settle(touched, left, dropped)
         # Whatever is dropped or forgotten beyond what was received makes it less.
         is_less = tuple(map(len, self._entries())) != tuple(map(len, state.rows))
-        if not self._correct_address() and news.is_all and not is_less:
+        if not self._correct_own() and news.is_all and not is_less:
             self._known = state
+        if may_exceed and old is not None:
+            self._undo_if_exceeded(old, numbers)
         if old is not None and self._entries() == old:
             return UNCHANGED
         return changes_between(before, self._members)
@@ -326,29 +379,64 @@ class Membership:
         parts = (self._starts, self._versions, self._joins)
         return tuple(part.copy() for part in parts) if copied else parts
 
-    def _check_size(self, news: News) -> None:
-        """Refuse a merge after which there would be too many members."""
-        joins = {name: len(self._joins_of.get(name, ())) for name in news.touched}
-        for join in news.lost:
-            joins[join.member] -= 1
-        for join in news.gained.values():
-            joins[join.member] += 1
-        size = len(self._members)
-        for name, count in joins.items():
-            start = news.starts.get(name, self._starts.get(name))
-            is_member = count > 0 or (start is not None and start.addr is not None)
-            size += is_member - (name in self._members)
-        if size > self._members_max:
-            raise MembershipError(
-                f"after the merge there would be {size} members; "
+    def _may_exceed(self, news: News) -> bool:
+        """Whether a merge could exceed a bound: so far that is cheap to say."""
+        rows = sum(map(len, self._entries())) + len(news.starts) + len(news.versions)
+        return (
+            len(self._members) + len(news.touched) >= self._members_max
+            or (rows + len(news.gained)) * ROW_BYTES_MAX > self._bytes_max
+        )
+
+    def _undo_if_exceeded(
+        self, old: tuple[dict[Any, Any], ...], numbers: tuple[int, int, int]
+    ) -> None:
+        """Go back to what was before a merge after which there is more than there may be."""
+        problem = ""
+        if len(self._members) > self._members_max:
+            problem = (
+                f"after the merge there would be {len(self._members)} members; "
                 f"Limits.membership_members_max is {self._members_max}"
             )
+        else:
+            size = bytes_of(*(part.values() for part in self._entries()))
+            if size > self._bytes_max and size > bytes_of(*(part.values() for part in old)):
+                problem = (
+                    f"after the merge the state of {len(self._members)} members would take "
+                    f"{size} bytes, which do not fit into a frame that may be sent; "
+                    f"Limits.frame_bytes_max is {self._bytes_max + FRAME_HEAD_BYTES}"
+                )
+        if not problem:
+            return
+        self._starts, self._versions, self._joins = old
+        self._time, self._starts_announced, self._joins_announced = numbers
+        self._joins_of = {}
+        for dot, join in self._joins.items():
+            self._joins_of.setdefault(join.member, set()).add(dot)
+        self._members = {}
+        self._settle({*self._starts, *self._joins_of}, (), ())
+        raise MembershipLimit(problem)
 
-    def _check_room(self, name: str) -> None:
-        if name not in self._members and len(self._members) >= self._members_max:
-            raise MembershipError(
+    def _check_room(self, node: NodeId) -> None:
+        """Refuse one more member, if there are so many, or such long ones."""
+        if node.name not in self._members and len(self._members) >= self._members_max:
+            raise MembershipLimit(
                 f"there are {len(self._members)} members already; "
                 f"Limits.membership_members_max is {self._members_max}"
+            )
+        entries = self._entries()
+        if (sum(map(len, entries)) + 3) * ROW_BYTES_MAX <= self._bytes_max:
+            return
+        own = self.own.name
+        size = bytes_of(*(part.values() for part in entries)) + bytes_of(
+            [Start(node.name, 1, 1, 0, node.addr)],
+            [Version(own, 1, 1, 0)],
+            [Join(own, 1, 1, node.name, node.addr)],
+        )
+        if size > self._bytes_max:
+            raise MembershipLimit(
+                f"the state of {len(self._members)} members takes {size} bytes with one more, "
+                f"which do not fit into a frame that may be sent; "
+                f"Limits.frame_bytes_max is {self._bytes_max + FRAME_HEAD_BYTES}"
             )
 
     def _announce_start(self) -> None:
@@ -363,17 +451,29 @@ class Membership:
         )
         self._settle((name,), (), dropped)
 
-    def _correct_address(self) -> bool:
-        """Contradict a join that has this node at another address than it is at.
+    def _correct_own(self) -> bool:
+        """Go beyond dots of this start that it never made, and contradict a wrong address of it.
 
-        :returns: whether that was needed.
+        :returns: whether the start was announced again.
 
         The last start of a name is believed before any join, so this is done once a wrong join. An
         earlier start has no say: its word would be worth nothing.
         """
-        known = self._members.get(self.own.name)
-        if known is None or known == self.own or self.is_superseded:
-            return False
+        self._joins_announced = max(
+            self._joins_announced, self._counter((self.own.name, self.incarnation))
+        )
+        start = self._starts.get(self.own.name)
+        if (
+            start is not None
+            and start.incarnation == self.incarnation
+            and start.counter > self._starts_announced
+        ):
+            # Its removal, too: nobody can have removed what was never there.
+            self._starts_announced = start.counter
+        else:
+            known = self._members.get(self.own.name)
+            if known is None or known == self.own or self.is_superseded:
+                return False
         self._announce_start()
         return True
 
@@ -434,7 +534,7 @@ class Membership:
             self._forget_starts(left)
         if len(self._versions) > self._retired_max:
             self._forget_versions(dropped)
-        self._known = None
+        self._known = self._nodes = None
 
     def _winner(self, name: str) -> NodeId | None:
         """A name's member, which one of its dots says."""

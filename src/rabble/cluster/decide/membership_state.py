@@ -8,31 +8,43 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from rabble._core.codec import Codec
 from rabble._core.ids import NodeId
+from rabble.cluster.decide.belief import INCARNATION_MAX
 from rabble.limits import Limits
 
 __all__ = [
     "COUNTER_MAX",
     "Dot",
+    "FRAME_HEAD_BYTES",
     "INCARNATION_MAX",
     "Join",
     "MembershipError",
+    "MembershipLimit",
     "Replica",
+    "ROW_BYTES_MAX",
     "Rows",
     "Start",
     "State",
     "Version",
+    "believed",
+    "bytes_of",
     "checked_int",
     "read_state",
 ]
 
-INCARNATION_MAX = 2**64 - 1
 #: Counters and logical times.
 COUNTER_MAX = 2**63 - 1
+#: Bytes of the frame that carries a state besides its body: kind and flags.
+FRAME_HEAD_BYTES = 2
+#: Bytes of a state besides its rows: a map, three keys and three arrays, as msgpack.
+STATE_HEAD_BYTES = 1 + 3 * (2 + 5)
+NUMBER_BYTES_MAX = 9
+#: Bytes of the longest row: a join's two names, two numbers and address.
+ROW_BYTES_MAX = 1 + 3 * (2 + 255) + 2 * NUMBER_BYTES_MAX
 
 Replica = tuple[str, int]  # name, incarnation
 Dot = tuple[str, int, int]  # name, incarnation, counter
@@ -43,6 +55,10 @@ class MembershipError(ValueError):
 
     Says what is wrong; nothing was changed.
     """
+
+
+class MembershipLimit(MembershipError):
+    """A bound that is reached: of how many members there may be, or of what may be sent."""
 
 
 class Start(NamedTuple):
@@ -241,7 +257,7 @@ def read_state(state: object, known: State, limits: Limits) -> State:
         names = {start.name for start in starts if start.addr is not None}
         names.update(join.member for join in joins)
         if len(names) > members_max:
-            raise MembershipError(
+            raise MembershipLimit(
                 f"the state has {len(names)} members; "
                 f"Limits.membership_members_max is {members_max} here"
             )
@@ -251,6 +267,45 @@ def read_state(state: object, known: State, limits: Limits) -> State:
             if join.counter > counters.get(join[:2], 0):
                 raise MembershipError(f"a join by {shown(join.name)} is in force and was not seen")
     return State(rows, known.codec)
+
+
+def bytes_of(starts: Iterable[Start], versions: Iterable[Version], joins: Iterable[Join]) -> int:
+    """The most bytes that a state of these takes, whatever numbers they will have."""
+    size = STATE_HEAD_BYTES
+    for start in starts:
+        size += 1 + text_bytes(start.name) + 3 * NUMBER_BYTES_MAX
+        size += 1 if start.addr is None else text_bytes(start.addr)
+    for version in versions:
+        size += 1 + text_bytes(version.name) + 3 * NUMBER_BYTES_MAX
+    for join in joins:
+        size += 1 + text_bytes(join.name) + 2 * NUMBER_BYTES_MAX
+        size += text_bytes(join.member) + text_bytes(join.addr)
+    return size
+
+
+def text_bytes(text: str) -> int:
+    """What a text of at most 255 bytes takes."""
+    size = len(text) if text.isascii() else len(text.encode())
+    return size + 1 + (size >= 32)
+
+
+def believed(state: State, news: News, highest: int) -> State:
+    """What is believed of a state: the same one, if all of it is.
+
+    :param news: what it adds to what is known and believed already.
+    :param highest: see `belief`. A replica that has more joins than that has none.
+    """
+    starts = [row for row in news.received_starts.values() if max(row[1:4]) > highest]
+    versions = [row for row in news.received_versions.values() if max(row[1:4]) > highest]
+    if not (starts or versions):
+        return state
+    replicas = {row[:2] for row in versions}
+    rows = Rows(
+        state.rows.starts.difference(starts),
+        state.rows.versions.difference(versions),
+        frozenset(row for row in state.rows.joins if row[:2] not in replicas),
+    )
+    return State(rows, state.codec)
 
 
 Row = TypeVar("Row", Start, Version, Join)
@@ -276,7 +331,7 @@ def rows_of(
     if type(rows) is not list:
         raise MembershipError(f"{key!r} must be an array, not {shown(rows)}")
     if len(rows) > rows_max:
-        raise MembershipError(f"{key!r} has {len(rows)} entries; at most {rows_max} are allowed")
+        raise MembershipLimit(f"{key!r} has {len(rows)} entries; at most {rows_max} are allowed")
     if set(map(type, rows)) - {list}:
         raise MembershipError(f"{key!r} has an entry that is no array")
     try:

@@ -6,8 +6,10 @@ import dataclasses
 from typing import Literal
 
 from rabble._core.ids import NodeId
+from rabble.addresses import Address, is_numeric
 from rabble.cluster.decide.actions import ConnectionStatus
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
+from rabble.cluster.decide.token_bucket import TokenBucket
 
 __all__ = ["DialTarget", "Member", "PendingDial"]
 
@@ -24,6 +26,8 @@ class DialTarget:
     :param due: when to dial it, in monotonic seconds; `None` while there is no reason to.
     :param pending_dial: the dial that is on its way.
     :param refusal: why the last dial failed; `None` if the network, or nothing, was why.
+    :param resolved: what `addr` stands for; `None` if each dial is to look it up.
+    :param answered: somebody has proven to be at `addr`.
     """
 
     addr: str
@@ -34,6 +38,8 @@ class DialTarget:
     due: float | None = None
     pending_dial: PendingDial | None = None
     refusal: RefusalCode | None = None
+    resolved: Address | None = None
+    answered: bool = False
 
     @property
     def up(self) -> bool:
@@ -44,6 +50,21 @@ class DialTarget:
     def whom(self) -> NodeId | None:
         """Who is expected at the address."""
         return None
+
+    @property
+    def next_addr(self) -> str:
+        """Where it is dialled next."""
+        return self.addr
+
+    @property
+    def is_hearsay(self) -> bool:
+        """Whether only others say that it is where it is dialled next."""
+        return False
+
+    @property
+    def is_looked_up(self) -> bool:
+        """Whether a dial has to have its host looked up, which may take any time."""
+        return self.resolved is None and not is_numeric(self.next_addr)
 
     def status(self, now: float) -> ConnectionStatus:
         """How it stands, for people."""
@@ -62,6 +83,8 @@ class DialTarget:
 class PendingDial:
     """A dial on its way.
 
+    :param bucket: of which it has a token; see `DialRates`.
+    :param is_looked_up: as of the target.
     :param authenticating: who answered, and its incarnation, once it may have this node's PROOF.
         Until then nobody can take this dial for a connection, and it can be dropped.
     """
@@ -70,6 +93,8 @@ class PendingDial:
     target: DialTarget
     addr: str
     join: bool
+    bucket: TokenBucket | None = None
+    is_looked_up: bool = False
     authenticating: tuple[NodeId, int] | None = None
 
 
@@ -80,6 +105,8 @@ class Member(DialTarget):
     :param node: whom to dial.
     :param peer: who was connected last, with the highest incarnation that was ever connected.
     :param connection_id: the present connection.
+    :param holes: how many connections in turn fell silent though packets of the peer came.
+    :param held_until: until then there is to be no connection, as it would be of no use.
     """
 
     node: NodeId = dataclasses.field(kw_only=True)
@@ -87,6 +114,8 @@ class Member(DialTarget):
     incarnation: int = -1
     connection_id: int | None = None
     up_since: float = 0.0
+    holes: int = 0
+    held_until: float = 0.0
 
     @property
     def up(self) -> bool:
@@ -95,6 +124,15 @@ class Member(DialTarget):
     @property
     def whom(self) -> NodeId | None:
         return self.node
+
+    @property
+    def next_addr(self) -> str:
+        """Where others say that it is; and where it was, in turn, as what they say may be wrong."""
+        return self.peer.addr if self.peer is not None and self.attempts % 2 else self.addr
+
+    @property
+    def is_hearsay(self) -> bool:
+        return not (self.join or self.answered or self.next_addr != self.addr)
 
     def verdict(self, newcomer: NodeId, incarnation: int, silent: bool) -> Refusal | None:
         """A newcomer of this name against who is known: why it may not be connected.

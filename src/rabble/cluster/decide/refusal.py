@@ -1,15 +1,21 @@
-"""Why a node refuses or closes a connection, in the numbers of the wire."""
+"""Why a node refuses or closes a connection: what the codes of the wire mean."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
 
+from rabble._core.frame import REFUSAL_CODES
+
 __all__ = ["Refusal", "RefusalCode", "ended", "known_code"]
 
 
 class RefusalCode(enum.IntEnum):
-    """The codes of REFUSE and BYE; `meaning` is one line for people."""
+    """The codes of REFUSE and BYE; `meaning` is one line for people.
+
+    The core has their numbers, as it sends and receives them: a name that it does not know fails
+    here, when this module is imported.
+    """
 
     meaning: str
 
@@ -19,26 +25,36 @@ class RefusalCode(enum.IntEnum):
         member.meaning = meaning
         return member
 
-    VERSION = 1, "no common version of the protocol"
-    CLUSTER = 2, "another cluster id"
-    AUTH = 3, "no or a wrong proof, or the other mode"
-    NAME_INVALID = 4, "a name or address breaks the rules"
-    NAME_MISMATCH = 5, "the name is not in the certificate, or not the one that was dialled"
-    NAME_CONFLICT = 6, "a node of that name lives at another address"
-    SELF = 7, "the peer is this node"
-    STALE_INCARNATION = 8, "a later start of that node is known"
-    REMOVED = 9, "the node was removed from the cluster"
-    DUPLICATE = 10, "there is a connection already, which stays"
-    BUSY = 11, "too many handshakes"
-    STATE = 12, "what was said has no place here"
-    FRAME_TOO_LARGE = 13, "a frame is longer than allowed"
-    DECODE = 14, "a frame's body is malformed"
-    DECODE_LIMIT = 15, "a frame's body exceeds a bound"
-    PROTOCOL = 16, "an unknown kind, a reserved flag, or a length that cannot be"
-    SPOOF = 17, "a sender that is not of the peer"
-    TIMEOUT = 18, "silence"
-    LIMIT = 19, "another bound is reached"
-    SHUTDOWN = 20, "the node ends"
+    VERSION = REFUSAL_CODES["VERSION"], "no common version of the protocol"
+    CLUSTER = REFUSAL_CODES["CLUSTER"], "another cluster id"
+    AUTH = REFUSAL_CODES["AUTH"], "no or a wrong proof, or the other mode"
+    NAME_INVALID = REFUSAL_CODES["NAME_INVALID"], "a name or address breaks the rules"
+    NAME_MISMATCH = (
+        REFUSAL_CODES["NAME_MISMATCH"],
+        "the name is not in the certificate, or not the one that was dialled",
+    )
+    NAME_CONFLICT = REFUSAL_CODES["NAME_CONFLICT"], "a node of that name lives at another address"
+    SELF = REFUSAL_CODES["SELF"], "the peer is this node"
+    STALE_INCARNATION = REFUSAL_CODES["STALE_INCARNATION"], "a later start of that node is known"
+    REMOVED = REFUSAL_CODES["REMOVED"], "the node was removed from the cluster"
+    DUPLICATE = REFUSAL_CODES["DUPLICATE"], "there is a connection already, which stays"
+    BUSY = REFUSAL_CODES["BUSY"], "too many handshakes"
+    STATE = REFUSAL_CODES["STATE"], "what was said has no place here"
+    FRAME_TOO_LARGE = REFUSAL_CODES["FRAME_TOO_LARGE"], "a frame is longer than allowed"
+    DECODE = REFUSAL_CODES["DECODE"], "a frame's body is malformed"
+    DECODE_LIMIT = REFUSAL_CODES["DECODE_LIMIT"], "a frame's body exceeds a bound"
+    PROTOCOL = (
+        REFUSAL_CODES["PROTOCOL"],
+        "an unknown kind, a reserved flag, or a length that cannot be",
+    )
+    SPOOF = (
+        REFUSAL_CODES["SPOOF"],
+        "a sender that is not of the peer, or in whose name it may not send",
+    )
+    TIMEOUT = REFUSAL_CODES["TIMEOUT"], "silence"
+    LIMIT = REFUSAL_CODES["LIMIT"], "another bound is reached"
+    SHUTDOWN = REFUSAL_CODES["SHUTDOWN"], "the node ends"
+    INTEGRITY = REFUSAL_CODES["INTEGRITY"], "the stream is not what was sent"
 
 
 def known_code(number: int) -> RefusalCode | None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import socket
 import ssl
 from collections.abc import Callable
 
+from rabble.addresses import Address, is_loopback
 from rabble.cluster.decide.actions import Dial
-from rabble.cluster.decide.address import is_loopback
 from rabble.cluster.decide.handshake import Failed, Handshake, Role
 from rabble.cluster.decide.refusal import RefusalCode
-from rabble.cluster.io.handshake_runner import HandshakeOwner, HandshakeRunner
+from rabble.cluster.io.handshake_runner import HandshakeRunner, is_refused
 from rabble.cluster.io.handshake_socket import HandshakeSocket
-from rabble.cluster.io.resolver import Address, Resolver
+from rabble.cluster.io.resolver import Resolver
 from rabble.limits import Limits
 
 __all__ = ["Connector"]
@@ -29,7 +28,6 @@ class Connector:
 
     def __init__(
         self,
-        owner: HandshakeOwner,
         runner: HandshakeRunner,
         *,
         context: ssl.SSLContext | None,
@@ -38,7 +36,6 @@ class Connector:
         limits: Limits,
         clock: Callable[[], float],
     ) -> None:
-        self._owner = owner
         self._runner = runner
         self._context = context
         self._loopback_only = loopback_only
@@ -46,18 +43,62 @@ class Connector:
         self._handshake_s = limits.handshake_ms / 1000
         self._connect_s = limits.connect_ms / 1000
         self._clock = clock
-        #: Dials whose host is being looked up: they have no socket yet.
-        self._resolving: dict[int, Dial] = {}
+        #: The dials whose host is being looked up, and which have no socket yet, and the deadlines
+        #: of that.
+        self._resolving: dict[int, tuple[Dial, float]] = {}
 
-    def dial(self, dial: Dial) -> None:
-        """Begin a dial; the owner's `failed` or `established` follows, unless it is dropped."""
-        self._resolving[dial.connection_id] = dial
-        deadline = self._clock() + self._handshake_s
+    def dial(self, dial: Dial, answer: Callable[[list[Address] | OSError], None]) -> None:
+        """Begin a dial: find out what its address stands for.
 
-        def answer(found: list[Address] | OSError) -> None:
-            self._owner.post(functools.partial(self._resolved, dial, found, deadline))
+        :param answer: called with what `connect` is to be given, from any thread; at once if
+            nothing has to be looked up.
+        """
+        self._resolving[dial.connection_id] = (dial, self._clock() + self._handshake_s)
+        if dial.resolved is not None:
+            answer([dial.resolved])
+        else:
+            self._resolver.resolve(dial.addr, answer)
 
-        self._resolver.resolve(dial.addr, answer)
+    def connect(self, dial: Dial, found: list[Address] | OSError) -> Failed | None:
+        """Begin to connect to the first of the addresses that can be used.
+
+        :returns: why the dial failed; `None` if it goes on, or was dropped meanwhile.
+        """
+        resolving = self._resolving.pop(dial.connection_id, None)
+        if resolving is None:
+            return None
+        if isinstance(found, OSError):
+            return failed_by(str(found))
+        return self._try_next(dial, found, resolving[1], "it has no address")
+
+    def end_late(self, now: float) -> list[tuple[Dial, Failed]]:
+        """Forget the dials whose host took too long to look up; each with how it failed."""
+        late = [dial for dial, deadline in self._resolving.values() if now >= deadline]
+        for dial in late:
+            del self._resolving[dial.connection_id]
+        text = f"its host was not looked up within {self._handshake_s:g} s"
+        return [(dial, failed_by(text)) for dial in late]
+
+    def next_tick(self) -> float | None:
+        """When `end_late` has something to do."""
+        return min((deadline for _, deadline in self._resolving.values()), default=None)
+
+    def connect_next(self, before: HandshakeSocket, problem: str) -> Failed | None:
+        """Begin to connect to the next address in place of one that could not be reached.
+
+        :param problem: why that one could not be.
+        :returns: why the dial failed; `None` if it goes on.
+        """
+        assert before.dial is not None
+        return self._try_next(before.dial, [*before.other_addresses], before.deadline, problem)
+
+    def __contains__(self, connection_id: int) -> bool:
+        """Whether the host of that dial is being looked up."""
+        return connection_id in self._resolving
+
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Use another context for what is dialled from now on."""
+        self._context = context
 
     def drop(self, connection_id: int) -> bool:
         """Forget a dial whose host is being looked up. False if there is none."""
@@ -72,19 +113,11 @@ class Connector:
         self.drop_all()
         self._resolver.close()
 
-    def _resolved(self, dial: Dial, found: list[Address] | OSError, deadline: float) -> None:
-        if self._resolving.get(dial.connection_id) is not dial:
-            return
-        del self._resolving[dial.connection_id]
-        if isinstance(found, OSError):
-            self._fail(dial, str(found))
-        else:
-            self._try_next(dial, found, deadline, "it has no address")
-
     def _try_next(
         self, dial: Dial, addresses: list[Address], deadline: float, problem: str
-    ) -> None:
+    ) -> Failed | None:
         """Dial the next address there is; the dial has failed when there is none."""
+        nobody = False
         while addresses and self._clock() < deadline:
             family, where = addresses.pop(0)
             host = str(where[0])
@@ -94,11 +127,15 @@ class Connector:
             try:
                 connecting = self._connect(dial, family, where, addresses, deadline)
             except OSError as error:
-                problem = str(error)
+                problem, nobody = str(error), is_refused(error)
                 continue
-            self._runner.add_dialled(connecting)
-            return
-        self._fail(dial, problem)
+            try:
+                self._runner.add_dialled(connecting)
+            except BaseException:
+                connecting.close()
+                raise
+            return None
+        return failed_by(problem, nobody=nobody)
 
     def _connect(
         self,
@@ -108,32 +145,36 @@ class Connector:
         others: list[Address],
         deadline: float,
     ) -> HandshakeSocket:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setblocking(False)
-
         def make_handshake(certified: frozenset[str] | None) -> Handshake:
-            return self._runner.make_handshake(Role.INITIATOR, certified, dial.join, dial.node)
+            return self._runner.make_handshake(
+                Role.INITIATOR,
+                certified,
+                dial.join,
+                dial.node,
+                on_loopback=is_loopback(str(where[0])),
+            )
 
-        connecting = HandshakeSocket(
-            sock,
-            dial.connection_id,
-            initiated=True,
-            context=self._context,
-            make_handshake=make_handshake,
-            remote=dial.addr,
-            deadline=deadline,
-            connect_by=self._clock() + self._connect_s,
-            other_addresses=others,
-            try_next_address=functools.partial(self._try_next, dial, others, deadline),
-        )
+        sock = socket.socket(family, socket.SOCK_STREAM)
         try:
+            sock.setblocking(False)
+            connecting = HandshakeSocket(
+                sock,
+                dial.connection_id,
+                context=self._context,
+                make_handshake=make_handshake,
+                remote=dial.addr,
+                deadline=deadline,
+                connect_by=self._clock() + self._connect_s,
+                dial=dial,
+                other_addresses=others,
+            )
             connecting.connect(where)
-        except OSError:
+        except BaseException:
             sock.close()
             raise
         return connecting
 
-    def _fail(self, dial: Dial, problem: str) -> None:
-        """A dial came to nothing: the network, and no peer, was why."""
-        failed = Failed(RefusalCode.TIMEOUT, problem, False, silent=True)
-        self._owner.failed(dial.connection_id, failed, dial.addr, True)
+
+def failed_by(problem: str, *, nobody: bool = False) -> Failed:
+    """How a dial failed for which the network was the reason, and no peer."""
+    return Failed(RefusalCode.TIMEOUT, problem, False, silent=True, nobody=nobody)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import selectors
 import socket
 import ssl
 from collections.abc import Callable, Sequence
 
+from rabble.addresses import Address
+from rabble.cluster.decide.actions import Dial
 from rabble.cluster.decide.handshake import Action, Failed, Handshake
 from rabble.cluster.decide.refusal import RefusalCode
-from rabble.cluster.io.resolver import Address
 from rabble.cluster.io.tls import peer_names
 
 __all__ = ["HandshakeSocket"]
 
 RECV_BYTES = 4_096
-#: What the kernel says of a connect that goes on.
+#: Results of a connect that goes on.
 UNDER_WAY = {0, errno.EINPROGRESS, errno.EINTR, errno.EALREADY}
 
 
@@ -32,8 +34,8 @@ class HandshakeSocket:
     :param deadline: monotonic seconds by which all of it must be done.
     :param connect_by: the same for the connect alone, which a network that swallows packets
         would keep waiting; of no use to an accepted one.
+    :param dial: of which it is; `None` for an accepted one.
     :param other_addresses: of the same host, which may be tried if this one cannot be reached.
-    :param try_next_address: dials the next of these; it is called with why this one failed.
     """
 
     def __init__(
@@ -41,45 +43,43 @@ class HandshakeSocket:
         sock: socket.socket,
         connection_id: int,
         *,
-        initiated: bool,
         context: ssl.SSLContext | None,
         make_handshake: Callable[[frozenset[str] | None], Handshake],
         remote: str,
         deadline: float,
         connect_by: float | None = None,
+        dial: Dial | None = None,
         other_addresses: Sequence[Address] = (),
-        try_next_address: Callable[[str], None] | None = None,
     ) -> None:
         self.sock = sock
         self.connection_id = connection_id
-        self.initiated = initiated
         self.remote = remote
         self.deadline = deadline
-        self._connect_by = connect_by
-        self._other_addresses = other_addresses
-        self._try_next_address = try_next_address
+        self.dial = dial
+        self.other_addresses = other_addresses
         self.handshake: Handshake | None = None
-        #: Whether `ConnectionManager.authenticating` agreed to send PROOF.
-        self.may_authenticate = False
+        #: Whether an initiator's PROOF was written: the peer may take this for a connection.
+        self.is_authenticating = False
+        #: Whether the peer has said anything.
+        self.has_spoken = False
+        self._connect_by = connect_by
         self._make_handshake = make_handshake
         self._context = context
-        self._connecting = initiated
+        self._connecting = dial is not None
         self._in_tls_handshake = False
         self._outgoing = b""
         self._interest = 0
+        self._is_taken = False
 
     @property
-    def has_more_addresses(self) -> bool:
-        """Whether `try_next_address` has one to try."""
-        return bool(self._other_addresses)
+    def initiated(self) -> bool:
+        """Whether this node dialled."""
+        return self.dial is not None
 
-    def try_next_address(self, problem: str) -> None:
-        """Dial the next address in place of this one, which was closed.
-
-        :param problem: why this one failed; it is what the dial fails with if no other one does.
-        """
-        assert self._try_next_address is not None
-        self._try_next_address(problem)
+    @property
+    def remote_host(self) -> str:
+        """The other side without its port."""
+        return self.remote.rpartition(":")[0]
 
     # Sockets and selectors.
 
@@ -156,6 +156,7 @@ class HandshakeSocket:
                 break
             if not data:
                 raise EOFError("the peer closed the connection")
+            self.has_spoken = True
             actions += self.handshake.receive(data, now)
             if actions:
                 break
@@ -191,11 +192,29 @@ class HandshakeSocket:
             return []
         return [Failed(RefusalCode.TIMEOUT, "no connection in time", False, silent=True)]
 
+    def extend(self, now: float) -> None:
+        """Wait as long again, see `Handshake.extend`."""
+        assert self.handshake is not None
+        self.handshake.extend(now)
+        self.deadline = self.handshake.deadline
+
+    def has_hung_up(self) -> bool:
+        """Whether the peer has closed its side, behind whatever may still be unread."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLRDHUP)
+        return bool(poll.poll(0))
+
     @property
     def flushed(self) -> bool:
         """Whether all that was written is sent."""
         return not self._outgoing
 
+    def take(self) -> socket.socket:
+        """The socket of an established one, which is the caller's from now on."""
+        self._is_taken = True
+        return self.sock
+
     def close(self) -> None:
-        """Give it up."""
-        self.sock.close()
+        """Give it up, unless its socket was taken."""
+        if not self._is_taken:
+            self.sock.close()

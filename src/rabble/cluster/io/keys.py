@@ -1,7 +1,8 @@
 """The key that the nodes of a cluster share, and the file that holds it.
 
 A key file is text: the 32 bytes as 64 hexadecimal digits, and a newline. Text survives what people
-do with keys (paste it, keep it in a secret store, read it out), and raw bytes do not.
+do with keys (paste it, keep it in a secret store, read it out), and raw bytes do not. While the key
+is changed the file holds two, each on a line of its own.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from pathlib import Path
 from rabble.cluster.decide.handshake_wire import KEY_BYTES
 from rabble.errors import KeyFileError
 
-__all__ = ["new_key", "read_key", "read_private", "write_key", "write_private"]
+__all__ = ["new_key", "read_key", "read_keys", "read_private", "write_key", "write_private"]
 
+#: While it is changed.
+KEYS_MAX = 2
 #: More than a key file, or one of a private key in PEM, ever has.
 FILE_BYTES_MAX = 65_536
 
@@ -29,14 +32,32 @@ def new_key(token_bytes: Callable[[int], bytes]) -> bytes:
     return token_bytes(KEY_BYTES)
 
 
-def read_key(path: str | os.PathLike[str]) -> bytes:
+def read_keys(path: str | os.PathLike[str]) -> tuple[bytes, ...]:
     """Read a key file. For any thread.
 
-    :returns: the 32 bytes.
+    :returns: the 32 bytes of each key: the one that this node proves itself with, and perhaps
+        another one that it accepts.
     :raises KeyFileError: if it cannot be read, others than its owner may do anything with it, its
-        owner is neither this user nor root, or it is no key. The message never shows its content.
+        owner is neither this user nor root, or what it holds is no key. The message never shows its
+        content.
     """
-    text = read_private(path).strip()
+    keys = tuple(parsed(text, path) for text in read_private(path).split() or [b""])
+    if len(keys) > KEYS_MAX:
+        raise KeyFileError(
+            f"{path}: {len(keys)} keys; at most {KEYS_MAX}, while one takes the place of the other"
+        )
+    if len(set(keys)) < len(keys):
+        raise KeyFileError(f"{path}: the same key twice; leave one out, or write the new one first")
+    return keys
+
+
+def read_key(path: str | os.PathLike[str]) -> bytes:
+    """The key of a file that a node proves itself with; see `read_keys`."""
+    return read_keys(path)[0]
+
+
+def parsed(text: bytes, path: str | os.PathLike[str]) -> bytes:
+    """The key that a line of a key file holds."""
     try:
         key = bytes.fromhex(text.decode("ascii"))
     except ValueError:

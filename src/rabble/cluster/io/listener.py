@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import selectors
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from rabble.cluster.decide.address import is_loopback, split_address
+from rabble.addresses import is_loopback, split_address
 from rabble.cluster.decide.handshake import Failed, Handshake, Role
 from rabble.cluster.decide.refusal import RefusalCode
-from rabble.cluster.io.handshake_runner import HandshakeOwner, HandshakeRunner
+from rabble.cluster.io.handshake_runner import HandshakeRunner
 from rabble.cluster.io.handshake_socket import HandshakeSocket
 from rabble.limits import Limits
+from rabble.texts import described
 
 __all__ = ["Listener", "open_listeners"]
 
-BACKLOG = 512
+#: Connections that wait to be accepted; the kernel may allow fewer. One for which there is no room
+#: tries again after a second, then after two more, and so on.
+BACKLOG = 4_096
 #: Seconds without accepting after the process ran out of descriptors or memory.
 EXHAUSTED_PAUSE_S = 0.5
-#: What accept says of one connection, which says nothing about the next.
+#: Errors of accept that are about one connection, and say nothing about the next.
 GONE = {errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.ENETDOWN, errno.EHOSTUNREACH}
 ACCEPTED_PER_TURN = 64
 
@@ -31,27 +35,30 @@ class Listener:
 
     :param selector: of that thread; the data of each key is a `Ready`.
     :param socks: listen; owned from now on.
+    :param ready: what the keys of these lead to; it calls `accept`.
+    :param next_id: gives the connection that another node began its id.
     :param context: of TLS, or `None`.
     """
 
     def __init__(
         self,
-        owner: HandshakeOwner,
         runner: HandshakeRunner,
         selector: selectors.BaseSelector,
         socks: Sequence[socket.socket],
         *,
+        ready: Callable[[socket.socket, int], None],
+        next_id: Callable[[], int],
         context: ssl.SSLContext | None,
         limits: Limits,
         clock: Callable[[], float],
     ) -> None:
-        self._owner = owner
         self._runner = runner
         self._selector = selector
         self._socks = list(socks)
+        self._ready = ready
+        self._next_id = next_id
         self._context = context
         self._handshake_s = limits.handshake_ms / 1000
-        self._accepted_max = limits.handshakes_max
         self._clock = clock
         self._resume_at: float | None = None
         for sock in self._socks:
@@ -60,28 +67,52 @@ class Listener:
     def tick(self, now: float) -> None:
         """Accept again after a rest."""
         if self._resume_at is not None and now >= self._resume_at:
-            self._resume_at = None
+            # Once more after another rest, if one of them cannot be watched now.
+            self._resume_at = now + EXHAUSTED_PAUSE_S
             for sock in self._socks:
                 self._listen_to(sock)
+            self._resume_at = None
 
     def next_tick(self) -> float | None:
         """When `tick` has something to do."""
         return self._resume_at
 
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Use another context for what is accepted from now on."""
+        self._context = context
+
     def close(self) -> None:
         """Listen no longer. Handshakes that have begun go on."""
         while self._socks:
             sock = self._socks[-1]
-            if self._resume_at is None and sock.fileno() in self._selector.get_map():
-                self._selector.unregister(sock)
+            self._ignore(sock)
             sock.close()
             self._socks.pop()
         self._resume_at = None
 
-    def _listen_to(self, sock: socket.socket) -> None:
-        self._selector.register(sock, selectors.EVENT_READ, functools.partial(self._accept, sock))
+    def close_inherited(self) -> None:
+        """In a forked child: close its copies, whose selector is the parent's as well."""
+        for sock in self._socks:
+            sock.close()
 
-    def _accept(self, listening: socket.socket, events: int) -> None:
+    def _listen_to(self, sock: socket.socket) -> None:
+        if sock.fileno() not in self._selector.get_map():
+            ready = functools.partial(self._ready, sock)
+            self._selector.register(sock, selectors.EVENT_READ, ready)
+
+    def _ignore(self, sock: socket.socket) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            # It is not watched, or was closed by what failed before.
+            self._selector.unregister(sock)
+
+    def accept(self, listening: socket.socket) -> Iterator[HandshakeSocket | Failed]:
+        """Accept the connections that wait, some of them if they are many.
+
+        :returns: each of them, before the next is accepted; or why none can be for a while.
+        """
+        if self._resume_at is not None:
+            # Another one of the same look at the selector has found that there is no room.
+            return
         for _ in range(ACCEPTED_PER_TURN):
             try:
                 sock, where = listening.accept()
@@ -91,41 +122,38 @@ class Listener:
                 if error.errno in GONE:
                     continue
                 # Out of descriptors or memory: what waits in the backlog would wake us for ever.
-                self._rest(str(error))
+                self._rest()
+                yield Failed(RefusalCode.LIMIT, f"cannot accept: {error}", False, silent=True)
                 return
-            sock.setblocking(False)
-            self._make_room()
-            self._begin(sock, f"{where[0]}:{where[1]}")
+            try:
+                sock.setblocking(False)
+                accepted = self._accepted(sock, str(where[0]), f"{where[0]}:{where[1]}")
+            except BaseException as error:
+                sock.close()
+                text = f"cannot accept: {described(error)}"
+                yield Failed(RefusalCode.LIMIT, text, False, silent=True)
+                continue
+            yield accepted
 
-    def _make_room(self) -> None:
-        """Of too many handshakes the oldest gives way: an honest one takes milliseconds."""
-        accepted = self._runner.accepted()
-        if len(accepted) >= self._accepted_max:
-            failed = Failed(RefusalCode.BUSY, "too many handshakes", False, silent=True)
-            self._runner.end(accepted[0], failed)
-
-    def _begin(self, sock: socket.socket, remote: str) -> None:
+    def _accepted(self, sock: socket.socket, host: str, remote: str) -> HandshakeSocket:
         def make_handshake(certified: frozenset[str] | None) -> Handshake:
-            return self._runner.make_handshake(Role.RESPONDER, certified)
-
-        self._runner.add_accepted(
-            HandshakeSocket(
-                sock,
-                self._owner.next_connection_id(),
-                initiated=False,
-                context=self._context,
-                make_handshake=make_handshake,
-                remote=remote,
-                deadline=self._clock() + self._handshake_s,
+            return self._runner.make_handshake(
+                Role.RESPONDER, certified, on_loopback=is_loopback(host)
             )
+
+        return HandshakeSocket(
+            sock,
+            self._next_id(),
+            context=self._context,
+            make_handshake=make_handshake,
+            remote=remote,
+            deadline=self._clock() + self._handshake_s,
         )
 
-    def _rest(self, problem: str) -> None:
+    def _rest(self) -> None:
         self._resume_at = self._clock() + EXHAUSTED_PAUSE_S
         for sock in self._socks:
-            self._selector.unregister(sock)
-        failed = Failed(RefusalCode.LIMIT, f"cannot accept: {problem}", False, silent=True)
-        self._owner.failed(0, failed, "anybody", False)
+            self._ignore(sock)
 
 
 def open_listeners(

@@ -9,16 +9,21 @@ issued it. Host names are not checked: nodes move between hosts, and the name is
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import os
 import ssl
+import stat
 import urllib.parse
 
 from rabble.cluster.io.keys import read_private
 from rabble.errors import KeyFileError
 
-__all__ = ["TlsConfig", "peer_names", "uri_of"]
+__all__ = ["TlsConfig", "TlsContexts", "certificate_end", "peer_names", "uri_of"]
 
 SCHEME = "rabble://"
+PEM_BEGIN, PEM_END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+#: More than a file of certificates ever has.
+PEM_BYTES_MAX = 4 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,11 +69,7 @@ class TlsConfig:
         read_private(self.key)
         # An error of ssl does not name the file.
         for path in (self.cert, self.ca):
-            try:
-                with open(path, "rb"):
-                    pass
-            except OSError as error:
-                raise KeyFileError(f"{path}: {error.strerror}") from error
+            read_file(path)
         try:
             # Without a password OpenSSL would ask for one at the terminal, and wait.
             context.load_cert_chain(self.cert, self.key, password=b"")
@@ -84,6 +85,120 @@ class TlsConfig:
         return context
 
 
+class TlsContexts:
+    """The contexts of a node, and those that take their place when its files change.
+
+    :param config: where the files are.
+    :raises KeyFileError: says which file cannot be used, and why.
+
+    For one thread.
+    """
+
+    def __init__(self, config: TlsConfig) -> None:
+        self._config = config
+        self._seen = self._look()
+        self._load()
+
+    def renew(self) -> bool:
+        """Read the files again if they have changed.
+
+        :returns: whether the contexts are new ones.
+        :raises KeyFileError: if the files cannot be used; the contexts stay as they are, and the
+            same files are not tried again.
+        """
+        seen = self._look()
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        self._load()
+        return True
+
+    def _load(self) -> None:
+        client, server = self._config.client_context(), self._config.server_context()
+        ends_at = certificate_end(self._config.cert)
+        if self._look() != self._seen:
+            # They are being changed: what was read may not belong together.
+            self._seen = ()
+        self.client, self.server = client, server
+        #: When the node's certificate ends, in seconds since 1970.
+        self.ends_at = ends_at
+
+    def _look(self) -> tuple[object, ...]:
+        """What is another one after each change of a file, also of what a link leads to."""
+        config = self._config
+        return tuple(map(version_of, (config.cert, config.key, config.ca)))
+
+
+def version_of(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """What tells a file from the one that was there before; empty if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Read a file of certificates.
+
+    :raises KeyFileError: if it cannot be read, or is no file. One that would keep the reader
+        waiting, as a named pipe does, is none.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise KeyFileError(f"{path}: is not a regular file")
+            return os.read(file, PEM_BYTES_MAX)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise KeyFileError(f"{path}: {error.strerror}") from error
+
+
+def certificate_end(path: str | os.PathLike[str]) -> float:
+    """When the first certificate of a file in PEM is no longer valid, in seconds since 1970.
+
+    :raises KeyFileError: if there is none, or it has no such time.
+    """
+    text = read_file(path).decode("ascii", "replace")
+    begin, end = text.find(PEM_BEGIN), text.find(PEM_END)
+    try:
+        der = ssl.PEM_cert_to_DER_cert(text[begin : end + len(PEM_END)])
+        return end_of_validity(der)
+    except (ValueError, IndexError) as error:
+        raise KeyFileError(f"{path}: no certificate in PEM: {error}") from error
+
+
+def end_of_validity(der: bytes) -> float:
+    """The field notAfter of a certificate (RFC 5280, section 4.1): `ssl` tells it of peers only."""
+    _, certificate, _ = element(der)
+    _, signed, _ = element(certificate)
+    kind, value, rest = element(signed)
+    if kind == 0xA0:  # the version, which need not be there
+        kind, value, rest = element(rest)
+    for _ in range(3):  # past the number, the algorithm and the issuer
+        kind, value, rest = element(rest)
+    _, _, not_before_and_after = element(value)
+    kind, value, _ = element(not_before_and_after)
+    text = value.decode("ascii")
+    if kind == 0x17:  # UTCTime: two digits of the year
+        text = ("19" if text[:2] >= "50" else "20") + text
+    end = datetime.datetime.strptime(text, "%Y%m%d%H%M%SZ")
+    return end.replace(tzinfo=datetime.UTC).timestamp()
+
+
+def element(der: bytes) -> tuple[int, bytes, bytes]:
+    """The first element of some DER: its tag, what it holds, and what follows it."""
+    size, head = der[1], 2
+    if size & 0x80:
+        head += size & 0x7F
+        size = int.from_bytes(der[2:head], "big")
+    if len(der) < head + size:
+        raise ValueError("it ends too early")
+    return der[0], der[head : head + size], der[head + size :]
+
+
 def uri_of(name: str) -> str:
     """The entry that a node of that name has in its certificate."""
     return SCHEME + urllib.parse.quote(name, safe="")
@@ -94,7 +209,11 @@ def peer_names(connection: ssl.SSLObject | ssl.SSLSocket) -> frozenset[str]:
 
     :param connection: whose TLS handshake is done, of one of the contexts above.
     """
-    certificate = connection.getpeercert() or {}
+    try:
+        certificate = connection.getpeercert() or {}
+    except ValueError:
+        # `ssl` reads all URIs of a certificate as UTF-8; the authority may have signed others.
+        return frozenset()
     names = set()
     for entry in certificate.get("subjectAltName", ()):
         kind, value = entry[0], entry[1]

@@ -14,9 +14,11 @@ import dataclasses
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 
 from rabble._core.inbox import Inbox
+from rabble.cluster.failures import RETRY_S, Failures
 from rabble.cluster.io.tls_proxy_pump import FAREWELL_S, Counts, Pump, Stream
 from rabble.steps import take_steps
 
@@ -50,12 +52,13 @@ class TlsProxy:
         the kernel does; also how much it carries before the next connection has its turn.
     :param clock: monotonic seconds.
     :param failed: called with what ends the thread, in the thread.
+    :param failures: is told of what ends a single connection.
 
-    The poll loop closes its end when it is done with a peer, or gives up on it. What it wrote
-    before that is sent to the peer first, but not for longer than 5 s; then the connection ends
-    with close_notify. What ends the connection from outside closes the plain end: after all that
-    was received if the peer said close_notify, at once if the connection failed. To the poll loop
-    both are end of file or ECONNRESET, and both mean that the peer is gone.
+    The poll loop closes its end when it is done with a peer, or gives up on it. The bytes that it
+    wrote before are sent to the peer first, but not for longer than 5 s; then the connection ends
+    with close_notify. An end from outside closes the plain end: behind all that was received if the
+    peer said close_notify, at once if the connection failed. To the poll loop both are end of file
+    or ECONNRESET, and both mean that the peer is gone.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class TlsProxy:
         buffer_bytes_max: int,
         clock: Callable[[], float],
         failed: Callable[[BaseException], None],
+        failures: Failures,
     ) -> None:
         if buffer_bytes_max < 1:
             raise ValueError(f"TlsProxy: buffer_bytes_max must be positive, not {buffer_bytes_max}")
@@ -78,7 +82,10 @@ class TlsProxy:
         self._adopted = 0
         self._stopping = False
         self._failed = failed
+        self._failures = failures
         self._pump: Pump | None = None
+        # One that may run; `thread` is the one that can be joined.
+        self._has_thread = False
         self.thread: threading.Thread | None = None
 
     def adopt(self, stream: ssl.SSLSocket) -> int:
@@ -87,7 +94,8 @@ class TlsProxy:
         :param stream: whose TLS handshake is done, and which nobody else uses from now on.
         :returns: the descriptor of the plain end, a non-blocking stream that the caller closes.
         :raises RuntimeError: if the proxy was stopped.
-        :raises OSError: if there are no descriptors left. After either the stream is the caller's.
+        :raises OSError: if there are no descriptors left. After any error, one that there are no
+            threads left too, the stream is the caller's.
         """
         near, far = socket.socketpair()
         try:
@@ -97,15 +105,17 @@ class TlsProxy:
             with self._lock:
                 if self._stopping:
                     raise RuntimeError(f"{self._name}: a proxy that was stopped adopts nothing")
-                if self.thread is None:
-                    thread = threading.Thread(
-                        target=take_steps,
-                        args=(self._fail, self._carry, self._refuse, self._close_pump),
-                        name=self._name,
-                        daemon=False,
+                if self._pump is None:
+                    # Here, where it ends one connection and no thread if there is no descriptor.
+                    self._pump = Pump(
+                        self._wake_up,
+                        self._buffer_bytes_max,
+                        self._clock,
+                        self._counts,
+                        self._failures,
                     )
-                    thread.start()
-                    self.thread = thread
+                if not self._has_thread:
+                    self._start_thread()
                 self._new_streams.append(Stream(near, stream))
                 self._adopted += 1
         except BaseException:
@@ -114,6 +124,22 @@ class TlsProxy:
             raise
         self._wake_up.signal()
         return far.detach()
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(
+            target=take_steps,
+            args=(self._fail, self._carry, self._refuse, self._close_pump),
+            name=self._name,
+            daemon=False,
+        )
+        self._has_thread = True
+        try:
+            thread.start()
+        except RuntimeError:
+            # There are no more threads.
+            self._has_thread = False
+            raise
+        self.thread = thread
 
     def stop(self) -> None:
         """End the thread and close every connection. For any thread but the proxy's; idempotent.
@@ -126,10 +152,20 @@ class TlsProxy:
             self._stopping = True
             thread = self.thread
         self._wake_up.signal()
+        if not self._has_thread:
+            # There was none for the pump that was made.
+            self._close_pump()
         if thread is not None:
             thread.join(FAREWELL_S + STOP_SLACK_S)
             if thread.is_alive():
                 raise TimeoutError(f"{self._name} has not ended")
+
+    def close_inherited(self) -> None:
+        """In a forked child: close its copies of the sockets, without a word to any peer."""
+        for stream in list(self._new_streams):
+            stream.close()
+        if self._pump is not None:
+            self._pump.close_inherited()
 
     def status(self) -> TlsProxyStatus:
         """What it did so far. For any thread."""
@@ -145,10 +181,18 @@ class TlsProxy:
     def _carry(self) -> None:
         if self._stopping:
             return
-        self._pump = pump = Pump(self._wake_up, self._buffer_bytes_max, self._clock, self._counts)
+        pump = self._pump
+        assert pump is not None
         while not self._stopping:
-            pump.turn()
-            self._hand_over(pump)
+            try:
+                pump.turn()
+                self._hand_over(pump)
+            except BaseException as error:
+                self._failures.again(self._name, error)
+                pump.look_at_all()
+                time.sleep(RETRY_S)
+            else:
+                self._failures.passed(self._name)
         self._hand_over(pump)
         pump.finish(self._clock() + FAREWELL_S)
 
@@ -157,7 +201,7 @@ class TlsProxy:
         self._failed(error)
 
     def _refuse(self) -> None:
-        """Take no more; what came too late is cut."""
+        """Take no more; streams that came too late are cut."""
         self._stopping = True
         while self._new_streams:
             self._new_streams[0].close()

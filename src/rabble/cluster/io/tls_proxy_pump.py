@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable
 
 from rabble._core.inbox import Inbox
+from rabble.cluster.failures import Failures
 
 __all__ = ["Counts", "FAREWELL_S", "Pump", "Stream"]
 
@@ -41,7 +42,7 @@ class Stage(enum.Enum):
     OPEN = enum.auto()
     #: All is sent, and close_notify is about to be.
     PARTING = enum.auto()
-    #: Nothing is sent any more. What still comes is dropped, what came before is delivered.
+    #: Nothing is sent any more. Later bytes of the peer are dropped, earlier ones delivered.
     LINGERING = enum.auto()
 
 
@@ -106,11 +107,17 @@ class Pump:
     """
 
     def __init__(
-        self, wake_up: Inbox, buffer_bytes: int, clock: Callable[[], float], counts: Counts
+        self,
+        wake_up: Inbox,
+        buffer_bytes: int,
+        clock: Callable[[], float],
+        counts: Counts,
+        failures: Failures,
     ) -> None:
         self._wake_up = wake_up
         self._clock = clock
         self._counts = counts
+        self._failures = failures
         self._buffer = memoryview(bytearray(buffer_bytes))
         self._streams: dict[Stream, None] = {}
         self._by_fd: dict[int, Stream] = {}
@@ -132,13 +139,22 @@ class Pump:
         self._ends.clear()
         self._epoll.close()
 
+    def close_inherited(self) -> None:
+        """In a forked child: close its copies."""
+        for stream in list(self._streams):
+            stream.close()
+        self._epoll.close()
+
     def add(self, stream: Stream) -> None:
         """Begin to carry the bytes of a stream, which is the pump's from now on."""
-        self._streams[stream] = None
-        self._counts.streams = len(self._streams)
-        self._by_fd[stream.plain.fileno()] = stream
-        self._by_fd[stream.tls.fileno()] = stream
-        self._settle(stream)
+        try:
+            self._streams[stream] = None
+            self._counts.streams = len(self._streams)
+            self._by_fd[stream.plain.fileno()] = stream
+            self._by_fd[stream.tls.fileno()] = stream
+            self._settle(stream)
+        except BaseException as error:
+            self._cut(stream, error)
 
     def turn(self, until: float | None = None) -> None:
         """Wait until something can be done, then do it once for each stream that it is for."""
@@ -157,11 +173,18 @@ class Pump:
                     stream.tls_events = mask
                 ready[stream] = None
         for stream in ready:
-            self._serve(stream)
+            try:
+                self._serve(stream)
+            except BaseException as error:
+                self._cut(stream, error)
         if self._ends:
             now = self._clock()
             for stream in [stream for stream, end in self._ends.items() if end <= now]:
-                self._close(stream)
+                self._end(stream)
+
+    def look_at_all(self) -> None:
+        """Do in the next turn what can be done for any stream: a turn was left in the middle."""
+        self._ready.update(self._streams)
 
     def finish(self, until: float) -> None:
         """Cut what nobody closed, and let the others end until then."""
@@ -169,7 +192,7 @@ class Pump:
         self.turn(self._clock())
         for stream in list(self._streams):
             if not (stream.plain_ended or stream.hung_up):
-                self._close(stream)
+                self._end(stream)
         while self._streams and self._clock() < until:
             self.turn(until)
 
@@ -197,7 +220,7 @@ class Pump:
                 self._carry_down(stream, plain, tls)
                 self._carry_up(stream, plain, tls)
         except OSError:
-            # Of the TLS side: those of the plain one are its end.
+            # The error is the TLS side's; an error of the plain side ends the stream elsewhere.
             self._tls_failed(stream)
         self._settle(stream)
 
@@ -372,6 +395,24 @@ class Pump:
             self._epoll.unregister(side.fileno())
         else:
             self._epoll.modify(side.fileno(), mask)
+
+    def _end(self, stream: Stream) -> None:
+        try:
+            self._close(stream)
+        except BaseException as error:
+            self._cut(stream, error)
+
+    def _cut(self, stream: Stream, error: BaseException) -> None:
+        """Close a stream for what was raised, whatever state that has left it in."""
+        self._failures.note("a TLS connection", error)
+        # A descriptor that is closed leaves the epoll set by itself.
+        stream.close()
+        for fd in [fd for fd, each in self._by_fd.items() if each is stream]:
+            del self._by_fd[fd]
+        self._ready.pop(stream, None)
+        self._ends.pop(stream, None)
+        self._streams.pop(stream, None)
+        self._counts.streams = len(self._streams)
 
     def _close_tls(self, stream: Stream) -> None:
         if not stream.tls_closed:

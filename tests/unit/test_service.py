@@ -25,7 +25,8 @@ from rabble import (
     ServiceHandler,
     ShutdownTimeout,
 )
-from tests.support import PATIENCE_S, Does, Echo
+from rabble.services.service import ServiceNode
+from tests.support import PATIENCE_S, Does, Echo, until
 
 
 class Upper(ServiceHandler):
@@ -252,21 +253,75 @@ def test_the_end_waits_for_answers_of_services_but_not_for_ever() -> None:
     assert dead["node_shutdown"] + dead["no_process"] == 2
 
 
-def test_a_call_to_a_crashing_service_ends_at_once() -> None:
-    with rabble.rouse() as node:
-        service = node.register_service(Upper(), "upper")
-        with pytest.raises(ProcessCrashed):
-            node.call(service.pid, "boom", PATIENCE_S)
+@pytest.mark.parametrize("on_crash", ["stop", "restart"])
+def test_a_call_to_a_crashing_service_ends_at_once_and_says_why(
+    on_crash: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with rabble.rouse("node@127.0.0.1:0") as node:
+        service = node.register_service(Upper, "upper", on_crash=on_crash)
+        for number in range(1, 2 if on_crash == "stop" else 4):
+            with pytest.raises(ProcessCrashed) as caught:
+                node.call(service.pid, "boom", PATIENCE_S)
+            assert caught.value.detail == "RuntimeError: as asked"
+            assert (caught.value.crash, caught.value.pid) == (number, service.pid)
+            assert str(caught.value) == (
+                f"{service.pid} crashed: RuntimeError: as asked "
+                f"(crash {number} in the log of {node.node_id})"
+            )
+        until(lambda: f"{service.pid} crashed (crash {number})" in caplog.text)
+        assert node.executor_status().crashes == number
 
 
-def test_what_a_closed_mailbox_held_is_dead_letters() -> None:
+def test_a_call_that_a_service_holds_when_it_crashes_says_why() -> None:
+    class Holds(Upper):
+        def handle_envelope(self, envelope: Envelope, service: Service) -> Any:
+            return None if envelope.msg == "hold" else super().handle_envelope(envelope, service)
+
+    with rabble.rouse() as node, node.mailbox() as box:
+        service = node.register_service(Holds(), "holds")
+
+        def crash() -> None:
+            box.send(service.pid, "boom")
+
+        timer = threading.Timer(0.05, crash)
+        timer.start()
+        with pytest.raises(ProcessCrashed, match="RuntimeError: as asked") as caught:
+            node.call(service.pid, "hold", PATIENCE_S)
+        assert caught.value.crash == 1
+        timer.join()
+
+
+def test_a_call_to_a_service_that_does_not_begin_says_why() -> None:
+    class Fails(ServiceHandler):
+        def init(self, service: Service) -> None:
+            may_fail.wait(PATIENCE_S)
+            raise RuntimeError("as asked")
+
+    may_fail = threading.Event()
     with rabble.rouse() as node:
-        with node.mailbox() as box:
-            echo = node.spawn(Echo(), "echo")
-            box.send(echo, "unread")
-            assert node.call(echo, "later") == "later"
-        assert node.call(echo, "again") == "again"
-        assert node.executor_status().dead_letters == {"no_process": 1}
+        service = node.register_service(Fails(), "fails")
+        timer = threading.Timer(0.05, may_fail.set)
+        timer.start()
+        with pytest.raises(ProcessCrashed, match="RuntimeError: as asked"):
+            node.call(service.pid, "hello", PATIENCE_S)
+        timer.join()
+
+
+def test_a_service_that_gets_no_thread_leaves_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with rabble.rouse() as node, node.mailbox() as box:
+        box.send(node.pid("executor", "rabble"), Monitor(node.pid("service")))
+        assert box.receive(PATIENCE_S).msg.reason.kind == "no_process"
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                node.register_service(ServiceHandler(), "service")
+        # The name is given back in the turn of this thread's envelopes.
+        box.send(node.spawn(Echo(), "echo"), "wait")
+        box.receive(PATIENCE_S)
+        node.register_service(ServiceHandler(), "service")
 
 
 @pytest.mark.parametrize(
@@ -302,3 +357,12 @@ def test_the_base_handler_says_what_is_missing() -> None:
             assert "does not define handle_envelope" in box.receive(PATIENCE_S).msg.reason.detail
         with pytest.raises(TypeError, match="does not define handle_notification"):
             ServiceHandler().handle_notification(None, 0, service)  # type: ignore[arg-type]
+
+
+def test_the_node_of_a_service_is_all_that_a_node_is() -> None:
+    of_node = {name for name in vars(Node) if not name.startswith("_")}
+    of_service = {name for name in vars(ServiceNode) if not name.startswith("_")}
+    attributes = set(ServiceNode.__annotations__)
+    assert of_node <= of_service | attributes
+    # These are set by `Node`'s constructor.
+    assert attributes == {"node_id", "limits", "spawn", "send", "monotonic"}

@@ -1,0 +1,13 @@
+from typing import final
+
+__all__ = ["RECORD_LIMITS", "Records"]
+
+RECORD_LIMITS: dict[str, int]
+
+@final
+class Records:
+    def __new__(cls, key: bytes) -> Records: ...
+    @property
+    def count(self) -> int: ...
+    def seal(self, *pieces: bytes) -> bytes: ...
+    def verify(self, data: bytes) -> int: ...

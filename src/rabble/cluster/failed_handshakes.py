@@ -1,0 +1,91 @@
+"""What becomes of handshakes that fail: how each is counted, and what the log says of it."""
+
+from __future__ import annotations
+
+import logging
+
+from rabble.cluster.decide.connection_manager import ConnectionManager
+from rabble.cluster.decide.handshake import Failed
+from rabble.cluster.decide.refusal import RefusalCode
+from rabble.cluster.io.handshake_socket import HandshakeSocket
+from rabble.cluster.runtime import ClusterRuntime
+from rabble.cluster.status import StatusBoard
+
+__all__ = ["CLOSED", "REFUSED", "TOO_MANY", "FailedHandshakes"]
+
+#: What counts whoever connects and closes without having said who it is: a probe, or a dial that
+#: gave way to another connection.
+CLOSED = "CLOSED"
+#: What counts a dial of an address where nobody listens.
+REFUSED = "REFUSED"
+#: How one ends that gives way to a later one.
+TOO_MANY = Failed(RefusalCode.BUSY, "too many handshakes", False, silent=True)
+#: Addresses where nobody listens of which is remembered that it was said.
+REFUSED_MAX = 1_024
+
+
+class FailedHandshakes:
+    """Counts them, and reports them. For the cluster server's thread.
+
+    :param name: of the node, for the log.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connection_manager: ConnectionManager,
+        status_board: StatusBoard,
+        runtime: ClusterRuntime,
+    ) -> None:
+        self._name = name
+        self._connection_manager = connection_manager
+        self._status_board = status_board
+        self._runtime = runtime
+        self._refused: dict[str, None] = {}
+
+    def count(
+        self,
+        connection_id: int,
+        failed: Failed,
+        remote: str,
+        initiated: bool,
+        handshake_socket: HandshakeSocket | None = None,
+    ) -> None:
+        """A handshake, or a dial, has come to nothing.
+
+        :param handshake_socket: of which it was; `None` if it did not come to have one.
+        """
+        counted_as = self._counted_as(failed, initiated, handshake_socket)
+        self._status_board.count_refusal(counted_as)
+        whose = "dialling" if initiated else "a connection from"
+        usual = failed.is_usual
+        if counted_as == REFUSED and self._connection_manager.is_new(connection_id):
+            # A mistyped port, most likely. Said once.
+            usual = remote in self._refused
+            if len(self._refused) >= REFUSED_MAX:
+                del self._refused[next(iter(self._refused))]
+            self._refused[remote] = None
+        self._runtime.report(
+            logging.DEBUG if usual else logging.WARNING,
+            lambda: f"{self._name}: {whose} {remote}: {counted_as}: {failed.text}",
+        )
+
+    def succeeded(self, remote: str) -> None:
+        """Somebody answers at an address."""
+        self._refused.pop(remote, None)
+
+    def _counted_as(
+        self, failed: Failed, initiated: bool, handshake_socket: HandshakeSocket | None
+    ) -> str:
+        """The key of `ClusterStatus.refusals`."""
+        if initiated:
+            return REFUSED if failed.nobody else failed.code.name
+        if failed.hung_up and handshake_socket is not None:
+            handshake = handshake_socket.handshake
+            claimed = None if handshake is None else handshake.claimed
+            if claimed is None:
+                return CLOSED
+            if self._connection_manager.is_tied(claimed.name):
+                # It dropped its dial, as it has or will have another connection to here.
+                return RefusalCode.DUPLICATE.name
+        return failed.code.name

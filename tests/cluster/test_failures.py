@@ -1,0 +1,254 @@
+"""What is raised in the control plane ends one thing, and is told; everything else goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from rabble import NodeId
+from rabble.cluster.decide.actions import RaiseIncarnation
+from rabble.cluster.decide.membership import MembershipError
+from rabble.cluster.failures import IN_A_ROW_MAX, RETRY_S, Failures
+from tests.cluster.noted import Noted
+from tests.cluster.plane import Plane, turn_until, turn_while
+
+# The notes.
+
+
+def test_a_failure_is_counted_and_told_with_its_traceback() -> None:
+    noted = Noted()
+    try:
+        raise LookupError("nobody")
+    except LookupError as error:
+        noted.failures.note("a command", error)
+    assert noted.count == 1
+    (text,) = noted.texts
+    assert text.startswith("test: a command failed and is given up\nTraceback")
+    assert text.endswith("LookupError: nobody")
+
+
+def test_a_failure_for_which_there_are_no_words_raises_nothing() -> None:
+    def fail(*arguments: object) -> None:
+        raise MemoryError
+
+    Failures("test", fail, fail).note("a command", LookupError())
+
+
+def test_what_never_passes_is_raised_and_what_passes_now_and_then_is_not() -> None:
+    failures = Noted().failures
+    error = LookupError()
+    for _ in range(3):
+        for _ in range(IN_A_ROW_MAX - 1):
+            failures.again("this", error)
+            failures.passed("that")
+            assert failures.rest_s() == RETRY_S
+            assert failures.rest_s() == 0.0
+        failures.passed("this")
+    with pytest.raises(LookupError):
+        for _ in range(IN_A_ROW_MAX):
+            failures.again("this", error)
+
+
+# The control plane.
+
+
+class Breaks:
+    """In place of a method: raises the first time, and is the method from then on."""
+
+    def __init__(self, method: Any, error: type[BaseException]) -> None:
+        self.method = method
+        self.error = error
+        self.raised = False
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        if not self.raised:
+            self.raised = True
+            raise self.error("as it was asked to")
+        return self.method(*arguments, **named)
+
+
+class BreaksBehind(Breaks):
+    """The same, when the method has done its work."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        result = self.method(*arguments, **named)
+        if not self.raised:
+            self.raised = True
+            raise self.error("as it was asked to")
+        return result
+
+
+class Instead:
+    """An object of which one method is another."""
+
+    def __init__(self, of: Any, name: str, method: Any) -> None:
+        self._of, self._name, self._method = of, name, method
+
+    def __getattr__(self, name: str) -> Any:
+        return self._method if name == self._name else getattr(self._of, name)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def __contains__(self, what: object) -> bool:
+        return what in self._of
+
+
+#: Whose method raises, by the way to it from the control plane.
+METHODS = [
+    ("_handshakes", "add_accepted"),
+    ("_handshakes", "proceed"),
+    ("_handshakes", "authenticate"),
+    ("_handshakes", "decide"),
+    ("_handshakes", "due"),
+    ("_connector._runner", "add_dialled"),
+    ("_connector", "dial"),
+    ("_connector", "connect"),
+    ("_connector", "end_late"),
+    ("_listener", "tick"),
+    ("_seeds", "tick"),
+    ("_connection_manager", "authenticating"),
+    ("_connection_manager", "authorize"),
+    ("_connection_manager", "established"),
+    ("_connection_manager", "tick"),
+    ("_connections", "next_check"),
+    ("_connections", "forget_closed"),
+    ("_connections._poller", "attach"),
+    ("_connections._failure_detector", "add"),
+    ("_gossip", "send_state"),
+    ("_gossip", "read"),
+    ("_gossip", "tick"),
+    ("_membership", "standing"),
+    ("_membership", "merge"),
+    ("_runtime", "connection_up"),
+    ("_connections._runtime", "make_session"),
+    ("_status_board", "publish"),
+    ("_poller", "drain"),
+]
+
+
+def sockets() -> set[str]:
+    """The sockets of this process, but for those that nobody holds any more."""
+    gc.collect()
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(f"/proc/self/fd/{number}"))
+    return {link for link in found if link.startswith("socket:")}
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Plane, Plane]]:
+    """Two planes. Behind the test all their sockets are closed."""
+    before = sockets()
+    with contextlib.ExitStack() as stack:
+        planes = stack.enter_context(Plane("a")), stack.enter_context(Plane("b"))
+        yield planes
+    assert sockets() <= before
+
+
+@pytest.mark.parametrize("breaks", [Breaks, BreaksBehind], ids=["before", "behind"])
+@pytest.mark.parametrize("who", [0, 1], ids=["dials", "accepts"])
+@pytest.mark.parametrize(("way", "method"), METHODS, ids=[".".join(each) for each in METHODS])
+def test_what_any_step_raises_leaves_a_plane_that_connects_again(
+    pair: tuple[Plane, Plane], way: str, method: str, who: int, breaks: type[Breaks]
+) -> None:
+    a, b = pair
+    broken = pair[who].plane
+    owner: Any = broken
+    *parents, last = way.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    of = getattr(owner, last)
+    broken_method = breaks(getattr(of, method), (SystemExit, MemoryError)[len(method) % 2])
+    try:
+        setattr(of, method, broken_method)
+    except AttributeError:
+        # A compiled one.
+        setattr(owner, last, Instead(of, method, broken_method))
+    a.commands.append(functools.partial(a.plane.join, b.own))
+    turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, a, b)
+    # Whatever it broke off has come to its end.
+    turn_while(20, a, b)
+    turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, a, b)
+    # What was not heard of is found by a digest.
+    turn_until(lambda: a.members == b.members == {"a", "b"}, a, b)
+    assert not (a.runtime.failures or b.runtime.failures)
+    if broken_method.raised:
+        assert "as it was asked to" in "\n".join(pair[who].runtime.reports)
+    for plane in pair:
+        assert len(plane.plane._handshakes) == 0
+        assert plane.plane._connection_manager.dials() == []
+
+
+@pytest.mark.parametrize("error", [SystemExit, MemoryError])
+def test_a_peer_that_is_silent_is_down_though_that_could_not_be_carried_out(
+    pair: tuple[Plane, Plane], error: type[BaseException]
+) -> None:
+    """That it is silent is said once."""
+    a, b = pair
+    a.plane.join(b.own)
+    turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, a, b)
+    [peer] = a.plane._connections.all()
+    a.plane._lost = Breaks(a.plane._lost, error)  # type: ignore[method-assign]
+    a.plane._connections.silent = lambda now: [(peer, 8.0)]  # type: ignore[method-assign]
+    a.plane._next_check = 0.0
+    a.plane._check_peers(1.0)
+    del a.plane._connections.silent
+    assert a.peers == set() and not peer.connection.open
+    assert a.refusals["INTERNAL_ERROR"] == 1
+    turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, a, b)
+
+
+# A later start that cannot be.
+
+
+@pytest.mark.parametrize("at_least", [2**64 - 1, 2**64, 2**70])
+def test_an_incarnation_that_there_is_not_is_reported_and_nothing_else(
+    pair: tuple[Plane, Plane], at_least: int
+) -> None:
+    a, b = pair
+    a.plane._carry_out([RaiseIncarnation(at_least)])
+    for _ in range(3):
+        a.plane._carry_out([RaiseIncarnation(at_least)])
+    assert 0 < a.plane.incarnation < 2**64
+    assert any("cannot be a member again" in text for text in a.runtime.reports)
+    assert "INTERNAL_ERROR" not in a.refusals
+    a.plane.join(b.own)
+    turn_while(20, a, b)
+
+
+def test_a_removed_node_that_cannot_be_a_member_again_says_so_and_stays_removed(
+    pair: tuple[Plane, Plane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+
+    def refuse(incarnation: int) -> None:
+        raise MembershipError("there are 2 members already")
+
+    a.plane.leave("a")
+    assert a.plane.status().removed
+    with monkeypatch.context() as patched:
+        patched.setattr(a.plane._membership, "rejoin", refuse)
+        a.plane.join(b.own)
+        assert a.plane.status().removed
+        assert any("there are 2 members already" in text for text in a.runtime.reports)
+    a.plane.join(b.own)
+    assert not a.plane.status().removed
+    turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, a, b)
+
+
+def test_a_removed_node_joins_a_node_by_its_id(pair: tuple[Plane, Plane]) -> None:
+    a, b = pair
+    a.plane.join(b.own)
+    turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, a, b)
+    b.plane.leave("a")
+    turn_until(lambda: a.plane.status().removed, a, b)
+    a.plane.join(NodeId("b", b.own.addr))
+    turn_until(lambda: a.peers == {"b"} and b.members == {"a", "b"}, a, b)

@@ -1,0 +1,248 @@
+"""A member that lies: valid states with hostile contents among honest nodes, decided by bytes.
+
+Honest nodes tell each other, join, remove, restart and come back; between that a member which
+nobody suspects tells any of them whatever a state can say. Once it is gone they have to agree,
+each has to be known to all as what it is, and what they keep has to be within its bounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from rabble._core.codec import Codec
+from rabble._core.ids import NodeId
+from rabble.cluster.decide.belief import AHEAD_MAX, CLOCK_MIN, MILLISECOND, highest_believed
+from rabble.cluster.decide.handshake import Peer
+from rabble.cluster.decide.membership import Membership, MembershipError, MembershipLimit
+from rabble.cluster.decide.refusal import RefusalCode
+from rabble.cluster.decide.standing import OwnStanding, refusal_by_standing
+from rabble.limits import Limits
+from rabble.registry import MessageRegistry
+
+#: Of each a small one, so that all bounds are reached.
+LIMITS = Limits(
+    membership_members_max=7,
+    membership_retired_max=3,
+    membership_dots_per_member_max=2,
+    frame_bytes_max=5_200,
+    fragment_bytes_max=1_000,
+)
+HONEST = ("a", "b", "c")
+#: Who is lied about: with those that do not exist there are more than may be.
+NAMES = (*HONEST, "d", "e", "f", "g", "h", "i")
+ADDRS = ("a:1", "b:1", "c:1", "x:1", None)
+CODEC = Codec(MessageRegistry())
+NOW = CLOCK_MIN + 10**6 * MILLISECOND
+#: Numbers that are told of others, besides those that are true.
+NUMBERS = (
+    *(1, 2, 3, 99, NOW, NOW + AHEAD_MAX - 1, NOW + AHEAD_MAX, NOW + AHEAD_MAX + 1),
+    *(NOW + 2 * AHEAD_MAX, 2**62, 2**63 - 1, 2**63, 2**64 - 2, 2**64 - 1),
+)
+COUNTERS = tuple(number for number in NUMBERS if number < 2**63)
+
+
+class HonestNode:
+    """A node that runs, or is about to be started again."""
+
+    def __init__(self, mesh: HonestMesh, name: str, incarnation: int) -> None:
+        self.mesh = mesh
+        self.node = NodeId(name, f"{name}:1")
+        self.membership = Membership(self.node, incarnation, LIMITS, mesh.highest_believed)
+        self.standing = OwnStanding(self.membership, 1.0)
+        #: A peer has refused it: it has to be told to join, as when it finds so itself.
+        self.is_told_removed = False
+
+    @property
+    def incarnation(self) -> int:
+        return self.membership.incarnation
+
+    def take_in(self, state: object) -> None:
+        """Merge a state; what a bound refuses changes nothing."""
+        before = self.membership.encoded()
+        try:
+            self.membership.merge(state)
+        except MembershipError:
+            assert self.membership.encoded() == before, "taken in by half"
+            raise
+        finally:
+            self.check_bounds()
+
+    def check_bounds(self) -> None:
+        membership, state = self.membership, self.membership.state()
+        assert len(membership) <= LIMITS.membership_members_max
+        assert len(membership.encoded()) + 2 <= LIMITS.frame_bytes_max
+        assert len(state["s"]) <= len(membership) + LIMITS.membership_retired_max
+        joins_max = len(membership) * LIMITS.membership_dots_per_member_max
+        assert len(state["m"]) <= joins_max
+        assert len(state["v"]) <= joins_max + LIMITS.membership_retired_max
+
+    def become_later(self, at_least: int = 0) -> None:
+        """As the control plane does. As long as one lies there may be no room among the members."""
+        self.is_told_removed = False
+        known = self.membership.incarnation_of(self.node.name)
+        now = self.mesh.now
+        with contextlib.suppress(MembershipLimit):
+            self.membership.rejoin(max(at_least, now, known + 1, self.incarnation + 1))
+
+    def tick(self) -> None:
+        if self.standing.is_outbid(self.mesh.seconds):
+            self.become_later()
+
+
+class HonestMesh:
+    """Nodes that tell each other only what they believe, and a clock that goes on."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.nodes = {name: HonestNode(self, name, self.now + i) for i, name in enumerate(HONEST)}
+
+    @property
+    def seconds(self) -> float:
+        return (self.now - NOW) / MILLISECOND / 1000
+
+    def highest_believed(self) -> int:
+        return highest_believed(self.now)
+
+    def restart(self, name: str, incarnation: int) -> None:
+        self.nodes[name] = HonestNode(self, name, incarnation)
+
+    def tell(self, sender: HonestNode, receiver: HonestNode, *, join: bool = False) -> None:
+        """A connection, as far as the membership lets it come to one, and a state each way.
+
+        :param join: the sender was told to join.
+        """
+        for _ in range(2):
+            peer = Peer(sender.node, sender.incarnation, join, 1)
+            refusal = refusal_by_standing(receiver.membership, peer)
+            if refusal is None or refusal.code is not RefusalCode.STALE_INCARNATION:
+                break
+            sender.become_later(refusal.incarnation + 1)
+        if refusal is not None:
+            assert refusal.code is RefusalCode.REMOVED
+            sender.is_told_removed = True
+            return
+        for one, other in ((sender, receiver), (receiver, sender)):
+            state = CODEC.decode_message(one.membership.encoded())
+            try:
+                other.take_in(state)
+            except MembershipLimit:
+                # Honest nodes may have more than fits together; anything else is a finding.
+                return
+
+    def pairs(self) -> Iterator[tuple[HonestNode, HonestNode]]:
+        return itertools.permutations(self.nodes.values(), 2)
+
+    # After the lies.
+
+    def come_to_rest(self) -> None:
+        """The liar is gone. An operator removes who does not exist, and has the others join."""
+        for _ in range(12):
+            self.now += 2_000 * MILLISECOND
+            for node in self.nodes.values():
+                for ghost in node.membership.members().keys() - set(HONEST):
+                    node.membership.remove(ghost)
+                if node.membership.is_removed or node.is_told_removed:
+                    node.become_later()
+                node.tick()
+            for sender, receiver in self.pairs():
+                # All are told to join the first one, and otherwise go by what they know.
+                if receiver.node.name in sender.membership or receiver.node.name == HONEST[0]:
+                    self.tell(sender, receiver, join=True)
+            for node in self.nodes.values():
+                node.tick()
+        self.check_agreement()
+
+    def check_agreement(self) -> None:
+        digests = {node.membership.digest() for node in self.nodes.values()}
+        states = {name: node.membership.state() for name, node in self.nodes.items()}
+        assert len(digests) == 1, states
+        for seen_by, seen in itertools.product(self.nodes.values(), repeat=2):
+            name = seen.node.name
+            assert seen_by.membership.members().get(name) == seen.node, (name, states)
+            assert seen_by.membership.incarnation_of(name) == seen.incarnation, (name, states)
+            peer = Peer(seen.node, seen.incarnation, False, 1)
+            assert refusal_by_standing(seen_by.membership, peer) is None
+        for node in self.nodes.values():
+            node.check_bounds()
+
+
+class Choices:
+    """What happens, as the bytes of an input say; zeros when they have come to their end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def below(self, count: int) -> int:
+        found = self._data[self._at] if self else 0
+        self._at += 1
+        return found % count
+
+    def of(self, values: Any) -> Any:
+        return values[self.below(len(values))]
+
+
+def lie(mesh: HonestMesh, choices: Choices) -> dict[str, Any]:
+    """A state that could be one, of whatever the liar likes."""
+    rows: dict[str, dict[tuple[Any, ...], list[Any]]] = {"s": {}, "v": {}, "m": {}}
+    for _ in range(1 + choices.below(4)):
+        name = choices.of(NAMES)
+        node = mesh.nodes.get(name)
+        known = () if node is None else (node.incarnation, node.incarnation + 1)
+        incarnation = choices.of((*known, *NUMBERS))
+        counter = choices.of(COUNTERS)
+        ended = choices.of((0, *COUNTERS))
+        if choices.below(3):
+            rows["s"][(name,)] = [name, incarnation, counter, ended, choices.of(ADDRS)]
+            continue
+        rows["v"][name, incarnation] = [name, incarnation, counter, ended]
+        if choices.below(2):
+            member, addr = choices.of(NAMES), choices.of(ADDRS[:-1])
+            if member != name:
+                number = max(counter - choices.below(3), 1)
+                dot = (name, incarnation, number)
+                rows["m"][dot] = [*dot, member, addr]
+    return {key: [rows[key][by] for by in sorted(rows[key])] for key in rows}
+
+
+def play(data: bytes) -> HonestMesh:
+    """What the bytes say, and then rest."""
+    mesh, choices = HonestMesh(), Choices(data)
+    while choices:
+        mesh.now += choices.of((0, 1, MILLISECOND, 700 * MILLISECOND))
+        act = choices.below(8)
+        name = choices.of(HONEST)
+        node = mesh.nodes[name]
+        if act < 3:
+            try:
+                node.take_in(lie(mesh, choices))
+            except MembershipError as error:
+                assert len(str(error)) < 400 and str(error).isascii(), error
+        elif act < 5:
+            other = mesh.nodes[choices.of(HONEST)]
+            if other is not node and not node.membership.is_removed:
+                mesh.tell(node, other, join=bool(choices.below(2)))
+        elif act == 5:
+            node.membership.remove(choices.of(NAMES))
+        elif act == 6:
+            # With a clock that is right, a year ahead, or not set.
+            clock = choices.of((mesh.now, mesh.now + AHEAD_MAX // 100, 1))
+            mesh.restart(name, clock + choices.below(9))
+        elif node.membership.is_removed:
+            node.become_later()
+        else:
+            target = choices.of(NAMES)
+            if target != name:
+                with contextlib.suppress(MembershipLimit):
+                    node.membership.add(NodeId(target, f"{target}:1"))
+        for each in mesh.nodes.values():
+            each.check_bounds()
+            each.tick()
+    mesh.come_to_rest()
+    return mesh
