@@ -22,8 +22,12 @@ def test_a_call_that_an_exception_ends_anywhere_leaves_nothing(how: str) -> None
         node = rabble.rouse()
         echo = node.spawn(Echo(), "echo")
         silent = node.spawn(Does(lambda process, msg, sender: None), "silent")
+        box = node.mailbox()
 
         def look(place):
+            # The executor drops a call after it has ended it: by this reply, it has.
+            box.send(echo, place)
+            box.receive(PATIENCE_S)
             if len(node._runtime.calls):
                 gc.collect()
             assert len(node._runtime.calls) == 0, place
