@@ -186,8 +186,8 @@ def test_what_cannot_be_decoded_ends_its_own_connection_and_no_other(hub: Hub) -
     to, got = spawn_recorder(hub.executor)
     bad, good = hub.connect("bad"), hub.connect("good")
     bad.send(to, "before")
-    # Its pids are indexes of slots of the pid cache that nothing has filled.
-    bad.write_bytes(frame(MONITOR, 0, b"\x00\x30\x00\x31" + bytes(8)))
+    # Its pids are indexes beyond the pid cache: which slots within it are filled, hashes say.
+    bad.write_bytes(frame(MONITOR, 0, b"\xff\xff\xff\xff" + bytes(8)))
     bad.send(to, "never read")
     good.send(to, "others")
     hub.settle()
