@@ -8,13 +8,19 @@ looked up here and nowhere else.
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import decimal
+import fractions
 import threading
 import unicodedata
+import uuid
+import zoneinfo
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from rabble._annotations import Compiled, field_checks
 from rabble._classes import Registration, described, made_dataclass, origin
+from rabble._core.ids import CorrelationId, NodeId, Pid
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -29,7 +35,13 @@ __all__ = ["MessageRegistry", "Registration", "default_registry", "message"]
 WIRE_NAME_BYTES_MAX = 255
 
 #: What travels as it is: what it becomes is no program's to say.
-PLAIN_TYPES = (type(None), bool, int, float, str, bytes, list, dict, tuple)
+PLAIN_TYPES = (
+    *(type(None), bool, int, float, complex, str, bytes, bytearray),
+    *(list, dict, tuple, set, frozenset, range),
+    *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone),
+    *(zoneinfo.ZoneInfo, decimal.Decimal, fractions.Fraction, uuid.UUID),
+    *(Pid, NodeId, CorrelationId),
+)
 
 C = TypeVar("C", bound=type)
 T = TypeVar("T")

@@ -17,9 +17,9 @@ import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
-from rabble._core.errors import Interrupted
 from rabble._core.ids import Pid
 from rabble._core.inbox import Inbox
+from rabble._core.texts import must_pass
 from rabble.steps import take_steps
 from rabble.texts import cut, described
 from rabble.tracebacks import FRAMES_MAX, LINE_CHARS_MAX, REPORT_CHARS_MAX, detached, traceback_text
@@ -56,8 +56,9 @@ class Reporter:
     :param failed: called with what ended that thread's work. What is reported is still written.
     :param clock: monotonic seconds.
 
-    The `report` methods may be called from any thread, never block, and raise nothing but
-    `Interrupted`. A report is put into words only if it is going to be written.
+    The `report` methods may be called from any thread, never block, and raise nothing but what
+    interrupts the thread: `Interrupted`, and in the main thread KeyboardInterrupt. A report is put
+    into words only if it is going to be written.
     """
 
     def __init__(
@@ -96,9 +97,9 @@ class Reporter:
         """
         try:
             self._report(level, words, error)
-        except Interrupted:
-            raise
-        except BaseException:
+        except BaseException as failure:
+            if must_pass(failure):
+                raise
             # There is no memory, say. That is no failure of what is reported, nor of who reports.
             self._suppressed += 1
             self.suppressed_total += 1
@@ -119,9 +120,9 @@ class Reporter:
         self._admitted += 1
         try:
             text = cut(words(), REPORT_CHARS_MAX)
-        except Interrupted:
-            raise
         except BaseException as failure:
+            if must_pass(failure):
+                raise
             text = f"{UNPRINTABLE}: {described(failure)}"
         if self._suppressed:
             text += f"\n[{self._suppressed} reports before this one were suppressed]"

@@ -16,16 +16,15 @@ import datetime
 import decimal
 import enum
 import fractions
-import threading
 import uuid
 import zoneinfo
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rabble._core.envelope import Envelope
-from rabble._core.errors import EncodeError, Interrupted
+from rabble._core.errors import EncodeError
 from rabble._core.ids import CorrelationId, NodeId, Pid
-from rabble._core.texts import bounded_repr, given, type_name
+from rabble._core.texts import bounded_repr, given, must_pass, type_name
 from rabble.messages import LOCAL_CLASSES, DeadLetter, DeadLetterReason
 
 if TYPE_CHECKING:
@@ -325,7 +324,7 @@ class Changes(Strict):
         try:
             return Sealed(msg, self._through_codec(msg)[0])
         except BaseException as error:
-            if not is_of_the_message(error):
+            if must_pass(error):
                 raise
             # The executor finds that too, and says so.
             return msg
@@ -407,7 +406,7 @@ class Changes(Strict):
             if self._codec.encode_message(sealed.msg) == sealed.data:
                 return None
         except BaseException as error:
-            if not is_of_the_message(error):
+            if must_pass(error):
                 raise
             # It is one no longer.
         return self.difference(self._codec.decode_message(sealed.data), sealed.msg)
@@ -444,13 +443,6 @@ class Changes(Strict):
             f"{receiver} while it handled it: {change.words('is there now')}; others may hold the "
             f"same object, so work on a copy"
         )
-
-
-def is_of_the_message(error: BaseException) -> bool:
-    """Whether an exception is one of a message's own code, and no interruption of the thread."""
-    if issubclass(type(error), KeyboardInterrupt):
-        return threading.current_thread() is not threading.main_thread()
-    return not issubclass(type(error), Interrupted)
 
 
 def as_sent(envelope: Envelope) -> Envelope:

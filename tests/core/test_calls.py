@@ -7,7 +7,7 @@ import contextlib
 import gc
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import pytest
@@ -42,8 +42,12 @@ class Requests:
         self.sent.append(envelope)
 
 
+def reply_to(request: Envelope, msg: object) -> Envelope:
+    return Envelope(CALLS, msg, request.to, request.correlation_id)
+
+
 def answer(calls: Calls, request: Envelope, msg: object) -> None:
-    calls.deliver(Envelope(CALLS, msg, request.to, request.correlation_id))
+    calls.deliver(reply_to(request, msg))
 
 
 def call(calls: Calls, requests: Requests, msg: object = 1, timeout: float = PATIENCE_S) -> Any:
@@ -469,6 +473,36 @@ def test_a_reply_for_which_its_loop_could_not_be_woken_comes_with_the_timer() ->
 
     assert asyncio.run(ask()) == "came"
     assert len(calls) == 0
+
+
+def test_without_memory_for_its_reply_a_call_ends_at_its_time(
+    starvation: tuple[Callable[[int, int], None], Callable[[], None]],
+) -> None:
+    starve, feed = starvation
+
+    async def ask(nth: int) -> tuple[Any, bool]:
+        calls, requests = Calls(CALLS, 100), Requests()
+        task = asyncio.create_task(call(calls, requests, timeout=0.01))
+        await asyncio.sleep(0)
+        envelope = reply_to(requests.sent[0], "came")
+        starve(nth, nth + 1)
+        try:
+            calls.deliver(envelope)
+            starved = False
+        except MemoryError:
+            starved = True
+        finally:
+            feed()
+        try:
+            result = await asyncio.wait_for(asyncio.shield(task), PATIENCE_S)
+        except CallTimeout:
+            result = "late"
+        assert len(calls) == 0
+        return result, starved
+
+    results = [asyncio.run(ask(nth)) for nth in range(10)]
+    assert ("late", True) in results and ("came", False) in results
+    assert ("late", False) not in results
 
 
 @pytest.mark.parametrize("error", [MemoryError, RuntimeError])

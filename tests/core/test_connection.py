@@ -30,6 +30,7 @@ from tests.core.sockets import (
     A,
     B,
     attach,
+    bye,
     hear,
     look,
     lost,
@@ -38,6 +39,7 @@ from tests.core.sockets import (
     polled_descriptors,
     poller,
     read_more,
+    recv_exactly,
     session,
     tcp_pair,
     until,
@@ -268,6 +270,18 @@ def test_a_message_that_meddles_with_its_own_connection_moves_no_bytes() -> None
     del Meddler.poller, Meddler.connection
     refused = "a message that is encoded or decoded made its own session go on"
     assert Meddler.said[:2] == [refused] * 2
+
+
+def test_what_a_bye_says_is_cut_between_characters() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    with far:
+        connection.close(SHUTDOWN, "e\u0301" + "\u00e4" * 200)
+        at.poll()
+        # The first one in normal form C.
+        said = ("\u00e9" + "\u00e4" * 126).encode()
+        assert recv_exactly(far, len(bye(0)) + 254) == bye(SHUTDOWN, said)
 
 
 def test_the_kernel_tells_how_many_segments_came() -> None:

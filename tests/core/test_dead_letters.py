@@ -24,7 +24,7 @@ from rabble._core.codec import Codec
 from rabble._core.executor import Executor
 from rabble._core.inbox import Inbox
 from rabble.registry import default_registry
-from tests.core.processes import raising, spawn_recorder
+from tests.core.processes import OUTSIDE, raising, spawn_recorder
 from tests.support import BARE, Does, bare_executor, settle, subscribe_dead_letters
 
 
@@ -134,6 +134,20 @@ def test_what_is_left_at_the_end_is_counted_and_told_to_nobody() -> None:
         assert told == []
 
 
+def test_what_closed_mailboxes_held_is_counted_though_the_node_ends_before_its_turn() -> None:
+    count = 5_000
+    with bare_executor() as executor:
+        pid, got = spawn_recorder(executor)
+        for number in range(count):
+            executor.send(pid, number)
+        for number in range(10):
+            executor.undeliverable(Envelope(OUTSIDE, number), DeadLetterReason.MAILBOX_FULL)
+        executor.request_stop(0)
+        executor.run()
+        assert executor.dead_letters[DeadLetterReason.MAILBOX_FULL] == 10
+        assert len(got) + executor.dead_letters[DeadLetterReason.NODE_SHUTDOWN] == count
+
+
 def test_a_dead_letter_about_a_dead_letter_is_counted_and_makes_no_further_one(
     executor: Executor,
 ) -> None:
@@ -231,3 +245,31 @@ def test_nobody_can_be_subscribed_who_is_not_there(executor: Executor) -> None:
     executor.send(Pid("nobody", BARE), 1)
     settle(executor)
     assert told == []
+
+
+def test_without_memory_what_was_not_delivered_is_counted_once_or_the_node_fails(
+    starvation: tuple[Callable[[int, int], None], Callable[[], None]],
+) -> None:
+    starve, feed = starvation
+    failed = 0
+    for nth in range(30):
+        with bare_executor() as executor:
+            subscriber, told = spawn_recorder(executor, "subscriber")
+            subscribe_dead_letters(executor, subscriber)
+            settle(executor)
+            letter = Envelope(Pid("box", BARE), 1)
+            executor.undeliverable(letter, DeadLetterReason.NO_PROCESS)
+            starve(nth, nth + 1)
+            try:
+                executor.step()
+            except MemoryError:
+                # That ends a node, and says why.
+                failed += 1
+                continue
+            finally:
+                feed()
+            settle(executor)
+            assert executor.dead_letters[DeadLetterReason.NO_PROCESS] == 1, nth
+            # Or it had no memory itself to take it.
+            assert [each.envelope for each in told] == [letter] or subscriber not in executor.table
+    assert 0 < failed < 30

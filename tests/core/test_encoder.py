@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 
 import pytest
@@ -52,6 +53,24 @@ def test_what_cannot_be_encoded_says_why(value, text):
     with pytest.raises(EncodeError, match=text):
         CODEC.encode_envelope(Envelope(PID, [value]))
     assert CODEC.decode_message(CODEC.encode_message([1])) == [1]
+
+
+def test_of_a_property_that_lacks_something_itself_the_cause_is_said():
+    registry = MessageRegistry()
+
+    @dataclasses.dataclass(frozen=True)
+    class Lacking:
+        a: int
+
+        def __getattribute__(self, name):
+            if name == "a":
+                raise AttributeError("no attribute 'other'")
+            return object.__getattribute__(self, name)
+
+    registry.register(Lacking, "Lacking")
+    with pytest.raises(EncodeError, match="field a was never set") as caught:
+        Codec(registry).encode_message(Lacking(1))
+    assert "other" in str(caught.value.__cause__)
 
 
 def test_what_a_property_replaces_is_written_to_its_end():

@@ -142,7 +142,6 @@ def test_half_a_frame_is_no_whole_frame():
         (22, b"\7\7", DECODE),
         (23, b"\xd4\x07\0", DECODE),
         (23, b"\xc7\x0c\xff" + b"\xff" * 12, DECODE),
-        (25, b"\x82\xa1a\1\xa1a\2", DECODE),
         (26, b"\xa1\xff", DECODE),
         (26, b"\xa2\xc0\x80", DECODE),
         (26, b"\xa3\xed\xa0\x80", DECODE),

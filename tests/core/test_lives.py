@@ -30,6 +30,7 @@ from rabble import (
 )
 from rabble._core.executor import Executor
 from rabble._core.inbox import Inbox
+from rabble.calls import Calls, Reply
 from tests.core.processes import OUTSIDE, Recorder, raising, returning, spawn_recorder
 from tests.support import (
     BARE,
@@ -478,6 +479,15 @@ def test_what_ended_lives_on_by_nothing_that_a_user_keeps_at_it(executor: Execut
     assert gone() is None
 
 
+def crash_when_told(process: Process, msg: Any, sender: Pid | None) -> None:
+    if msg == "crash":
+        raise ValueError
+
+
+def raises(process: Process) -> NoReturn:
+    raise ValueError
+
+
 def test_a_stop_is_done_or_not_done_where_memory_is_short(
     starvation: tuple[Callable[[int, int], None], Callable[[], None]],
 ) -> None:
@@ -506,6 +516,81 @@ def test_a_stop_is_done_or_not_done_where_memory_is_short(
                 executor.send(executor.pid, Stop(watched))
                 settle(executor)
                 assert told
+
+
+@pytest.mark.parametrize("how", ["stop", "crash"])
+def test_without_memory_the_end_of_a_life_ends_its_requests_or_the_node(
+    starvation: tuple[Callable[[int, int], None], Callable[[], None]], how: str
+) -> None:
+    starve, feed = starvation
+    failed = ended = 0
+    for nth in range(40):
+        calls = Calls(Pid("calls", BARE, "rabble"), 10)
+        with bare_executor() as executor:
+            executor.add_calls(calls.requests, calls.deliver)
+            holder = executor.spawn(Does(crash_when_told), "holder")
+            reply = Reply()
+            cid = calls.begin(reply, holder)
+            executor.send(holder, "request", sender=calls.pid, correlation_id=cid)
+            settle(executor)
+            if how == "stop":
+                stopper, _ = spawn_recorder(executor, "stopper")
+                executor.send(executor.pid, Stop(holder), sender=stopper)
+            else:
+                executor.send(holder, "crash")
+            starve(nth, nth + 1)
+            try:
+                executor.step()
+            except MemoryError:
+                # That ends a node, which ends the call.
+                failed += 1
+                continue
+            finally:
+                feed()
+            settle(executor)
+            ended += holder not in executor.table
+            assert reply.wait(0) == (holder not in executor.table), nth
+    assert failed and ended
+
+
+def test_without_memory_a_process_that_fails_to_start_is_down_or_the_node_fails(
+    starvation: tuple[Callable[[int, int], None], Callable[[], None]],
+) -> None:
+    starve, feed = starvation
+    failed = told_of = 0
+    for nth in range(60):
+        with bare_executor() as executor:
+            downs: list[Any] = []
+
+            def watch(
+                process: Process, msg: Any, sender: Pid | None, downs: list[Any] = downs
+            ) -> Output:
+                if msg == "begin":
+                    child = Does(crash_when_told, raises)
+                    return [
+                        Envelope(process.executor, Spawn(child, "child")),
+                        Envelope(process.executor, Monitor(Pid("child", BARE))),
+                    ]
+                downs.append(msg)
+                return None
+
+            watcher = executor.spawn(Does(watch), "watcher")
+            executor.send(watcher, "begin")
+            executor.step(1)
+            starve(nth, nth + 1)
+            try:
+                settle(executor)
+            except MemoryError:
+                # That ends a node, and says why.
+                failed += 1
+                continue
+            finally:
+                feed()
+            settle(executor)
+            if watcher in executor.table:
+                told_of += 1
+                assert len(downs) == 1, nth
+    assert failed and told_of
 
 
 def test_a_mailbox_is_closed_by_its_stop_and_keeps_what_it_was_given(executor: Executor) -> None:

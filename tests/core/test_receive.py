@@ -9,6 +9,7 @@ import select
 import socket
 import struct
 import time
+import tracemalloc
 
 import psutil
 import pytest
@@ -430,3 +431,31 @@ def test_memory_grows_with_what_came_and_not_with_what_is_claimed() -> None:
         assert process.memory_info().rss - before < 16 << 20
     for _, far in peers:
         far.close()
+
+
+def test_what_a_burst_took_is_given_back_when_little_comes() -> None:
+    near, far = pair()
+    at = poller()
+    connection = attach(at, near)
+    far.setblocking(False)
+    small = lost(1)
+    burst = frame(FRAGMENT, 0, bytes(16_000)) * 400 + frame(ENVELOPE, 0, bytes(4_000)) * 250
+    tracemalloc.start()
+    try:
+        with far:
+            before = tracemalloc.get_traced_memory()[0]
+            while burst:
+                with contextlib.suppress(BlockingIOError):
+                    burst = burst[far.send(burst[:200_000]) :]
+                at.poll()
+                if TINY:
+                    hear(connection)
+            while hear(connection, 1 << 20):
+                at.poll()
+            for _ in range(3):
+                far.send(small)
+                until(lambda: hear(connection), at)
+            held = tracemalloc.get_traced_memory()[0] - before
+            assert held < 2 * CAPACITIES["BYTE_QUEUE_BYTES_KEPT"] + 500_000
+    finally:
+        tracemalloc.stop()

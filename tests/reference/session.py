@@ -108,6 +108,8 @@ def split_frame(data: bytes, frame_bytes_max: int = 1 << 20) -> tuple[int, int, 
         bits = [flags >> n & 1 for n in range(4)]
         head = pid * (1 + bits[0] + bits[1]) + 8 * (bits[2] + bits[3])
         need(size > head if kind == ENVELOPE else 11 <= size - head <= 11 + 1025 + 1000)
+    if kind == BYE and len(data) >= 4 + length:
+        need(size == 2 + data[7])
     if kind == FRAGMENT and flags & FLAG_FIRST:
         need(size > 4)
     if kind == DOWN:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import datetime
+import decimal
 import enum
+import fractions
+import uuid
+import zoneinfo
 from typing import Any
 
 import pytest
 
+from rabble import CorrelationId, NodeId, Pid
 from rabble._core.codec import Codec
-from rabble.registry import MessageRegistry, default_registry, message
+from rabble.registry import PLAIN_TYPES, MessageRegistry, default_registry, message
 
 
 @pytest.fixture
@@ -267,3 +273,25 @@ def test_structs_are_registered(registry):
     assert message(registry=registry)(Point) is Point
     assert registry.fields_of(Point) == ("x", "y")
     assert round_trip(registry, Point(x=1)) == Point(x=1)
+
+
+NODE = NodeId("n", "h:1")
+PLAIN = [
+    *(None, True, 1, 1.5, 1j, "text", b"bytes", bytearray(b"bytes"), [1], {1: 2}, (1,), {1}),
+    *(frozenset({1}), range(3), datetime.datetime(2026, 11, 29), datetime.date(2026, 11, 29)),
+    *(datetime.time(1), datetime.timedelta(1), datetime.UTC, zoneinfo.ZoneInfo("UTC")),
+    *(decimal.Decimal(1), fractions.Fraction(1, 2), uuid.UUID(int=1)),
+    *(NODE, Pid("p", NODE), CorrelationId(Pid("p", NODE), None, 1)),
+]
+
+
+@pytest.mark.parametrize("value", PLAIN, ids=lambda value: type(value).__name__)
+def test_what_travels_as_it_is_needs_no_functions_and_gets_none(registry, value):
+    codec = Codec(registry)
+    assert codec.decode_message(codec.encode_message(value)) == value
+    with pytest.raises(TypeError, match="travels as it is"):
+        registry.register_type(type(value), "Mine", str, str)
+
+
+def test_every_type_that_travels_as_it_is_was_looked_at():
+    assert {type(value) for value in PLAIN} == set(PLAIN_TYPES)

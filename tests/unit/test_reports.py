@@ -89,6 +89,17 @@ def test_the_end_of_a_receive_is_not_taken_for_such_an_error() -> None:
     write(log)
 
 
+def test_an_interruption_of_the_main_thread_is_none_of_a_reports_words() -> None:
+    log = reporter(HandClock())
+    with pytest.raises(KeyboardInterrupt):
+        log.report(logging.ERROR, interrupt)
+    write(log)
+
+
+def interrupt() -> str:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("stderr", [True, False], ids=["stderr", "no stderr"])
 def test_a_failing_handler_is_complained_of_and_does_not_end_the_reports(
     stderr: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

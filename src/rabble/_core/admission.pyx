@@ -6,7 +6,6 @@ All of it belongs to the executor's thread.
 
 cimport cython
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
 
 from rabble._core.dispatch cimport Entry
 from rabble._core.envelope cimport Envelope, new_envelope
@@ -92,8 +91,7 @@ cdef class Admission:
         if fresh is not None:
             fresh.append(self.checked(envelope))
         else:
-            self.run_queue.put_owned(<PyObject*>envelope)
-            Py_INCREF(envelope)
+            self.run_queue.append(envelope)
         return 0
 
     cdef object checked(self, Envelope envelope):

@@ -151,7 +151,7 @@ cdef class Backlog:
                 place = self.popped + self.run_queue.count()
                 if <Py_ssize_t>(limit.counted_from - place) > 0:
                     limit.counted_from = place
-        self.run_queue.put(envelope)
+        self.run_queue.append(envelope)
         return True
 
     cdef int recount(self) except -1:

@@ -106,10 +106,12 @@ cdef class AwaitedReply:
         cdef LoopReplies replies = self.of_loop()
         if self.is_set:
             return False
+        # First: where there is no memory for that, it has not ended, and may be ended again.
+        replies.ended.append(self)
         self.is_set = True
         self.value = value
         self.error = error
-        replies.tell(self)
+        replies.tell()
         return True
 
     cdef int give_up(self) except -1:
@@ -272,9 +274,9 @@ cdef class LoopReplies:
         self.deadlines = []
         self.compact_at = STALE_MIN
 
-    cdef int tell(self, AwaitedReply reply) except -1:
+    cdef int tell(self) except -1:
+        """Have the loop look at those that have ended."""
         cdef PyObject* answer
-        self.ended.append(reply)
         if self.is_told:
             return 0
         # Before the loop is woken: it may look while that call still goes on.

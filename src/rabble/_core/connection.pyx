@@ -20,7 +20,7 @@ from posix.unistd cimport getpid
 
 from rabble._core.byte_queue cimport ByteQueue, append, consume, drop, length
 from rabble._core.capacities cimport BULK_WINDOW, SEAL_BYTES
-from rabble._core.frame cimport FRAME_HEADER, PING, WINDOW_UPDATE
+from rabble._core.frame cimport BYE_TEXT_MAX, FRAME_HEADER, PING, WINDOW_UPDATE, text_of_frame
 from rabble._core.frame_encoder cimport FrameEncoder
 from rabble._core.gather cimport GatherFrame, forget_frames
 from rabble._core.inbox cimport monotonic_ns
@@ -333,7 +333,7 @@ cdef class Connection:
         :raises ValueError: if the code is no such number.
         """
         cdef Sockets* s = self.sockets
-        cdef bytes encoded = text.encode("utf-8", "replace")[:255]
+        cdef bytes encoded = text_of_frame(text, BYE_TEXT_MAX)
         cdef const unsigned char* data = <const unsigned char*>PyBytes_AS_STRING(encoded)
         cdef size_t size = PyBytes_GET_SIZE(encoded)
         check_owner(s)

@@ -89,4 +89,4 @@ cdef class DeadLetters:
         connection.frame_encoder.write_undelivered(
             to, correlation_id, UNDELIVERED_CODES[reason], crash, about, detail
         )
-        return self.routes.answered(connection)
+        return self.routes.touch(connection)

@@ -414,7 +414,8 @@ cdef class Decoder(CodecBounds):
             key = self.read_known_str(r, size)
             PyDict_SetItem(out, key, self.read(r))
         if PyDict_Size(out) != n:
-            raise malformed(r, "a map has the same key twice")
+            # As it stands to reason of one that was changed while it was encoded.
+            raise unknown(r, "a map has the same key twice")
         r.depth += 1
         return out
 

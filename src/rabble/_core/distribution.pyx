@@ -54,7 +54,7 @@ cdef int add_connection(Executor executor, Connection connection) except -1:
     told.connection = connection
     told.is_told = True
     # Right before the first NodeUp: nobody but those who are told runs between them.
-    executor.run_queue.put(new_envelope(executor.pid, told, None, None))
+    executor.run_queue.append(new_envelope(executor.pid, told, None, None))
     up = NodeUp(connection.session.peer, connection.session.incarnation)
     return executor.notifier.notify_all(executor.node_subscribers, up)
 
@@ -139,14 +139,14 @@ cdef int add_monitor(Executor executor, PeerEvent event, Connection connection) 
         notice.monitoring = event.about
         notice.reference = event.reference
         notice.msg = Down(event.to, DownReason("no_process"))
-        executor.run_queue.put(new_envelope(executor.pid, notice, None, None))
+        executor.run_queue.append(new_envelope(executor.pid, notice, None, None))
     elif status == TOO_MANY:
         connection.frame_encoder.write_down(
             event.about, event.to, event.reference, DOWN_CODES["refused"], 0,
             f"{executor.node} lets a peer monitor no more than "
             f"Limits.peer_monitors_max, {executor.monitors.peer_monitors_max}",
         )
-        executor.routes.answered(connection)
+        executor.routes.touch(connection)
     return 0
 
 
@@ -246,7 +246,7 @@ cdef int tell_unanswered(Executor executor, Unanswered unanswered) except -1:
                 cid.pid, cid, UNANSWERED_CODES[unanswered.kind], unanswered.crash, pid,
                 unanswered.detail,
             )
-            executor.routes.answered(connection)
+            executor.routes.touch(connection)
     return 0
 
 
@@ -278,7 +278,7 @@ cdef int send_down(
     connection.frame_encoder.write_down(
         monitoring, down.pid, reference, why, down.life, reason.detail
     )
-    return executor.routes.answered(connection)
+    return executor.routes.touch(connection)
 
 
 cdef int count_lost(Executor executor, Connection connection, object count) except -1:

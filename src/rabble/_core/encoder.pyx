@@ -775,7 +775,8 @@ cdef object field_of(Plan plan, object value, Py_ssize_t i):
     matches = PyErr_ExceptionMatches(AttributeError)
     error = take_failure()
     if matches:
-        raise never_set(plan, i)
+        # With its cause: of a property it may be any other attribute that is missing.
+        raise never_set(plan, i) from error
     raise error
 
 

@@ -30,6 +30,8 @@ cdef enum Added:
 cdef class MessageHandler:
     # The handlers of one executor's control messages: see `system_messages`.
     cdef int handle(self, Envelope envelope) except -1
+    # Whether the runtime sends such a message, and no process.
+    cdef bint is_own(self, object msg) noexcept
     # A connection has come to its end, which the executor notices between two deliveries.
     cdef int disconnect(self, Connection connection) except -1
 

@@ -35,7 +35,6 @@ from rabble._core.dispatch cimport (
 )
 from rabble._core.envelope cimport Envelope, is_to_nobody, new_envelope
 from rabble._core.failure cimport what_failed
-from rabble._core.frame_decoder cimport PeerEvent
 from rabble._core.hooks cimport HookCaller
 from rabble._core.idle cimport Idle
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node, same_pid
@@ -47,11 +46,10 @@ from rabble._core.notices cimport Connected, Discard, Notice, Notifier, Undelive
 from rabble._core.connection cimport Connection
 from rabble._core.poller cimport Poller
 from rabble._core.queue cimport EnvelopeQueue
-from rabble._core.requests cimport Requests, Unanswered
+from rabble._core.requests cimport Requests
 from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, SENT, Routes
 from rabble._core.texts cimport described, failure_text, not_a_correlation_id, not_a_pid
 from rabble._core.timeouts cimport Timeouts
-from rabble._core.timers cimport Timer
 
 from rabble._core.errors import Interrupted
 from rabble._core.ids import RESERVED_GROUP
@@ -106,6 +104,9 @@ cdef class MessageHandler:
 
     cdef int handle(self, Envelope envelope) except -1:
         raise TypeError("this executor was given no handler of control messages")
+
+    cdef bint is_own(self, object msg) noexcept:
+        return False
 
     cdef int disconnect(self, Connection connection) except -1:
         raise TypeError("this executor was given no handler of the end of connections")
@@ -752,7 +753,11 @@ cdef class Executor:
         args[0] = <PyObject*>envelope
         result = PyObject_Vectorcall(<PyObject*>entry.target, args, 1, NULL)
         if result is NULL:
-            self.hooks.call("crashed", entry.pid, what_failed())
+            error = what_failed()
+            if type(error) is MemoryError and entry.kind == CALLBACK:
+                # The runtime's own: somebody waits for what it would have done, a call's end, say.
+                raise error
+            self.hooks.call("crashed", entry.pid, error)
         else:
             Py_DECREF(<object>result)
         return 0
@@ -837,8 +842,10 @@ cdef class Executor:
             self.letters.drop(
                 envelope, DeadLetterReason.PROCESS_CRASHED, self.crash_detail, number
             )
-        if ends and self.requests.held:
-            self.requests.ended(entry, "crashed", self.crash_detail, number)
+        if ends and self.requests.has(entry):
+            self.run_queue.append(
+                self.requests.unanswered(entry, "crashed", self.crash_detail, number)
+            )
         return 0
 
     # What the runtime has to say.
@@ -919,20 +926,11 @@ cdef class Executor:
 
     cdef int handle_control(self, Envelope envelope) except -1:
         cdef int status = (<quiet_control><void*>handle)(self.system_messages, envelope)
-        cdef object cls
         if status < 0:
             error = what_failed()
-            cls = type(envelope.msg)
-            if type(error) is MemoryError and (
-                cls is Notice
-                or cls is Timer
-                or cls is PeerEvent
-                or cls is Connected
-                or cls is Discard
-                or cls is Unanswered
-            ):
-                # Of the runtime's own: a Down that was promised, say. No process could be
-                # ended for it, so the node fails.
+            if type(error) is MemoryError and self.system_messages.is_own(envelope.msg):
+                # A Down that was promised, say. No process could be ended for it, so the node
+                # fails.
                 raise error
             self.refuse(envelope, error)
         return 0
@@ -968,7 +966,6 @@ cdef class Executor:
 cdef int take_requests(Executor executor, Requests requests) except -1:
     """The requests of calls, in the one place of those that know of them."""
     requests.executor = executor.pid
-    requests.run_queue = executor.run_queue
     requests.peers_max = executor.monitors.peer_monitors_max
     executor.requests = executor.lives.requests = executor.letters.requests = requests
     return 0
@@ -1000,7 +997,7 @@ cdef int note_sent(Executor executor, Envelope envelope) except -1:
             connection.frame_encoder.write_undelivered(
                 cid.pid, cid, PASSED_ON, 0, envelope.to, ""
             )
-            executor.routes.answered(connection)
+            executor.routes.touch(connection)
     return 0
 
 
@@ -1044,10 +1041,18 @@ cdef int drop_inbox(Executor executor) except -1:
 
 cdef int drop_all(Executor executor, EnvelopeQueue queue) except -1:
     cdef Envelope envelope
+    cdef Undelivered letter
     while queue.count() != 0:
         envelope = queue.take()
         if envelope.to is not executor.pid:
             executor.letters.drop(envelope, DeadLetterReason.NODE_SHUTDOWN)
+        elif type(envelope.msg) is Undelivered:
+            # Somebody else's envelope, of which only this says that it was not delivered.
+            letter = <Undelivered>envelope.msg
+            if letter.envelope is not None:
+                executor.letters.drop(
+                    letter.envelope, letter.reason, letter.detail or "", letter.crash
+                )
     return 0
 
 

@@ -69,6 +69,7 @@ cdef enum:
     DOWN_TAIL = REFERENCE_BYTES + 1 + 8
     UNDELIVERED_TAIL = 1 + 8 + 2    # ... of an UNDELIVERED: why, the crash, and a text's length
     DETAIL_MAX = 1000       # bytes of text that a DOWN or an UNDELIVERED may have
+    BYE_TEXT_MAX = 255         # ... and of a BYE's text
     HEAD_MAX = 3 * (2 + PID_TEXT_MAX) + 16      # bytes in front of an ENVELOPE's message
     PID_CACHE_SLOTS = 8192      # of the pid cache, in each direction
 
@@ -76,8 +77,8 @@ cdef enum:
 # protocol. Of the pids of the runtime that is the one of threads that call.
 cdef bint may_be_forwarded(Pid asker) noexcept
 
-# A text as DOWN and UNDELIVERED carry it, cut to DETAIL_MAX.
-cdef bytes detail_text(str detail)
+# A text as DOWN, UNDELIVERED and BYE carry it: in normal form C, cut to `most` bytes.
+cdef bytes text_of_frame(str text, Py_ssize_t most)
 
 cdef struct Frame:
     uint8_t kind

@@ -65,15 +65,14 @@ cdef bint may_be_forwarded(Pid asker) noexcept:
     return not is_reserved(asker) or asker.name == "calls"
 
 
-cdef bytes detail_text(str detail):
-    """The text as DOWN and UNDELIVERED carry it: in normal form C, cut to DETAIL_MAX bytes."""
-    if not detail:
+cdef bytes text_of_frame(str text, Py_ssize_t most):
+    if not text:
         return b""
     # A character takes a byte at least, so most of a huge text need not be looked at.
-    text = unicodedata.normalize("NFC", detail[:2 * DETAIL_MAX]).encode("utf-8", "replace")
-    if len(text) <= DETAIL_MAX:
-        return text
-    return text[:DETAIL_MAX].decode("utf-8", "ignore").encode()
+    encoded = unicodedata.normalize("NFC", text[:2 * most]).encode("utf-8", "replace")
+    if len(encoded) <= most:
+        return encoded
+    return encoded[:most].decode("utf-8", "ignore").encode()
 
 
 cdef Py_ssize_t check_frame(
@@ -123,7 +122,7 @@ cdef Py_ssize_t check_frame(
         least = most = 16
     elif kind == BYE:
         least = 2
-        most = 2 + 255
+        most = 2 + BYE_TEXT_MAX
     elif kind == MEMBERSHIP:
         least = 1
     elif kind == WINDOW_UPDATE:
@@ -136,6 +135,8 @@ cdef Py_ssize_t check_frame(
         return -CODE_PROTOCOL
     if size - FRAME_HEADER < length:
         return 0
+    if kind == BYE and length != 2 + <size_t>data[FRAME_HEADER + 1]:
+        return -CODE_PROTOCOL
     out.kind = kind
     out.flags = flags
     out.body = data + FRAME_HEADER

@@ -229,8 +229,7 @@ cdef class FrameDecoder:
             envelope = new_envelope(<Pid>head.to, msg, <Pid>head.sender, cid)
         else:
             envelope = new_envelope(<Pid>head.to, msg, None, cid)
-        out.put_owned(<PyObject*>envelope)
-        Py_INCREF(envelope)
+        out.append(envelope)
         return 0
 
     cdef int read_undecodable(self, Cursor* c, EnvelopeQueue out) except -1:
@@ -247,8 +246,7 @@ cdef class FrameDecoder:
     cdef int put_event(self, PeerEvent event, EnvelopeQueue out) except -1:
         """Put it into an envelope for the executor."""
         cdef Envelope envelope = new_envelope(self.executor, event, None, None)
-        out.put_owned(<PyObject*>envelope)
-        Py_INCREF(envelope)
+        out.append(envelope)
         return 0
 
     cdef int read_cache_pid(self, Frame* frame) except -1:

@@ -26,10 +26,10 @@ from rabble._core.capacities cimport DATA_BYTES_KEPT
 from rabble._core.encoder cimport Encoder
 from rabble._core.envelope cimport Envelope
 from rabble._core.frame cimport (
-    CACHE_PID, DEMONITOR, DOWN, DOWN_TAIL, ENVELOPE, FLAG_CID, FLAG_CONNECTION,
+    CACHE_PID, DEMONITOR, DETAIL_MAX, DOWN, DOWN_TAIL, ENVELOPE, FLAG_CID, FLAG_CONNECTION,
     FLAG_FORWARDED, FLAG_FULL, FLAG_REQUEST, FLAG_SENDER, FRAME_HEADER, HEAD_MAX, LOST, MONITOR,
-    REFERENCE_BYTES, UNDELIVERED, UNDELIVERED_TAIL, WINDOW_UPDATE, detail_text, may_be_forwarded,
-    store_header,
+    REFERENCE_BYTES, UNDELIVERED, UNDELIVERED_TAIL, WINDOW_UPDATE, may_be_forwarded,
+    store_header, text_of_frame,
 )
 from rabble._core.gather cimport (
     GatherFrame, add_frame, forget_frames, free_gather, make_room, put_envelope, put_fragments,
@@ -304,7 +304,7 @@ cdef class FrameEncoder:
     cdef int write_down(
         self, Pid monitoring, Pid monitored, uint64_t reference, int why, uint64_t life, str detail
     ) except -1:
-        cdef bytes text = detail_text(detail)
+        cdef bytes text = text_of_frame(detail, DETAIL_MAX)
         cdef bytes watcher_text, watched_text
         cdef Py_ssize_t first, second, n
         cdef unsigned char* start
@@ -364,7 +364,7 @@ cdef class FrameEncoder:
         self, Pid to, CorrelationId correlation_id, int why, uint64_t crash, Pid about, str detail
     ) except -1:
         cdef BufferWriter* w = &self.data
-        cdef bytes text = detail_text(detail)
+        cdef bytes text = text_of_frame(detail, DETAIL_MAX)
         cdef bytes about_text = b""
         cdef Py_ssize_t first
         cdef Py_ssize_t asker = 0

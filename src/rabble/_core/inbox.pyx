@@ -232,7 +232,7 @@ cdef class Inbox:
 
     cdef int put_always(self, Envelope envelope) except -1:
         """Append past the limit: for what the runtime itself has to say."""
-        self.queue.put(envelope)
+        self.queue.append(envelope)
         if self.armed:
             self.wake()
         return 0

@@ -249,17 +249,16 @@ cdef class Lives:
 
     cdef int end(self, Entry entry, object reason, unsigned long long crash=0) except -1:
         """What takes memory comes first, so no monitor misses the end of a life that is over."""
-        cdef list envelopes = None
+        cdef list envelopes = []
         cdef Envelope envelope
         if entry.monitored_by:
             envelopes = self.farewells(entry, entry.monitored_by, reason)
-            self.run_queue.reserve(len(envelopes))
+        if self.requests.has(entry):
+            envelopes.append(self.requests.unanswered(entry, reason.kind, reason.detail, crash))
+        self.run_queue.reserve(len(envelopes))
         self.detach(entry)
-        if envelopes is not None:
-            for envelope in envelopes:
-                self.run_queue.put(envelope)
-        if self.requests.held:
-            self.requests.ended(entry, reason.kind, reason.detail, crash)
+        for envelope in envelopes:
+            self.run_queue.append(envelope)
         return 0
 
     cdef dict detach(self, Entry entry):
@@ -296,7 +295,7 @@ cdef class Lives:
         """Queue a `Down` for each monitor of a life that has ended, behind what that life sent."""
         if monitored_by:
             for envelope in self.farewells(entry, monitored_by, reason):
-                self.run_queue.put(envelope)
+                self.run_queue.append(envelope)
         return 0
 
     cdef list farewells(self, Entry entry, dict monitored_by, object reason):

@@ -43,7 +43,7 @@ cdef class Notifier:
         notice.entry = entry
         notice.msg = msg
         notice.correlation_id = correlation_id
-        self.run_queue.put(new_envelope(self.pid, notice, None, None))
+        self.run_queue.append(new_envelope(self.pid, notice, None, None))
         return 0
 
     cdef int notify_all(self, dict entries, object msg) except -1:
@@ -57,5 +57,5 @@ cdef class Notifier:
         cdef PyObject* found = self.table.find(to)
         if found is not NULL:
             return self.notify(<Entry>found, msg, correlation_id)
-        self.run_queue.put(new_envelope(to, msg, self.pid, correlation_id))
+        self.run_queue.append(new_envelope(to, msg, self.pid, correlation_id))
         return 0

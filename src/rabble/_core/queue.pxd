@@ -1,4 +1,7 @@
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+
+from rabble._core.envelope cimport Envelope
 
 cdef class EnvelopeQueue:
     cdef object collected          # always None: an attribute that makes it known to the collector
@@ -25,6 +28,12 @@ cdef class EnvelopeQueue:
             self.reserve(1)
         self.slots[self.tail & self.mask] = obj
         self.tail += 1
+        return 0
+
+    cdef inline int append(self, Envelope envelope) except -1:
+        """`put`, for the core."""
+        self.put_owned(<PyObject*>envelope)
+        Py_INCREF(envelope)
         return 0
 
     cdef inline PyObject* take_owned(self) noexcept:

@@ -10,7 +10,7 @@ The collector sees what is in it: an unread message may refer to the mailbox tha
 cimport cython
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_XDECREF
 from libc.string cimport memcpy
 
 from rabble._core.capacities cimport QUEUE_SLOTS_KEPT, QUEUE_SLOTS_MIN
@@ -57,8 +57,7 @@ cdef class EnvelopeQueue:
 
     def put(self, Envelope envelope not None):
         """Append an envelope. Raises `MemoryError` if the ring cannot grow."""
-        self.put_owned(<PyObject*>envelope)
-        Py_INCREF(envelope)
+        self.append(envelope)
 
     def take(self):
         """Remove and return the oldest object. Raises `IndexError` when empty."""

@@ -16,6 +16,7 @@ from posix.unistd cimport read
 from rabble._core.byte_queue cimport ByteQueue, append, drop, length, move_range, reserve, swap
 from rabble._core.byteorder cimport load_32, load_64, store_64
 from rabble._core.capacities cimport (
+    BYTE_QUEUE_BYTES_KEPT,
     POLL_EVENTS,
     RECV_BULK_HIGH,
     RECV_BYTES_MAX,
@@ -234,11 +235,11 @@ cdef enum:
 
 cdef void note_round_trip(Sockets* s, Transport* t, int64_t sent_ns) noexcept nogil:
     """Note how long a PING took, if it can be one that this side sent and nobody answered yet."""
-    cdef int64_t took = t.received_ns - sent_ns
-    if (
-        not t.unanswered_ns <= sent_ns <= t.pinged_ns
-        or took > ROUND_TRIP_HEARTBEATS * s.heartbeat_ns
-    ):
+    cdef int64_t took
+    if not t.unanswered_ns <= sent_ns <= t.pinged_ns:
+        return
+    took = t.received_ns - sent_ns
+    if took > ROUND_TRIP_HEARTBEATS * s.heartbeat_ns:
         return
     t.unanswered_ns = sent_ns + 1
     t.round_trip_ns = max(took, <int64_t>1)
@@ -283,6 +284,13 @@ cdef void handle_control(
         give_up(s, t, frame.body[0], 0)
 
 
+cdef inline void trade(ByteQueue* empty, ByteQueue* received) noexcept nogil:
+    """Swap them. What a burst took is given back when less comes than needs it."""
+    if empty.capacity > BYTE_QUEUE_BYTES_KEPT and length(received) < BYTE_QUEUE_BYTES_KEPT // 4:
+        drop(empty)
+    swap(empty, received)
+
+
 cdef void take_locked(
     Sockets* s, Transport* t, ByteQueue* decoding, ByteQueue* decoding_bulk, bint* bulk_waits
 ) noexcept nogil:
@@ -291,9 +299,9 @@ cdef void take_locked(
     Those of the bulk lane must not be decoded before what came before them on the data lane, as
     that may be of the same pair. The other way round they may be overtaken.
     """
-    swap(decoding, &t.recv_data)
+    trade(decoding, &t.recv_data)
     if length(decoding_bulk) == 0:
-        swap(decoding_bulk, &t.recv_bulk)
+        trade(decoding_bulk, &t.recv_bulk)
         bulk_waits[0] = length(decoding) != 0
     t.complete = length(&t.recv_data) + length(&t.recv_bulk)
     if t.paused and length(&t.recv_data) < RECV_LOW and length(&t.recv_bulk) < RECV_BULK_HIGH // 2:

@@ -1,7 +1,6 @@
 from rabble._core.dispatch cimport Entry
 from rabble._core.envelope cimport Envelope
 from rabble._core.ids cimport CorrelationId, NodeId, Pid
-from rabble._core.queue cimport EnvelopeQueue
 
 cdef class Unanswered:
     # A life has ended without having answered these.
@@ -15,7 +14,6 @@ cdef class Requests:
     cdef readonly Pid asker                # the pid of this node's threads that call
     cdef dict waiting                      # number -> anything, of this node's calls that wait
     cdef Pid executor                      # handles `Unanswered`
-    cdef EnvelopeQueue run_queue
     cdef Py_ssize_t peers_max              # how many requests of peers are known at once
     # Who has a request: the Entry of this node that took it, or the Pid that it was passed on to.
     cdef dict holders                      # number of a call of this node -> who
@@ -32,10 +30,11 @@ cdef class Requests:
     cdef object drop(self, object key)
     # A request of this node's went to a pid of another one.
     cdef int passed_on(self, object number, Pid to) except -1
-    # A life has ended; queues an `Unanswered` if it still has any.
-    cdef int ended(
-        self, Entry entry, str kind, str detail, unsigned long long crash
-    ) except -1
+    # Whether a life has any.
+    cdef bint has(self, Entry entry) noexcept
+    # An `Unanswered` of a life that ends and has some, to be queued behind what it sent.
+    cdef Envelope unanswered(self, Entry entry, str kind, str detail, unsigned long long crash)
+    cdef int forget_oldest(self) except -1
     # The connection to a node has ended: nobody there waits for an answer any more.
     cdef int forget_node(self, NodeId node) except -1
     cdef int clear(self) except -1

@@ -129,11 +129,12 @@ cdef class Requests:
                     self.held.pop(holder, None)
         return holder
 
-    def forget_oldest(self):
+    cdef int forget_oldest(self) except -1:
         """Forget the peer's request that was taken first: its process never answers, perhaps."""
         # In an OrderedDict, as the first key of a dict is found behind the gaps of those that went.
         if self.peers:
             self.drop(next(iter(self.peers)))
+        return 0
 
     cdef int passed_on(self, object number, Pid to) except -1:
         self.drop(number)
@@ -142,23 +143,19 @@ cdef class Requests:
             self.drop(number)
         return 0
 
-    cdef int ended(
+    cdef bint has(self, Entry entry) noexcept:
+        return PyDict_GetItem(self.held, entry) is not NULL
+
+    cdef Envelope unanswered(
         self, Entry entry, str kind, str detail, unsigned long long crash
-    ) except -1:
-        cdef Unanswered unanswered
-        if not self.held:
-            return 0
-        keys = self.held.pop(entry, None)
-        if not keys:
-            return 0
-        unanswered = Unanswered.__new__(Unanswered)
+    ):
+        cdef Unanswered unanswered = Unanswered.__new__(Unanswered)
         unanswered.entry = entry
-        unanswered.keys = list(keys)
+        unanswered.keys = list(self.held[entry])
         unanswered.kind = kind
         unanswered.detail = detail
         unanswered.crash = crash
-        self.run_queue.put(new_envelope(self.executor, unanswered, None, None))
-        return 0
+        return new_envelope(self.executor, unanswered, None, None)
 
     cdef int forget_node(self, NodeId node) except -1:
         for key in list(self.peers):

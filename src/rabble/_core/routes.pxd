@@ -31,10 +31,10 @@ cdef class Routes:
     cdef int add(self, Connection connection) except -1
     cdef bint remove(self, Connection connection) except -1
     cdef int send(self, Envelope envelope) except -1
+    cdef void notify_when_writable(self, Connection connection) noexcept
     cdef int write_lost(self, Connection connection) except -1
     cdef int touch(self, Connection connection) except -1
     cdef int flush(self) except -1
-    cdef int answered(self, Connection connection) except -1
     cdef list receive(self, EnvelopeQueue queue, size_t popped)
     cdef void shrunk(self, size_t end) noexcept
     # What stood at these places of the run queue was taken out of it.

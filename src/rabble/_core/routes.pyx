@@ -138,7 +138,7 @@ cdef class Routes:
         elif connection.unsent() >= most and connection.counted() >= most:
             connection.lost = 1
             connection.frame_encoder.note_refused(envelope)
-            connection.transport.notify_writable = True
+            self.notify_when_writable(connection)
             return PEER_BUSY
         bulk_written = connection.frame_encoder.bulk.written
         if connection.large_size and is_longer(envelope.msg, most):
@@ -147,7 +147,7 @@ cdef class Routes:
             if connection.large_size:
                 connection.lost = 1
                 connection.frame_encoder.note_refused(envelope)
-                connection.transport.notify_writable = True
+                self.notify_when_writable(connection)
                 return PEER_BUSY
         connection.frame_encoder.write_envelope(envelope, None)
         if connection.frame_encoder.bulk.written - bulk_written > most:
@@ -157,23 +157,26 @@ cdef class Routes:
         self.touch(connection)
         return SENT
 
+    cdef void notify_when_writable(self, Connection connection) noexcept:
+        """Have the executor look again once there is room, which there may be by now."""
+        connection.transport.notify_writable = True
+        RABBLE_FENCE()
+        if connection.counted() < self.poller.sockets.queue_bytes_max // 4:
+            self.poller.sockets.pending = True
+
     cdef int write_lost(self, Connection connection) except -1:
         connection.frame_encoder.write_lost(connection.lost)
         connection.lost = 0
         return self.touch(connection)
 
     cdef int touch(self, Connection connection) except -1:
-        """Something was written: see that it is sent."""
+        """Something was written, by the runtime itself perhaps: see that it is sent."""
         if connection.frame_encoder.data.size + connection.frame_encoder.bulk.size >= FLUSH_BYTES:
             connection.flush()
         elif not connection.is_dirty:
             connection.is_dirty = True
             self.dirty.append(connection)
         return 0
-
-    cdef int answered(self, Connection connection) except -1:
-        """The runtime wrote something itself, which no limit refuses: see that it is sent."""
-        return self.touch(connection)
 
     cdef bint holds(self, Connection connection) noexcept:
         """Whether nothing more of a connection is decoded before its peer has taken what waits.
@@ -257,7 +260,7 @@ cdef class Routes:
                 if connection.counted() < self.poller.sockets.queue_bytes_max // 4:
                     self.write_lost(connection)
                 else:
-                    connection.transport.notify_writable = True
+                    self.notify_when_writable(connection)
             if not connection.is_open() and not connection.has_received():
                 if <Py_ssize_t>(connection.batch_end - popped) > 0:
                     # What it sent last, a Down say, has not had its turn yet.

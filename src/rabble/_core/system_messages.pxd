@@ -9,6 +9,7 @@ cdef class SystemMessages(MessageHandler):
     cdef Executor executor
     cdef tuple classes             # of the messages, in the order of the .pyx's `Message`
 
+    cdef int place_of(self, object msg) noexcept
     cdef Entry asker(self, Envelope envelope)
 
     # What processes ask.

@@ -57,22 +57,25 @@ from rabble._core.timers import validate_delay_ms
 
 __all__ = ["SystemMessages"]
 
-# In the order of `SystemMessages.classes`.
+cdef extern from "Python.h":
+    PyObject* PyTuple_GET_ITEM(tuple items, Py_ssize_t place) noexcept
+
+# In the order of `SystemMessages.classes`: first what the runtime sends itself.
 cdef enum Message:
     NOTICE
     TIMER
-    START_TIMER
-    CANCEL_TIMER
-    SPAWN
     START_PROCESS
-    MONITOR_PID
-    DEMONITOR_PID
-    STOP
     PEER_EVENT
     DISCARD
     NOT_DELIVERED
     NOT_ANSWERED
     CONNECTED
+    START_TIMER
+    CANCEL_TIMER
+    SPAWN
+    MONITOR_PID
+    DEMONITOR_PID
+    STOP
     SUBSCRIBE_NODES
     SUBSCRIBE_DEAD_LETTERS
     GET_METRICS
@@ -97,18 +100,18 @@ cdef class SystemMessages(MessageHandler):
         self.classes = (
             Notice,
             Timer,
-            StartTimer,
-            CancelTimer,
-            Spawn,
             Entry,
-            Monitor,
-            Demonitor,
-            Stop,
             PeerEvent,
             Discard,
             Undelivered,
             Unanswered,
             Connected,
+            StartTimer,
+            CancelTimer,
+            Spawn,
+            Monitor,
+            Demonitor,
+            Stop,
             SubscribeNodes,
             SubscribeDeadLetters,
             GetMetrics,
@@ -117,29 +120,13 @@ cdef class SystemMessages(MessageHandler):
 
     cdef int handle(self, Envelope envelope) except -1:
         cdef object msg = envelope.msg
-        cdef object cls = type(msg)
-        cdef int which = 0
-        # By identity: a class's own metaclass may say anything of equality and hash.
-        while which < MESSAGES and cls is not self.classes[which]:
-            which += 1
+        cdef int which = self.place_of(msg)
         if which == NOTICE:
             return self.notice(<Notice>msg)
         if which == TIMER:
             return self.timer(<Timer>msg)
-        if which == START_TIMER:
-            return self.start_timer(msg, envelope)
-        if which == CANCEL_TIMER:
-            return self.cancel_timer(msg, envelope)
-        if which == SPAWN:
-            return self.spawn(msg, envelope)
         if which == START_PROCESS:
             return self.start_process(<Entry>msg)
-        if which == MONITOR_PID:
-            return self.monitor(msg, envelope)
-        if which == DEMONITOR_PID:
-            return self.demonitor(msg, envelope)
-        if which == STOP:
-            return self.stop(msg)
         if which == PEER_EVENT:
             return handle_event(self.executor, <PeerEvent>msg)
         if which == DISCARD:
@@ -150,6 +137,18 @@ cdef class SystemMessages(MessageHandler):
             return tell_unanswered(self.executor, <Unanswered>msg)
         if which == CONNECTED:
             return self.connected(<Connected>msg)
+        if which == START_TIMER:
+            return self.start_timer(msg, envelope)
+        if which == CANCEL_TIMER:
+            return self.cancel_timer(msg, envelope)
+        if which == SPAWN:
+            return self.spawn(msg, envelope)
+        if which == MONITOR_PID:
+            return self.monitor(msg, envelope)
+        if which == DEMONITOR_PID:
+            return self.demonitor(msg, envelope)
+        if which == STOP:
+            return self.stop(msg)
         if which == SUBSCRIBE_NODES:
             return self.subscribe_nodes(msg, envelope)
         if which == SUBSCRIBE_DEAD_LETTERS:
@@ -161,6 +160,18 @@ cdef class SystemMessages(MessageHandler):
             "CancelTimer, Demonitor, GetMetrics, Monitor, Spawn, StartTimer, Stop, "
             "SubscribeDeadLetters, SubscribeNodes"
         )
+
+    cdef inline int place_of(self, object msg) noexcept:
+        """Which of the classes it is of: `MESSAGES` if of none."""
+        cdef object cls = type(msg)
+        cdef int which = 0
+        # By identity: a class's own metaclass may say anything of equality and hash.
+        while which < MESSAGES and PyTuple_GET_ITEM(self.classes, which) is not <PyObject*>cls:
+            which += 1
+        return which
+
+    cdef bint is_own(self, object msg) noexcept:
+        return self.place_of(msg) <= CONNECTED
 
     cdef Entry asker(self, Envelope envelope):
         """The entry of a control message's sender, or `None` if that life is over by now."""

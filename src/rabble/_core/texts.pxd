@@ -7,7 +7,7 @@ cpdef str bounded_repr(object value, Py_ssize_t most)
 
 # Whether an exception, which came while a user's object was looked at, is none of the object's:
 # then it is to be raised again.
-cdef bint must_pass(object error) noexcept
+cpdef bint must_pass(object error) noexcept
 
 # An exception's class and text, whatever its `__str__` does: what a Down says of a crash.
 cdef object described(object error)

@@ -16,7 +16,7 @@ import threading
 from rabble._core.errors import Interrupted, RabbleError
 from rabble._core.failure cimport PyErr_GivenExceptionMatches, owned, take_failure
 
-__all__ = ["bounded_repr", "bounded_str", "given", "type_name"]
+__all__ = ["bounded_repr", "bounded_str", "given", "must_pass", "type_name"]
 
 cdef extern from *:
     """
@@ -117,7 +117,8 @@ cdef str guarded(object value, Py_ssize_t most, bint as_repr):
     return NO_TEXT
 
 
-cdef bint must_pass(object error) noexcept:
+cpdef bint must_pass(object error) noexcept:
+    """Whether an exception interrupts the thread, whatever code it came from."""
     if PyErr_GivenExceptionMatches(error, Interrupted):
         return True
     if not PyErr_GivenExceptionMatches(error, KeyboardInterrupt):

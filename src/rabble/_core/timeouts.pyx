@@ -76,7 +76,7 @@ cdef class Timeouts:
                 break
             envelope = new_envelope(self.pid, self.due[len(self.due) - 1], None, None)
             self.due.pop()
-            self.run_queue.put(envelope)
+            self.run_queue.append(envelope)
             self.due_queued += 1
         return 0
 
