@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from rabble._core.executor import Executor
 from tests.core.peers import Hub
 from tests.core.sockets import descriptors
+from tests.core.starvation import Starvation
 from tests.support import TINY, Witness, bare_executor
 
 
@@ -41,14 +42,11 @@ def nothing_is_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def starvation() -> Iterator[tuple[Callable[[int, int], None], Callable[[], None]]]:
-    """`starve(first, end)` has those allocations fail, counted from now on; `feed()` ends that.
-
-    The collector rests: what it calls (Hypothesis counts its time) would fail as well.
-    """
+def starvation() -> Iterator[Starvation]:
+    """The collector rests: what it calls (Hypothesis counts its time) would fail as well."""
     testcapi = pytest.importorskip("_testcapi")
     gc.disable()
-    yield testcapi.set_nomemory, testcapi.remove_mem_hooks
+    yield Starvation(testcapi.set_nomemory, testcapi.remove_mem_hooks)
     gc.enable()
 
 

@@ -7,7 +7,7 @@ import contextlib
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import pytest
@@ -16,6 +16,7 @@ import rabble
 from rabble import CallTimeout, Envelope, Node, NodeStopped, Pid, Process, QueueFull
 from rabble._core.calls import AwaitedReply, LoopReplies
 from rabble.calls import Calls
+from tests.core.starvation import Starvation
 from tests.support import BARE, PATIENCE_S, Does, Echo, until
 
 CALLS = Pid("calls", BARE, "rabble")
@@ -476,23 +477,15 @@ def test_a_reply_for_which_its_loop_could_not_be_woken_comes_with_the_timer() ->
 
 
 def test_without_memory_for_its_reply_a_call_ends_at_its_time(
-    starvation: tuple[Callable[[int, int], None], Callable[[], None]],
+    starvation: Starvation,
 ) -> None:
-    starve, feed = starvation
 
     async def ask(nth: int) -> tuple[Any, bool]:
         calls, requests = Calls(CALLS, 100), Requests()
         task = asyncio.create_task(call(calls, requests, timeout=0.01))
         await asyncio.sleep(0)
         envelope = reply_to(requests.sent[0], "came")
-        starve(nth, nth + 1)
-        try:
-            calls.deliver(envelope)
-            starved = False
-        except MemoryError:
-            starved = True
-        finally:
-            feed()
+        starved = starvation.ends_a_node(nth, lambda: calls.deliver(envelope))
         try:
             result = await asyncio.wait_for(asyncio.shield(task), PATIENCE_S)
         except CallTimeout:

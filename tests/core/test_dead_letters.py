@@ -25,6 +25,7 @@ from rabble._core.executor import Executor
 from rabble._core.inbox import Inbox
 from rabble.registry import default_registry
 from tests.core.processes import OUTSIDE, raising, spawn_recorder
+from tests.core.starvation import Starvation
 from tests.support import BARE, Does, bare_executor, settle, subscribe_dead_letters
 
 
@@ -248,9 +249,8 @@ def test_nobody_can_be_subscribed_who_is_not_there(executor: Executor) -> None:
 
 
 def test_without_memory_what_was_not_delivered_is_counted_once_or_the_node_fails(
-    starvation: tuple[Callable[[int, int], None], Callable[[], None]],
+    starvation: Starvation,
 ) -> None:
-    starve, feed = starvation
     failed = 0
     for nth in range(30):
         with bare_executor() as executor:
@@ -259,15 +259,9 @@ def test_without_memory_what_was_not_delivered_is_counted_once_or_the_node_fails
             settle(executor)
             letter = Envelope(Pid("box", BARE), 1)
             executor.undeliverable(letter, DeadLetterReason.NO_PROCESS)
-            starve(nth, nth + 1)
-            try:
-                executor.step()
-            except MemoryError:
-                # That ends a node, and says why.
+            if starvation.ends_a_node(nth, executor.step):
                 failed += 1
                 continue
-            finally:
-                feed()
             settle(executor)
             assert executor.dead_letters[DeadLetterReason.NO_PROCESS] == 1, nth
             # Or it had no memory itself to take it.

@@ -32,6 +32,7 @@ from rabble._core.executor import Executor
 from rabble._core.inbox import Inbox
 from rabble.calls import Calls, Reply
 from tests.core.processes import OUTSIDE, Recorder, raising, returning, spawn_recorder
+from tests.core.starvation import Starvation
 from tests.support import (
     BARE,
     PATIENCE_S,
@@ -489,10 +490,9 @@ def raises(process: Process) -> NoReturn:
 
 
 def test_a_stop_is_done_or_not_done_where_memory_is_short(
-    starvation: tuple[Callable[[int, int], None], Callable[[], None]],
+    starvation: Starvation,
 ) -> None:
     """A Stop for which there is no memory ends its sender, and leaves whom it would have ended."""
-    starve, feed = starvation
     for nth in range(40):
         with bare_executor() as executor:
             watcher, told = spawn_recorder(executor, "watcher")
@@ -501,14 +501,8 @@ def test_a_stop_is_done_or_not_done_where_memory_is_short(
             executor.send(executor.pid, Monitor(watched), sender=watcher)
             settle(executor)
             executor.send(executor.pid, Stop(watched), sender=stopper)
-            starve(nth, nth + 1)
-            try:
-                executor.step()
-            except MemoryError:
-                # That ends a node, and says why.
+            if starvation.ends_a_node(nth, executor.step):
                 continue
-            finally:
-                feed()
             settle(executor)
             if stopper not in executor.table:
                 # It was held to account for it, so what it asked for was not done, not by half.
@@ -520,9 +514,8 @@ def test_a_stop_is_done_or_not_done_where_memory_is_short(
 
 @pytest.mark.parametrize("how", ["stop", "crash"])
 def test_without_memory_the_end_of_a_life_ends_its_requests_or_the_node(
-    starvation: tuple[Callable[[int, int], None], Callable[[], None]], how: str
+    starvation: Starvation, how: str
 ) -> None:
-    starve, feed = starvation
     failed = ended = 0
     for nth in range(40):
         calls = Calls(Pid("calls", BARE, "rabble"), 10)
@@ -538,15 +531,9 @@ def test_without_memory_the_end_of_a_life_ends_its_requests_or_the_node(
                 executor.send(executor.pid, Stop(holder), sender=stopper)
             else:
                 executor.send(holder, "crash")
-            starve(nth, nth + 1)
-            try:
-                executor.step()
-            except MemoryError:
-                # That ends a node, which ends the call.
+            if starvation.ends_a_node(nth, executor.step):
                 failed += 1
                 continue
-            finally:
-                feed()
             settle(executor)
             ended += holder not in executor.table
             assert reply.wait(0) == (holder not in executor.table), nth
@@ -554,9 +541,8 @@ def test_without_memory_the_end_of_a_life_ends_its_requests_or_the_node(
 
 
 def test_without_memory_a_process_that_fails_to_start_is_down_or_the_node_fails(
-    starvation: tuple[Callable[[int, int], None], Callable[[], None]],
+    starvation: Starvation,
 ) -> None:
-    starve, feed = starvation
     failed = told_of = 0
     for nth in range(60):
         with bare_executor() as executor:
@@ -577,15 +563,9 @@ def test_without_memory_a_process_that_fails_to_start_is_down_or_the_node_fails(
             watcher = executor.spawn(Does(watch), "watcher")
             executor.send(watcher, "begin")
             executor.step(1)
-            starve(nth, nth + 1)
-            try:
-                settle(executor)
-            except MemoryError:
-                # That ends a node, and says why.
+            if starvation.ends_a_node(nth, functools.partial(settle, executor)):
                 failed += 1
                 continue
-            finally:
-                feed()
             settle(executor)
             if watcher in executor.table:
                 told_of += 1

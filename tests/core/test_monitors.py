@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from rabble import Demonitor, Down, DownReason, Monitor, Pid, Stop
 from rabble._core.executor import Executor
 from tests.core.peers import Hub
 from tests.core.processes import spawn_recorder
+from tests.core.starvation import Starvation
 from tests.reference.session import DOWN_CODES
 from tests.support import BARE, settle
 
@@ -93,10 +92,9 @@ def test_a_down_says_which_life_ended(executor: Executor) -> None:
 
 
 def test_without_memory_a_remote_monitor_is_there_or_not_and_no_successor_is_told(
-    starvation: tuple[Callable[[int, int], None], Callable[[], None]],
+    starvation: Starvation,
 ) -> None:
     """Who could not be given its monitor ends; who comes after it under its name asked for none."""
-    starve, feed = starvation
     ended = monitored = 0
     for nth in range(40):
         with Hub() as hub:
@@ -104,14 +102,8 @@ def test_without_memory_a_remote_monitor_is_there_or_not_and_no_successor_is_tol
             far = peer.pid("far")
             monitoring, told = spawn_recorder(executor, "monitoring")
             executor.send(executor.pid, Monitor(far), sender=monitoring)
-            starve(nth, nth + 1)
-            try:
-                executor.step()
-            except MemoryError:
-                # That ends a node, and says why.
+            if starvation.ends_a_node(nth, executor.step):
                 continue
-            finally:
-                feed()
             hub.settle()
             if lives := monitoring in executor.table:
                 monitored += 1

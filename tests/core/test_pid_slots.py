@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
@@ -13,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from rabble import Pid
 from rabble._core.debug import CAPACITIES
 from rabble._core.pid_slots import PidSet
+from tests.core.starvation import Starvation
 from tests.support import BARE
 
 SLOTS_MIN = CAPACITIES["SLOTS_MIN"]
@@ -108,7 +108,7 @@ def test_an_item_is_found_and_removed_wherever_it_stands_while_items_move() -> N
 
 
 def test_a_growth_that_finds_no_memory_leaves_it_whole(
-    starvation: tuple[Callable[[int, int], None], Callable[[], None]],
+    starvation: Starvation,
 ) -> None:
     starve, feed = starvation
     pids = [numbered(number) for number in range(min(2_000, SLOTS_MAPPED // 4))]
