@@ -278,7 +278,7 @@ def test_what_a_bye_says_is_cut_between_characters() -> None:
     connection = attach(at, near)
     with far:
         connection.close(SHUTDOWN, "e\u0301" + "\u00e4" * 200)
-        at.poll()
+        look(at)
         # The first one in normal form C.
         said = ("\u00e9" + "\u00e4" * 126).encode()
         assert recv_exactly(far, len(bye(0)) + 254) == bye(SHUTDOWN, said)
