@@ -240,23 +240,22 @@ class Connections:
 
         Who stands still, or goes on again, is noted.
         """
+        # A node with nothing else to do spends most of its time here.
+        observe = self._failure_detector.observe
+        silent_s = SILENT_HEARTBEATS * self._heartbeat_s
         for peer in self._by_id.values():
-            progress, idle, told_ns = peer.connection.progress
-            silence_s = peer.connection.silent_ns / 1e9
-            if silence_s <= SILENT_HEARTBEATS * self._heartbeat_s:
+            connection = peer.connection
+            progress, idle, told_ns = connection.progress
+            silence_s = connection.silent_ns / 1e9
+            if silence_s <= silent_s:
                 peer.segments_before = None
             elif peer.segments_before is None:
-                peer.segments_before = peer.connection.segments[0]
-            self._failure_detector.observe(
-                peer.connection_id,
-                now,
-                silence_s,
-                progress,
-                idle,
-                progress_ago_s=told_ns / 1e9,
+                peer.segments_before = connection.segments[0]
+            observe(
+                peer.connection_id, now, silence_s, progress, idle, progress_ago_s=told_ns / 1e9
             )
-            if peer.connection.session.unfinished_ns > self._partial_ns_max:
-                peer.connection.close(RefusalCode.TIMEOUT, "a message in fragments is not finished")
+            if connection.session.unfinished_ns > self._partial_ns_max:
+                connection.close(RefusalCode.TIMEOUT, "a message in fragments is not finished")
         silent: list[tuple[PeerConnection, float]] = []
         for action in self._failure_detector.tick(now):
             match action:

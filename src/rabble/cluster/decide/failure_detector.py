@@ -128,15 +128,16 @@ class FailureDetector:
         observed = self._connections.get(connection_id)
         if observed is None:
             return
-        received_at = now - max(received_ago_s, 0.0)
+        received_at = now - received_ago_s if received_ago_s > 0.0 else now
         # Two clocks may be read in the one and the other order: only a later word is a new one.
         if received_at > observed.received_at:
             observed.received_at = received_at
             observed.excused_s = 0.0
-        observed.observed_at = max(now, observed.observed_at)
-        progress_at = (
-            observed.received_at if progress_ago_s is None else now - max(progress_ago_s, 0.0)
-        )
+        if now > observed.observed_at:
+            observed.observed_at = now
+        progress_at = observed.received_at
+        if progress_ago_s is not None:
+            progress_at = now - progress_ago_s if progress_ago_s > 0.0 else now
         if idle or progress is None:
             observed.stuck_since, observed.has_progressed = None, True
         elif progress != observed.progress or observed.stuck_since is None:
@@ -147,11 +148,13 @@ class FailureDetector:
     def tick(self, now: float) -> list[Action]:
         """What follows from what was observed."""
         self._measure_own_lateness(now)
+        down_after_s = self._down_after_s * self.widening
+        stalled_after_s = self._stalled_after_s * self.widening
         actions: list[Action] = []
         for connection_id, observed in self._connections.items():
             # As of when it was looked at, not of now: nobody is accused unseen.
             silence = observed.observed_at - observed.received_at - observed.excused_s
-            if not observed.down and silence > self._down_after_s * self.widening:
+            if not observed.down and silence > down_after_s:
                 observed.down = True
                 actions.append(Down(connection_id, silence))
             if observed.stalled and observed.has_progressed:
@@ -159,10 +162,10 @@ class FailureDetector:
                 actions.append(Recovered(observed.name))
             observed.has_progressed = False
             # As of its last word: a silent peer is not known to stand still.
-            stood = (
-                0.0 if observed.stuck_since is None else observed.progress_at - observed.stuck_since
-            )
-            if not observed.stalled and stood > self._stalled_after_s * self.widening:
+            if observed.stuck_since is None or observed.stalled:
+                continue
+            stood = observed.progress_at - observed.stuck_since
+            if stood > stalled_after_s:
                 observed.stalled = True
                 actions.append(Stalled(observed.name, stood))
         return actions
