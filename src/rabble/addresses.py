@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from typing import Any
 
@@ -27,6 +28,9 @@ SPAWNER_NAME = "spawner"
 
 #: A socket family, and an address of it as `socket.connect` takes it.
 Address = tuple[int, tuple[Any, ...]]
+
+#: Of so many hosts and addresses what they are is remembered.
+REMEMBERED_MAX = 4_096
 
 
 def parse_target(target: NodeId | str) -> NodeId | str:
@@ -109,6 +113,7 @@ def address_text(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+@functools.lru_cache(REMEMBERED_MAX)
 def is_loopback(host: str) -> bool:
     """Whether a numeric address is one of this machine's own loopback."""
     try:
@@ -117,6 +122,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+@functools.lru_cache(REMEMBERED_MAX)
 def is_numeric(addr: str) -> bool:
     """Whether the host of `host:port` is an IP address, of which nothing has to be looked up.
 

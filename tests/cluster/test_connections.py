@@ -191,6 +191,7 @@ def test_a_silent_peer_whose_packets_come_is_told_from_one_that_is_gone(
     now, at, cut = 0.0, iter(segments), []
     connection.progress, connection.open, connection.segments = (0, True, 0), True, next(at)
     connection.session.unfinished_ns = 0
+    connection.is_well = lambda within_ns: connection.silent_ns <= within_ns
     while not cut:
         now += 0.5
         connection.silent_ns = int(now * 1e9)

@@ -252,9 +252,12 @@ def test_pings_are_answered_and_tell_how_the_peer_gets_on() -> None:
         far.sendall(ping(1 << 60, progress=5))
         look(at)
         assert connection.progress[:2] == (5, False)
+        assert not connection.is_well(60_000_000_000)
         far.sendall(ping(2, progress=6, idle=True))
         look(at)
         assert connection.progress[:2] == (6, True)
+        assert connection.is_well(60_000_000_000)
+        until(lambda: not connection.is_well(1_000))
         answers = frames(far.recv(1_000))
         assert [(kind, body[:8]) for kind, _, body in answers] == [
             (PONG, struct.pack(">Q", 1 << 60)),

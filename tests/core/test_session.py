@@ -7,6 +7,7 @@ import gc
 import json
 import random
 import sys
+import tracemalloc
 
 import psutil
 import pytest
@@ -37,6 +38,7 @@ from tests.core.sessions import (
     Positive,
     by_pair,
     expect_same,
+    frames_in,
     mutate,
     read,
     read_by_reference,
@@ -261,6 +263,25 @@ def fuzz(seed: int, inputs: int) -> None:
     gc.collect()
     assert sys.getallocatedblocks() - blocks < 5_000
     assert SANITIZED or process.memory_info().rss - memory < 5 << 20
+
+
+def test_the_tables_of_pids_take_no_memory_before_a_pid_crosses():
+    tracemalloc.start()
+    try:
+        writers, readers = [], []
+        for _ in range(10):
+            writers.append(session())
+            readers.append(reader())
+        assert tracemalloc.get_traced_memory()[0] < 20 * (16 << 10)
+        writers[0].write(Envelope(RECEIVER, 1, SENDER))
+        data = writers[0].take_data()
+        assert read(readers[0], data)[1] is None
+        # What one knows is no other one's.
+        assert read(readers[1], frames_in(data)[-1])[1] == PROTOCOL
+        writers[1].write(Envelope(RECEIVER, 1, SENDER))
+        assert writers[1].take_data() == data
+    finally:
+        tracemalloc.stop()
 
 
 def test_mutations():

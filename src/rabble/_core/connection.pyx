@@ -13,7 +13,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_XDECREF
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid
@@ -207,6 +207,18 @@ cdef class Connection:
         if self.transport.paused:
             return 0
         return max(monotonic_ns() - self.transport.received_ns, 0)
+
+    def is_well(self, int64_t within_ns):
+        """Whether the peer was heard of within so many ns, had nothing to do when it last said how
+        it is, and is not amid a message in parts."""
+        return (
+            bool(self.transport.peer_idle)
+            and self.session.frame_decoder.fragments.part_ns == 0
+            and (
+                bool(self.transport.paused)
+                or monotonic_ns() - self.transport.received_ns <= within_ns
+            )
+        )
 
     @property
     def segments(self):

@@ -65,6 +65,9 @@ cdef extern from "Python.h":
 cdef enum:
     REASON_CHARS_MAX = 500    # of what an exception of the user's says of itself
 
+# What encoders have that have sent no pid yet; never changed.
+cdef list NEVER_SENT = [None] * SENT_PID_SLOTS
+
 
 cdef object older(Encoder encoder, object cls):
     """What is said of an instance of a class that was declared anew; None if it was not."""
@@ -169,8 +172,7 @@ cdef class Encoder(CodecBounds):
 
     def __cinit__(self, registry, **bounds):
         self.plans_by_class = registry.plans_by_class
-        self.sent_pids = [None] * SENT_PID_SLOTS
-        self.sent_texts = [None] * SENT_PID_SLOTS
+        self.sent_pids = self.sent_texts = NEVER_SENT
 
     def __dealloc__(self):
         PyMem_RawFree(self.spare)
@@ -665,6 +667,9 @@ cdef class Encoder(CodecBounds):
         if known is pid or (known is not None and same_pid(<Pid>known, pid)):
             return <bytes>PyList_GET_ITEM(self.sent_texts, place)
         text = str(pid).encode()
+        if self.sent_pids is NEVER_SENT:
+            pids, texts = [None] * SENT_PID_SLOTS, [None] * SENT_PID_SLOTS
+            self.sent_pids, self.sent_texts = pids, texts
         self.sent_pids[place] = pid
         self.sent_texts[place] = text
         return text

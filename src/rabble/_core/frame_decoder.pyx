@@ -43,6 +43,25 @@ cdef extern from "Python.h":
 cdef enum:
     TEXT_MAX = 500                          # characters of what is said of an error
 
+# The pid cache of all peers that have sent no pid yet, which is never written to: most connections of
+# a large mesh carry no messages for long.
+cdef PyObject* NEVER_CACHED[PID_CACHE_SLOTS]
+cdef unsigned char ABOUT_NOBODY[PID_CACHE_SLOTS]
+
+
+cdef int make_cache(FrameDecoder frame_decoder) except -1:
+    """Take the memory of a pid cache."""
+    cdef PyObject** pids = <PyObject**>PyMem_Calloc(PID_CACHE_SLOTS, sizeof(PyObject*))
+    cdef unsigned char* about = <unsigned char*>PyMem_Calloc(PID_CACHE_SLOTS, 1)
+    if pids is NULL or about is NULL:
+        PyMem_Free(pids)
+        PyMem_Free(about)
+        raise MemoryError
+    frame_decoder.cached_pids = pids
+    frame_decoder.cached_about = about
+    return 0
+
+
 # What returns a status, with its exception pending, instead of raising it.
 ctypedef int (*quiet_reading)(FrameDecoder frame_decoder, Cursor* c, EnvelopeQueue out) noexcept
 
@@ -117,18 +136,16 @@ cdef class FrameDecoder:
         self.open_names = open_names
         self.message_bytes_max = message_bytes_max
         self.frame_bytes_max = frame_bytes_max
-        self.cached_pids = <PyObject**>PyMem_Calloc(PID_CACHE_SLOTS, sizeof(PyObject*))
-        self.cached_about = <unsigned char*>PyMem_Calloc(PID_CACHE_SLOTS, 1)
-        if self.cached_pids is NULL or self.cached_about is NULL:
-            raise MemoryError
+        self.cached_pids = NEVER_CACHED
+        self.cached_about = ABOUT_NOBODY
 
     def __dealloc__(self):
         cdef size_t i
-        if self.cached_pids is not NULL:
+        if self.cached_pids is not NULL and self.cached_pids is not NEVER_CACHED:
             for i in range(<size_t>PID_CACHE_SLOTS):
                 Py_XDECREF(self.cached_pids[i])
-        PyMem_Free(self.cached_pids)
-        PyMem_Free(self.cached_about)
+            PyMem_Free(self.cached_pids)
+            PyMem_Free(self.cached_about)
         drop_fragments(&self.fragments)
         Py_XDECREF(self.fragments.unfinished)
 
@@ -270,6 +287,8 @@ cdef class FrameDecoder:
         elif same_node(pid.node, self.peer):
             pid.node = self.peer
         about = self.about(pid)
+        if self.cached_pids is NEVER_CACHED:
+            make_cache(self)
         former = self.cached_pids[index]
         Py_INCREF(pid)
         self.cached_pids[index] = <PyObject*>pid

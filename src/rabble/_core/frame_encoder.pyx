@@ -28,8 +28,7 @@ from rabble._core.envelope cimport Envelope
 from rabble._core.frame cimport (
     CACHE_PID, DEMONITOR, DETAIL_MAX, DOWN, DOWN_TAIL, ENVELOPE, FLAG_CID, FLAG_CONNECTION,
     FLAG_FORWARDED, FLAG_FULL, FLAG_REQUEST, FLAG_SENDER, FRAME_HEADER, HEAD_MAX, LOST, MONITOR,
-    REFERENCE_BYTES, UNDELIVERED, UNDELIVERED_TAIL, WINDOW_UPDATE, may_be_forwarded,
-    store_header, text_of_frame,
+    PID_CACHE_SLOTS, REFERENCE_BYTES, UNDELIVERED, UNDELIVERED_TAIL, WINDOW_UPDATE, may_be_forwarded,
 )
 from rabble._core.gather cimport (
     GatherFrame, add_frame, forget_frames, free_gather, make_room, put_envelope, put_fragments,
@@ -45,6 +44,24 @@ cdef enum:
     HEAD_ROOM = FRAME_HEADER + 3 * 2 + 16   # header and fields of an ENVELOPE, by index
     NO_SLOT = -2
 
+# The pid cache of all those who have sent no pid yet, which is never written to: most connections
+# of a large mesh carry no messages for long.
+cdef PidSlot NEVER_USED[PID_CACHE_SLOTS]
+
+
+cdef int make_slots(FrameEncoder frame_encoder) except -1:
+    """Take the memory of a pid cache."""
+    cdef size_t pairs = frame_encoder.sets_mask + 1
+    cdef PidSlot* slots = <PidSlot*>PyMem_Calloc(2 * pairs, sizeof(PidSlot))
+    cdef unsigned char* latest = <unsigned char*>PyMem_Calloc(pairs, 1)
+    if slots is NULL or latest is NULL:
+        PyMem_Free(slots)
+        PyMem_Free(latest)
+        raise MemoryError
+    frame_encoder.slots = slots
+    frame_encoder.latest = latest
+    return 0
+
 
 @cython.final
 cdef class FrameEncoder:
@@ -55,7 +72,7 @@ cdef class FrameEncoder:
         Encoder encoder not None, Py_ssize_t fragment_bytes, Py_ssize_t message_bytes_max,
         Py_ssize_t peer_bytes_max, Py_ssize_t slots,
     ):
-        if slots < 2 or slots & (slots - 1):
+        if not 2 <= slots <= PID_CACHE_SLOTS or slots & (slots - 1):
             raise ValueError(f"FrameEncoder: slots must be a power of two, not {slots}")
         self.own = own
         self.peer = peer
@@ -66,18 +83,15 @@ cdef class FrameEncoder:
         self.peer_bytes_max = peer_bytes_max
         self.pairs = BulkPairs.__new__(BulkPairs)
         self.sets_mask = <size_t>slots // 2 - 1
-        self.slots = <PidSlot*>PyMem_Calloc(slots, sizeof(PidSlot))
-        self.latest = <unsigned char*>PyMem_Calloc(slots // 2, 1)
-        if self.slots is NULL or self.latest is NULL:
-            raise MemoryError
+        self.slots = NEVER_USED
 
     def __dealloc__(self):
         cdef size_t i
-        if self.slots is not NULL:
+        if self.latest is not NULL:
             for i in range(2 * self.sets_mask + 2):
                 Py_XDECREF(self.slots[i].pid)
-        PyMem_Free(self.slots)
-        PyMem_Free(self.latest)
+            PyMem_Free(self.slots)
+            PyMem_Free(self.latest)
         PyMem_RawFree(self.data.data)
         free_gather(&self.bulk)
 
@@ -463,6 +477,8 @@ cdef class FrameEncoder:
         return self.assign_slot(pid, kept)
 
     cdef Py_ssize_t assign_slot(self, Pid pid, Py_ssize_t kept) except -1:
+        if self.latest is NULL:
+            make_slots(self)
         cdef size_t pair = <size_t>pid.hash_value & self.sets_mask
         cdef PidSlot* pair_slots = self.slots + 2 * pair
         cdef BufferWriter* w = &self.data

@@ -29,10 +29,6 @@ __all__ = ["Connections", "Ending", "PeerConnection", "ending_of"]
 UNSENT_BYTES_MAX = 256 << 10
 
 
-#: For how many heartbeats a peer may be silent that is not falling silent.
-SILENT_HEARTBEATS = 2
-
-
 @dataclasses.dataclass(eq=False)
 class PeerConnection:
     """An established connection, as the cluster server knows it."""
@@ -81,7 +77,6 @@ class Connections:
         self._own = own
         self._poller = poller
         self._runtime = runtime
-        self._heartbeat_s = limits.heartbeat_ms / 1000
         self._keep_alive_s = max(limits.heartbeat_ms // 1000, 1)
         self._clock = clock
         self._tls_proxy = tls_proxy
@@ -240,23 +235,29 @@ class Connections:
 
         Who stands still, or goes on again, is noted.
         """
+        # An idle node does little else: of most peers nothing is to be noted.
+        observe, to_observe = self._failure_detector.observe, self._failure_detector.to_observe(now)
+        well_s = self._failure_detector.well_s
+        well_ns = int(well_s * 1e9)
         for peer in self._by_id.values():
-            progress, idle, told_ns = peer.connection.progress
-            silence_s = peer.connection.silent_ns / 1e9
-            if silence_s <= SILENT_HEARTBEATS * self._heartbeat_s:
+            connection = peer.connection
+            if (
+                peer.segments_before is None
+                and peer.connection_id not in to_observe
+                and connection.is_well(well_ns)
+            ):
+                continue
+            progress, idle, told_ns = connection.progress
+            silence_s = connection.silent_ns / 1e9
+            if silence_s <= well_s:
                 peer.segments_before = None
             elif peer.segments_before is None:
-                peer.segments_before = peer.connection.segments[0]
-            self._failure_detector.observe(
-                peer.connection_id,
-                now,
-                silence_s,
-                progress,
-                idle,
-                progress_ago_s=told_ns / 1e9,
+                peer.segments_before = connection.segments[0]
+            observe(
+                peer.connection_id, now, silence_s, progress, idle, progress_ago_s=told_ns / 1e9
             )
-            if peer.connection.session.unfinished_ns > self._partial_ns_max:
-                peer.connection.close(RefusalCode.TIMEOUT, "a message in fragments is not finished")
+            if connection.session.unfinished_ns > self._partial_ns_max:
+                connection.close(RefusalCode.TIMEOUT, "a message in fragments is not finished")
         silent: list[tuple[PeerConnection, float]] = []
         for action in self._failure_detector.tick(now):
             match action:

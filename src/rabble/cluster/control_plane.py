@@ -38,7 +38,6 @@ from rabble.cluster.decide.handshake import (
     Authorize,
     Established,
     Failed,
-    HandshakeConfig,
     Peer,
 )
 from rabble.cluster.decide.membership import Changes, Membership, MembershipError
@@ -47,6 +46,7 @@ from rabble.cluster.decide.standing import OwnStanding, refusal_by_standing
 from rabble.cluster.failed_handshakes import TOO_MANY, FailedHandshakes
 from rabble.cluster.failures import Failures
 from rabble.cluster.gossip import KIND_MEMBERSHIP, Gossip, code_of
+from rabble.cluster.handshake_configs import HandshakeConfigs
 from rabble.cluster.io.handshake_runner import Outcome, Unreached
 from rabble.cluster.io.handshake_socket import HandshakeSocket
 from rabble.cluster.renewal import Renewal
@@ -91,9 +91,7 @@ class ControlPlane:
         new_incarnation: Callable[[], int],
     ) -> None:
         self._own, self._mesh = own, mesh
-        self._key, self._other_keys = key, tuple(other_keys)
-        self._runtime, self._limits = runtime, limits
-        self._clock = clock
+        self._runtime, self._limits, self._clock = runtime, limits, clock
         self._new_incarnation, self._post = new_incarnation, post
         self.incarnation = new_incarnation()
         self._connection_manager = ConnectionManager(own, self.incarnation, rng, limits)
@@ -130,7 +128,15 @@ class ControlPlane:
             post=post,
             accept=self._accept,
             proceed=self._handshake_ready,
-            config=self._handshake_config,
+            config=HandshakeConfigs(
+                own,
+                mesh,
+                [] if key is None else [key, *other_keys],
+                limits,
+                clock,
+                incarnation=lambda: self.incarnation,
+                highest_believed=self._highest_believed,
+            ).current,
             next_id=self._connection_manager.accepting,
             seed_added=self._add_seed,
             seed_dropped=self._drop_seed,
@@ -370,20 +376,6 @@ class ControlPlane:
                         connection_id, outcome, remote, initiated, handshake_socket
                     )
                     return
-
-    def _handshake_config(self) -> HandshakeConfig:
-        return HandshakeConfig(
-            own=self._own,
-            incarnation=self.incarnation,
-            cluster=self._mesh.cluster,
-            key=self._key,
-            other_keys=self._other_keys,
-            secured=self._key is None,
-            authenticate_loopback=self._mesh.authenticate_loopback,
-            deadline_s=self._limits.handshake_ms / 1000,
-            highest_believed=self._highest_believed(),
-            message_bytes_max=self._limits.message_bytes_max,
-        )
 
     def _authorize(self, peer: Peer) -> Refusal | None:
         """Whether to accept a peer that dialled and has authenticated itself."""

@@ -59,6 +59,10 @@ class Gossip:
         self._frame_bytes_max = limits.frame_bytes_max
         self._digest_s = limits.digest_ms / 1000
         self._settled_s = limits.digest_settled_ms / 1000
+        #: What is sent first on a connection, by whether its peer is known, as long as these are the
+        #: rows that this node makes itself.
+        self._greetings: dict[bool, bytes] = {}
+        self._greeting_rows: tuple[object, ...] = ()
         self._codec = Codec(MessageRegistry(), elements_max=ELEMENTS_MAX)
         self._dissemination = Dissemination(rng, limits)
         #: The state whose changes have all been noticed.
@@ -93,10 +97,20 @@ class Gossip:
         known = self._membership.incarnation_of(peer.node.name) >= peer.incarnation
         if not known:
             self._strangers.add(peer.connection_id)
-        own = self._membership.delta(self._membership.own_parts())
-        self._send(peer, {**own.plain(), "k": known})
+        self._send_body(peer, self._greeting(known))
         self._dissemination.connection_up(peer.connection_id)
         self._digest_soon(now)
+
+    def _greeting(self, known: bool) -> bytes:
+        parts = self._membership.own_parts()
+        rows = tuple(map(self._membership.row_of, parts))
+        if rows != self._greeting_rows:
+            own = self._membership.delta(parts).plain()
+            self._greetings = {
+                each: self._codec.encode_message({**own, "k": each}) for each in (False, True)
+            }
+            self._greeting_rows = rows
+        return self._greetings[known]
 
     def forget(self, connection_id: int) -> None:
         """A connection has ended."""
@@ -194,15 +208,18 @@ class Gossip:
                 f"believed: they are a hundred years ahead of the clock"
             )
             self._runtime.report(logging.WARNING, lambda: text)
-        exactly = {
-            part for part, row in rows_by_part(message) if row == self._membership.row_of(part)
-        }
         if changes.state_changed:
             parts = self._notice(now)
             own = parts.intersection(self._membership.own_parts())
             self._dissemination.learned(parts - own, now)
             if own:
                 self._dissemination.contradicted(own, now)
+        untold = self._dissemination.untold
+        exactly = {
+            part
+            for part, row in rows_by_part(message, among=untold)
+            if row == self._membership.row_of(part)
+        }
         self._dissemination.heard(exactly, peer.connection_id, spread=is_delta)
         return changes
 

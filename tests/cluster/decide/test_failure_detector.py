@@ -295,3 +295,82 @@ def test_verdicts_follow_from_what_was_seen(script: list[tuple[float, float, boo
     assert sum(isinstance(action, Down) for action in actions) <= 1
     turns = [type(action) for action in actions if not isinstance(action, Down)]
     assert turns == [Stalled, Recovered] * (len(turns) // 2) + [Stalled] * (len(turns) % 2)
+
+
+class Leaving(Watch):
+    """One that leaves out those who are well, as far as it may."""
+
+    def __init__(self, **limits: int) -> None:
+        super().__init__(**limits)
+        self.left_out = 0
+
+    def look(self) -> None:
+        everybody, to_observe = self.peers, self.of.to_observe(self.now)
+        self.peers = {
+            name: peer
+            for name, peer in everybody.items()
+            if peer.connection_id in to_observe
+            or not peer.idle
+            or self.now - peer.received_at > self.of.well_s
+        }
+        self.left_out += len(everybody) - len(self.peers)
+        super().look()
+        self.peers = everybody
+
+
+#: How late a look is, and of each of two peers: how long ago a word of it came, or that none did
+#: since the look before; whether it is idle; whether it has gone on.
+histories = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.0, 0.0, 0.1, 0.3, 2.0, 9.0]),
+        st.lists(
+            st.tuples(
+                st.sampled_from([None, None, 0.0, 0.2, 1.0, 3.0]), st.booleans(), st.booleans()
+            ),
+            min_size=2,
+            max_size=2,
+        ),
+    ),
+    max_size=60,
+)
+
+
+@pytest.mark.parametrize("down_after_ms", [8_000, 1_200])
+@given(histories)
+def test_who_is_well_may_be_left_out_and_nothing_changes(
+    down_after_ms: int, history: list[tuple[float, list[tuple[float | None, bool, bool]]]]
+) -> None:
+    limits = {"down_after_ms": down_after_ms, "stalled_after_ms": 600}
+    watches = Watch(**limits), Leaving(**limits)
+    for watch in watches:
+        watch.now = 100.0
+        for name in "bc":
+            watch.add(name).progress = 0
+    for late, words in history:
+        for watch in watches:
+            tick = watch.of.next_tick(watch.now)
+            assert tick is not None
+            watch.now = tick + late
+            for peer, (ago, idle, moves) in zip(watch.peers.values(), words, strict=True):
+                if ago is None:
+                    continue
+                # What a peer says of itself comes with its words.
+                peer.received_at = peer.progress_at = max(peer.received_at, watch.now - ago)
+                peer.idle = idle
+                peer.progress = (peer.progress or 0) + moves
+            watch.look()
+        assert watches[0].told == watches[1].told
+        assert watches[0].of.widening == watches[1].of.widening
+
+
+def test_of_idle_peers_that_are_heard_of_none_is_to_be_observed() -> None:
+    watch = Leaving()
+    peers = [watch.add(name) for name in "bcd"]
+    watch.run(10.0, *peers)
+    assert watch.left_out == 3 * 20 and watch.told == []
+    # Until one is silent, or this node is late.
+    watch.run(12.0, *peers[1:])
+    before = watch.left_out
+    watch.run(13.0, *peers[1:])
+    assert watch.left_out == before + 2 * 2
+    assert 1 in watch.of.to_observe(watch.now + 1.0) and 1 not in watch.of.to_observe(watch.now)

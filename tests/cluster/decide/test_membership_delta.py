@@ -41,7 +41,10 @@ def history(rng: random.Random, steps: int) -> list[Membership]:
 
 
 def parts_of(state: State) -> list[Part]:
-    return sorted((part for part, _ in rows_by_part(state.plain())), key=repr)
+    every = {*(start.name for start in state.rows.starts)}
+    every |= {version[:2] for version in state.rows.versions}
+    assert not list(rows_by_part(state.plain(), among=()))
+    return sorted((part for part, _ in rows_by_part(state.plain(), among=every)), key=repr)
 
 
 def copy_of(node: Membership) -> Membership:

@@ -23,13 +23,10 @@ class SlowNames:
     def __init__(self) -> None:
         self.released = threading.Event()
         self.asked: list[str] = []
-        self.numbers = False
 
     def __call__(self, host: str, port: int, flags: int = 0) -> list[Address]:
         if flags:
-            if not self.numbers:
-                raise socket.gaierror("no number")
-            return FOUND
+            raise socket.gaierror("no number")
         self.asked.append(host)
         assert self.released.wait(PATIENCE_S)
         if host == "raises":
@@ -67,10 +64,18 @@ def resolver(failures: list[BaseException], noted: Noted) -> Iterator[Resolver]:
     resolver.close()
 
 
-def test_a_number_is_answered_at_once(resolver: Resolver) -> None:
+@pytest.mark.parametrize(
+    ("host", "found"),
+    [
+        ("127.0.0.1", (socket.AF_INET, ("127.0.0.1", 4_000))),
+        ("127.1", (socket.AF_INET, ("127.0.0.1", 4_000))),
+        ("[::1]", (socket.AF_INET6, ("::1", 4_000, 0, 0))),
+    ],
+)
+def test_a_number_is_answered_at_once(resolver: Resolver, host: str, found: Address) -> None:
     answers: list[object] = []
-    resolver.resolve("127.0.0.1:4000", answers.append)
-    assert answers == [[(socket.AF_INET, ("127.0.0.1", 4_000))]]
+    resolver.resolve(f"{host}:4000", answers.append)
+    assert answers == [[found]]
     assert not threads()
 
 
@@ -139,9 +144,8 @@ def test_numbers_pass_names_that_hang(resolver: Resolver, names: SlowNames) -> N
     for number in range(3 * THREADS_MAX):
         resolver.resolve(f"name-{number}:1", lambda found: None)
     until(lambda: len(names.asked) == THREADS_MAX)
-    names.numbers = True
     resolver.resolve("10.0.0.1:1", answers.append)
-    assert answers == [FOUND]
+    assert answers == [[(socket.AF_INET, ("10.0.0.1", 1))]]
 
 
 def test_an_answer_that_raises_is_noted_and_the_thread_goes_on(

@@ -27,9 +27,6 @@ from rabble.limits import Limits
 
 __all__ = ["ConnectionManager"]
 
-#: Peers that are dialled within the time that the node with the greater name holds back for one.
-CROWD = 12
-
 
 class ConnectionManager:
     """Decides whom to dial, when, and which connection to a peer stays. Does no I/O.
@@ -50,6 +47,10 @@ class ConnectionManager:
     peer may take the dial for a connection. The node with the smaller name refuses (DUPLICATE) as
     long as it has such a dial, and the other one accepts and drops its own. A dial that has not
     come to its PROOF gives way to whatever is accepted.
+
+    Most of that is avoided, as the node with the greater name holds its first dial back. Where many
+    nodes start together the others take their time. So it holds back as long as connections come
+    up, but not for ever: the other one may not be able to dial.
     """
 
     def __init__(self, own: NodeId, incarnation: int, rng: Uniform, limits: Limits) -> None:
@@ -73,6 +74,9 @@ class ConnectionManager:
         self._members: dict[str, Member] = {}
         self._seeds: dict[str, DialTarget] = {}
         self._dials: dict[int, PendingDial] = {}
+        #: Those whose peer may have this node's PROOF; and how many of all are looked up.
+        self._authenticating: dict[int, PendingDial] = {}
+        self._looked_up = 0
         self._up: dict[int, Member] = {}
         #: The targets that are due some time; those of them that failed before; and when the first
         #: one is, unless that has to be found anew.
@@ -80,6 +84,8 @@ class ConnectionManager:
         self._failing: dict[DialTarget, None] = {}
         self._first_due = float("inf")
         self._is_first_gone = False
+        #: When the last connection came up.
+        self._last_up = float("-inf")
 
     # The desired peers.
 
@@ -200,6 +206,7 @@ class ConnectionManager:
             self.dial_failed(connection_id, now, code=refusal.code)
             return refusal
         pending_dial.authenticating = (peer, incarnation)
+        self._authenticating[connection_id] = pending_dial
         return None
 
     def dial_failed(
@@ -325,15 +332,12 @@ class ConnectionManager:
             self._end(self._dials[connection_id], reached=True)
             self._resolve(target, peer, now)
         actions: list[Action] = []
-        for other in list(self._dials.values()):
-            if other.target is member or (
-                other.authenticating and other.authenticating[0].name == peer.name
-            ):
-                actions.append(self._drop(other, "another connection stays", reached=True))
-                if other.target is not member:
-                    # A seed asks again later: who it is has not been proven to this node.
-                    other.target.attempts += 1
-                    self._plan(other.target, now)
+        for other in self._dials_of(peer.name):
+            actions.append(self._drop(other, "another connection stays", reached=True))
+            if other.target is not member:
+                # A seed asks again later: who it is has not been proven to this node.
+                other.target.attempts += 1
+                self._plan(other.target, now)
         if (seed := self._seeds.get(peer.addr)) is not None:
             if seed.pending_dial is not None:
                 actions.append(self._drop(seed.pending_dial, "another connection stays"))
@@ -348,6 +352,7 @@ class ConnectionManager:
         if not member.is_desired:
             member.node, member.addr = peer, peer.addr
         member.connection_id, member.up_since = connection_id, now
+        self._last_up = now
         self._unplan(member)
         member.join = member.barred = False
         member.answered = member.addr == peer.addr
@@ -406,13 +411,22 @@ class ConnectionManager:
         """
         if now < self._first_due and not self._is_first_gone:
             return []
-        waiting = [(t.due, t) for t in self._waiting if t.due is not None and t.due <= now]
+        waiting: list[tuple[float, DialTarget]] = []
+        for target in self._waiting:
+            if target.due is None or target.due > now:
+                continue
+            if self._backoff.holds_back(target, self._last_up, now):
+                self._is_first_gone = True
+            else:
+                waiting.append((target.due, target))
         # The longest wait comes first, so no target starves where there are more than fit.
         waiting.sort(key=lambda pair: pair[0])
         actions: list[Action] = []
+        due: dict[bool, list[DialTarget]] = {True: [], False: []}
+        for _, target in waiting:
+            due[target.is_looked_up].append(target)
         for looked_up, free in self._free_places().items():
-            due = (target for _, target in waiting if target.is_looked_up == looked_up)
-            turns = self._rates.in_turn(due, now)
+            turns = self._rates.in_turn(due[looked_up], now)
             for target, bucket in itertools.islice(turns, max(free, 0)):
                 actions.append(self._dial(target, bucket, looked_up))
         return actions
@@ -424,6 +438,7 @@ class ConnectionManager:
         target.pending_dial = pending_dial
         self._unplan(target)
         self._dials[number] = pending_dial
+        self._looked_up += looked_up
         return Dial(number, addr, target.whom, join, target.resolved)
 
     def next_tick(self, now: float) -> float | None:
@@ -470,29 +485,34 @@ class ConnectionManager:
     def is_tied(self, name: str) -> bool:
         """Whether the node of this name needs no further connection: it has one, or is dialled."""
         member = self._members.get(name)
-        if member is not None and (member.up or member.pending_dial is not None):
-            return True
-        # A seed, or who has been forgotten, may be the same node.
-        return any(
-            pending_dial.authenticating is not None and pending_dial.authenticating[0].name == name
-            for pending_dial in self._dials.values()
-        )
+        return (member is not None and member.up) or bool(self._dials_of(name))
 
     # The rest is internal.
 
     def _free_places(self) -> dict[bool, int]:
         """How many more dials there may be: of those that are looked up, and of the others."""
-        looked_up = sum(each.is_looked_up for each in self._dials.values())
         return {
-            True: self._dials_max - looked_up,
-            False: self._dials_max - len(self._dials) + looked_up,
+            True: self._dials_max - self._looked_up,
+            False: self._dials_max - len(self._dials) + self._looked_up,
         }
+
+    def _dials_of(self, name: str) -> list[PendingDial]:
+        """The dials of a node, in their order. A seed may be it, or who has been forgotten."""
+        dials = {
+            connection_id: pending_dial
+            for connection_id, pending_dial in self._authenticating.items()
+            if pending_dial.authenticating and pending_dial.authenticating[0].name == name
+        }
+        member = self._members.get(name)
+        if member is not None and (pending_dial := member.pending_dial) is not None:
+            dials[pending_dial.connection_id] = pending_dial
+        return [dials[connection_id] for connection_id in sorted(dials)]
 
     def _is_authenticating(self, peer: NodeId, incarnation: int) -> bool:
         """Whether a dial of this node may already be a connection for that peer."""
         return any(
             pending_dial.authenticating == (peer, incarnation)
-            for pending_dial in self._dials.values()
+            for pending_dial in self._authenticating.values()
         )
 
     def _plan(self, target: DialTarget, now: float) -> None:
@@ -500,10 +520,7 @@ class ConnectionManager:
         gone = target.whom is None and self._seeds.get(target.addr) is not target
         if target.up or gone or target.pending_dial is not None:
             return
-        hold_back = 0.0
-        if target.whom is not None and self.own.name > target.whom.name:
-            # Where there are many to be dialled, the other sides have as many.
-            hold_back = 1.0 + len(self._waiting) / CROWD
+        hold_back = target.whom is not None and self.own.name > target.whom.name
         self._backoff.plan(target, now, hold_back=hold_back)
         if target.due is not None and isinstance(target, Member):
             target.due = max(target.due, target.held_until)
@@ -542,6 +559,8 @@ class ConnectionManager:
 
     def _end(self, pending_dial: PendingDial, *, reached: bool) -> None:
         del self._dials[pending_dial.connection_id]
+        self._authenticating.pop(pending_dial.connection_id, None)
+        self._looked_up -= pending_dial.is_looked_up
         pending_dial.target.pending_dial = None
         self._rates.ended(pending_dial.bucket, reached=reached)
 

@@ -11,7 +11,7 @@ withheld from a peer that does not hear all the others is found by the next dige
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, KeysView
 
 from rabble.cluster.decide.backoff import Uniform
 from rabble.cluster.decide.membership_delta import Part
@@ -57,6 +57,11 @@ class Dissemination:
         self._told_at = float("-inf")
         #: When to call `take`; `None` while nothing is untold.
         self.due: float | None = None
+
+    @property
+    def untold(self) -> KeysView[Part]:
+        """The parts that changed, and have not been told."""
+        return self._untold.keys()
 
     def connection_up(self, connection_id: int) -> None:
         """From now on a peer is told what changes."""

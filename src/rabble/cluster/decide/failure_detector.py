@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Container
 
 from rabble.limits import Limits
 
@@ -10,6 +11,8 @@ __all__ = ["Action", "Down", "FailureDetector", "Recovered", "Stalled"]
 
 #: The most that the own lag widens the timeouts.
 WIDENING_MAX = 8.0
+#: For how many heartbeats a peer may be silent that is well.
+WELL_HEARTBEATS = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,8 +72,9 @@ class FailureDetector:
 
     :param limits: its `heartbeat_ms`, `down_after_ms` and `stalled_after_ms` are used.
 
-    Call `tick` when `next_tick` says, each time after an `observe` of every connection. A node
-    that comes late to that was held up itself, by a stop signal, a hog of the GIL or a small share
+    Call `tick` when `next_tick` says, each time after an `observe` of every connection; those
+    whose peer is well, as of which `well_s` tells, may be left out if they are not in `to_observe`.
+    A node that comes late to that was held up itself, by a stop signal, a hog of the GIL or a small share
     of the processor, and what it did not read meanwhile is nobody else's fault. So the time by
     which it was late is taken off what it holds against others, whose words may still lie in the
     kernel. And its timeouts widen with its lateness, up to 8 times, and narrow again by once their
@@ -84,7 +88,13 @@ class FailureDetector:
         self._down_after_s = limits.down_after_ms / 1000
         self._stalled_after_s = limits.stalled_after_ms / 1000
         self._period_s = self._heartbeat_s / 2
+        #: A peer that was heard of within so many seconds, and was idle, is well.
+        self.well_s = min(WELL_HEARTBEATS * self._heartbeat_s, self._down_after_s)
         self._connections: dict[int, ObservedConnection] = {}
+        #: Those that were observed since the last `tick`; and of those before it the ones whose
+        #: peer was not idle.
+        self._observed: dict[int, ObservedConnection] = {}
+        self._suspects: dict[int, ObservedConnection] = {}
         self._due: float | None = None
         self._ticked_at = 0.0
         self._lateness = 0.0
@@ -103,9 +113,18 @@ class FailureDetector:
 
     def remove(self, connection_id: int) -> None:
         """Watch it no longer. Nothing happens if it is not watched."""
-        self._connections.pop(connection_id, None)
+        for each in (self._connections, self._observed, self._suspects):
+            each.pop(connection_id, None)
         if not self._connections:
             self._due = None
+
+    def to_observe(self, now: float) -> Container[int]:
+        """The connections to be observed before a `tick` at `now`, even if their peers are well.
+
+        These are the ones of which something may follow from that. What is held against others is
+        of all, when this node is late.
+        """
+        return self._connections if self._is_late(now) else self._suspects
 
     def observe(
         self,
@@ -128,15 +147,17 @@ class FailureDetector:
         observed = self._connections.get(connection_id)
         if observed is None:
             return
-        received_at = now - max(received_ago_s, 0.0)
+        self._observed[connection_id] = observed
+        received_at = now - received_ago_s if received_ago_s > 0.0 else now
         # Two clocks may be read in the one and the other order: only a later word is a new one.
         if received_at > observed.received_at:
             observed.received_at = received_at
             observed.excused_s = 0.0
-        observed.observed_at = max(now, observed.observed_at)
-        progress_at = (
-            observed.received_at if progress_ago_s is None else now - max(progress_ago_s, 0.0)
-        )
+        if now > observed.observed_at:
+            observed.observed_at = now
+        progress_at = observed.received_at
+        if progress_ago_s is not None:
+            progress_at = now - progress_ago_s if progress_ago_s > 0.0 else now
         if idle or progress is None:
             observed.stuck_since, observed.has_progressed = None, True
         elif progress != observed.progress or observed.stuck_since is None:
@@ -147,11 +168,13 @@ class FailureDetector:
     def tick(self, now: float) -> list[Action]:
         """What follows from what was observed."""
         self._measure_own_lateness(now)
+        down_after_s = self._down_after_s * self.widening
+        stalled_after_s = self._stalled_after_s * self.widening
         actions: list[Action] = []
-        for connection_id, observed in self._connections.items():
+        for connection_id, observed in self._observed.items():
             # As of when it was looked at, not of now: nobody is accused unseen.
             silence = observed.observed_at - observed.received_at - observed.excused_s
-            if not observed.down and silence > self._down_after_s * self.widening:
+            if not observed.down and silence > down_after_s:
                 observed.down = True
                 actions.append(Down(connection_id, silence))
             if observed.stalled and observed.has_progressed:
@@ -159,23 +182,32 @@ class FailureDetector:
                 actions.append(Recovered(observed.name))
             observed.has_progressed = False
             # As of its last word: a silent peer is not known to stand still.
-            stood = (
-                0.0 if observed.stuck_since is None else observed.progress_at - observed.stuck_since
-            )
-            if not observed.stalled and stood > self._stalled_after_s * self.widening:
+            if observed.stuck_since is None or observed.stalled:
+                continue
+            stood = observed.progress_at - observed.stuck_since
+            if stood > stalled_after_s:
                 observed.stalled = True
                 actions.append(Stalled(observed.name, stood))
+        self._suspects = {
+            connection_id: observed
+            for connection_id, observed in self._observed.items()
+            if observed.stuck_since is not None
+        }
+        self._observed.clear()
         return actions
 
     def next_tick(self, now: float) -> float | None:
         """When to observe and call `tick`, in monotonic seconds; `None` with nobody to watch."""
         return self._due
 
+    def _is_late(self, now: float) -> bool:
+        return self._due is not None and now - self._due > self._period_s / 2
+
     def _measure_own_lateness(self, now: float) -> None:
         if self._due is None or now < self._due:
             return
         late = now - self._due
-        if late > self._period_s / 2:
+        if self._is_late(now):
             self._lateness = min(self._lateness + late / self._heartbeat_s, WIDENING_MAX - 1)
             for observed in self._connections.values():
                 observed.excused_s += min(late, max(now - observed.received_at, 0.0))

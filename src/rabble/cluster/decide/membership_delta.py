@@ -11,7 +11,7 @@ others have not come yet: parts that change together are told together, and dige
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from rabble.cluster.decide.membership_state import Replica, State
@@ -31,9 +31,16 @@ def changed_parts(before: State, after: State) -> set[Part]:
     return parts
 
 
-def rows_by_part(state: Mapping[str, Any]) -> Iterator[tuple[Part, tuple[Any, ...]]]:
-    """Of each part of a state that was merged the row which every change of it alters."""
+def rows_by_part(
+    state: Mapping[str, Any], among: Container[Part]
+) -> Iterator[tuple[Part, tuple[Any, ...]]]:
+    """Of some parts of a state that was merged the row which every change of it alters.
+
+    :param among: which parts.
+    """
     for row in state["s"]:
-        yield row[0], tuple(row)
+        if row[0] in among:
+            yield row[0], tuple(row)
     for row in state["v"]:
-        yield (row[0], row[1]), tuple(row)
+        if (row[0], row[1]) in among:
+            yield (row[0], row[1]), tuple(row)

@@ -252,11 +252,9 @@ class HandshakeRunner:
             outcome = self._outcome_of(handshake_socket, error)
         match outcome:
             case None:
-                self._selector.modify(
-                    handshake_socket.sock,
-                    handshake_socket.interest,
-                    self._selector.get_key(handshake_socket.sock).data,
-                )
+                key = self._selector.get_key(handshake_socket.sock)
+                if key.events != handshake_socket.interest:
+                    self._selector.modify(key.fileobj, handshake_socket.interest, key.data)
             case Established():
                 self._forget(handshake_socket)
             case Failed() | Unreached():

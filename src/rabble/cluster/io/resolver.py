@@ -167,6 +167,13 @@ class Resolver:
 def numeric(host: str, port: int) -> list[Address] | None:
     """The address that a host is itself; `None` if it has to be looked up."""
     try:
+        socket.inet_pton(socket.AF_INET, host)
+    except (OSError, ValueError):
+        # No IPv4 address, or one of the older forms, which another function knows.
+        pass
+    else:
+        return [(int(socket.AF_INET), (host, port))]
+    try:
         return look_up(host, port, socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
         return None

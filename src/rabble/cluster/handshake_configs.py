@@ -1,0 +1,66 @@
+"""What a node brings to its handshakes: the same to most of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rabble._core.ids import NodeId
+from rabble.cluster.config import Mesh
+from rabble.cluster.decide.handshake import HandshakeConfig
+from rabble.limits import Limits
+
+__all__ = ["HandshakeConfigs"]
+
+#: For how many seconds the numbers that are believed of others, which move with the clock, are the
+#: same.
+CONFIG_S = 1.0
+
+
+class HandshakeConfigs:
+    """Makes them, and checks what is in them, only when something changes. For one thread.
+
+    :param keys: of the mesh: that of this node, and those that are accepted, too; or none.
+    :param incarnation: of this node at the time.
+    :param highest_believed: of the numbers of others at the time; see `belief`.
+    """
+
+    def __init__(
+        self,
+        own: NodeId,
+        mesh: Mesh,
+        keys: Sequence[bytes],
+        limits: Limits,
+        clock: Callable[[], float],
+        *,
+        incarnation: Callable[[], int],
+        highest_believed: Callable[[], int],
+    ) -> None:
+        self._own, self._mesh, self._keys, self._limits = own, mesh, keys, limits
+        self._clock = clock
+        self._incarnation = incarnation
+        self._highest_believed = highest_believed
+        self._latest: HandshakeConfig | None = None
+        self._ends_at = 0.0
+
+    def current(self) -> HandshakeConfig:
+        """That of a handshake which begins now."""
+        now = self._clock()
+        latest = self._latest
+        if latest is None or latest.incarnation != self._incarnation() or now >= self._ends_at:
+            latest = self._latest = self._make()
+            self._ends_at = now + CONFIG_S
+        return latest
+
+    def _make(self) -> HandshakeConfig:
+        return HandshakeConfig(
+            own=self._own,
+            incarnation=self._incarnation(),
+            cluster=self._mesh.cluster,
+            key=self._keys[0] if self._keys else None,
+            other_keys=tuple(self._keys[1:]),
+            secured=not self._keys,
+            authenticate_loopback=self._mesh.authenticate_loopback,
+            deadline_s=self._limits.handshake_ms / 1000,
+            highest_believed=self._highest_believed(),
+            message_bytes_max=self._limits.message_bytes_max,
+        )
