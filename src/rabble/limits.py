@@ -89,7 +89,8 @@ class Limits:
     redial_refused_ms: int = bounded(30_000, 1, MS_MAX)
     #: Milliseconds that a connection has to last for the wait to start again from the first.
     redial_settled_ms: int = bounded(10_000, 1, MS_MAX)
-    #: Milliseconds that the node with the greater name leaves the dialling to the other one.
+    #: Milliseconds that the node with the greater name leaves the dialling to the other one; while
+    #: connections come up it does so for longer, up to twenty times.
     dial_hold_back_ms: int = bounded(500, 1, MS_MAX)
     #: Names of peers whose latest incarnation is remembered though nobody wants them.
     peers_remembered_max: int = bounded(1_024, 1, COUNT_MAX)

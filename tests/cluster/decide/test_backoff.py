@@ -67,6 +67,25 @@ def test_the_larger_name_holds_back_unless_it_was_told_to_join() -> None:
     assert wait(desired(join=True), hold_back=True) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("held_back_until", "last_up", "due"),
+    [
+        (NOW + 5, NOW - 0.1, NOW + 0.9),
+        (NOW + 0.5, NOW - 0.1, NOW + 0.5),
+        (NOW + 5, NOW - 1, None),
+        (NOW + 5, float("-inf"), None),
+        (NOW, NOW, None),
+        (0.0, NOW, None),
+    ],
+)
+def test_a_dial_that_is_due_is_held_back_while_connections_come_up(
+    held_back_until: float, last_up: float, due: float | None
+) -> None:
+    target = desired(due=NOW, held_back_until=held_back_until)
+    holds_back = Backoff(Latest(), LIMITS).holds_back(target, last_up, NOW)
+    assert (holds_back, target.due) == (due is not None, NOW if due is None else due)
+
+
 @pytest.mark.parametrize("code", sorted(UNREACHED, key=str))
 def test_a_target_that_could_not_be_reached_is_tried_soon_when_another_could(
     code: RefusalCode | None,

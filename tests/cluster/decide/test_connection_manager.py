@@ -849,20 +849,47 @@ def test_a_seed_that_is_no_more_is_not_dialled() -> None:
     assert (of.tick(10.0), of.next_tick(10.0)) == ([], None)
 
 
-def test_the_greater_name_holds_back_longer_where_there_are_many_to_be_dialled() -> None:
+def test_the_greater_name_holds_back_as_long_as_connections_come_up() -> None:
+    of = manager(C, dial_hold_back_ms=500)
+    of.add_peer(A, 0.0)
+    connect(of, B, 0.7)
+    assert of.next_tick(0.7) == 1.0
+    assert of.tick(1.0) == []
+    assert of.next_tick(1.0) == pytest.approx(1.7)
+    assert of.statuses(1.0)["a"].next_dial_s == pytest.approx(0.7)
+    assert dial(of, 1.7).node == A
+
+
+def test_connections_that_come_up_all_the_time_hold_no_dial_back_for_ever() -> None:
     of = manager(NodeId("z", "z:1"), dial_hold_back_ms=500)
-    waits = []
-    for number in range(100):
-        peer = NodeId(f"n{number}", f"n{number}:1")
-        of.add_peer(peer, 0.0)
-        waits.append(of.statuses(0.0)[peer.name].next_dial_s)
-    assert waits[0] == 1.0
-    assert waits == sorted(waits, key=lambda wait: wait or 0.0)
-    assert waits[-1] == pytest.approx(0.5 * 2 * (1 + 99 / 12))
-    # It is the lesser one's turn otherwise.
-    lesser = manager(A)
+    of.add_peer(A, 0.0)
+    now, incarnation, dials = 0.0, 20, []
+    while not dials:
+        # One member, again and again.
+        connect(of, B, now, incarnation)
+        now, incarnation = now + 0.1, incarnation + 1
+        dials = of.tick(now)
+    assert dials[0].node == A and 9.9 < now < 10.2
+    # So does one that failed.
+    of.dial_failed(dials[0].connection_id, now)
+    due = of.next_tick(now)
+    assert due is not None and due < now + 2.0
+
+
+def test_connections_that_come_up_hold_back_neither_the_lesser_name_nor_a_join() -> None:
+    lesser, greater = manager(A), manager(C)
     lesser.add_peer(B, 0.0)
-    assert lesser.statuses(0.0)["b"].next_dial_s == 0.0
+    connect(lesser, C)
+    assert dial(lesser).node == B
+    connect(greater, B)
+    greater.add_peer(A, 0.0, explicit=True)
+    of_join = dial(greater)
+    assert of_join.node == A
+    greater.dial_failed(of_join.connection_id, 0.0)
+    connect(greater, B, 0.2, incarnation=21)
+    due = greater.next_tick(0.2)
+    assert due is not None
+    assert dial(greater, due).node == A
 
 
 def fall_silent(of: ConnectionManager, now: float, *, after_s: float = 8.0) -> float | None:

@@ -20,6 +20,8 @@ HURRY_S = 1.0
 #: and the longest time of that, in longest waits for a dial.
 HOLES_MIN = 2
 HELD_MOST = 20
+#: For how many `dial_hold_back_ms` at most a dial is held back while connections come up.
+HOLD_BACKS_MAX = 20
 
 
 class Uniform(Protocol):
@@ -42,11 +44,10 @@ class Backoff:
         self._refused_s = limits.redial_refused_ms / 1000
         self._hold_back_s = limits.dial_hold_back_ms / 1000
 
-    def plan(self, target: DialTarget, now: float, *, hold_back: float) -> None:
+    def plan(self, target: DialTarget, now: float, *, hold_back: bool) -> None:
         """Set when the target is due, from how often and why it failed.
 
-        :param hold_back: how often to wait `dial_hold_back_ms` before, since the other side dials
-            too, and shall be first; 0 if this one shall.
+        :param hold_back: the other side dials too, and shall be first.
         """
         if target.barred or not target.is_desired:
             target.due = None
@@ -61,9 +62,27 @@ class Backoff:
         elif target.attempts:
             ceiling = self._first_s * 2.0 ** min(target.attempts - 1, 64)
             wait = self._rng.uniform(0, min(ceiling, self._most_s))
-        if hold_back and not target.join:
-            wait += self._hold_back_s * hold_back * self._rng.uniform(1, 2)
         target.due = now + wait
+        target.held_back_until = 0.0
+        if hold_back and not target.join:
+            target.held_back_until = target.due + HOLD_BACKS_MAX * self._hold_back_s
+            target.due += self._hold_back_s * self._rng.uniform(1, 2)
+
+    def holds_back(self, target: DialTarget, last_up: float, now: float) -> bool:
+        """Whether the other side of a dial that is due is left more time to dial first.
+
+        As long as connections come up there are many that dial, and their dials take their time.
+
+        :param last_up: when the last connection came up.
+        :returns: True if the target is due at a later time now.
+        """
+        if now >= target.held_back_until:
+            return False
+        due = last_up + self._hold_back_s * self._rng.uniform(1, 2)
+        if due <= now:
+            return False
+        target.due = min(due, target.held_back_until)
+        return True
 
     def hold(self, holes: int) -> float:
         """For how many seconds to leave a peer alone from which only small packets come.

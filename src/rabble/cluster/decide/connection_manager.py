@@ -27,9 +27,6 @@ from rabble.limits import Limits
 
 __all__ = ["ConnectionManager"]
 
-#: Peers that are dialled within the time that the node with the greater name holds back for one.
-CROWD = 12
-
 
 class ConnectionManager:
     """Decides whom to dial, when, and which connection to a peer stays. Does no I/O.
@@ -50,6 +47,10 @@ class ConnectionManager:
     peer may take the dial for a connection. The node with the smaller name refuses (DUPLICATE) as
     long as it has such a dial, and the other one accepts and drops its own. A dial that has not
     come to its PROOF gives way to whatever is accepted.
+
+    Most of that is avoided, as the node with the greater name holds its first dial back. Where many
+    nodes start together the others take their time. So it holds back as long as connections come
+    up, but not for ever: the other one may not be able to dial.
     """
 
     def __init__(self, own: NodeId, incarnation: int, rng: Uniform, limits: Limits) -> None:
@@ -80,6 +81,8 @@ class ConnectionManager:
         self._failing: dict[DialTarget, None] = {}
         self._first_due = float("inf")
         self._is_first_gone = False
+        #: When the last connection came up.
+        self._last_up = float("-inf")
 
     # The desired peers.
 
@@ -348,6 +351,7 @@ class ConnectionManager:
         if not member.is_desired:
             member.node, member.addr = peer, peer.addr
         member.connection_id, member.up_since = connection_id, now
+        self._last_up = now
         self._unplan(member)
         member.join = member.barred = False
         member.answered = member.addr == peer.addr
@@ -406,7 +410,14 @@ class ConnectionManager:
         """
         if now < self._first_due and not self._is_first_gone:
             return []
-        waiting = [(t.due, t) for t in self._waiting if t.due is not None and t.due <= now]
+        waiting: list[tuple[float, DialTarget]] = []
+        for target in self._waiting:
+            if target.due is None or target.due > now:
+                continue
+            if self._backoff.holds_back(target, self._last_up, now):
+                self._is_first_gone = True
+            else:
+                waiting.append((target.due, target))
         # The longest wait comes first, so no target starves where there are more than fit.
         waiting.sort(key=lambda pair: pair[0])
         actions: list[Action] = []
@@ -500,10 +511,7 @@ class ConnectionManager:
         gone = target.whom is None and self._seeds.get(target.addr) is not target
         if target.up or gone or target.pending_dial is not None:
             return
-        hold_back = 0.0
-        if target.whom is not None and self.own.name > target.whom.name:
-            # Where there are many to be dialled, the other sides have as many.
-            hold_back = 1.0 + len(self._waiting) / CROWD
+        hold_back = target.whom is not None and self.own.name > target.whom.name
         self._backoff.plan(target, now, hold_back=hold_back)
         if target.due is not None and isinstance(target, Member):
             target.due = max(target.due, target.held_until)
