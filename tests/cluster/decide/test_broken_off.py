@@ -1,23 +1,31 @@
-"""What breaks off in the middle of a step of `ConnectionManager` is mended: nobody is forgotten."""
+"""What breaks off in the middle of a step is mended: no peer is forgotten, no change half made."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from rabble._core.codec import Codec
 from rabble._core.ids import NodeId
 from rabble.cluster.decide.actions import Action, Close, Dial, Down, Up
 from rabble.cluster.decide.connection_manager import ConnectionManager
+from rabble.cluster.decide.membership import Membership
 from rabble.cluster.decide.refusal import RefusalCode
 from rabble.limits import Limits
+from rabble.registry import MessageRegistry
 from tests.cluster.broken_off import Place, Tracer
 
 A, B, C, D = (NodeId(name, f"10.0.0.{i}:1") for i, name in enumerate("abcd"))
+CODEC = Codec(MessageRegistry())
 FILES = ["cluster/decide/" + name for name in ("connection_manager.py", "backoff.py", "peers.py")]
 FILES.append("cluster/decide/dial_rates.py")
+
+
+# The connections.
 
 
 class Host:
@@ -224,3 +232,109 @@ def test_a_set_that_could_not_grow_hides_nobody(name: str, happens: str) -> None
             host.answer(connection_id, dial.node)
     short.is_short = False
     check(host)
+
+
+# The membership.
+
+MEMBERSHIP = [f"cluster/decide/membership{rest}.py" for rest in ("", "_state")]
+
+
+def replica(node: NodeId, incarnation: int, **limits: int) -> Membership:
+    return Membership(node, incarnation, Limits(membership_retired_max=2, **limits))
+
+
+def others() -> list[dict[str, Any]]:
+    """States that bring starts, joins and removals, and go beyond what this node says of itself."""
+    b, c = replica(B, 20), replica(C, 30)
+    states = [b.state()]
+    b.add(D)
+    states.append(b.state())
+    c.merge(states[-1])
+    c.remove("d")
+    states.append(c.state())
+    for i in range(4):
+        c.add(NodeId(f"n{i}", "h:1"))
+        c.remove(f"n{i}")
+    c.add(NodeId("n4", "h:1"))
+    states.append(c.state())
+    states.append({"s": [["a", 10, 7, 0, "elsewhere:1"]], "v": [], "m": []})
+    return [CODEC.decode_message(CODEC.encode_message(state)) for state in states]
+
+
+Step = Callable[[Membership], object]
+
+
+def steps() -> list[Step]:
+    def merge(state: object) -> Step:
+        return lambda membership: membership.merge(state)
+
+    first, *rest = map(merge, others())
+    return [
+        first,
+        lambda membership: membership.add(NodeId("e", "h:1")),
+        *rest,
+        lambda membership: membership.remove("e"),
+        lambda membership: membership.remove("a"),
+        lambda membership: membership.rejoin(40),
+        lambda membership: membership.state(),
+    ]
+
+
+def change_membership(tracer: Tracer, whole: list[bytes] | None = None) -> list[bytes]:
+    """Take all steps; the state behind each of them, which is that of `whole` for each.
+
+    One that breaks off is taken again, unless it was at its end already.
+    """
+    membership = replica(A, 10)
+    states = [membership.encoded()]
+    for step in steps():
+        try:
+            with tracer.on():
+                step(membership)
+        except MemoryError:
+            assert whole is not None
+            state = membership.encoded()
+            if state != whole[len(states)]:
+                assert state == states[-1], "changed by half"
+                step(membership)
+        states.append(membership.encoded())
+        other = replica(NodeId("z", "h:1"), 1)
+        if not membership.is_removed:
+            other.merge(CODEC.decode_message(states[-1]))
+            assert {**membership.members(), "z": other.own} == other.members()
+        dots = {dot for dots in membership._joins_of.values() for dot in dots}
+        assert dots == membership._joins.keys()
+    return states
+
+
+@pytest.mark.parametrize("apart", [5, pytest.param(1, marks=pytest.mark.soak)])
+def test_a_change_of_the_membership_that_breaks_off_changes_nothing(apart: int) -> None:
+    tracer = Tracer(MEMBERSHIP)
+    whole = change_membership(tracer)
+    assert len(tracer.places) > 250, len(tracer.places)
+    failed = []
+    for place in list(tracer.places)[::apart]:
+        broken = Tracer(MEMBERSHIP, place)
+        try:
+            assert change_membership(broken, whole) == whole
+            assert broken.has_raised
+        except Exception as error:
+            failed.append(f"{place}: {error!r:.100}")
+    assert not failed, "\n".join(failed)
+
+
+def test_what_cannot_be_undone_for_want_of_memory_is_undone_at_the_next_call() -> None:
+    membership, other = replica(A, 10), replica(B, 20)
+    before = membership.state()
+    names: Any = Mock(side_effect=MemoryError)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(membership, "_settle", names)
+        patched.setattr(membership, "_winner", names)
+        for _ in range(3):
+            with pytest.raises(MemoryError):
+                membership.merge(other.state())
+        with pytest.raises(MemoryError):
+            membership.members()
+    assert membership.members() == {"a": A}
+    assert membership.state() == before
+    assert membership.merge(other.state()).added == (B,)
