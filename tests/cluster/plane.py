@@ -123,7 +123,7 @@ class Plane:
         """One turn of the loop of `ClusterServer`, which waits for nothing."""
         self.poller.poll()
         attempt = self.plane.failures.attempt
-        self.plane.looks()
+        attempt("the look at the sockets", self.plane.looks)
         for key, events in self.selector.select(0):
             attempt(f"descriptor {key.fd}", functools.partial(key.data, events))
         for _ in range(len(self.commands)):

@@ -107,16 +107,19 @@ def test_commands_descriptors_and_timers_fail_for_themselves() -> None:
     os.close(writing)
     of.server._selector.register(readable, selectors.EVENT_READ, fail("a descriptor"))
     of.server._tick = fail("a timer")  # type: ignore[method-assign]
+    look = fail("the look ahead")
+    patience = of.server._patience
+    of.server._patience = lambda: look() or patience()  # type: ignore
     done = threading.Event()
     of.server.start()
     of.server.post(fail("a command"))
-    until(lambda: len(raised) == 3)
+    until(lambda: len(raised) == 4)
     of.server.post(done.set)
     assert done.wait(PATIENCE_S)
     of.end()
     os.close(readable)
     assert of.runtime.failures == []
-    assert of.server.status().refusals == {"INTERNAL_ERROR": 3}
+    assert of.server.status().refusals == {"INTERNAL_ERROR": 4}
     for what in raised:
         assert any(f"SystemExit: {what}" in text for text in of.runtime.reports)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from unittest.mock import Mock
 
+import pytest
+
 from rabble import NodeId
 from rabble.cluster.connections import PeerConnection
 from rabble.cluster.status import StatusBoard
@@ -50,3 +52,17 @@ def test_refusals_are_counted_by_their_reason_and_the_status_is_a_copy() -> None
     status = board.status(10, False)
     board.count_refusal("AUTH")
     assert status.refusals == {"AUTH": 2, "PARTIAL_FRAME": 1}
+
+
+def test_what_could_not_be_published_is_published_at_the_next_call() -> None:
+    board, up = StatusBoard(A), Mock()
+    board.came_up(up)
+    told: list[object] = []
+    members = Mock(side_effect=[MemoryError, [A, B]])
+    with pytest.raises(MemoryError):
+        board.publish_changes(members, list, told.append)
+    assert told == []
+    board.publish_changes(members, list, told.append)
+    assert board.status(10, False).members == (A, B)
+    assert told == [up]
+    board.publish_changes(Mock(side_effect=AssertionError), list, told.append)

@@ -228,6 +228,7 @@ class ControlPlane:
         else:
             times += [self._gossip.next_tick, self._next_check, self._seeds.next_tick()]
             times += [self._standing.next_tick, self._renewal.next_tick]
+            times += [now] if self.failures.is_unmended else []
             if not self._removed and not self._draining:
                 times.append(self._connection_manager.next_tick(now))
         return min(time_ for time_ in times if time_ is not None)
@@ -251,6 +252,7 @@ class ControlPlane:
             parts["the look at the peers"] = self._check_peers
             parts["this node's own standing"] = self._look_at_standing
             parts["the digest"] = lambda now: self._gossip.tick(now, self._connections.all())
+            parts["what broke off"] = self._mend
             parts["dialling"] = self._tick_dials
         parts["the status"] = lambda now: self.publish()
         for what, part in parts.items():
@@ -273,15 +275,30 @@ class ControlPlane:
             self._raise_incarnation(0)
 
     def _tick_dials(self, now: float) -> None:
-        if self._removed or self._draining:
-            return
-        try:
+        if not self._removed and not self._draining:
             self._carry_out(self._connection_manager.tick(now))
+
+    def _mend(self, now: float) -> None:
+        """After a failure: what was noted by half is put right, and no member is forgotten."""
+        if not self.failures.is_unmended:
+            return
+        self.failures.is_unmended = False
+        try:
+            manager, connections = self._connection_manager, self._connections
+            known = {peer.connection_id for peer in connections.all()}
+            known.update(each for each in manager.dials() if each in self.sockets)
+            self._carry_out(manager.mend(known, now))
+            for peer in connections.all():
+                if manager.connection_of(peer.node.name) != peer.connection_id:
+                    self._close_connection(peer.connection_id, RefusalCode.DUPLICATE, "mended")
+            if self._membership.is_removed and not self._removed:
+                self._be_removed(None)
+            elif self._removed:
+                self._part_from_all()
+            else:
+                self._add_peers(self._membership.members().values())
         except BaseException:
-            # Of what it has begun nobody may know: such a dial would never come to an end.
-            for connection_id in self._connection_manager.dials():
-                if connection_id not in self.sockets:
-                    self._carry_out(self._connection_manager.dial_failed(connection_id, now))
+            self.failures.is_unmended = True
             raise
 
     def abort_connections(self) -> None:
@@ -552,9 +569,12 @@ class ControlPlane:
 
     def _remove_peer(self, name: str, now: float) -> None:
         """A node is no member any more, which it has to learn before its connection ends."""
-        peer = self._connections.get(self._connection_manager.connection_of(name))
-        if peer is not None:
-            self._gossip.tell_before_parting(peer)
+        try:
+            peer = self._connections.get(self._connection_manager.connection_of(name))
+            if peer is not None:
+                self._gossip.tell_before_parting(peer)
+        except BaseException as error:
+            self.failures.note(f"telling {name} of its removal", error)
         self._carry_out(self._connection_manager.remove_peer(name, now))
 
     def _add_peers(self, nodes: Iterable[NodeId]) -> None:
@@ -568,15 +588,18 @@ class ControlPlane:
             return
         self._removed = True
         self._connection_manager.joins = False
-        now = self._clock()
-        for name in list(self._connection_manager.statuses(now)):
-            self._remove_peer(name, now)
-        for addr in list(self._connection_manager.seed_statuses(now)):
-            self._carry_out(self._connection_manager.remove_seed(addr))
+        self._part_from_all()
         text = f"{self._own} was removed from the cluster; join() begins anew"
         self._runtime.report(logging.WARNING, functools.partial(str, text))
         self._runtime.notify_nodes(RemovedMessage(by))
         self._status_board.has_changed = True
+
+    def _part_from_all(self) -> None:
+        now = self._clock()
+        for name in self._connection_manager.statuses(now):
+            self._remove_peer(name, now)
+        for addr in self._connection_manager.seed_statuses(now):
+            self._carry_out(self._connection_manager.remove_seed(addr))
 
     def _raise_incarnation(self, at_least: int) -> bool:
         """Become a later start than any that is known. False if there is no room among members."""

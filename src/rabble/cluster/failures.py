@@ -38,12 +38,15 @@ class Failures:
         #: How often each of those that failed last has failed since it passed.
         self._in_a_row: dict[str, int] = {}
         self._failed = False
+        #: Something has failed, and may have broken off halfway, since somebody set this to False.
+        self.is_unmended = False
 
     def note(self, what: str, error: BaseException) -> None:
         """Log and count that `what` was given up. Raises nothing.
 
         :param error: by which it failed.
         """
+        self.is_unmended = True
         try:
             self._count()
             self._report(

@@ -77,6 +77,8 @@ class ClusterServer:
         self._runtime = runtime
         self._clock = clock
         self._commands: collections.deque[Callable[[], None]] = collections.deque()
+        #: What was ready at the last look at the sockets.
+        self._ready: list[tuple[selectors.SelectorKey, int]] = []
         #: Seconds that the end may take, once it is asked for.
         self._stop_within: float | None = None
         self._is_stopping = False
@@ -205,13 +207,18 @@ class ClusterServer:
             if rest_s := self._failures.rest_s():
                 # Not in the selector: what failed may be what is ready there.
                 time.sleep(rest_s)
-            patience = self._patience()
-            self._control_plane.looks()
-            for key, events in self._selector.select(patience):
+            self._failures.attempt("the look at the sockets", self._look)
+            for key, events in self._ready:
                 step = functools.partial(key.data, events)
                 self._failures.attempt(f"descriptor {key.fd}", step)
             self._do_commands()
             self._failures.attempt("the look at the time", self._tick)
+
+    def _look(self) -> None:
+        self._ready = []
+        patience = self._patience()
+        self._control_plane.looks()
+        self._ready = self._selector.select(patience)
 
     def _failed(self, error: BaseException) -> None:
         self._closed = True

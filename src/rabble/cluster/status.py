@@ -51,8 +51,9 @@ class StatusBoard:
             finds it in `ClusterStatus`.
         """
         if self.has_changed:
-            self.has_changed = False
+            # If that fails it is published at the next call.
             self.publish(members(), connections())
+            self.has_changed = False
         while self._came_up:
             connection_up(self._came_up[0])
             self._came_up.pop(0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
+from collections.abc import Container
 
 from rabble._core.ids import NodeId
 from rabble.addresses import Address
@@ -71,7 +73,7 @@ class ConnectionManager:
         #: A peer may know nothing of that yet, but only of an earlier removal.
         self.joins = False
         self._last_id = 0
-        self._members: dict[str, Member] = {}
+        self._members: collections.OrderedDict[str, Member] = collections.OrderedDict()
         self._seeds: dict[str, DialTarget] = {}
         self._dials: dict[int, PendingDial] = {}
         #: Those whose peer may have this node's PROOF; and how many of all are looked up.
@@ -351,13 +353,13 @@ class ConnectionManager:
         member.peer, member.incarnation = peer, incarnation
         if not member.is_desired:
             member.node, member.addr = peer, peer.addr
+        self._unplan(member)
+        self._up[connection_id] = member
         member.connection_id, member.up_since = connection_id, now
         self._last_up = now
-        self._unplan(member)
         member.join = member.barred = False
         member.answered = member.addr == peer.addr
         member.refusal = None
-        self._up[connection_id] = member
         for target in self._failing:
             if isinstance(target, Member) and now < target.held_until:
                 continue
@@ -383,7 +385,7 @@ class ConnectionManager:
             the way: then it would come up and fall silent for ever, and is held down instead.
         """
         member = self._up.get(connection_id)
-        if member is None:
+        if member is None or member.connection_id != connection_id:
             return []
         actions: list[Action] = [self._down(member)]
         lasted_s = now - member.up_since
@@ -435,11 +437,12 @@ class ConnectionManager:
         join = self.joins or target.join
         number, addr = self.accepting(), target.next_addr
         pending_dial = PendingDial(number, target, addr, join, bucket, looked_up)
+        dial = Dial(number, addr, target.whom, join, target.resolved)
+        self._dials[number] = pending_dial
         target.pending_dial = pending_dial
         self._unplan(target)
-        self._dials[number] = pending_dial
         self._looked_up += looked_up
-        return Dial(number, addr, target.whom, join, target.resolved)
+        return dial
 
     def next_tick(self, now: float) -> float | None:
         """When `tick` has something to do if nothing else happens, in monotonic seconds."""
@@ -454,6 +457,43 @@ class ConnectionManager:
         free = self._free_places()
         due = (self._rates.due(t, now) for t in self._waiting if free[t.is_looked_up] > 0)
         return min((each for each in due if each is not None), default=None)
+
+    # What becomes of a step that broke off.
+
+    def mend(self, known: Container[int], now: float) -> list[Action]:
+        """Put right what a call that raised something has noted by half.
+
+        :param known: the dials, handshakes and connections that the caller has, by their numbers.
+            What it does not know of comes to its end, so that whoever is desired is dialled anew.
+        """
+        actions: list[Action] = []
+        for connection_id, pending_dial in list(self._dials.items()):
+            target = pending_dial.target
+            if connection_id not in known or target.pending_dial is not pending_dial:
+                target.attempts += 1
+                actions.append(self._drop(pending_dial, "this node failed"))
+        for connection_id, member in list(self._up.items()):
+            if connection_id not in known or member.connection_id != connection_id:
+                self._up.pop(connection_id)
+                actions.append(Close(connection_id, RefusalCode.DUPLICATE, "this node failed"))
+        self._rates.recount(each.bucket for each in self._dials.values())
+        self._looked_up = sum(each.is_looked_up for each in self._dials.values())
+        self._authenticating = {
+            number: each for number, each in self._dials.items() if each.authenticating is not None
+        }
+        targets = dict.fromkeys([*self._members.values(), *self._seeds.values()])
+        for target in self._waiting.keys() - targets.keys():
+            self._unplan(target)
+        for target in targets:
+            if target.pending_dial and target.pending_dial.connection_id not in self._dials:
+                target.pending_dial = None
+            if isinstance(target, Member) and target.connection_id not in self._up:
+                target.connection_id = None
+            is_idle = not target.up and target.pending_dial is None
+            if is_idle != (target.due is not None) or is_idle != (target in self._waiting):
+                self._plan(target, now)
+        self._is_first_gone = True
+        return actions
 
     # What one may ask.
 
@@ -521,20 +561,23 @@ class ConnectionManager:
         if target.up or gone or target.pending_dial is not None:
             return
         hold_back = target.whom is not None and self.own.name > target.whom.name
+        # What is due and not among these would never be dialled.
+        self._waiting[target] = None
         self._backoff.plan(target, now, hold_back=hold_back)
-        if target.due is not None and isinstance(target, Member):
+        if target.due is None:
+            del self._waiting[target]
+            return
+        if isinstance(target, Member):
             target.due = max(target.due, target.held_until)
-        if target.due is not None:
-            self._waiting[target] = None
-            self._first_due = min(self._first_due, target.due)
-            if target.attempts:
-                self._failing[target] = None
+        self._first_due = min(self._first_due, target.due)
+        if target.attempts:
+            self._failing[target] = None
 
     def _unplan(self, target: DialTarget) -> None:
         """It is not due any more, or at another time."""
+        self._waiting.pop(target, None)
+        self._failing.pop(target, None)
         if target.due is not None:
-            del self._waiting[target]
-            self._failing.pop(target, None)
             self._is_first_gone |= target.due <= self._first_due
             target.due = None
 
@@ -547,10 +590,10 @@ class ConnectionManager:
         """If that was a seed: it has proven to be this node, a desired peer from now on."""
         if target.whom is not None or self._seeds.get(target.addr) is not target:
             return
-        del self._seeds[target.addr]
-        self._unplan(target)
         member = self._member(node)
         member.is_desired = True
+        del self._seeds[target.addr]
+        self._unplan(target)
         if not member.up:
             # It does not know of the join yet.
             member.join = True
@@ -558,10 +601,11 @@ class ConnectionManager:
             self._plan(member, now)
 
     def _end(self, pending_dial: PendingDial, *, reached: bool) -> None:
-        del self._dials[pending_dial.connection_id]
+        if self._dials.pop(pending_dial.connection_id, None) is not None:
+            self._looked_up -= pending_dial.is_looked_up
         self._authenticating.pop(pending_dial.connection_id, None)
-        self._looked_up -= pending_dial.is_looked_up
-        pending_dial.target.pending_dial = None
+        if pending_dial.target.pending_dial is pending_dial:
+            pending_dial.target.pending_dial = None
         self._rates.ended(pending_dial.bucket, reached=reached)
 
     def _drop(self, pending_dial: PendingDial, text: str, *, reached: bool = False) -> Close:
@@ -570,11 +614,11 @@ class ConnectionManager:
 
     def _down(self, member: Member) -> Down:
         assert member.connection_id is not None and member.peer is not None
-        del self._up[member.connection_id]
         down = Down(member.connection_id, member.peer, member.incarnation)
+        self._up.pop(member.connection_id, None)
         member.connection_id = None
         # To the end, for `_forget`.
-        self._members[member.node.name] = self._members.pop(member.node.name)
+        self._members.move_to_end(member.node.name)
         return down
 
     def _member(self, node: NodeId) -> Member:

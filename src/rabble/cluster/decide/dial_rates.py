@@ -56,6 +56,10 @@ class DialRates:
             if reached:
                 bucket.put_back()
 
+    def recount(self, under_way: Iterable[TokenBucket | None]) -> None:
+        """Of all dials that are under way the buckets; what was counted by half is forgotten."""
+        self._under_way = sum(bucket is not None for bucket in under_way)
+
     def in_turn(
         self, due: Iterable[DialTarget], now: float
     ) -> Iterator[tuple[DialTarget, TokenBucket | None]]:

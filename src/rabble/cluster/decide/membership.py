@@ -35,15 +35,21 @@ join.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import operator
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from rabble._core.codec import Codec
 from rabble._core.ids import NodeId
 from rabble.cluster.decide.belief import BELIEVED_WITHOUT_CLOCK
-from rabble.cluster.decide.membership_delta import Part
+from rabble.cluster.decide.membership_delta import (
+    UNCHANGED,
+    Changes,
+    Part,
+    changes_between,
+)
 from rabble.cluster.decide.membership_state import (
     COUNTER_MAX,
     FRAME_HEAD_BYTES,
@@ -71,22 +77,6 @@ __all__ = ["Changes", "Membership", "MembershipError", "MembershipLimit"]
 
 #: Of a state to be encoded. Its size is bounded by the limits of membership.
 ELEMENTS_MAX = 2**31 - 1
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Changes:
-    """What a merge did. A member whose address changed is in both `added` and `removed`."""
-
-    #: In the order of their names.
-    added: tuple[NodeId, ...]
-    removed: tuple[NodeId, ...]
-    #: Whether the state is another one, which the peers have to get.
-    state_changed: bool
-    #: How many rows were left out, as their numbers are beyond belief.
-    disbelieved: int = 0
-
-
-UNCHANGED = Changes((), (), False)
 
 
 class Membership:
@@ -134,6 +124,8 @@ class Membership:
         # All of it as a value, kept until the next change; and so are the members.
         self._known: State | None = None
         self._nodes: tuple[NodeId, ...] | None = None
+        # What to go back to, and its numbers, as long as a change of it is broken off.
+        self._before: tuple[State, tuple[int, int, int, int]] | None = None
         self._announce_start()
 
     # What it knows.
@@ -144,6 +136,7 @@ class Membership:
         A name with several addresses has the one that its own last start announced, or else the one
         of the highest join (by name, incarnation and counter of who made it).
         """
+        self._repair()
         return dict(sorted(self._members.items()))
 
     def nodes(self) -> tuple[NodeId, ...]:
@@ -210,6 +203,7 @@ class Membership:
 
     def known(self) -> State:
         """The state as a value, which does not change with this membership."""
+        self._repair()
         if self._known is None:
             rows = Rows(
                 frozenset(self._starts.values()),
@@ -265,17 +259,18 @@ class Membership:
             if self.is_removed:
                 raise MembershipError(f"{node} is this node, which was removed: it has to rejoin")
             return False
-        before = self._members.get(node.name)
-        self._check_room(node)
-        replica = (self.own.name, self.incarnation)
-        dropped = self._drop_dots(node.name)
-        self._joins_announced += 1
-        ended = self._versions[replica].ended if replica in self._versions else 0
-        self._versions[replica] = Version(*replica, self._joins_announced, ended)
-        join = Join(*replica, self._joins_announced, node.name, node.addr)
-        self._joins[join.dot] = join
-        self._joins_of[node.name] = {join.dot}
-        self._settle((node.name,), (), dropped)
+        with self._all_or_nothing():
+            before = self._members.get(node.name)
+            self._check_room(node)
+            replica = (self.own.name, self.incarnation)
+            dropped = self._drop_dots(node.name)
+            self._joins_announced += 1
+            ended = self._versions[replica].ended if replica in self._versions else 0
+            self._versions[replica] = Version(*replica, self._joins_announced, ended)
+            join = Join(*replica, self._joins_announced, node.name, node.addr)
+            self._joins[join.dot] = join
+            self._joins_of[node.name] = {join.dot}
+            self._settle((node.name,), (), dropped)
         return before != node
 
     def remove(self, name: str) -> bool:
@@ -285,10 +280,11 @@ class Membership:
         """
         if name not in self._members:
             return False
-        dropped = self._drop_dots(name)
-        if name in self._starts:
-            self._starts[name] = self._starts[name]._replace(ended=self._tick())
-        self._settle((name,), (name,), dropped)
+        with self._all_or_nothing():
+            dropped = self._drop_dots(name)
+            if name in self._starts:
+                self._starts[name] = self._starts[name]._replace(ended=self._tick())
+            self._settle((name,), (name,), dropped)
         return True
 
     def rejoin(self, incarnation: int) -> None:
@@ -300,11 +296,12 @@ class Membership:
         """
         lowest = max(self.incarnation, self.incarnation_of(self.own.name)) + 1
         checked_int(incarnation, lowest, INCARNATION_MAX, "the incarnation of a rejoin")
-        self._check_room(self.own)
-        self.incarnation = incarnation
-        self._starts_announced = 0
-        self._joins_announced = self._counter((self.own.name, incarnation))
-        self._announce_start()
+        with self._all_or_nothing():
+            self._check_room(self.own)
+            self.incarnation = incarnation
+            self._starts_announced = 0
+            self._joins_announced = self._counter((self.own.name, incarnation))
+            self._announce_start()
 
     def merge(self, state: object) -> Changes:
         """Take in what a peer knows.
@@ -327,14 +324,47 @@ class Membership:
         claimed, news = state, state.news_for(known)
         state = believed(claimed, news, self._highest_believed())
         if state is claimed:
-            return self._merge(state, news)
-        changes = self._merge(state, state.news_for(known))
+            return self._merge(known, state, news)
+        changes = self._merge(known, state, state.news_for(known))
         counts = (sum(map(len, each.rows)) for each in (claimed, state))
         return dataclasses.replace(changes, disbelieved=operator.sub(*counts))
 
     # How it does that.
 
-    def _merge(self, state: State, news: News) -> Changes:
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Go back to what was before, if anything is raised inside of it."""
+        known = self.known()
+        numbers = (
+            *(self.incarnation, self._time),
+            *(self._starts_announced, self._joins_announced),
+        )
+        before = known, numbers
+        try:
+            yield
+        except BaseException:
+            self._before = before
+            self._repair()
+            raise
+
+    def _repair(self) -> None:
+        """Go back to what was before a change that was broken off; if that fails, the next time."""
+        if self._before is None:
+            return
+        known, numbers = self._before
+        self._starts = {start.name: start for start in known.rows.starts}
+        self._versions = {version[:2]: version for version in known.rows.versions}
+        self._joins = {join.dot: join for join in known.rows.joins}
+        self.incarnation, self._time, self._starts_announced, self._joins_announced = numbers
+        self._joins_of = {}
+        for dot, join in self._joins.items():
+            self._joins_of.setdefault(join.member, set()).add(dot)
+        winners = ((name, self._winner(name)) for name in {*self._starts, *self._joins_of})
+        self._members = {name: node for name, node in winners if node is not None}
+        self._known, self._nodes = known, None
+        self._before = None
+
+    def _merge(self, known: State, state: State, news: News) -> Changes:
         """Take in the whole of it, or nothing if a bound would be exceeded thereby."""
         _, _, lost, gained, touched, *_ = news
         if not (news.starts or news.versions or lost or gained):
@@ -347,37 +377,35 @@ class Membership:
         entries_max = self._retired_max - max(len(news.starts), len(news.versions))
         is_crowded = max(len(self._starts), len(self._versions)) > entries_max
         may_exceed = self._may_exceed(news)
-        old = self._entries(copied=True) if is_crowded or may_exceed else None
-        numbers = self._time, self._starts_announced, self._joins_announced
+        with self._all_or_nothing():
+            self._starts.update(news.starts)
+            self._versions.update(news.versions)
+            for join in lost:
+                self._take_join(join.dot)
+            self._joins.update(gained)
+            for dot, join in gained.items():
+                self._joins_of.setdefault(join.member, set()).add(dot)
+            self._time = max(self._time, news.time)
+            dropped = {join[:2] for join in lost}
+            for join in gained.values():
+                if len(self._joins_of[join.member]) > self._dots_per_member_max:
+                    dropped |= self._drop_surplus(join.member)
+            left = {name for name, node in before.items() if node is not None}
+            self._settle(touched, left, dropped)
+            # Whatever is dropped or forgotten beyond what was received makes it less.
+            is_less = tuple(map(len, self._entries())) != tuple(map(len, state.rows))
+            if not self._correct_own() and news.is_all and not is_less:
+                self._known = state
+            if may_exceed:
+                self._check_bounds(known)
+            if (is_crowded or may_exceed) and self.known().rows == known.rows:
+                self._known = known
+                return UNCHANGED
+            return changes_between(before, self._members)
 
-        self._starts.update(news.starts)
-        self._versions.update(news.versions)
-        for join in lost:
-            self._take_join(join.dot)
-        self._joins.update(gained)
-        for dot, join in gained.items():
-            self._joins_of.setdefault(join.member, set()).add(dot)
-        self._time = max(self._time, news.time)
-        dropped = {join[:2] for join in lost}
-        for join in gained.values():
-            if len(self._joins_of[join.member]) > self._dots_per_member_max:
-                dropped |= self._drop_surplus(join.member)
-        left = {name for name, node in before.items() if node is not None}
-        self._settle(touched, left, dropped)
-        # Whatever is dropped or forgotten beyond what was received makes it less.
-        is_less = tuple(map(len, self._entries())) != tuple(map(len, state.rows))
-        if not self._correct_own() and news.is_all and not is_less:
-            self._known = state
-        if may_exceed and old is not None:
-            self._undo_if_exceeded(old, numbers)
-        if old is not None and self._entries() == old:
-            return UNCHANGED
-        return changes_between(before, self._members)
-
-    def _entries(self, *, copied: bool = False) -> tuple[dict[Any, Any], ...]:
+    def _entries(self) -> tuple[dict[Any, Any], ...]:
         """All that the state consists of."""
-        parts = (self._starts, self._versions, self._joins)
-        return tuple(part.copy() for part in parts) if copied else parts
+        return self._starts, self._versions, self._joins
 
     def _may_exceed(self, news: News) -> bool:
         """Whether a merge could exceed a bound: so far that is cheap to say."""
@@ -387,34 +415,20 @@ class Membership:
             or (rows + len(news.gained)) * ROW_BYTES_MAX > self._bytes_max
         )
 
-    def _undo_if_exceeded(
-        self, old: tuple[dict[Any, Any], ...], numbers: tuple[int, int, int]
-    ) -> None:
-        """Go back to what was before a merge after which there is more than there may be."""
-        problem = ""
+    def _check_bounds(self, before: State) -> None:
+        """Refuse a merge after which there is more than there may be."""
         if len(self._members) > self._members_max:
-            problem = (
+            raise MembershipLimit(
                 f"after the merge there would be {len(self._members)} members; "
                 f"Limits.membership_members_max is {self._members_max}"
             )
-        else:
-            size = bytes_of(*(part.values() for part in self._entries()))
-            if size > self._bytes_max and size > bytes_of(*(part.values() for part in old)):
-                problem = (
-                    f"after the merge the state of {len(self._members)} members would take "
-                    f"{size} bytes, which do not fit into a frame that may be sent; "
-                    f"Limits.frame_bytes_max is {self._bytes_max + FRAME_HEAD_BYTES}"
-                )
-        if not problem:
-            return
-        self._starts, self._versions, self._joins = old
-        self._time, self._starts_announced, self._joins_announced = numbers
-        self._joins_of = {}
-        for dot, join in self._joins.items():
-            self._joins_of.setdefault(join.member, set()).add(dot)
-        self._members = {}
-        self._settle({*self._starts, *self._joins_of}, (), ())
-        raise MembershipLimit(problem)
+        size = bytes_of(*(part.values() for part in self._entries()))
+        if size > self._bytes_max and size > bytes_of(*before.rows):
+            raise MembershipLimit(
+                f"after the merge the state of {len(self._members)} members would take "
+                f"{size} bytes, which do not fit into a frame that may be sent; "
+                f"Limits.frame_bytes_max is {self._bytes_max + FRAME_HEAD_BYTES}"
+            )
 
     def _check_room(self, node: NodeId) -> None:
         """Refuse one more member, if there are so many, or such long ones."""
@@ -573,15 +587,3 @@ class Membership:
         ranked = sorted(retired, key=lambda replica: (self._versions[replica].ended, replica))
         for replica in ranked[: -self._retired_max]:
             del self._versions[replica]
-
-
-def changes_between(before: dict[str, NodeId | None], members: dict[str, NodeId]) -> Changes:
-    """What became of some names."""
-    added, removed = [], []
-    for name in sorted(name for name, old in before.items() if members.get(name) != old):
-        old, new = before[name], members.get(name)
-        if old is not None:
-            removed.append(old)
-        if new is not None:
-            added.append(new)
-    return Changes(tuple(added), tuple(removed), True)
