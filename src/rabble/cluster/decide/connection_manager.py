@@ -424,7 +424,7 @@ class ConnectionManager:
         target.pending_dial = pending_dial
         self._unplan(target)
         self._dials[number] = pending_dial
-        return Dial(number, addr, target.whom, join, target.resolved)
+        return Dial(number, addr, target.whom, join, target.resolved, target.is_hearsay)
 
     def next_tick(self, now: float) -> float | None:
         """When `tick` has something to do if nothing else happens, in monotonic seconds."""
