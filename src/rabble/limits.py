@@ -42,8 +42,10 @@ class Limits:
 
     Each has a range, which the codec, the sockets and the kernel take: see docs/reference.md.
 
-    :raises ValueError: if a bound is no int of its range, or a fragment does not fit into a frame.
-        It says which bound, what was given and what is allowed.
+    :raises ValueError: if a bound is no int of its range, or does not agree with another one: a
+        fragment has to fit into a frame, a message into what may be unfinished, and a peer has two
+        heartbeats at least before it is down. It says which bound, what was given and what is
+        allowed.
     """
 
     #: Envelopes of other threads that wait for the executor. Beyond it `send` raises `QueueFull`.
@@ -71,9 +73,10 @@ class Limits:
     #: Milliseconds after which a node whose executor makes no progress is `stalled`.
     stalled_after_ms: int = bounded(5_000, 1, MS_MAX)
     #: Milliseconds of having said nothing to a peer after which PING is said; a peer that has been
-    #: silent for longer may be replaced by a new connection of the same start of that node.
+    #: silent for longer may be replaced by a new connection of the same start of that node. Nodes
+    #: of one mesh should have the same: of a connection it may be the peer's that counts.
     heartbeat_ms: int = bounded(1_000, 1, HEARTBEAT_MS_MAX)
-    #: Milliseconds of silence after which a peer is down.
+    #: Milliseconds of silence after which a peer is down; at least twice `heartbeat_ms`.
     down_after_ms: int = bounded(8_000, 1, MS_MAX)
     #: Connections that are being dialled at once, of hosts that are looked up and of others, each;
     #: other dials wait.
@@ -113,14 +116,16 @@ class Limits:
     #: Milliseconds between two looks at the files of the node's certificate.
     certificates_refresh_ms: int = bounded(30_000, 1, MS_MAX)
     #: Bytes of one frame from a peer. Beyond it the connection is closed. The whole membership has
-    #: to fit into one: beyond it `join` and whatever would bring more are refused.
+    #: to fit into one: beyond it `join` and whatever would bring more are refused. Peers are not
+    #: told: nodes of one mesh should have the same.
     frame_bytes_max: int = bounded(1024 * 1024, FRAGMENT_BYTES_MIN + FRAGMENT_HEAD_BYTES_MAX, 2**31)
     #: Bytes of a message that is not cut into fragments.
     fragment_bytes_max: int = dataclasses.field(
         default_factory=fragment_bytes_default, metadata={"range": (FRAGMENT_BYTES_MIN, 2**31)}
     )
     #: Bytes that came of all messages together that peers send in fragments and have not finished.
-    #: Beyond it the connection whose message has most of them is closed.
+    #: Beyond it the connection whose message has most of them is closed. At least
+    #: `message_bytes_max`.
     unfinished_bytes_max: int = bounded(512 * 1024 * 1024, 1, 2**40)
     #: Milliseconds that a frame may take from its first byte to its last, and that may pass between
     #: two fragments of a message.
@@ -155,4 +160,17 @@ class Limits:
             raise ValueError(
                 f"Limits: fragment_bytes_max must be {FRAGMENT_BYTES_MIN} to {most}, which "
                 f"frame_bytes_max has room for, not {self.fragment_bytes_max}"
+            )
+        least = 2 * self.heartbeat_ms
+        if self.down_after_ms < least:
+            raise ValueError(
+                f"Limits: down_after_ms must be at least {least}, twice heartbeat_ms, not "
+                f"{self.down_after_ms}: a peer that has nothing to say is heard once in "
+                f"heartbeat_ms, and would be down between two heartbeats"
+            )
+        if self.unfinished_bytes_max < self.message_bytes_max:
+            raise ValueError(
+                f"Limits: unfinished_bytes_max must be at least message_bytes_max, "
+                f"{self.message_bytes_max}, not {self.unfinished_bytes_max}: a message that comes "
+                f"in fragments could not be finished"
             )

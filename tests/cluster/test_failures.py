@@ -7,6 +7,7 @@ import functools
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from rabble import NodeId
 from rabble.cluster.decide.actions import RaiseIncarnation
 from rabble.cluster.decide.membership import MembershipError
 from rabble.cluster.failures import IN_A_ROW_MAX, RETRY_S, Failures
+from rabble.cluster.io.seeds import ADDRESSES_MAX
 from tests.cluster.noted import Noted
 from tests.cluster.plane import Plane, turn_until, turn_while
 
@@ -261,3 +263,32 @@ def test_a_removed_node_joins_a_node_by_its_id(pair: tuple[Plane, Plane]) -> Non
     turn_until(lambda: a.plane.status().removed, a, b)
     a.plane.join(NodeId("b", b.own.addr))
     turn_until(lambda: a.peers == {"b"} and b.members == {"a", "b"}, a, b)
+
+
+def test_seeds_that_appear_while_a_node_is_removed_are_dialled_when_it_joins_again(
+    pair: tuple[Plane, Plane], tmp_path: Path
+) -> None:
+    a, b = pair
+    path = tmp_path / "seeds"
+    path.write_text("# none\n")
+    a.plane.sockets.seeds.watch_file(path)
+    a.plane.leave("a")
+    assert a.plane.status().removed
+    path.write_text(f"{b.own.addr}\n")
+    a.plane.sockets.seeds.watch_file(path)
+    turn_while(20, a, b)
+    assert a.peers == set()
+    # Of somebody who is not there: so it is the seed by whom it finds the others.
+    a.plane.join(NodeId("gone", "127.0.0.1:1"))
+    turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, a, b)
+
+
+def test_an_address_that_was_joined_takes_no_place_among_the_seeds_for_ever(
+    pair: tuple[Plane, Plane],
+) -> None:
+    a, b = pair
+    a.plane.join(b.own.addr)
+    turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, a, b)
+    for n in range(1, ADDRESSES_MAX + 1):
+        a.plane.join(f"127.0.0.2:{n}")
+    assert not any("is left out" in text for text in a.runtime.reports)

@@ -249,9 +249,9 @@ def test_a_frame_that_never_ends_ends_its_connection() -> None:
 
 
 def part_of_a_message(node: Node, size: int, *, first: bool) -> bytes:
-    """A fragment of a message of 64 MiB to a process of that node."""
+    """A fragment of a message of 4 MiB to a process of that node."""
     to = f"p::{node.node_id}".encode()
-    head = struct.pack(">IBH", 64 << 20, FLAG_FULL, len(to)) + to if first else b""
+    head = struct.pack(">IBH", 4 << 20, FLAG_FULL, len(to)) + to if first else b""
     return frame(FRAGMENT, FLAG_FIRST if first else 0, head + bytes(size))
 
 
@@ -269,7 +269,7 @@ def test_a_message_that_is_never_finished_ends_its_connection() -> None:
 
 
 def test_ten_names_of_one_key_holder_hold_no_more_than_may_be_unfinished() -> None:
-    limits = {"unfinished_bytes_max": 4 << 20, "down_after_ms": 60_000}
+    limits = {"unfinished_bytes_max": 4 << 20, "message_bytes_max": 4 << 20, "down_after_ms": 60_000}
     with rouse("a", limits=limits) as node, contextlib.ExitStack() as stack:
         told = Told(node)
         peers = [stack.enter_context(RawPeer(node, f"raw{n}")) for n in range(10)]

@@ -26,6 +26,17 @@ RANGES: dict[str, tuple[int, int]] = {
 }
 
 
+#: With which a bound that has to agree with another one may be anything.
+OTHERS = {
+    "frame_bytes_max": {"fragment_bytes_max": 16},
+    "fragment_bytes_max": {"frame_bytes_max": 2**31},
+    "heartbeat_ms": {"down_after_ms": 2**31 - 1},
+    "down_after_ms": {"heartbeat_ms": 1},
+    "message_bytes_max": {"unfinished_bytes_max": 2**40},
+    "unfinished_bytes_max": {"message_bytes_max": 1},
+}
+
+
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "1", True, None, 2**64, -(2**64)])
 def test_a_bound_is_an_int_of_its_range(wrong: Any) -> None:
     for name, (least, most) in RANGES.items():
@@ -40,12 +51,12 @@ def test_a_bound_is_an_int_of_its_range(wrong: Any) -> None:
 def test_a_range_has_its_default_and_its_ends(name: str) -> None:
     least, most = RANGES[name]
     for value in least, most:
-        if name in ("fragment_bytes_max", "frame_bytes_max"):
-            # Of these two together: a fragment has to fit into a frame.
-            both = {"frame_bytes_max": 2**31, "fragment_bytes_max": 16}
-            Limits(**{**both, name: min(value, 2**31 - FRAGMENT_HEAD_BYTES_MAX)})
-            continue
-        assert getattr(Limits(**{name: value}), name) == value
+        others = OTHERS.get(name, {})
+        if name == "fragment_bytes_max":
+            value = min(value, 2**31 - FRAGMENT_HEAD_BYTES_MAX)
+        if name == "down_after_ms":
+            value = max(value, 2)
+        assert getattr(Limits(**{**others, name: value}), name) == value
     for value in least - 1, most + 1:
         with pytest.raises(ValueError, match=f"Limits: {name} must be an int, {least} to {most}"):
             Limits(**{name: value})
@@ -85,6 +96,11 @@ def any_limits(draw: st.DrawFn) -> Limits:
     frame = given.setdefault("frame_bytes_max", 1 << 20)
     least, most = FRAGMENT_BYTES_MIN, frame - FRAGMENT_HEAD_BYTES_MAX
     given["fragment_bytes_max"] = draw(st.integers(least, most))
+    # As that of a peer: a heartbeat comes in time, and a message can be finished.
+    heartbeat = given.setdefault("heartbeat_ms", 1_000)
+    given["down_after_ms"] = draw(st.integers(2 * heartbeat, RANGES["down_after_ms"][1]))
+    message = given.setdefault("message_bytes_max", 1 << 20)
+    given["unfinished_bytes_max"] = draw(st.integers(message, RANGES["unfinished_bytes_max"][1]))
     return Limits(**given)
 
 
@@ -127,6 +143,33 @@ def test_a_fragment_has_to_fit_into_a_frame() -> None:
     Limits(frame_bytes_max=20_000, fragment_bytes_max=most)
     with pytest.raises(ValueError, match=f"16 to {most}, which frame_bytes_max has room for"):
         Limits(frame_bytes_max=20_000, fragment_bytes_max=most + 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"heartbeat_ms": 2_000, "down_after_ms": 3_999},
+            "down_after_ms must be at least 4000, twice heartbeat_ms, not 3999: a peer that has "
+            "nothing to say is heard once in heartbeat_ms",
+        ),
+        ({"down_after_ms": 1_999}, "down_after_ms must be at least 2000, twice"),
+        ({"heartbeat_ms": 4_001}, "down_after_ms must be at least 8002, twice"),
+        (
+            {"message_bytes_max": 1_000, "unfinished_bytes_max": 999},
+            "unfinished_bytes_max must be at least message_bytes_max, 1000, not 999: a message "
+            "that comes in fragments could not be finished",
+        ),
+        ({"message_bytes_max": 2**30}, "unfinished_bytes_max must be at least message_bytes_max"),
+        ({"unfinished_bytes_max": 1}, "unfinished_bytes_max must be at least message_bytes_max"),
+    ],
+)
+def test_bounds_that_have_to_agree(given: dict[str, int], said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Limits(**given)
+    assert str(caught.value).startswith(f"Limits: {said}")
+    Limits(heartbeat_ms=2_000, down_after_ms=4_000)
+    Limits(message_bytes_max=1_000, unfinished_bytes_max=1_000)
 
 
 def test_the_bounds_of_a_node_do_not_change() -> None:

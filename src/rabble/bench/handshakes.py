@@ -50,15 +50,22 @@ class Handshaker:
             clock=time.monotonic,
             token_bytes=os.urandom,
         )
+        resolver, hearsay_resolver = (
+            Resolver(
+                f"{name}:{what}",
+                lambda error: None,
+                Failures(name, lambda level, words: None, lambda: None),
+                waiting_max=limits.dials_max,
+                clock=time.monotonic,
+            )
+            for what in ("names", "hearsay")
+        )
         self.connector = Connector(
             self.runner,
             context=None,
             loopback_only=True,
-            resolver=Resolver(
-                f"{name}:names",
-                lambda error: None,
-                Failures(name, lambda level, words: None, lambda: None),
-            ),
+            resolver=resolver,
+            hearsay_resolver=hearsay_resolver,
             limits=limits,
             clock=time.monotonic,
         )

@@ -12,7 +12,7 @@ import logging
 import random
 import selectors
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from rabble._core.errors import DecodeError
 from rabble._core.ids import NodeId
@@ -140,6 +140,7 @@ class ControlPlane:
             next_id=self._connection_manager.accepting,
             seed_added=self._add_seed,
             seed_dropped=self._drop_seed,
+            seeds_dialled=self._dialled_seeds,
         )
         self._handshakes, self._connector = self.sockets.handshakes, self.sockets.connector
         self._listener, self._seeds = self.sockets.listener, self.sockets.seeds
@@ -163,8 +164,9 @@ class ControlPlane:
                 return
             self._removed = False
             self._connection_manager.joins = True
-            # There are none left of the peers.
+            # There are none left of the peers, nor of the seeds.
             self._add_peers(self._membership.members().values())
+            self._seeds.give_again()
         if isinstance(target, str):
             self._seeds.add(target)
             return
@@ -618,6 +620,9 @@ class ControlPlane:
     def _add_seed(self, addr: str, resolved: Address) -> None:
         if not self._removed:
             self._connection_manager.add_seed(addr, self._clock(), resolved)
+
+    def _dialled_seeds(self) -> Collection[str] | None:
+        return None if self._removed else self._connection_manager.seed_statuses(self._clock())
 
     def _drop_seed(self, addr: str) -> None:
         self._carry_out(self._connection_manager.remove_seed(addr))

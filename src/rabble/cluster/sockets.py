@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import selectors
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from rabble._core.ids import NodeId
 from rabble.addresses import Address
@@ -17,7 +17,7 @@ from rabble.cluster.io.handshake_runner import HandshakeRunner
 from rabble.cluster.io.handshake_socket import HandshakeSocket
 from rabble.cluster.io.listener import Listener
 from rabble.cluster.io.resolver import Resolver
-from rabble.cluster.io.seeds import Seeds
+from rabble.cluster.io.seeds import ADDRESSES_MAX, Seeds
 from rabble.cluster.io.tls_proxy import TlsProxy
 from rabble.cluster.renewal import Renewal
 from rabble.cluster.runtime import ClusterRuntime
@@ -37,7 +37,8 @@ class Sockets:
     :param accept: is called when a listener is ready, and `proceed` when a handshake is.
     :param config: what this node brings to a handshake.
     :param next_id: gives the connection that another node began its id.
-    :param seed_added: is called with an address to dial, `seed_dropped` with one to dial no longer.
+    :param seed_added: is called with an address to dial, `seed_dropped` with one to dial no longer;
+        `seeds_dialled` tells those where nobody has answered yet, by their texts.
 
     The other parameters are those of `ControlPlane`.
     """
@@ -62,10 +63,12 @@ class Sockets:
         next_id: Callable[[], int],
         seed_added: Callable[[str, Address], None],
         seed_dropped: Callable[[str], None],
+        seeds_dialled: Callable[[], Collection[str] | None],
     ) -> None:
-        def resolver(what: str) -> Resolver:
+        def resolver(what: str, waiting_max: int) -> Resolver:
             failed = functools.partial(runtime.failed, f"a thread that looks up {what}")
-            return Resolver(f"rabble:{own.name}:{what}", failed, failures)
+            name = f"rabble:{own.name}:{what}"
+            return Resolver(name, failed, failures, waiting_max=waiting_max, clock=clock)
 
         self.tls_proxy: TlsProxy | None = None
         if mesh.tls is not None:
@@ -83,7 +86,8 @@ class Sockets:
             self.handshakes,
             context=renewal.client,
             loopback_only=mesh.open_to_all,
-            resolver=resolver("names"),
+            resolver=resolver("names", limits.dials_max),
+            hearsay_resolver=resolver("hearsay", limits.dials_max),
             limits=limits,
             clock=clock,
         )
@@ -102,12 +106,14 @@ class Sockets:
         self.seeds = Seeds(
             mesh.seeds,
             mesh.seed_file,
-            resolver("seeds"),
+            resolver("seeds", ADDRESSES_MAX),
             added=seed_added,
             dropped=seed_dropped,
+            dialled=seeds_dialled,
             post=post,
             report=runtime.report,
             refresh_s=limits.seeds_refresh_ms / 1000,
+            clock=clock,
         )
 
     def drop(self, connection_id: int) -> bool:

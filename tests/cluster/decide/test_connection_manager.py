@@ -67,10 +67,10 @@ def test_the_smaller_name_dials_at_once_and_the_other_waits() -> None:
     smaller.add_peer(B, 0.0)
     larger.add_peer(A, 0.0)
     assert smaller.next_tick(0.0) == 0.0
-    assert smaller.tick(0.0) == [Dial(1, "b:1", B, join=False)]
+    assert smaller.tick(0.0) == [Dial(1, "b:1", B, join=False, is_hearsay=True)]
     assert larger.tick(0.0) == []
     assert larger.next_tick(0.0) == 1.0
-    assert larger.tick(1.0) == [Dial(1, "a:1", A, join=False)]
+    assert larger.tick(1.0) == [Dial(1, "a:1", A, join=False, is_hearsay=True)]
 
 
 def test_the_hold_back_has_jitter() -> None:
@@ -257,6 +257,18 @@ def test_dials_that_reach_somebody_do_not_count() -> None:
                 of.dial_failed(action.connection_id, 0.0, code=code, authenticated=True)
 
 
+def test_only_of_a_member_that_nobody_here_has_reached_the_dial_is_hearsay() -> None:
+    of = manager()
+    of.add_peer(B, 0.0)
+    assert dial(of).is_hearsay
+    of.add_peer(C, 0.0, explicit=True)
+    assert not dial(of).is_hearsay
+    of.add_seed("d:1", 0.0)
+    assert not dial(of).is_hearsay
+    of.lost(connect(of, B), 0.0)
+    assert not dial(of, 100.0).is_hearsay
+
+
 def test_a_member_that_moved_is_hearsay_again() -> None:
     of = manager(dials_max=2, unreached_dials_per_second_max=1)
     connection_id = connect(of, B)
@@ -419,10 +431,10 @@ def test_who_was_told_to_join_one_says_so_to_all() -> None:
     of.add_peer(B, 0.0, explicit=True)
     assert dial(of) == Dial(1, "b:1", B, join=True)
     of.add_peer(NodeId("c", "c:1"), 0.0)
-    assert dial(of) == Dial(2, "c:1", NodeId("c", "c:1"), join=True)
+    assert dial(of) == Dial(2, "c:1", NodeId("c", "c:1"), join=True, is_hearsay=True)
     of.joins = False  # as it is after a removal
     of.dial_failed(2, 0.0)
-    assert dial(of, 1_000.0) == Dial(3, "c:1", NodeId("c", "c:1"), join=False)
+    assert dial(of, 1_000.0) == Dial(3, "c:1", NodeId("c", "c:1"), join=False, is_hearsay=True)
 
 
 def test_a_removal_does_not_undo_a_later_join() -> None:

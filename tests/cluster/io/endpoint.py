@@ -61,11 +61,22 @@ class Endpoint:
             clock=self.clock,
             token_bytes=os.urandom,
         )
+        resolver, hearsay_resolver = (
+            Resolver(
+                f"{name}:{what}",
+                self.unexpected,
+                self.noted.failures,
+                waiting_max=Limits(**limits).dials_max,
+                clock=self.clock,
+            )
+            for what in ("names", "hearsay")
+        )
         self.connector = Connector(
             self.runner,
             context=None,
             loopback_only=loopback_only,
-            resolver=Resolver(f"{name}:names", self.unexpected, self.noted.failures),
+            resolver=resolver,
+            hearsay_resolver=hearsay_resolver,
             limits=Limits(**limits),
             clock=self.clock,
         )
@@ -113,8 +124,9 @@ class Endpoint:
         connection_id: int = 1,
         node: NodeId | None = None,
         resolved: Address | None = None,
+        is_hearsay: bool = False,
     ) -> None:
-        dial = Dial(connection_id, addr, node, join=False, resolved=resolved)
+        dial = Dial(connection_id, addr, node, False, resolved, is_hearsay)
 
         def answer(found: list[Address] | OSError) -> None:
             self.commands.append(lambda: self.connect(dial, found))

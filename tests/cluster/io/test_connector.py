@@ -173,6 +173,80 @@ def test_a_look_up_that_takes_too_long_ends_its_dial_and_no_other(
     assert a.connector.next_tick() is None
     # What comes of it all the same is for nobody.
     released.set()
-    until(lambda: not [each for each in threading.enumerate() if each.name == "a:names"])
+    until(lambda: not looking_up())
     a.turn()
     assert len(a.failures) == 10 and len(a.runner) == 0
+
+
+def looking_up() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name in ("a:names", "a:hearsay")]
+
+
+class Hanging:
+    """In place of `look_up`: names that begin with `hangs` wait until they are released."""
+
+    def __init__(self, end: Endpoint) -> None:
+        self.released = threading.Event()
+        self.asked: list[str] = []
+        self.found = [of(end)]
+
+    def __call__(self, host: str, port: int, flags: int = 0) -> list[Address]:
+        if flags:
+            raise socket.gaierror("no number")
+        self.asked.append(host)
+        if host.startswith("hangs"):
+            assert self.released.wait(PATIENCE_S)
+        return self.found
+
+
+@pytest.fixture
+def hanging(a: Endpoint, b: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
+    hanging = Hanging(b)
+    monkeypatch.setattr(resolver, "look_up", hanging)
+    yield hanging
+    hanging.released.set()
+    until(lambda: not looking_up())
+
+
+def test_no_dial_waits_for_hosts_that_others_make_up(
+    a: Endpoint, b: Endpoint, hanging: Hanging
+) -> None:
+    for connection_id in range(10, 20):
+        a.dial(f"hangs-{connection_id}.example:1", connection_id, is_hearsay=True)
+    a.dial("name.example:1", 5)
+    turn_until(lambda: a.peers, a, b)
+    assert a.peers[0][0] == 5 and a.failures == []
+
+
+@pytest.mark.parametrize("ended", ["late", "dropped", "all dropped"])
+def test_a_host_that_no_dial_needs_any_more_is_not_looked_up(
+    a: Endpoint, b: Endpoint, hanging: Hanging, ended: str
+) -> None:
+    for connection_id in range(10, 20):
+        a.dial(f"hangs-{connection_id}.example:1", connection_id)
+    until(lambda: len(hanging.asked) == resolver.THREADS_MAX)
+    if ended == "late":
+        a.late_s += 10.0
+        a.turn()
+        assert len(a.failures) == 10
+    elif ended == "dropped":
+        assert all(a.connector.drop(connection_id) for connection_id in range(10, 20))
+    else:
+        a.connector.drop_all()
+    a.dial("name.example:1", 5)
+    hanging.released.set()
+    turn_until(lambda: a.peers, a, b)
+    assert hanging.asked[resolver.THREADS_MAX :] == ["name.example"]
+
+
+def test_as_many_dials_of_one_host_as_there_may_be_are_all_answered(b: Endpoint) -> None:
+    """Others may tell of any number of members there: they take no answer from who is there."""
+    with Endpoint("a", dials_max=10) as a, pytest.MonkeyPatch.context() as patched:
+        hanging = Hanging(b)
+        patched.setattr(resolver, "look_up", hanging)
+        for connection_id in range(1, 11):
+            a.dial("hangs.example:1", connection_id)
+        hanging.released.set()
+        turn_until(lambda: len(a.peers) == 10, a, b)
+        assert len(hanging.asked) == 1 and a.failures == []
+        until(lambda: not looking_up())

@@ -13,7 +13,7 @@ import pytest
 
 from rabble.addresses import Address, address_text
 from rabble.cluster.config import Mesh
-from rabble.cluster.io.resolver import Resolver
+from rabble.cluster.io.resolver import Answer, Question, Resolver
 from rabble.cluster.io.seeds import ADDRESSES_MAX, FILE_BYTES_MAX, Seeds
 from tests.cluster.noted import Noted
 
@@ -30,20 +30,34 @@ class Names(Resolver):
     """A resolver that answers when it is told to."""
 
     def __init__(self) -> None:
-        super().__init__("names", traceback.print_exception, Noted().failures)
-        self.asked: list[tuple[str, Callable[[list[Address] | OSError], None]]] = []
+        super().__init__(
+            "names",
+            traceback.print_exception,
+            Noted().failures,
+            waiting_max=ADDRESSES_MAX,
+            clock=lambda: 0.0,
+        )
+        self.asked: list[tuple[str, Question]] = []
+        self.withdrawn: list[Question] = []
         self.closed = False
 
-    def resolve(self, addr: str, answer: Callable[[list[Address] | OSError], None]) -> None:
-        self.asked.append((addr, answer))
+    def resolve(self, addr: str, answer: Answer, by: float) -> Question:
+        question = Question(answer, by, self.withdrawn.append)
+        self.asked.append((addr, question))
+        return question
 
     def answer(self, addr: str, what: list[Address] | OSError) -> None:
-        """Answer the questions for that address."""
-        answers = [answer for asked, answer in self.asked if asked == addr]
-        assert answers, f"nobody asked for {addr}: {self.asked}"
+        """Answer the questions for that address. It may be too late for them."""
+        questions = [question for asked, question in self.asked if asked == addr]
+        assert questions, f"nobody asked for {addr}: {self.asked}"
         self.asked = [each for each in self.asked if each[0] != addr]
-        for answer in answers:
-            answer(what)
+        for question in questions:
+            question.answer(what)
+
+    def answer_all(self) -> None:
+        """Each stands for itself."""
+        for addr, _ in list(self.asked):
+            self.answer(addr, found(addr))
 
     def close(self) -> None:
         self.closed = True
@@ -51,11 +65,16 @@ class Names(Resolver):
 
 
 class Seen:
-    """Seeds, what became of them, and the time."""
+    """Seeds, what became of them, and the time.
+
+    What is dialled is so until the test has somebody answer there, or the node removed.
+    """
 
     def __init__(self, mesh: Mesh) -> None:
         self.names = Names()
         self.dialled: set[str] = set()
+        self.added: list[str] = []
+        self.removed = False
         self.reports: list[tuple[int, str]] = []
         self.now = 100.0
         self.seeds = Seeds(
@@ -63,7 +82,8 @@ class Seen:
             mesh.seed_file,
             self.names,
             added=self.dial,
-            dropped=self.dialled.remove,
+            dropped=self.dialled.discard,
+            dialled=lambda: None if self.removed else self.dialled,
             post=lambda call: call(),
             report=lambda level, text: self.reports.append((level, text())),
             refresh_s=REFRESH_S,
@@ -72,6 +92,7 @@ class Seen:
 
     def dial(self, text: str, address: Address) -> None:
         assert text == address_text(address)
+        self.added.append(text)
         self.dialled.add(text)
 
     def look_again(self) -> None:
@@ -114,9 +135,59 @@ def test_what_is_joined_by_hand_is_dialled_anew() -> None:
     seen.seeds.add("rabble.svc:4000")
     seen.names.answer("rabble.svc:4000", found("10.0.0.1:4000"))
     seen.seeds.add("rabble.svc:4000")
-    assert seen.dialled == set()
     seen.names.answer("rabble.svc:4000", found("10.0.0.1:4000"))
+    assert seen.added == 2 * ["10.0.0.1:4000"]
+    # A look is no join.
+    seen.look_again()
+    seen.names.answer("rabble.svc:4000", found("10.0.0.1:4000"))
+    assert seen.added == 2 * ["10.0.0.1:4000"]
+
+
+def test_what_is_joined_by_hand_while_its_name_hangs_is_dialled_when_it_is_found() -> None:
+    seen = Seen(Mesh(seeds=["rabble.svc:4000"]))
+    seen.seeds.start()
+    seen.seeds.add("rabble.svc:4000")
+    seen.names.answer("rabble.svc:4000", found("10.0.0.1:4000"))
+    assert seen.added == ["10.0.0.1:4000"]
+
+
+def test_an_address_is_dialled_as_long_as_one_seed_stands_for_it() -> None:
+    seen = Seen(Mesh(seeds=["127.0.0.1:7"]))
+    seen.seeds.start()
+    seen.names.answer("127.0.0.1:7", found("127.0.0.1:7"))
+    seen.seeds.add("localhost:7")
+    seen.seeds.add("rabble.svc:7")
+    for name in "localhost:7", "rabble.svc:7":
+        seen.names.answer(name, found("127.0.0.1:7", "127.0.0.2:7"))
+    seen.seeds.remove("localhost:7")
+    assert seen.dialled == {"127.0.0.1:7", "127.0.0.2:7"}
+    seen.look_again()
+    seen.names.answer("rabble.svc:7", found("127.0.0.3:7"))
+    assert seen.dialled == {"127.0.0.1:7", "127.0.0.3:7"}
+    seen.seeds.remove("127.0.0.1:7")
+    assert seen.dialled == {"127.0.0.3:7"}
+
+
+@pytest.mark.parametrize("other", ["given", "joined"])
+def test_a_seed_that_the_file_no_longer_lists_stays_if_it_is_from_elsewhere_too(
+    tmp_path: Path, other: str
+) -> None:
+    path = tmp_path / "seeds"
+    write(path, "10.0.0.1:4000\n10.0.0.2:4000\n")
+    seen = Seen(Mesh(seeds=["10.0.0.1:4000"] if other == "given" else [], seed_file=path))
+    seen.seeds.start()
+    if other == "joined":
+        seen.seeds.add("10.0.0.1:4000")
+    seen.names.answer_all()
+    write(path, "# none\n")
+    seen.look_again()
+    seen.names.answer_all()
     assert seen.dialled == {"10.0.0.1:4000"}
+    # And the other way round: what was joined is the file's as well.
+    write(path, "10.0.0.1:4000\n10.0.0.3:4000\n")
+    seen.look_again()
+    seen.names.answer_all()
+    assert seen.dialled == {"10.0.0.1:4000", "10.0.0.3:4000"}
 
 
 def write(path: Path, text: str) -> None:
@@ -304,6 +375,7 @@ def test_an_answer_for_what_was_removed_meanwhile_is_nothing() -> None:
     seen = Seen(Mesh(key=b"k" * 32))
     seen.seeds.add("one:1")
     seen.seeds.remove("one:1")
+    assert seen.names.withdrawn == [question for _, question in seen.names.asked]
     seen.names.answer("one:1", found("one-address:1"))
     assert seen.dialled == set()
 
@@ -315,7 +387,52 @@ def test_more_than_can_be_kept_are_left_out_with_a_word() -> None:
     assert len(seen.names.asked) == ADDRESSES_MAX
     assert seen.reports == [
         (
-            logging.ERROR,
-            f"the seed n{ADDRESSES_MAX}:1 is left out: there are 1024 already, the most",
+            logging.WARNING,
+            f"the seed n{ADDRESSES_MAX}:1 is left out, as there are 1,024, the most; leave "
+            "addresses that were joined and where nobody answers, or join nodes by their ids, "
+            "name@host:port",
         )
     ]
+    seen.seeds.remove("n7:1")
+    seen.seeds.add("one-more:1")
+    assert len(seen.reports) == 1
+
+
+@pytest.mark.parametrize("addr", ["10.0.0.1:{}", "name.example:{}"])
+def test_any_number_of_addresses_can_be_joined_in_a_nodes_life(addr: str) -> None:
+    seen = Seen(Mesh(key=b"k" * 32))
+    for n in range(1, 3 * ADDRESSES_MAX):
+        seen.seeds.add(addr.format(n))
+        seen.names.answer(addr.format(n), found(f"10.0.0.1:{n}"))
+        assert f"10.0.0.1:{n}" in seen.dialled
+        # Somebody answers there, and is a member.
+        seen.dialled.clear()
+    assert seen.reports == []
+
+
+def test_a_joined_address_is_forgotten_when_it_is_a_members_and_a_name_is_not() -> None:
+    seen = Seen(Mesh(seeds=["10.0.0.1:1"]))
+    seen.seeds.start()
+    for addr in "10.0.0.2:1", "10.0.0.3:1", "rabble.svc:1":
+        seen.seeds.add(addr)
+    seen.names.answer("rabble.svc:1", found("10.0.0.4:1"))
+    seen.names.answer_all()
+    seen.dialled -= {"10.0.0.1:1", "10.0.0.2:1", "10.0.0.4:1"}
+    seen.removed = True
+    seen.look_again()
+    assert len(seen.names.asked) == 4
+    seen.names.answer("rabble.svc:1", found("10.0.0.4:1"))
+    seen.names.answer_all()
+    seen.removed = False
+    seen.look_again()
+    assert {addr for addr, _ in seen.names.asked} == {"10.0.0.1:1", "10.0.0.3:1", "rabble.svc:1"}
+
+
+def test_what_was_found_is_given_again() -> None:
+    seen = Seen(Mesh(seeds=["10.0.0.1:1", "rabble.svc:1", "slow.svc:1"]))
+    seen.seeds.start()
+    seen.names.answer("10.0.0.1:1", found("10.0.0.1:1"))
+    seen.names.answer("rabble.svc:1", found("10.0.0.2:1", "10.0.0.3:1"))
+    seen.dialled.clear()
+    seen.seeds.give_again()
+    assert seen.dialled == {"10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import ipaddress
 import os
 import socket
@@ -451,3 +452,25 @@ def test_files_that_do_not_belong_together_leave_the_contexts_as_they_are(issuer
     Path(config.cert).unlink()
     with pytest.raises(KeyFileError, match="No such file"):
         contexts.renew()
+
+
+def test_files_that_could_not_be_read_for_another_reason_are_read_later(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a descriptor, say: then nothing is wrong with the files, which do not change again."""
+    config = issuer.issue("later", named("alpha"))
+    contexts = TlsContexts(config)
+    issuer.issue("later", named("alpha"), TODAY + 99 * DAY)
+
+    def no_descriptor(*arguments: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", no_descriptor)
+        with pytest.raises(KeyFileError, match="Too many open files"):
+            contexts.renew()
+        # Said once.
+        assert not contexts.renew()
+    assert contexts.renew()
+    assert contexts.ends_at == pytest.approx((TODAY + 99 * DAY).timestamp(), abs=1.0)
+    assert not contexts.renew()

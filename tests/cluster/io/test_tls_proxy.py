@@ -556,7 +556,7 @@ def test_a_thread_that_can_do_nothing_any_more_closes_everything(
             tls_proxy.adopt(another)
 
 
-@pytest.mark.parametrize("what", ["descriptor", "thread"])
+@pytest.mark.parametrize("what", ["descriptor", "thread", "memory"])
 def test_without_a_descriptor_or_a_thread_the_first_connection_fails_and_the_next_does_not(
     tls: Tls, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -564,7 +564,7 @@ def test_without_a_descriptor_or_a_thread_the_first_connection_fails_and_the_nex
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     def no_thread(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+        raise MemoryError if what == "memory" else RuntimeError("can't start new thread")
 
     client, server = tls.pair()
     with proxying() as tls_proxy, client, contextlib.ExitStack() as stack:
@@ -573,26 +573,49 @@ def test_without_a_descriptor_or_a_thread_the_first_connection_fails_and_the_nex
                 patched.setattr(select, "epoll", no_descriptor)
             else:
                 patched.setattr(threading.Thread, "start", no_thread)
-            with pytest.raises((OSError, RuntimeError)):
+            with pytest.raises((OSError, RuntimeError, MemoryError)):
                 tls_proxy.adopt(server)
         plain = stack.enter_context(adopted(tls_proxy, server))
         plain.sendall(b"once more")
         assert read(client, 9) == b"once more"
 
 
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
 def test_a_proxy_that_never_had_a_thread_lets_go_of_all(
-    tls: Tls, monkeypatch: pytest.MonkeyPatch
+    tls: Tls, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     def no_thread(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+        raise error
 
     client, server = tls.pair()
     with proxying() as tls_proxy, client, server, monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", no_thread)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(error):
             tls_proxy.adopt(server)
         tls_proxy.stop()
     assert tls_proxy.thread is None
+
+
+def test_a_thread_that_began_though_its_start_raised_is_the_one_that_is_ended(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def start_and_raise(thread: threading.Thread) -> None:
+        start(thread)
+        raise MemoryError
+
+    client, server = tls.pair()
+    with proxying() as tls_proxy, client, contextlib.ExitStack() as stack:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start_and_raise)
+            with pytest.raises(MemoryError):
+                tls_proxy.adopt(server)
+        assert tls_proxy.thread is not None
+        plain = stack.enter_context(adopted(tls_proxy, server))
+        plain.sendall(b"once more")
+        assert read(client, 9) == b"once more"
+        assert [each.name for each in threading.enumerate()].count(NAME) == 1
 
 
 def test_a_buffer_of_no_bytes_is_refused() -> None:

@@ -31,6 +31,7 @@ class Dial:
     :param node: who is expected there; `None` for a seed.
     :param join: the handshake says that this node was told to join.
     :param resolved: what `addr` stands for; `None` if it is to be looked up.
+    :param is_hearsay: only others say that a node is there.
     """
 
     connection_id: int
@@ -38,6 +39,7 @@ class Dial:
     node: NodeId | None
     join: bool
     resolved: Address | None = None
+    is_hearsay: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -437,7 +437,7 @@ class ConnectionManager:
         join = self.joins or target.join
         number, addr = self.accepting(), target.next_addr
         pending_dial = PendingDial(number, target, addr, join, bucket, looked_up)
-        dial = Dial(number, addr, target.whom, join, target.resolved)
+        dial = Dial(number, addr, target.whom, join, target.resolved, target.is_hearsay)
         self._dials[number] = pending_dial
         target.pending_dial = pending_dial
         self._unplan(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import ssl
 from collections.abc import Callable
@@ -12,10 +13,27 @@ from rabble.cluster.decide.handshake import Failed, Handshake, Role
 from rabble.cluster.decide.refusal import RefusalCode
 from rabble.cluster.io.handshake_runner import HandshakeRunner, is_refused
 from rabble.cluster.io.handshake_socket import HandshakeSocket
-from rabble.cluster.io.resolver import Resolver
+from rabble.cluster.io.resolver import Question, Resolver
 from rabble.limits import Limits
 
 __all__ = ["Connector"]
+
+
+@dataclasses.dataclass(slots=True)
+class Resolving:
+    """A dial that has no socket yet, as its host is being looked up.
+
+    :param by: when that has to be done.
+    :param question: to the resolver, if it needs to be asked.
+    """
+
+    dial: Dial
+    by: float
+    question: Question | None = None
+
+    def withdraw(self) -> None:
+        if self.question is not None:
+            self.question.withdraw()
 
 
 class Connector:
@@ -23,7 +41,9 @@ class Connector:
 
     :param context: of TLS, or `None`.
     :param loopback_only: dial no other addresses: nothing proves who answers there.
-    :param resolver: owned from now on.
+    :param resolver: of the hosts of dials; and `hearsay_resolver` of those of which only others
+        tell: however many hosts these make up that no name server answers for, no other dial waits
+        for them. Both are owned from now on.
     """
 
     def __init__(
@@ -33,6 +53,7 @@ class Connector:
         context: ssl.SSLContext | None,
         loopback_only: bool,
         resolver: Resolver,
+        hearsay_resolver: Resolver,
         limits: Limits,
         clock: Callable[[], float],
     ) -> None:
@@ -40,12 +61,12 @@ class Connector:
         self._context = context
         self._loopback_only = loopback_only
         self._resolver = resolver
+        self._hearsay_resolver = hearsay_resolver
         self._handshake_s = limits.handshake_ms / 1000
         self._connect_s = limits.connect_ms / 1000
         self._clock = clock
-        #: The dials whose host is being looked up, and which have no socket yet, and the deadlines
-        #: of that.
-        self._resolving: dict[int, tuple[Dial, float]] = {}
+        #: The dials whose host is being looked up.
+        self._resolving: dict[int, Resolving] = {}
 
     def dial(self, dial: Dial, answer: Callable[[list[Address] | OSError], None]) -> None:
         """Begin a dial: find out what its address stands for.
@@ -53,11 +74,13 @@ class Connector:
         :param answer: called with what `connect` is to be given, from any thread; at once if
             nothing has to be looked up.
         """
-        self._resolving[dial.connection_id] = (dial, self._clock() + self._handshake_s)
+        resolving = Resolving(dial, self._clock() + self._handshake_s)
+        self._resolving[dial.connection_id] = resolving
         if dial.resolved is not None:
             answer([dial.resolved])
         else:
-            self._resolver.resolve(dial.addr, answer)
+            resolver = self._hearsay_resolver if dial.is_hearsay else self._resolver
+            resolving.question = resolver.resolve(dial.addr, answer, resolving.by)
 
     def connect(self, dial: Dial, found: list[Address] | OSError) -> Failed | None:
         """Begin to connect to the first of the addresses that can be used.
@@ -69,19 +92,19 @@ class Connector:
             return None
         if isinstance(found, OSError):
             return failed_by(str(found))
-        return self._try_next(dial, found, resolving[1], "it has no address")
+        return self._try_next(dial, [*found], resolving.by, "it has no address")
 
     def end_late(self, now: float) -> list[tuple[Dial, Failed]]:
         """Forget the dials whose host took too long to look up; each with how it failed."""
-        late = [dial for dial, deadline in self._resolving.values() if now >= deadline]
+        late = [each.dial for each in self._resolving.values() if now >= each.by]
         for dial in late:
-            del self._resolving[dial.connection_id]
+            self.drop(dial.connection_id)
         text = f"its host was not looked up within {self._handshake_s:g} s"
         return [(dial, failed_by(text)) for dial in late]
 
     def next_tick(self) -> float | None:
         """When `end_late` has something to do."""
-        return min((deadline for _, deadline in self._resolving.values()), default=None)
+        return min((each.by for each in self._resolving.values()), default=None)
 
     def connect_next(self, before: HandshakeSocket, problem: str) -> Failed | None:
         """Begin to connect to the next address in place of one that could not be reached.
@@ -102,16 +125,22 @@ class Connector:
 
     def drop(self, connection_id: int) -> bool:
         """Forget a dial whose host is being looked up. False if there is none."""
-        return self._resolving.pop(connection_id, None) is not None
+        resolving = self._resolving.pop(connection_id, None)
+        if resolving is None:
+            return False
+        resolving.withdraw()
+        return True
 
     def drop_all(self) -> None:
         """Forget all dials whose host is being looked up."""
-        self._resolving.clear()
+        for connection_id in list(self._resolving):
+            self.drop(connection_id)
 
     def close(self) -> None:
         """Dial nothing more."""
         self.drop_all()
         self._resolver.close()
+        self._hearsay_resolver.close()
 
     def _try_next(
         self, dial: Dial, addresses: list[Address], deadline: float, problem: str

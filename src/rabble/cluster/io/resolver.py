@@ -7,24 +7,44 @@ import contextlib
 import functools
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 from rabble.addresses import Address, split_address
-from rabble.cluster.failures import Failures
+from rabble.cluster.failures import RETRY_S, Failures
 from rabble.reports import described
 from rabble.steps import take_steps
 
-__all__ = ["Resolver"]
+__all__ = ["Question", "Resolver"]
 
 #: Called with the addresses that were found, or with why there are none.
 Answer = Callable[["list[Address] | OSError"], None]
 Name = tuple[str, int]
 
 THREADS_MAX = 2
-#: Names that are asked for at once. Beyond it each is answered by an error.
-NAMES_MAX = 1_024
-#: How many wait for the look-up of one name; beyond it the first is forgotten.
-ANSWERS_MAX = 4
+#: Made beforehand: where this is the answer there may be no memory for another one.
+NOT_LOOKED_UP = OSError("it could not be looked up")
+
+
+class Question:
+    """Somebody waits for the addresses of a name. For one thread.
+
+    :param by: until when, in monotonic seconds.
+    """
+
+    __slots__ = ("_withdraw", "answer", "by")
+
+    def __init__(
+        self, answer: Answer, by: float, withdraw: Callable[[Question], None] | None = None
+    ) -> None:
+        self.answer = answer
+        self.by = by
+        self._withdraw = withdraw
+
+    def withdraw(self) -> None:
+        """Wait no longer. An answer that is on its way comes all the same."""
+        if self._withdraw is not None:
+            self._withdraw(self)
 
 
 class Resolver:
@@ -33,72 +53,105 @@ class Resolver:
     :param name: of its threads, which are there as long as there is something to look up.
     :param failed: called with what ends one of them, in that thread.
     :param failures: is told of what ends a single look-up.
+    :param waiting_max: how many names may wait to be looked up, and questions for the same name.
+        Beyond it a question is answered by an error.
+    :param clock: monotonic seconds. For any thread.
 
-    A look-up may take the system for ever: how long it waits is for who asks to say. Asked again
-    meanwhile for the same name, the resolver looks it up once.
+    A look-up may take the system for ever: how long it waits is for who asks to say. A name for
+    which nobody waits any more is not looked up. Asked again meanwhile for the same name, the
+    resolver looks it up once.
 
-    `close` does not wait for a look-up that goes on; its thread ends with it. `resolve` and `close`
-    are for one thread.
+    `close` does not wait for a look-up that goes on; its thread ends with it. `resolve`, `close`
+    and what is done with a question are for one thread.
     """
 
     def __init__(
-        self, name: str, failed: Callable[[BaseException], None], failures: Failures
+        self,
+        name: str,
+        failed: Callable[[BaseException], None],
+        failures: Failures,
+        *,
+        waiting_max: int,
+        clock: Callable[[], float],
     ) -> None:
         self._name = name
         self._failed = failed
         self._failures = failures
+        self._waiting_max = waiting_max
+        self._clock = clock
         self._closed = False
         # What follows is changed by single operations, without a lock: an exception from outside
         # may end any step half-way, and a lock that stays taken would keep `close` for ever.
         #: What no thread has begun yet; and for each name, until it is answered, who waits for it.
         self._names: collections.deque[Name] = collections.deque()
-        self._waiting: dict[Name, collections.deque[Answer]] = {}
+        self._waiting: dict[Name, collections.deque[Question]] = {}
         #: The threads that have not found it empty yet. One adds itself before it was started.
         self._at_work: set[object] = set()
 
-    def resolve(self, addr: str, answer: Answer) -> None:
+    def resolve(self, addr: str, answer: Answer, by: float) -> Question:
         """Call `answer` with the addresses of `host:port`, or with why there are none.
 
         At once if the host is numeric, or if it cannot be looked up; otherwise from another thread.
         It must not block. Raises nothing: what is no address is answered by an error, too.
+
+        :param by: when nobody waits for the answer any more, in monotonic seconds.
+        :returns: what may be withdrawn before.
         """
+        question = Question(answer, by)
         found: list[Address] | OSError | None
         try:
             host, port = split_address(addr)
             found = numeric(host, port)
             if found is None:
-                found = self._ask((host, port), answer)
+                question = Question(answer, by, functools.partial(self._withdraw, (host, port)))
+                found = self._ask((host, port), question)
         except BaseException as error:
             found = OSError(described(error))
         if found is not None:
             answer(found)
+        return question
 
-    def _ask(self, name: Name, answer: Answer) -> OSError | None:
+    def _ask(self, name: Name, question: Question) -> OSError | None:
         """Have a name looked up; why that cannot be."""
-        if self._closed or self._joins_others(name, answer):
+        if self._closed:
             return None
-        if len(self._waiting) >= NAMES_MAX:
-            return OSError(f"{NAMES_MAX} names wait to be looked up already, the most")
+        if len(self._waiting.get(name, ())) >= self._waiting_max:
+            return OSError(f"{self._waiting_max} wait for this name already, the most")
+        if self._joins_others(name, question):
+            return None
+        if len(self._names) >= self._waiting_max:
+            return OSError(f"{self._waiting_max} names wait to be looked up already, the most")
         try:
-            self._waiting[name] = collections.deque([answer], ANSWERS_MAX)
+            self._waiting[name] = collections.deque([question])
             self._names.append(name)
             if len(self._at_work) < THREADS_MAX:
                 self._start_thread()
         except BaseException:
-            self._waiting.pop(name, None)
+            self._withdraw(name, question)
             raise
         return None
 
-    def _joins_others(self, name: Name, answer: Answer) -> bool:
+    def _withdraw(self, name: Name, question: Question) -> None:
+        """Forget a question; and a name that nobody asks for and no thread has begun."""
+        waiting = self._waiting.get(name)
+        with contextlib.suppress(ValueError):
+            # It is another one's by now, or answered.
+            if waiting is not None:
+                waiting.remove(question)
+            if not waiting:
+                self._names.remove(name)
+                self._waiting.pop(name, None)
+
+    def _joins_others(self, name: Name, question: Question) -> bool:
         """Whether it is answered with others, who wait for the same name."""
         waiting = self._waiting.get(name)
         if waiting is None:
             return False
-        waiting.append(answer)
+        waiting.append(question)
         if self._waiting.get(name) is not waiting:
             # A thread took them just then, and may be done with them.
             try:
-                waiting.remove(answer)
+                waiting.remove(question)
             except ValueError:
                 return True
             return False
@@ -131,6 +184,7 @@ class Resolver:
                     return
             except BaseException as error:
                 self._failures.again(self._name, error)
+                time.sleep(RETRY_S)
             else:
                 self._failures.passed(self._name)
 
@@ -146,14 +200,47 @@ class Resolver:
                 return False
             self._at_work.add(token)
             return True
-        found = looked_up(*name)
-        waiting = self._waiting.pop(name, None)
+        found: list[Address] | OSError = NOT_LOOKED_UP
+        waiting = self._waiting.get(name)
+        is_over = False
+        try:
+            is_over = self._is_over(name, waiting)
+            if not is_over:
+                found = looked_up(*name)
+        finally:
+            if not is_over:
+                # Whatever was raised: nobody waits for ever, and the name can be asked for again.
+                self._answer(name, waiting, found)
+        return True
+
+    def _is_over(self, name: Name, waiting: collections.deque[Question] | None) -> bool:
+        """Whether nobody waits for a name any more, which is forgotten then."""
+        if self._is_awaited(waiting):
+            return False
+        self._waiting.pop(name, None)
+        # Nobody joins them from now on; somebody may have until now.
+        return not self._is_awaited(waiting)
+
+    def _is_awaited(self, waiting: collections.deque[Question] | None) -> bool:
+        # Of a copy: the thread that asks may add to it meanwhile.
+        return waiting is not None and any(
+            self._clock() < question.by for question in waiting.copy()
+        )
+
+    def _answer(
+        self,
+        name: Name,
+        waiting: collections.deque[Question] | None,
+        found: list[Address] | OSError,
+    ) -> None:
+        if self._waiting.get(name) is waiting:
+            # Otherwise these are of others, who asked anew.
+            self._waiting.pop(name, None)
         while waiting:
             try:
-                waiting.popleft()(found)
+                waiting.popleft().answer(found)
             except BaseException as error:
                 self._failures.note(f"the answer to who asked for {name[0]}", error)
-        return True
 
     def close(self) -> None:
         """Take no more questions, and answer none that was not begun."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import codecs
+import collections
+import dataclasses
+import enum
 import functools
 import logging
+import math
 import os
 import stat
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from rabble.addresses import Address, address_text, split_address
-from rabble.cluster.io.resolver import Resolver
+from rabble.addresses import Address, address_text, is_numeric, split_address
+from rabble.cluster.io.resolver import Question, Resolver
 
-__all__ = ["Seeds"]
+__all__ = ["ADDRESSES_MAX", "Seeds"]
 
 ADDRESSES_MAX = 1_024
 #: Of a file of seeds: as many of the longest addresses, and as much again for what is said of them.
@@ -22,17 +25,45 @@ FILE_BYTES_MAX = 2 * 256 * ADDRESSES_MAX
 BAD_LINES_TOLD_MAX = 3
 
 
+class Origin(enum.Enum):
+    """Where a seed is from."""
+
+    GIVEN = "given"
+    FILE = "file"
+    JOIN = "join"
+
+
+@dataclasses.dataclass(slots=True)
+class Seed:
+    """An address that was given.
+
+    :param origins: all the places that it is from; it is a seed as long as there is one.
+    :param stands_for: the addresses that it stood for last, by their texts.
+    :param is_asked: it is being looked up.
+    :param joins_anew: what it stands for is to be dialled at once, known or not.
+    :param question: the last one to the resolver.
+    """
+
+    origins: set[Origin]
+    stands_for: dict[str, Address] = dataclasses.field(default_factory=dict)
+    is_asked: bool = False
+    joins_anew: bool = False
+    question: Question | None = None
+
+
 class Seeds:
     """Keeps the set of seed addresses; belongs to the cluster server's thread.
 
     A host name stands for all of its addresses, as a headless service of Kubernetes has them. It is
     asked for again and again, and the file read again when it changed: new addresses are
-    joined, and those that have gone are no longer dialled.
+    joined, and those that have gone are no longer dialled. An address that several seeds stand for
+    is dialled until none of them does.
 
     :param seeds: addresses `host:port`, and `seed_file` a file with one a line; see `Mesh`.
     :param resolver: owned from now on.
     :param added: called with an address to dial: its text, by which it is known, and itself.
     :param dropped: called with the text of one to dial no longer.
+    :param dialled: the texts of those where nobody has answered yet; `None` while none is dialled.
     :param post: has something done in the server's thread.
     :param refresh_s: seconds between two looks at names and file.
     """
@@ -45,44 +76,58 @@ class Seeds:
         *,
         added: Callable[[str, Address], None],
         dropped: Callable[[str], None],
+        dialled: Callable[[], Collection[str] | None],
         post: Callable[[Callable[[], None]], None],
         report: Callable[[int, Callable[[], str]], None],
         refresh_s: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
     ) -> None:
         # Texts of its own: what a user's class of texts or paths does is done in a user's thread.
         self._file = None if seed_file is None else os.fspath(seed_file)
         self._file_version: tuple[int, int] | None = None
-        self._of_file: set[str] = set()
         self._given = [str.__str__(addr) for addr in seeds]
         self._resolver = resolver
         self._added = added
         self._dropped = dropped
+        self._dialled = dialled
         self._post = post
         self._report = report
         self._refresh_s = refresh_s
         self._clock = clock
         self._next: float | None = None
-        #: By what was given, the texts of the addresses that it stood for last.
-        self._known: dict[str, set[str]] = {}
-        #: Those of it that are being looked up.
-        self._asked: set[str] = set()
+        #: By what was given.
+        self._seeds: dict[str, Seed] = {}
+        #: Those that the file has listed since it was read first.
+        self._of_file: set[str] = set()
+        #: How many seeds stand for each address, by its text.
+        self._owners: collections.Counter[str] = collections.Counter()
 
     def start(self) -> None:
         """Begin to look."""
         for addr in self._given:
-            self._keep(addr)
+            self._keep(addr, Origin.GIVEN)
         self._look()
 
     def add(self, addr: str) -> None:
-        """Join whoever answers at `host:port`; `Node.join` has checked that it is of that form."""
-        self._forget(addr)
-        if self._keep(addr):
+        """Join whoever answers at `host:port`; `Node.join` has checked that it is of that form.
+
+        The address is forgotten once a node that answered there is a member; a host name is only
+        if there is no room for others, as it may come to stand for more.
+        """
+        if self._keep(addr, Origin.JOIN):
+            self._seeds[addr].joins_anew = True
             self._ask(addr)
 
     def remove(self, addr: str) -> None:
         """Dial this address no longer, if it was added. The node that answered there stays one."""
-        self._forget(addr)
+        for origin in Origin:
+            self._forget(addr, origin)
+
+    def give_again(self) -> None:
+        """Have all addresses added once more: what became of them before is undone."""
+        for seed in self._seeds.values():
+            for text, address in seed.stands_for.items():
+                self._added(text, address)
 
     def watch_file(self, path: str | os.PathLike[str]) -> None:
         """Have another file of seeds from now on."""
@@ -94,7 +139,7 @@ class Seeds:
         """Look again if it is time to."""
         if self._next is None or now < self._next:
             return
-        for addr in sorted(self._asked):
+        for addr in sorted(addr for addr, seed in self._seeds.items() if seed.is_asked):
             text = f"the seed {addr} has no address yet: the name server does not answer"
             self._report(logging.WARNING, functools.partial(str, text))
         self._look()
@@ -109,47 +154,94 @@ class Seeds:
 
     def _look(self) -> None:
         self._next = self._clock() + self._refresh_s
+        self._forget_answered(names=False)
         self._read_file()
-        for addr in list(self._known):
+        for addr in list(self._seeds):
             self._ask(addr)
 
-    def _keep(self, addr: str) -> bool:
+    def _keep(self, addr: str, origin: Origin) -> bool:
         """Have it among the seeds. False if there are too many, which is reported."""
-        if addr not in self._known and len(self._known) >= ADDRESSES_MAX:
-            text = f"the seed {addr} is left out: there are {ADDRESSES_MAX} already, the most"
-            self._report(logging.ERROR, lambda: text)
-            return False
-        self._known.setdefault(addr, set())
+        if addr not in self._seeds:
+            if len(self._seeds) >= ADDRESSES_MAX:
+                self._forget_answered(names=True)
+            if len(self._seeds) >= ADDRESSES_MAX:
+                text = (
+                    f"the seed {addr} is left out, as there are {ADDRESSES_MAX:,}, the most; leave "
+                    f"addresses that were joined and where nobody answers, or join nodes by their "
+                    f"ids, name@host:port"
+                )
+                self._report(logging.WARNING, lambda: text)
+                return False
+            self._seeds[addr] = Seed(set())
+        self._seeds[addr].origins.add(origin)
         return True
 
-    def _forget(self, addr: str) -> None:
-        self._asked.discard(addr)
-        for text in self._known.pop(addr, set()):
-            self._dropped(text)
+    def _forget(self, addr: str, origin: Origin) -> None:
+        """It is no longer from there; and no seed if it is from nowhere else."""
+        seed = self._seeds.get(addr)
+        if seed is None:
+            return
+        seed.origins.discard(origin)
+        if seed.origins:
+            return
+        del self._seeds[addr]
+        if seed.question is not None:
+            seed.question.withdraw()
+        self._stand_for(seed, {})
+
+    def _forget_answered(self, *, names: bool) -> None:
+        """Forget what was joined, and nothing else, and has come to a member.
+
+        :param names: host names, too, and not only addresses.
+        """
+        dialled = self._dialled()
+        if dialled is None:
+            return
+        for addr, seed in list(self._seeds.items()):
+            if (
+                seed.origins == {Origin.JOIN}
+                and seed.stands_for
+                and not seed.is_asked
+                and (names or is_numeric(addr))
+                and not any(text in dialled for text in seed.stands_for)
+            ):
+                self._forget(addr, Origin.JOIN)
 
     def _ask(self, addr: str) -> None:
-        self._asked.add(addr)
+        seed = self._seeds[addr]
+        if seed.is_asked:
+            return
+        seed.is_asked = True
 
         def answer(found: list[Address] | OSError) -> None:
-            self._post(functools.partial(self._answered, addr, found))
+            self._post(functools.partial(self._answered, addr, seed, found))
 
-        self._resolver.resolve(addr, answer)
+        # Until it is no seed any more: put in again it would be behind all others.
+        seed.question = self._resolver.resolve(addr, answer, math.inf)
 
-    def _answered(self, addr: str, found: list[Address] | OSError) -> None:
-        before = self._known.get(addr)
-        self._asked.discard(addr)
-        if before is None:
+    def _answered(self, addr: str, seed: Seed, found: list[Address] | OSError) -> None:
+        seed.is_asked = False
+        if self._seeds.get(addr) is not seed:
             return
         if isinstance(found, OSError):
             text = f"the seed {addr} has no address now: {found}"
             self._report(logging.WARNING, lambda: text)
             return
-        now = {address_text(address): address for address in found[:ADDRESSES_MAX]}
-        self._known[addr] = set(now)
-        for gone in before - now.keys():
-            self._dropped(gone)
-        for new in sorted(now.keys() - before):
-            self._added(new, now[new])
+        self._stand_for(seed, {address_text(address): address for address in found[:ADDRESSES_MAX]})
+
+    def _stand_for(self, seed: Seed, now: dict[str, Address]) -> None:
+        """A seed stands for these addresses from now on, and for no others."""
+        before, seed.stands_for = seed.stands_for, now
+        joins_anew, seed.joins_anew = seed.joins_anew, False
+        self._owners.update(now.keys() - before.keys())
+        for gone in before.keys() - now.keys():
+            self._owners[gone] -= 1
+            if not self._owners[gone]:
+                del self._owners[gone]
+                self._dropped(gone)
+        for text in sorted(now):
+            if joins_anew or (text not in before and self._owners[text] == 1):
+                self._added(text, now[text])
 
     def _read_file(self) -> None:
         if self._file is None:
@@ -169,11 +261,11 @@ class Seeds:
         if not problems:
             # One that is listed no more may be what a bad line was meant to be.
             for addr in self._of_file - listed:
-                self._forget(addr)
+                self._forget(addr, Origin.FILE)
             self._of_file &= listed
         for addr in sorted(listed - self._of_file):
-            self._keep(addr)
-        self._of_file |= listed
+            if self._keep(addr, Origin.FILE):
+                self._of_file.add(addr)
 
 
 def read_seed_file(

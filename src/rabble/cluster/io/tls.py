@@ -96,29 +96,37 @@ class TlsContexts:
 
     def __init__(self, config: TlsConfig) -> None:
         self._config = config
-        self._seen = self._look()
-        self._load()
+        #: The state of the files in which they were loaded; and of which, and why, they could not.
+        self._seen: tuple[object, ...] = ()
+        self._reported: tuple[object, ...] = ()
+        self._load(self._look())
 
     def renew(self) -> bool:
         """Read the files again if they have changed.
 
         :returns: whether the contexts are new ones.
-        :raises KeyFileError: if the files cannot be used; the contexts stay as they are, and the
-            same files are not tried again.
+        :raises KeyFileError: if the files cannot be used; the contexts stay as they are. They are
+            tried again each time, as it need not be the files that are at fault; but that they fail
+            for the same reason is raised once.
         """
         seen = self._look()
         if seen == self._seen:
             return False
-        self._seen = seen
-        self._load()
+        try:
+            self._load(seen)
+        except KeyFileError as error:
+            reported, self._reported = self._reported, (seen, str(error))
+            if reported == self._reported:
+                return False
+            raise
+        self._reported = ()
         return True
 
-    def _load(self) -> None:
+    def _load(self, seen: tuple[object, ...]) -> None:
         client, server = self._config.client_context(), self._config.server_context()
         ends_at = certificate_end(self._config.cert)
-        if self._look() != self._seen:
-            # They are being changed: what was read may not belong together.
-            self._seen = ()
+        # If they are being changed, what was read may not belong together.
+        self._seen = seen if self._look() == seen else ()
         self.client, self.server = client, server
         #: When the node's certificate ends, in seconds since 1970.
         self.ends_at = ends_at

@@ -135,11 +135,13 @@ class TlsProxy:
         self._has_thread = True
         try:
             thread.start()
-        except RuntimeError:
-            # There are no more threads.
-            self._has_thread = False
+        except BaseException:
+            # There are no more threads, or there is no memory. It may have begun all the same.
+            self._has_thread = thread.ident is not None
             raise
-        self.thread = thread
+        finally:
+            if self._has_thread:
+                self.thread = thread
 
     def stop(self) -> None:
         """End the thread and close every connection. For any thread but the proxy's; idempotent.
