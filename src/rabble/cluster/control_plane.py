@@ -63,7 +63,7 @@ SHUTDOWN_LOOK_S = 0.05
 
 
 class ControlPlane:
-    """Everything that the cluster server's thread owns; all but `status` is for that thread.
+    """Everything that the cluster server's thread owns; all but `status` and `gauges` is for it.
 
     :param selector: of that thread; the data of each key is a `Ready`.
     :param post: has something done in that thread. For any thread.
@@ -76,14 +76,12 @@ class ControlPlane:
         self,
         own: NodeId,
         mesh: Mesh,
-        key: bytes | None,
         listeners: Sequence[socket.socket],
         poller: Poller,
         runtime: ClusterRuntime,
         selector: selectors.BaseSelector,
         *,
         post: Callable[[Callable[[], None]], None],
-        other_keys: Sequence[bytes] = (),
         limits: Limits,
         clock: Callable[[], float],
         rng: random.Random,
@@ -91,7 +89,6 @@ class ControlPlane:
         new_incarnation: Callable[[], int],
     ) -> None:
         self._own, self._mesh = own, mesh
-        self._key, self._other_keys = key, tuple(other_keys)
         self._runtime, self._limits = runtime, limits
         self._clock = clock
         self._new_incarnation, self._post = new_incarnation, post
@@ -109,6 +106,8 @@ class ControlPlane:
         self._stop_at: float | None = None
         self._next_check: float | None = None
         self._status_board = StatusBoard(own)
+        #: What is for `Metrics.gauges`. Never blocks; for any thread.
+        self.gauges = self._status_board.gauges
         self._failed_handshakes = FailedHandshakes(
             own.name, self._connection_manager, self._status_board, runtime
         )
@@ -168,8 +167,7 @@ class ControlPlane:
         try:
             self._membership.add(target)
         except MembershipError as error:
-            text = f"{self._own.name}: cannot join {target}: {error}"
-            self._runtime.report(logging.ERROR, functools.partial(str, text))
+            self._report(logging.ERROR, f"{self._own.name}: cannot join {target}: {error}")
             return
         self._carry_out(self._connection_manager.add_peer(target, self._clock(), explicit=True))
         self._membership_changed()
@@ -239,9 +237,7 @@ class ControlPlane:
         parts = {"listening": self._listener.tick, "the end of look-ups": self._end_look_ups}
         if self._stop_at is None:
             parts["the look at the seeds"] = self._seeds.tick
-            parts["the look at the certificates"] = lambda now: self._renewal.tick(
-                now, self._connector.renew, self._listener.renew
-            )
+            parts["the look at keys and certificates"] = self.sockets.renew
             parts["the look at the peers"] = self._check_peers
             parts["this node's own standing"] = self._look_at_standing
             parts["the digest"] = lambda now: self._gossip.tick(now, self._connections.all())
@@ -249,6 +245,9 @@ class ControlPlane:
         parts["the status"] = lambda now: self.publish()
         for what, part in parts.items():
             self.failures.attempt(what, functools.partial(part, now))
+
+    def _report(self, level: int, text: str) -> None:
+        self._runtime.report(level, functools.partial(str, text))
 
     def publish(self) -> None:
         """Show other threads what has changed since the last call."""
@@ -263,7 +262,7 @@ class ControlPlane:
     def _look_at_standing(self, now: float) -> None:
         if self._standing.is_outbid(now):
             text = f"{self._own}: others know of a later start of this node, which goes beyond it"
-            self._runtime.report(logging.WARNING, functools.partial(str, text))
+            self._report(logging.WARNING, text)
             self._raise_incarnation(0)
 
     def _tick_dials(self, now: float) -> None:
@@ -372,13 +371,14 @@ class ControlPlane:
                     return
 
     def _handshake_config(self) -> HandshakeConfig:
+        keys = self._renewal.keys
         return HandshakeConfig(
             own=self._own,
             incarnation=self.incarnation,
             cluster=self._mesh.cluster,
-            key=self._key,
-            other_keys=self._other_keys,
-            secured=self._key is None,
+            key=keys[0] if keys else None,
+            other_keys=keys[1:],
+            secured=not keys,
             authenticate_loopback=self._mesh.authenticate_loopback,
             deadline_s=self._limits.handshake_ms / 1000,
             highest_believed=self._highest_believed(),
@@ -504,7 +504,7 @@ class ControlPlane:
                 self._read_membership(peer, body)
             except (DecodeError, MembershipError) as error:
                 text = f"{self._own.name}: the membership of {peer.node} is not taken in: {error}"
-                self._runtime.report(logging.ERROR, functools.partial(str, text))
+                self._report(logging.ERROR, text)
                 peer.connection.close(code_of(error), "membership")
 
     def _lost(self, peer: PeerConnection) -> None:
@@ -582,7 +582,7 @@ class ControlPlane:
         for addr in list(self._connection_manager.seed_statuses(now)):
             self._carry_out(self._connection_manager.remove_seed(addr))
         text = f"{self._own} was removed from the cluster; join() begins anew"
-        self._runtime.report(logging.WARNING, functools.partial(str, text))
+        self._report(logging.WARNING, text)
         self._runtime.notify_nodes(RemovedMessage(by))
         self._status_board.has_changed = True
 
@@ -593,8 +593,7 @@ class ControlPlane:
         try:
             self._membership.rejoin(incarnation)
         except MembershipError as error:
-            text = f"{self._own.name}: cannot be a member again: {error}"
-            self._runtime.report(logging.ERROR, functools.partial(str, text))
+            self._report(logging.ERROR, f"{self._own.name}: cannot be a member again: {error}")
             return False
         self.incarnation = self._connection_manager.incarnation = self._membership.incarnation
         self._membership_changed()
