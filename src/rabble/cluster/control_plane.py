@@ -200,7 +200,7 @@ class ControlPlane:
             return
         self._stop_at = self._clock() + within_s
         self.drain()
-        self._connections.close_all(RefusalCode.SHUTDOWN, "the node ends")
+        self._connections.close_all(RefusalCode.SHUTDOWN, "the node ends", within_s)
         self._status_board.has_changed = True
 
     # Time.
