@@ -165,12 +165,11 @@ def join_mesh(
     runtime: LocalRuntime,
     registry: MessageRegistry,
     mesh: Mesh,
-    keys: Sequence[bytes],
     listeners: Sequence[socket.socket],
 ) -> None:
     """Make the cluster server, which is not started, and let the executor reach other nodes.
 
-    :param keys: what `Mesh.read_keys` returned.
+    :raises KeyFileError: if the mesh's key or certificates cannot be used.
     """
     limits = runtime.limits
     poller = Poller(
@@ -183,11 +182,9 @@ def join_mesh(
     runtime.cluster = ClusterServer(
         runtime.node_id,
         mesh,
-        keys[0] if keys else None,
         listeners,
         poller,
         NodeRuntime(runtime.executor, runtime.reporter, registry, limits, runtime.fail),
-        other_keys=keys[1:],
         limits=limits,
         clock=runtime.clock,
         rng=random.Random(secrets.randbits(64)),

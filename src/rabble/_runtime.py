@@ -424,6 +424,7 @@ class LocalRuntime:
             "timers": status.timers,
             "calls_waiting": len(self.calls),
             "uptime_s": status.uptime_s,
+            **({} if self.cluster is None else self.cluster.gauges()),
         }
         counters = {
             "delivered": status.delivered,

@@ -113,8 +113,8 @@ class Limits:
     gossip_gather_ms: int = bounded(100, 1, MS_MAX)
     #: Milliseconds between two looks at the host names and the file of seeds.
     seeds_refresh_ms: int = bounded(30_000, 1, MS_MAX)
-    #: Milliseconds between two looks at the files of the node's certificate.
-    certificates_refresh_ms: int = bounded(30_000, 1, MS_MAX)
+    #: Milliseconds between two looks at the files of the mesh's key and of the node's certificate.
+    credentials_refresh_ms: int = bounded(30_000, 1, MS_MAX)
     #: Bytes of one frame from a peer. Beyond it the connection is closed. The whole membership has
     #: to fit into one: beyond it `join` and whatever would bring more are refused. Peers are not
     #: told: nodes of one mesh should have the same.

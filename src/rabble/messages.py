@@ -171,6 +171,10 @@ class ClusterStatus:
     refusals: Mapping[str, int]
     #: Days until this node's certificate ends, negative when it has; `None` without TLS.
     certificate_days_left: float | None = None
+    #: A short name of each key that this node accepts, 8 hexadecimal digits that give nothing of it
+    #: away: first that of the key which it proves itself with. Two while the key is changed, none
+    #: without a key.
+    key_ids: tuple[str, ...] = ()
 
     @property
     def links(self) -> tuple[PeerStatus, ...]:

@@ -72,11 +72,9 @@ def rouse(
     """
     check_options(limits, registry, mesh)
     own = checked_node_id(node_id)
-    keys: tuple[bytes, ...] = ()
     listeners: list[socket.socket] = []
     try:
         if mesh is not None:
-            keys = mesh.read_keys()
             own = listen_as(own, mesh, listeners)
         return Node(
             own,
@@ -86,7 +84,6 @@ def rouse(
             spin_us=spin_us,
             seed=secrets.randbits(64) if seed is None else seed,
             mesh=mesh,
-            keys=keys,
             listeners=listeners,
         )
     except BaseException:
@@ -124,7 +121,6 @@ class Node:
         spin_us: int,
         seed: int,
         mesh: Mesh | None = None,
-        keys: Sequence[bytes] = (),
         listeners: Sequence[socket.socket] = (),
     ) -> None:
         self.node_id = node_id
@@ -140,7 +136,7 @@ class Node:
             self.send = runtime.send
             self._exports = make_exports(runtime)
             if mesh is not None:
-                join_mesh(runtime, registry, mesh, keys, listeners)
+                join_mesh(runtime, registry, mesh, listeners)
             start_threads(runtime, self._teardown)
         except BaseException:
             self._teardown.abandon()

@@ -79,7 +79,6 @@ class Plane:
         self.plane = ControlPlane(
             self.own,
             Mesh(key=KEY),
-            KEY,
             listeners,
             self.poller,
             self.runtime,

@@ -87,6 +87,17 @@ def test_a_removed_peer_gets_the_state_that_says_why_before_its_bye() -> None:
     peer.connection.close.assert_called_once_with(RefusalCode.REMOVED, "removed", after_all=True)
 
 
+def test_at_the_end_all_peers_have_the_time_that_there_is() -> None:
+    side = Side()
+    peers = [side.add(1), side.add(2)]
+    side.connections.close_all(RefusalCode.SHUTDOWN, "the node ends", 7.5)
+    for peer in peers:
+        peer.connection.close.assert_called_once_with(
+            RefusalCode.SHUTDOWN, "the node ends", after_all=True, linger_s=7.5
+        )
+    assert side.connections.are_parting and side.connections.all() == []
+
+
 def test_a_connection_that_is_not_there_is_closed_without_a_word() -> None:
     side = Side()
     side.connections.close(1, RefusalCode.DUPLICATE, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import hashlib
+import itertools
 import random
 import socket
 import threading
@@ -46,8 +47,9 @@ from rabble import (
 )
 from rabble._core.codec import Codec
 from rabble._core.debug import CAPACITIES
-from rabble.cluster.decide.handshake import Failed
+from rabble.cluster.decide.handshake import Established, Failed
 from rabble.cluster.decide.refusal import RefusalCode
+from rabble.cluster.io.keys import key_id
 from rabble.cluster.server import ClusterServer
 from tests.cluster.io.test_tls import DAY, TODAY, Issuer, named
 from tests.cluster.mesh import (
@@ -63,7 +65,7 @@ from tests.cluster.mesh import (
     subscribe_to_letters,
     until,
 )
-from tests.faults.raw import RawPeer
+from tests.faults.raw import KEY, RawPeer
 from tests.reference.session import MEMBERSHIP, frame
 from tests.support import PATIENCE_S, TINY, Does, Echo
 
@@ -853,7 +855,7 @@ def test_tls_and_plain_refuse_each_other_without_a_wait(issuer: Issuer, dialler:
 def test_a_certificate_that_is_replaced_is_shown_without_a_stop(
     issuer: Issuer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    limits = {"certificates_refresh_ms": 50}
+    limits = {"credentials_refresh_ms": 50}
     own = issuer.node("a")
     with rouse("a", mesh={"key": None, "tls": own}, limits=limits) as a:
         with rouse("b", mesh={"key": None, "tls": issuer.node("b")}) as b:
@@ -872,6 +874,49 @@ def test_a_certificate_that_is_replaced_is_shown_without_a_stop(
             assert (a.cluster_status().certificate_days_left or 0) > 199
     with rouse("plain") as plain:
         assert plain.cluster_status().certificate_days_left is None
+
+
+def test_a_key_file_that_is_replaced_is_used_without_a_stop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, new = tmp_path / "key", bytes(range(1, 33))
+    ids = {key: key_id(key) for key in (KEY, new)}
+
+    def write(*keys: bytes) -> None:
+        put = tmp_path / "put"
+        put.touch(0o600)
+        put.write_text("\n".join(key.hex() for key in keys))
+        put.replace(file)
+
+    def proves(node: Node, key: bytes) -> bool:
+        """Whether who has that key alone is let in, and by whoever has it too."""
+        with RawPeer(node, f"raw-{next(raw)}", key=key) as peer:
+            return isinstance(peer.ended, Established)
+
+    raw = itertools.count()
+    write(KEY)
+    limits = {"credentials_refresh_ms": 20}
+    with rouse("a", mesh={"key": file}, limits=limits) as a, rouse("b") as b:
+        told = meet(a, b)
+        assert a.cluster_status().key_ids == (ids[KEY],)
+        assert proves(a, KEY) and not proves(a, new)
+        for keys in ((KEY, new), (new, KEY), (new,)):
+            write(*keys)
+            shown = tuple(ids[key] for key in keys)
+            until(lambda shown=shown: a.cluster_status().key_ids == shown)
+            assert a.metrics().gauges["keys"] == len(keys)
+            assert [proves(a, key) for key in (KEY, new)] == [key in keys for key in (KEY, new)]
+        # What cannot be used changes nothing.
+        file.chmod(0o644)
+        until(lambda: "a: the keys stay those of before" in caplog.text)
+        assert proves(a, new)
+        # The connection that stood, stands.
+        assert linked(a)[0] == "b" and a.call(b.spawn(Echo(), "echo"), 1, PATIENCE_S) == 1
+        for each, node in zip(told, (b, a), strict=True):
+            assert len(each.of(node.node_id)) == 1
+    with rouse("open", mesh={"key": None}) as plain:
+        assert plain.cluster_status().key_ids == ()
+        assert "keys" not in plain.metrics().gauges
 
 
 def test_three_nodes_speak_tls(issuer: Issuer) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pytest
 from rabble.cluster.io.tls import TlsConfig
 from tests.cluster.io.test_tls import DAY, TODAY, Issuer
 from tests.cluster.mesh import nothing_left, refused, rouse
-from tests.faults.raw import KEY
+from tests.faults.raw import KEY, dial
+from tests.support import until
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +44,9 @@ def test_one_attempt_with_a_wrong_key_is_one_line_in_each_log(
 
 
 # TLS.
+
+#: Of a record of TLS with a handshake message: its head, and the beginning of a ClientHello.
+CLIENT_HELLO = bytes.fromhex("1603010200 010001fc0303")
 
 
 class Nameless(TlsConfig):
@@ -123,6 +129,21 @@ def test_who_has_no_valid_certificate_is_refused_and_nobody_is_up(
     lines = [record.getMessage() for record in caplog.records]
     said = [line for line in lines if line.startswith(f"{finds}: ") and WRONG[what] in line]
     assert len(said) >= times, lines
+
+
+@pytest.mark.parametrize("said", [b"", CLIENT_HELLO[:7]])
+@pytest.mark.parametrize("how", ["closes", "resets"])
+def test_who_closes_before_tls_is_done_is_no_handshake_that_took_too_long(
+    how: str, said: bytes, issuer: Issuer
+) -> None:
+    """A probe does that, and a dial that gives way to another connection."""
+    with rouse("a", mesh={"key": None, "tls": issuer.node("a")}) as a:
+        with dial(a) as sock:
+            sock.sendall(said)
+            if how == "resets":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        until(lambda: a.cluster_status().refusals)
+        assert a.cluster_status().refusals == {"CLOSED": 1}
 
 
 def test_a_certificate_of_another_node_is_refused(issuer: Issuer) -> None:

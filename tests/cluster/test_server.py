@@ -30,7 +30,6 @@ class Server:
         self.server = ClusterServer(
             own,
             Mesh(key=KEY),
-            KEY,
             self.listeners,
             make_poller(Limits()),
             self.runtime,

@@ -346,6 +346,33 @@ def test_a_close_ends_with_the_frame_that_was_begun_or_after_all(after_all: bool
     assert connection.status()["queued_bytes"] == 0
 
 
+def test_a_peer_has_the_time_that_it_is_given_to_take_what_was_sent() -> None:
+    at = poller(heartbeat_ms=20)
+    pairs = [pair(4_096) for _ in range(2)]
+    brief, patient = (attach(at, near) for near, _ in pairs)
+    with pairs[0][1], pairs[1][1] as far:
+        for connection, linger_s in ((brief, 0.01), (patient, PATIENCE_S)):
+            for number in range(3_000):
+                connection.session.write(Envelope(Pid("p", B), number))
+            at.flush_session(connection)
+            connection.close(SHUTDOWN, after_all=True, linger_s=linger_s)
+        with running(at):
+            until(lambda: brief.closed)
+        assert not patient.closed
+        assert patient.status()["queued_bytes"] > 0
+        said = read_all(far, at)
+    assert kinds(said)[-1] == BYE
+    assert [e.msg for e in session(B, A).decode(said[:-8])] == list(range(3_000))
+
+
+@pytest.mark.parametrize("linger_s", [-1.0, 1e10, float("nan"), float("inf")])
+def test_a_time_to_linger_is_one(linger_s: float) -> None:
+    near, far = pair()
+    connection = attach(poller(), near)
+    with far, pytest.raises(ValueError, match="linger_s must be 0 to 1e9 seconds"):
+        connection.close(SHUTDOWN, linger_s=linger_s)
+
+
 def test_a_close_after_all_waits_for_no_word_of_the_peer() -> None:
     near, far = pair()
     at = poller()

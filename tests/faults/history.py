@@ -42,7 +42,9 @@ Which promise is checked how:
   after it was sent or was not up then, or the sender's life ended in the middle. And the receiver's
   log has, between what it got of the pair before and after: a time when the sender's node was not
   up, or `lost` for as many as are missing, or that very dead letter. What the sender's own node
-  refused (`LOCAL`) the receiver need not know of.
+  refused (`LOCAL`) the receiver need not know of. Before the first message that a life of the
+  receiver gets of a pair none that went to that life is missing, but if one of the two nodes saw
+  the other go down in between, or said so as above.
 - G6 What is received was sent, to this process and node.
 - G8 Up and down of a node alternate; what it says arrives while it is up.
 - G11 The final members agree, and each is up at each other one in its present incarnation.
@@ -243,6 +245,12 @@ class _Life:
             if index > after and up:
                 return True  # it can only have come up if it was not
         return not up
+
+    def was_down(self, peer: str, after: int, before: int) -> bool:
+        """Whether a peer went down between two events."""
+        return any(
+            after < index < before for index, incarnation in self.turns[peer] if incarnation is None
+        )
 
 
 class _Checker:
@@ -469,8 +477,11 @@ class _Checker:
     ) -> None:
         sender, to = pair
         target = self.lives.get(node_of(to), [])
-        if not target or (before and after and before[1] != after[1]):
-            return  # a life ended in between
+        if not target:
+            return
+        if after is not None and (before is None or before[1] != after[1]):
+            self._first_of_a_life(life, pair, missing, after)
+            return
         if after is not None:
             there, until = target[after[1]], after[2]
         else:
@@ -489,6 +500,38 @@ class _Checker:
                 f" missing before this, and {told} are said to be lost"
             )
             self._broken("G5", there.node, until, text)
+        else:
+            self.only_told[there.node, there.begin, life.node] += len(missing)
+
+    def _first_of_a_life(
+        self,
+        life: _Life,
+        pair: tuple[str, str],
+        missing: Sequence[int],
+        after: tuple[int, int, int],
+    ) -> None:
+        """Nothing of the pair arrived in this life of the receiver's node before `after`.
+
+        What went to an earlier life may have ended with it; what went to this one may not.
+        """
+        sender, to = pair
+        there = self.lives[node_of(to)][after[1]]
+        sent, log = life.sent[pair], self.logs[life.node]
+        missing = [n for n in missing if log[sent[n]]["known"] == there.incarnation]
+        if not missing:
+            return
+        begin, end = sent[missing[0]], sent[after[0]]
+        if life.was_down(there.node, begin, end) or there.was_down(
+            life.node, there.begin, after[2]
+        ):
+            return
+        told = sum(count for at, count in there.lost[life.node] if at < after[2])
+        if told < len(missing):
+            text = (
+                f"{len(missing)} messages from {sender} to {to}, the first is {missing[0]}, are"
+                f" missing before this, the first that arrives, and {told} are said to be lost"
+            )
+            self._broken("G5", there.node, after[2], text)
         else:
             self.only_told[there.node, there.begin, life.node] += len(missing)
 

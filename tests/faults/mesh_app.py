@@ -47,12 +47,23 @@ CHUNK = 64
 RANDOM_BYTES_MAX = (1 << 20) - 1
 
 
-@rabble.message(name="faults.parcel")
+#: What a parcel weighs of which nobody has said so.
+UNWEIGHED = -1
+
+
 class Parcel:
     """A typed message, as most are."""
 
     stamp: Any
     body: bytes
+
+
+class WeighedParcel:
+    """The same class in the next version of the application. It weighs what its number is."""
+
+    stamp: Any
+    body: bytes
+    weight: int = UNWEIGHED
 
 
 @rabble.message(name="faults.hello")
@@ -103,10 +114,15 @@ class Flood:
 class World:
     """What the processes of this node share; all of them run in one thread."""
 
-    def __init__(self, log: Log, own: NodeId, nodes: Iterable[NodeId]) -> None:
+    def __init__(self, log: Log, own: NodeId, nodes: Iterable[NodeId], version: int = 1) -> None:
         self.log = log
         self.own = own
         self.nodes = list(nodes)
+        self.version = version
+        declare = rabble.message(name="faults.parcel")
+        self.parcel_class: Any = declare(Parcel) if version == 1 else declare(WeighedParcel)
+        #: Weights that arrived: "right", "none", which the older version says, or "wrong".
+        self.weights: collections.Counter[str] = collections.Counter()
         self.up: dict[str, int] = {}
         #: Peers whose processes are there, in which incarnation.
         self.ready: dict[str, int] = {}
@@ -120,7 +136,9 @@ class World:
 
     def parcel(self, sender: Pid, to: Pid, body: bytes, shape: int = 0) -> Envelope:
         stamp = self.log.sent(str(sender), str(to), body, self.known(to.node.name))
-        msg: Any = Parcel(stamp, body)
+        msg: Any = self.parcel_class(stamp, body)
+        if self.version > 1:
+            msg = self.parcel_class(stamp, body, stamp[3])
         if shape == 1:
             msg = {"stamp": list(stamp), "body": body, "more": [1, 2.5, None, "é", {"a": True}]}
         elif shape == 2:
@@ -130,13 +148,11 @@ class World:
 
 def opened(msg: Any) -> tuple[Any, bytes] | None:
     """Stamp and body of what `World.parcel` made."""
-    if isinstance(msg, Parcel):
-        return msg.stamp, msg.body
     if isinstance(msg, dict):
         return msg["stamp"], msg["body"]
     if isinstance(msg, list):
         return msg[0], msg[1]
-    return None
+    return (msg.stamp, msg.body) if hasattr(msg, "stamp") else None
 
 
 class Receiver(Process):
@@ -147,6 +163,11 @@ class Receiver(Process):
         found = opened(msg)
         assert found is not None
         self.world.log.received(found[0], str(self.pid), found[1])
+        weight = getattr(msg, "weight", None)
+        if weight is not None:
+            number = found[0][3]
+            known = {number: "right", UNWEIGHED: "none"}
+            self.world.weights[known.get(weight, "wrong")] += 1
         if sender is not None:
             self.world.heard[sender.node.name] += 1
         return None
@@ -399,6 +420,10 @@ class Watch(Process):
             and self.world.ready == self.world.up
         )
 
+    def is_certified_for(self, days: float) -> bool:
+        left = self.node.cluster_status().certificate_days_left
+        return left is not None and days - 1 < left <= days
+
     def member_names(self) -> list[str]:
         return [member.name for member in self.node.cluster_status().members]
 
@@ -476,6 +501,16 @@ class Watch(Process):
                 answer("join")
             case ["knows", name]:
                 self.awaited.append((lambda: name in self.member_names(), f"knows {name}"))
+            case ["keys", ids]:
+                accepted = tuple(ids.split(","))
+                self.awaited.append(
+                    (lambda: self.node.cluster_status().key_ids == accepted, "keys")
+                )
+            case ["certified", days]:
+                self.awaited.append((lambda: self.is_certified_for(float(days)), "certified"))
+            case ["weights"]:
+                dropped = self.node.metrics().counters["fields_dropped"]
+                answer(f"weights {json.dumps({**world.weights, 'dropped': dropped})}")
             case ["block", seconds]:
                 answer("block")
                 time.sleep(float(seconds))
@@ -551,13 +586,18 @@ def main(spec: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(levelname)s %(message)s")
     own = NodeId(spec["name"], spec["addr"])
     nodes = [NodeId.parse(text) for text in spec["nodes"]]
-    mesh = rabble.Mesh(key=spec["key"], seeds=spec["seeds"])
+    mesh = rabble.Mesh(
+        key=spec["key"],
+        tls=None if spec["tls"] is None else rabble.TlsConfig(*spec["tls"]),
+        seeds=spec["seeds"],
+        authenticate_loopback=spec["authenticate_loopback"],
+    )
     limits = rabble.Limits(**{**spec["limits"], **PARTS})
     with Log(spec["log"], own.name) as log:
         signals = Signals()
         with rabble.rouse(own, limits=limits, mesh=mesh, spin_us=0, seed=spec["seed"]) as node:
             log.start(node.cluster_status().incarnation)
-            world = World(log, own, nodes)
+            world = World(log, own, nodes, spec["version"])
             canary = Canary()
             prober = Prober()
             watch = Watch(world, node, canary, prober, spec["seeds"])

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from rabble import TlsConfig
 from tests.faults import history
 from tests.faults.rig.limits import Cgroup, Rlimits
 from tests.faults.rig.netns import Host, Network
@@ -147,6 +148,8 @@ class Members:
         seed: int = 1,
         rlimits: Mapping[str, Rlimits] | None = None,
         cgroups: Mapping[str, Cgroup] | None = None,
+        tls: Mapping[str, TlsConfig] | None = None,
+        authenticate_loopback: bool = False,
     ) -> None:
         """`addresses`: instead of those of loopback or the hosts."""
         names = [f"n{i}" for i in range(1, count + 1)]
@@ -158,16 +161,23 @@ class Members:
         self.folder = folder
         self.network = network
         self.names = names
-        self._key = folder / "key"
-        self._key.touch(0o600)
-        self._key.write_text(f"{secrets.token_hex(32)}\n")
+        #: The first of `write_keys`, which all nodes begin with.
+        self.key = secrets.token_bytes(32)
+        for name in names:
+            self.write_keys(name, self.key)
+        #: Of the application, which a node has from its next start on.
+        self.version_of = dict.fromkeys(names, 1)
+        self._tls = {
+            name: tuple(map(str, (config.cert, config.key, config.ca)))
+            for name, config in (tls or {}).items()
+        }
         self._limits_of = limits_of or {}
         self._rlimits = rlimits or {}
         self._cgroups = cgroups or {}
         self._usage: dict[OsProcess, Usage] = {}
         self._spec: dict[str, Any] = {
             "nodes": [f"{name}@{addresses[name]}" for name in names],
-            "key": str(self._key),
+            "authenticate_loopback": authenticate_loopback,
             "limits": {**LIMITS, **(limits or {})},
             "every_ms": every_ms,
             "large": large,
@@ -196,6 +206,9 @@ class Members:
             "limits": {**self._spec["limits"], **self._limits_of.get(name, {})},
             "seeds": [self.addresses[each] for each in self.names[:2] if each != name],
             "log": str(self.folder / f"{name}.jsonl"),
+            "key": str(self._key_file(name)),
+            "tls": self._tls.get(name),
+            "version": self.version_of[name],
         }
         return OsProcess(
             [sys.executable, "-m", "tests.faults.mesh_app", json.dumps(spec)],
@@ -206,6 +219,16 @@ class Members:
             cwd=ROOT,
             talk=True,
         )
+
+    def _key_file(self, name: str) -> Path:
+        return self.folder / f"{name}.key"
+
+    def write_keys(self, name: str, *keys: bytes) -> None:
+        """Put a key file of these in place of that of a node."""
+        new = self.folder / "new.key"
+        new.touch(0o600)
+        new.write_text("".join(f"{key.hex()}\n" for key in keys))
+        new.replace(self._key_file(name))
 
     def __getitem__(self, name: str) -> Member:
         return self.members[name]

@@ -460,6 +460,41 @@ def lost_first(plot: Plot) -> str | None:
     return "G5"
 
 
+def lost_after_a_restart(plot: Plot) -> str | None:
+    """A later life misses the first message that was sent to it."""
+    fitting = []
+    for name, index in plot.arrivals(foreign=True):
+        message = plot.logs[name][index]["m"]
+        begin, end = plot.life(name, index)
+        of_pair = [
+            i
+            for i in range(begin, end)
+            if plot.logs[name][i]["e"] == "received" and plot.logs[name][i]["m"][:3] == message[:3]
+        ]
+        peer = node_of(message[0])
+        sent = [
+            next(
+                i
+                for i, event in enumerate(plot.logs[peer])
+                if event["e"] == "sent" and event["m"] == plot.logs[name][at]["m"]
+            )
+            for at in of_pair[:2]
+        ]
+        if len(sent) == 2 and of_pair[0] == index:
+            here, there = plot.logs[name][begin : of_pair[1]], plot.logs[peer][sent[0] : sent[1]]
+            witnesses = [(here, peer), (there, name)]
+            if not any(
+                event["e"] in ("node_down", "lost") and event["node"] == other
+                for log, other in witnesses
+                for event in log
+            ):
+                fitting.append((name, index))
+    if (at := plot.pick(fitting)) is None:
+        return None
+    del plot.logs[at[0]][at[1]]
+    return "G5"
+
+
 def older_incarnation(plot: Plot) -> str | None:
     """A message of a life that has ended arrives after a later one is up."""
     fitting = []
@@ -632,6 +667,7 @@ PLANTED: list[Callable[[Plot], str | None]] = [
     too_few_said_to_be_lost,
     lost_tail,
     lost_first,
+    lost_after_a_restart,
     older_incarnation,
     later_incarnation,
     not_yet_told,

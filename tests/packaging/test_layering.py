@@ -88,6 +88,7 @@ CLUSTER_ORDER = (
     "decide.standing",
     "decide.dissemination",
     "failures",
+    "io.watched_files",
     "io.keys",
     "io.tls",
     "io.certificates",

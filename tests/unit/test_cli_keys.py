@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rabble import cli
-from rabble.cluster.io.keys import read_key
+from rabble.cluster.io.keys import key_id, read_key
 from rabble.cluster.io.tls import TlsConfig
 
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
@@ -26,7 +26,8 @@ def test_keygen(tmp_path: Path, capsys: Output) -> None:
     assert read_key(first) != read_key(second)
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0] == (
-        f"{first}: a new key. Give each node of the cluster a copy, with mode 0600."
+        f"{first}: a new key, {key_id(read_key(first))} for short. Give each node of the cluster a "
+        f"copy, with mode 0600."
     )
     assert read_key(first).hex() not in printed.out
     assert printed.err == ""

@@ -34,6 +34,7 @@ from rabble._core.session cimport Session
 from rabble._core.transport cimport (
     CLOSED,
     CONTROL_BYTES_MAX,
+    LINGER_NS,
     OPEN,
     Sockets,
     Transport,
@@ -336,23 +337,30 @@ cdef class Connection:
                     pthread_mutex_unlock(&s.lock)
         return frames
 
-    def close(self, int code, str text not None="", *, bint after_all=False):
+    def close(
+        self, int code, str text not None="", *, bint after_all=False, linger_s=LINGER_NS / 1e9
+    ):
         """End the connection with a BYE, unless it has ended. For any thread.
 
         :param code: of a refusal, 0 to 255.
         :param text: why, for people at the other side; it is cut to 255 bytes.
         :param after_all: after what was sent before, instead of at once.
-        :raises ValueError: if the code is no such number.
+        :param linger_s: seconds that the peer has to take that and to close its side, at most 1e9.
+        :raises ValueError: if the code is no such number, or the time no such time.
         """
         cdef Sockets* s = self.sockets
         cdef bytes encoded = text_of_frame(text, BYE_TEXT_MAX)
         cdef const unsigned char* data = <const unsigned char*>PyBytes_AS_STRING(encoded)
         cdef size_t size = PyBytes_GET_SIZE(encoded)
+        cdef int64_t linger_ns
         check_owner(s)
         check_code(code)
+        if not 0 <= linger_s <= 1e9:
+            raise ValueError(f"linger_s must be 0 to 1e9 seconds, not {linger_s}")
+        linger_ns = <int64_t>(linger_s * 1e9)
         with nogil:
             pthread_mutex_lock(&s.lock)
-            write_bye(s, self.transport, code, data, size, after_all)
+            write_bye(s, self.transport, code, data, size, after_all, linger_ns)
             pthread_mutex_unlock(&s.lock)
 
     def abort(self, int code):

@@ -9,6 +9,7 @@ from rabble._core.record cimport RecordStream
 
 cdef enum:
     CONTROL_BYTES_MAX = 8 << 20       # of control frames that wait, either way
+    LINGER_NS = 1_000_000_000         # for a BYE and what goes before it, if nobody says otherwise
 
 cdef enum TransportState:
     OPEN = 0         # frames go both ways
@@ -120,7 +121,8 @@ cdef inline size_t frame_size(const unsigned char* at) noexcept nogil:
 cdef void set_interest(Sockets* s, Transport* t, uint32_t interest) noexcept nogil
 cdef void give_up(Sockets* s, Transport* t, int code, int error) noexcept nogil
 cdef void write_bye(
-    Sockets* s, Transport* t, int code, const unsigned char* text, size_t size, bint after_all
+    Sockets* s, Transport* t, int code, const unsigned char* text, size_t size, bint after_all,
+    int64_t linger_ns,
 ) noexcept nogil
 cdef void write_socket(Sockets* s, Transport* t) noexcept nogil
 cdef void queue_control(

@@ -63,7 +63,6 @@ cdef enum:
     RECORD_BYTES = 64 << 10           # of the bulk lane: then another lane may have its turn
     SHARED_NS = 5_000_000             # for how long the data lane counts as in use
     SHARED_NS_PER_BYTE = 3            # ... over a long way, which takes as long by itself
-    LINGER_NS = 1_000_000_000
     TAKEN_HEARTBEATS = 8              # in which a peer takes something of what waits for it
     RESPONDER_PINGS = 16              # every so many heartbeats a responder sends PING unasked
 
@@ -173,7 +172,8 @@ cdef void recount(Transport* t) noexcept nogil:
 
 
 cdef void write_bye(
-    Sockets* s, Transport* t, int code, const unsigned char* text, size_t size, bint after_all
+    Sockets* s, Transport* t, int code, const unsigned char* text, size_t size, bint after_all,
+    int64_t linger_ns,
 ) noexcept nogil:
     """Send BYE, at once or after all that was sent, and wait a bounded time for the peer's close.
 
@@ -190,7 +190,7 @@ cdef void write_bye(
         memcpy(body + 2, text, size)
     t.state = LINGERING
     t.code = code
-    t.linger_until_ns = monotonic_ns() + LINGER_NS
+    t.linger_until_ns = monotonic_ns() + linger_ns
     if t.paused:
         # Nobody will take what came to have the reading go on, and the close be seen.
         t.paused = False
@@ -588,14 +588,14 @@ cdef void keep_alive(Sockets* s, int64_t now) noexcept nogil:
                 store_64(body + 8, s.progress)
                 queue_control(s, t, PING, s.idle, body, 16)
             if t.partial_ns != 0 and not t.paused and now - t.partial_ns > s.partial_ns_max:
-                write_bye(s, t, CODE_TIMEOUT, b"an unfinished frame", 19, False)
+                write_bye(s, t, CODE_TIMEOUT, b"an unfinished frame", 19, False, LINGER_NS)
             # What is sent by the clock, and goes first, does not count.
             taken = t.data_queued - length(&t.data) + t.bulk_consumed
             if not t.holds_answers or taken != t.bytes_taken:
                 t.bytes_taken = taken
                 t.taken_ns = now
             elif now - t.taken_ns > TAKEN_HEARTBEATS * s.heartbeat_ns:
-                write_bye(s, t, CODE_LIMIT, b"it reads no answers", 19, False)
+                write_bye(s, t, CODE_LIMIT, b"it reads no answers", 19, False, LINGER_NS)
         elif t.state == LINGERING and now >= t.linger_until_ns:
             give_up(s, t, t.code, 0)
         t = t.next

@@ -31,10 +31,14 @@ def run(options: argparse.Namespace) -> int:
 
     :returns: the exit status: 0, or 2 if the file cannot be made.
     """
+    key = keys.new_key(secrets.token_bytes)
     try:
-        keys.write_key(options.file, keys.new_key(secrets.token_bytes))
+        keys.write_key(options.file, key)
     except KeyFileError as error:
         print(f"rabble keygen: {error}", file=sys.stderr)
         return USAGE_ERROR
-    print_line(f"{options.file}: a new key. Give each node of the cluster a copy, with mode 0600.")
+    print_line(
+        f"{options.file}: a new key, {keys.key_id(key)} for short. Give each node of the cluster a "
+        f"copy, with mode 0600."
+    )
     return 0

@@ -32,8 +32,10 @@ class Mesh:
     :param key: the 32 bytes that all nodes share, or the path of the file that holds them
         (`rabble keygen FILE`). It proves who is a member, and that what arrives between two
         machines is what a member sent; it hides nothing that is said. A file may hold two, a line
-        each: this node proves itself with the first, and accepts both.
-    :param tls: certificates, for all three: proof, integrity and secrecy.
+        each: this node proves itself with the first, and accepts both. It is read again when it
+        changes, for new connections.
+    :param tls: certificates, for all three: proof, integrity and secrecy. The files are read again
+        when they change, for new connections.
     :param authenticate_loopback: with a key and without TLS, authenticate what is said over
         127.0.0.1 and ::1, too: where somebody else on this machine forwards it, as a tunnel does.
     :param bind: `host:port` to listen on, if it is not the node's own address.

@@ -183,10 +183,13 @@ class Connections:
             peer.connection.abort(RefusalCode.LIMIT)
             self._parting.append(peer.connection)
 
-    def close_all(self, code: RefusalCode, text: str) -> None:
-        """Send all peers BYE, behind what was sent to them, and close."""
+    def close_all(self, code: RefusalCode, text: str, within_s: float) -> None:
+        """Send all peers BYE, behind what was sent to them, and close.
+
+        :param within_s: seconds that they have to take it.
+        """
         for peer in self.all():
-            peer.connection.close(code, text, after_all=True)
+            peer.connection.close(code, text, after_all=True, linger_s=within_s)
             self._parting.append(peer.connection)
         self._by_id.clear()
 

@@ -63,7 +63,7 @@ SHUTDOWN_LOOK_S = 0.05
 
 
 class ControlPlane:
-    """Everything that the cluster server's thread owns; all but `status` is for that thread.
+    """Everything that the cluster server's thread owns; all but `status` and `gauges` is for it.
 
     :param selector: of that thread; the data of each key is a `Ready`.
     :param post: has something done in that thread. For any thread.
@@ -76,14 +76,12 @@ class ControlPlane:
         self,
         own: NodeId,
         mesh: Mesh,
-        key: bytes | None,
         listeners: Sequence[socket.socket],
         poller: Poller,
         runtime: ClusterRuntime,
         selector: selectors.BaseSelector,
         *,
         post: Callable[[Callable[[], None]], None],
-        other_keys: Sequence[bytes] = (),
         limits: Limits,
         clock: Callable[[], float],
         rng: random.Random,
@@ -107,6 +105,8 @@ class ControlPlane:
         self._stop_at: float | None = None
         self._next_check: float | None = None
         self._status_board = StatusBoard(own)
+        #: What is for `Metrics.gauges`. Never blocks; for any thread.
+        self.gauges = self._status_board.gauges
         self._failed_handshakes = FailedHandshakes(
             own.name, self._connection_manager, self._status_board, runtime
         )
@@ -131,9 +131,9 @@ class ControlPlane:
             config=HandshakeConfigs(
                 own,
                 mesh,
-                [] if key is None else [key, *other_keys],
                 limits,
                 clock,
+                keys=lambda: self._renewal.keys,
                 incarnation=lambda: self.incarnation,
                 highest_believed=self._highest_believed,
             ).current,
@@ -176,8 +176,7 @@ class ControlPlane:
         try:
             self._membership.add(target)
         except MembershipError as error:
-            text = f"{self._own.name}: cannot join {target}: {error}"
-            self._runtime.report(logging.ERROR, functools.partial(str, text))
+            self._report(logging.ERROR, f"{self._own.name}: cannot join {target}: {error}")
             return
         self._carry_out(self._connection_manager.add_peer(target, self._clock(), explicit=True))
         self._membership_changed()
@@ -210,7 +209,7 @@ class ControlPlane:
             return
         self._stop_at = self._clock() + within_s
         self.drain()
-        self._connections.close_all(RefusalCode.SHUTDOWN, "the node ends")
+        self._connections.close_all(RefusalCode.SHUTDOWN, "the node ends", within_s)
         self._status_board.has_changed = True
 
     # Time.
@@ -248,9 +247,7 @@ class ControlPlane:
         parts = {"listening": self._listener.tick, "the end of look-ups": self._end_look_ups}
         if self._stop_at is None:
             parts["the look at the seeds"] = self._seeds.tick
-            parts["the look at the certificates"] = lambda now: self._renewal.tick(
-                now, self._connector.renew, self._listener.renew
-            )
+            parts["the look at keys and certificates"] = self.sockets.renew
             parts["the look at the peers"] = self._check_peers
             parts["this node's own standing"] = self._look_at_standing
             parts["the digest"] = lambda now: self._gossip.tick(now, self._connections.all())
@@ -259,6 +256,9 @@ class ControlPlane:
         parts["the status"] = lambda now: self.publish()
         for what, part in parts.items():
             self.failures.attempt(what, functools.partial(part, now))
+
+    def _report(self, level: int, text: str) -> None:
+        self._runtime.report(level, functools.partial(str, text))
 
     def publish(self) -> None:
         """Show other threads what has changed since the last call."""
@@ -273,7 +273,7 @@ class ControlPlane:
     def _look_at_standing(self, now: float) -> None:
         if self._standing.is_outbid(now):
             text = f"{self._own}: others know of a later start of this node, which goes beyond it"
-            self._runtime.report(logging.WARNING, functools.partial(str, text))
+            self._report(logging.WARNING, text)
             self._raise_incarnation(0)
 
     def _tick_dials(self, now: float) -> None:
@@ -515,7 +515,7 @@ class ControlPlane:
                 self._read_membership(peer, body)
             except (DecodeError, MembershipError) as error:
                 text = f"{self._own.name}: the membership of {peer.node} is not taken in: {error}"
-                self._runtime.report(logging.ERROR, functools.partial(str, text))
+                self._report(logging.ERROR, text)
                 peer.connection.close(code_of(error), "membership")
 
     def _lost(self, peer: PeerConnection) -> None:
@@ -592,7 +592,7 @@ class ControlPlane:
         self._connection_manager.joins = False
         self._part_from_all()
         text = f"{self._own} was removed from the cluster; join() begins anew"
-        self._runtime.report(logging.WARNING, functools.partial(str, text))
+        self._report(logging.WARNING, text)
         self._runtime.notify_nodes(RemovedMessage(by))
         self._status_board.has_changed = True
 
@@ -610,8 +610,7 @@ class ControlPlane:
         try:
             self._membership.rejoin(incarnation)
         except MembershipError as error:
-            text = f"{self._own.name}: cannot be a member again: {error}"
-            self._runtime.report(logging.ERROR, functools.partial(str, text))
+            self._report(logging.ERROR, f"{self._own.name}: cannot be a member again: {error}")
             return False
         self.incarnation = self._connection_manager.incarnation = self._membership.incarnation
         self._membership_changed()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rabble._core.ids import NodeId
 from rabble.cluster.config import Mesh
@@ -19,7 +19,8 @@ CONFIG_S = 1.0
 class HandshakeConfigs:
     """Makes them, and checks what is in them, only when something changes. For one thread.
 
-    :param keys: of the mesh: that of this node, and those that are accepted, too; or none.
+    :param keys: of the mesh at the time: that of this node, and those that are accepted, too; or
+        none.
     :param incarnation: of this node at the time.
     :param highest_believed: of the numbers of others at the time; see `belief`.
     """
@@ -28,37 +29,44 @@ class HandshakeConfigs:
         self,
         own: NodeId,
         mesh: Mesh,
-        keys: Sequence[bytes],
         limits: Limits,
         clock: Callable[[], float],
         *,
+        keys: Callable[[], tuple[bytes, ...]],
         incarnation: Callable[[], int],
         highest_believed: Callable[[], int],
     ) -> None:
-        self._own, self._mesh, self._keys, self._limits = own, mesh, keys, limits
-        self._clock = clock
+        self._own, self._mesh, self._limits = own, mesh, limits
+        self._clock, self._keys = clock, keys
         self._incarnation = incarnation
         self._highest_believed = highest_believed
         self._latest: HandshakeConfig | None = None
+        #: Those with which it was made.
+        self._latest_keys: tuple[bytes, ...] = ()
         self._ends_at = 0.0
 
     def current(self) -> HandshakeConfig:
         """That of a handshake which begins now."""
         now = self._clock()
-        latest = self._latest
-        if latest is None or latest.incarnation != self._incarnation() or now >= self._ends_at:
-            latest = self._latest = self._make()
-            self._ends_at = now + CONFIG_S
+        keys, incarnation, latest = self._keys(), self._incarnation(), self._latest
+        if (
+            latest is None
+            or keys is not self._latest_keys
+            or latest.incarnation != incarnation
+            or now >= self._ends_at
+        ):
+            latest = self._latest = self._make(keys, incarnation)
+            self._latest_keys, self._ends_at = keys, now + CONFIG_S
         return latest
 
-    def _make(self) -> HandshakeConfig:
+    def _make(self, keys: tuple[bytes, ...], incarnation: int) -> HandshakeConfig:
         return HandshakeConfig(
             own=self._own,
-            incarnation=self._incarnation(),
+            incarnation=incarnation,
             cluster=self._mesh.cluster,
-            key=self._keys[0] if self._keys else None,
-            other_keys=tuple(self._keys[1:]),
-            secured=not self._keys,
+            key=keys[0] if keys else None,
+            other_keys=keys[1:],
+            secured=not keys,
             authenticate_loopback=self._mesh.authenticate_loopback,
             deadline_s=self._limits.handshake_ms / 1000,
             highest_believed=self._highest_believed(),

@@ -45,13 +45,12 @@ class ClusterServer:
 
     :param own: this node.
     :param mesh: how it takes part.
-    :param key: of the mesh; `None` without.
-    :param other_keys: that are accepted, too.
     :param listeners: owned from now on.
     :param clock: monotonic seconds.
     :param rng: for the jitter of waits.
     :param token_bytes: a cryptographic random source.
     :param incarnation: makes an incarnation, of now.
+    :raises KeyFileError: if the mesh's key or certificates cannot be used.
 
     All its methods are for any thread.
     """
@@ -60,12 +59,10 @@ class ClusterServer:
         self,
         own: NodeId,
         mesh: Mesh,
-        key: bytes | None,
         listeners: Sequence[socket.socket],
         poller: Poller,
         runtime: ClusterRuntime,
         *,
-        other_keys: Sequence[bytes] = (),
         limits: Limits,
         clock: Callable[[], float],
         rng: random.Random,
@@ -93,13 +90,11 @@ class ClusterServer:
         self._control_plane = ControlPlane(
             own,
             mesh,
-            key,
             listeners,
             poller,
             runtime,
             self._selector,
             post=self.post,
-            other_keys=other_keys,
             limits=limits,
             clock=clock,
             rng=rng,
@@ -156,6 +151,10 @@ class ClusterServer:
     def status(self) -> ClusterStatus:
         """The mesh as this node sees it. Never blocks."""
         return self._control_plane.status()
+
+    def gauges(self) -> dict[str, float]:
+        """What of the mesh is for `Metrics.gauges`. Never blocks."""
+        return self._control_plane.gauges()
 
     def start(self) -> None:
         """Start both threads. Called once; if it raises, `wait_for_end` lets go of all there is."""

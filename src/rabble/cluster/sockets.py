@@ -29,7 +29,7 @@ __all__ = ["Sockets"]
 class Sockets:
     """All that has sockets before they are connections, put together; for one thread.
 
-    :param renewal: has the contexts of TLS.
+    :param renewal: has the contexts of TLS, and new ones when the files have changed.
     :param selector: of that thread; the data of each key is a `Ready`.
     :param listeners: owned from now on.
     :param failures: is told of what ends a single look-up or connection.
@@ -70,6 +70,7 @@ class Sockets:
             name = f"rabble:{own.name}:{what}"
             return Resolver(name, failed, failures, waiting_max=waiting_max, clock=clock)
 
+        self._renewal = renewal
         self.tls_proxy: TlsProxy | None = None
         if mesh.tls is not None:
             self.tls_proxy = TlsProxy(
@@ -123,6 +124,10 @@ class Sockets:
 
     def __contains__(self, connection_id: int) -> bool:
         return connection_id in self.connector or connection_id in self.handshakes
+
+    def renew(self, now: float) -> None:
+        """Look at the files of keys and certificates, for what is connected from now on."""
+        self._renewal.tick(now, self.connector.renew, self.listener.renew)
 
     def next_tick(self) -> float | None:
         """When listener, connector or a handshake has something to do."""

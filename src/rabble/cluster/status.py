@@ -28,6 +28,8 @@ class StatusBoard:
         self._wall_clock = wall_clock
         #: When this node's certificate ends, in seconds since 1970; `None` without TLS.
         self.certificate_ends_at: float | None = None
+        #: What tells the keys apart; the first is of that which this node proves itself with.
+        self.key_ids: tuple[str, ...] = ()
         self._refusals: collections.Counter[str] = collections.Counter()
         self._published: tuple[tuple[NodeId, ...], tuple[PeerConnection, ...]] = ((own,), ())
         #: Whether there is something to be published, and then connections for the executor.
@@ -71,6 +73,16 @@ class StatusBoard:
         ends_at = self.certificate_ends_at
         return None if ends_at is None else (ends_at - self._wall_clock()) / DAY_S
 
+    def gauges(self) -> dict[str, float]:
+        """What of this is for `Metrics.gauges`. Never blocks."""
+        gauges: dict[str, float] = {}
+        if self.key_ids:
+            gauges["keys"] = len(self.key_ids)
+        days = self.certificate_days_left()
+        if days is not None:
+            gauges["certificate_days_left"] = days
+        return gauges
+
     def status(self, incarnation: int, removed: bool) -> ClusterStatus:
         """The mesh as this node sees it. Never blocks.
 
@@ -86,6 +98,7 @@ class StatusBoard:
             connections=tuple(peer_status(each) for each in connections if each.connection.open),
             refusals=dict(self._refusals),
             certificate_days_left=self.certificate_days_left(),
+            key_ids=self.key_ids,
         )
 
 

@@ -420,57 +420,23 @@ def test_the_end_of_what_is_no_certificate(tmp_path: Path, alpha: TlsConfig) -> 
         certificate_end(tmp_path / "pipe")
 
 
-def test_contexts_are_renewed_when_the_files_change(issuer: Issuer, beta: TlsConfig) -> None:
-    config = issuer.issue("renewed", named("alpha"))
-    contexts = TlsContexts(config)
-    before = contexts.client, contexts.server, contexts.ends_at
-    assert not contexts.renew()
-    assert (contexts.client, contexts.server, contexts.ends_at) == before
-    issuer.issue("renewed", named("alpha"), TODAY + 99 * DAY)
-    assert contexts.renew()
-    assert contexts.client is not before[0] and contexts.server is not before[1]
+def test_contexts_and_the_end_of_the_certificate_are_read_together(
+    issuer: Issuer, beta: TlsConfig
+) -> None:
+    config = issuer.issue("renewed", named("alpha"), TODAY + 99 * DAY)
+    contexts = TlsContexts.read(config)
     assert contexts.ends_at == pytest.approx((TODAY + 99 * DAY).timestamp(), abs=1.0)
-    assert not contexts.renew()
     assert isinstance(meet(contexts.client, beta.server_context())[0], Established)
+    assert contexts.server.verify_mode is ssl.CERT_REQUIRED
 
 
-def test_files_that_do_not_belong_together_leave_the_contexts_as_they_are(issuer: Issuer) -> None:
+def test_files_that_do_not_belong_together_are_not_read(issuer: Issuer) -> None:
     config = issuer.issue("half", named("alpha"))
-    contexts = TlsContexts(config)
-    before = contexts.client, contexts.server, contexts.ends_at
     key = Path(config.key).read_bytes()
     issuer.issue("half", named("alpha"), TODAY + 99 * DAY)
-    new_key = Path(config.key).read_bytes()
     Path(config.key).write_bytes(key)
     with pytest.raises(KeyFileError, match="not a certificate in PEM and its private key"):
-        contexts.renew()
-    assert (contexts.client, contexts.server, contexts.ends_at) == before
-    # Said once.
-    assert not contexts.renew()
-    Path(config.key).write_bytes(new_key)
-    assert contexts.renew()
+        TlsContexts.read(config)
     Path(config.cert).unlink()
     with pytest.raises(KeyFileError, match="No such file"):
-        contexts.renew()
-
-
-def test_files_that_could_not_be_read_for_another_reason_are_read_later(
-    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without a descriptor, say: then nothing is wrong with the files, which do not change again."""
-    config = issuer.issue("later", named("alpha"))
-    contexts = TlsContexts(config)
-    issuer.issue("later", named("alpha"), TODAY + 99 * DAY)
-
-    def no_descriptor(*arguments: object) -> None:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "open", no_descriptor)
-        with pytest.raises(KeyFileError, match="Too many open files"):
-            contexts.renew()
-        # Said once.
-        assert not contexts.renew()
-    assert contexts.renew()
-    assert contexts.ends_at == pytest.approx((TODAY + 99 * DAY).timestamp(), abs=1.0)
-    assert not contexts.renew()
+        TlsContexts.read(config)

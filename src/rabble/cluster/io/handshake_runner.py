@@ -282,7 +282,8 @@ class HandshakeRunner:
         if handshake_socket.handshake is None and handshake_socket.other_addresses:
             return Unreached(problem)
         code = code_of(error)
-        hung_up = handshake_socket.handshake is not None and code is not RefusalCode.AUTH
+        has_begun = handshake_socket.handshake is not None or not handshake_socket.initiated
+        hung_up = has_begun and code is not RefusalCode.AUTH
         nobody = is_refused(error)
         return Failed(code, problem, False, silent=True, hung_up=hung_up, nobody=nobody)
 

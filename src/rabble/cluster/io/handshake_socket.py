@@ -122,6 +122,9 @@ class HandshakeSocket:
     def _start_tls(self) -> list[Action]:
         if self._context is None:
             return self._start(None)
+        # Of one that was reset by now `wrap_socket` raises as if TLS had refused it, or leaves a
+        # wrapped socket to the garbage collector.
+        self.sock.getpeername()
         self.sock = self._context.wrap_socket(
             self.sock, server_side=not self.initiated, do_handshake_on_connect=False
         )

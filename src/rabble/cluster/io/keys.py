@@ -8,6 +8,7 @@ is changed the file holds two, each on a line of its own.
 from __future__ import annotations
 
 import contextlib
+import hmac
 import os
 import stat
 from collections.abc import Callable
@@ -16,10 +17,21 @@ from pathlib import Path
 from rabble.cluster.decide.handshake_wire import KEY_BYTES
 from rabble.errors import KeyFileError
 
-__all__ = ["new_key", "read_key", "read_keys", "read_private", "write_key", "write_private"]
+__all__ = [
+    "key_id",
+    "new_key",
+    "read_key",
+    "read_keys",
+    "read_private",
+    "write_key",
+    "write_private",
+]
 
 #: While it is changed.
 KEYS_MAX = 2
+#: Of HMAC-SHA256, which makes other things of the same key with other labels.
+ID_LABEL = b"rabble key id"
+ID_BYTES = 4
 #: More than a key file, or one of a private key in PEM, ever has.
 FILE_BYTES_MAX = 65_536
 
@@ -54,6 +66,11 @@ def read_keys(path: str | os.PathLike[str]) -> tuple[bytes, ...]:
 def read_key(path: str | os.PathLike[str]) -> bytes:
     """The key of a file that a node proves itself with; see `read_keys`."""
     return read_keys(path)[0]
+
+
+def key_id(key: bytes) -> str:
+    """What tells a key from others, and tells nothing else of it: 8 hexadecimal digits."""
+    return hmac.digest(key, ID_LABEL, "sha256")[:ID_BYTES].hex()
 
 
 def parsed(text: bytes, path: str | os.PathLike[str]) -> bytes:

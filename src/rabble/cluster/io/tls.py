@@ -85,65 +85,26 @@ class TlsConfig:
         return context
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
 class TlsContexts:
-    """The contexts of a node, and those that take their place when its files change.
+    """What a node makes of its files.
 
-    :param config: where the files are.
-    :raises KeyFileError: says which file cannot be used, and why.
-
-    For one thread.
+    :param client: for connections that it dials.
+    :param server: for connections that it accepts.
+    :param ends_at: when its certificate ends, in seconds since 1970.
     """
 
-    def __init__(self, config: TlsConfig) -> None:
-        self._config = config
-        #: The state of the files in which they were loaded; and of which, and why, they could not.
-        self._seen: tuple[object, ...] = ()
-        self._reported: tuple[object, ...] = ()
-        self._load(self._look())
+    client: ssl.SSLContext
+    server: ssl.SSLContext
+    ends_at: float
 
-    def renew(self) -> bool:
-        """Read the files again if they have changed.
+    @classmethod
+    def read(cls, config: TlsConfig) -> TlsContexts:
+        """Read the files. For any thread.
 
-        :returns: whether the contexts are new ones.
-        :raises KeyFileError: if the files cannot be used; the contexts stay as they are. They are
-            tried again each time, as it need not be the files that are at fault; but that they fail
-            for the same reason is raised once.
+        :raises KeyFileError: says which file cannot be used, and why.
         """
-        seen = self._look()
-        if seen == self._seen:
-            return False
-        try:
-            self._load(seen)
-        except KeyFileError as error:
-            reported, self._reported = self._reported, (seen, str(error))
-            if reported == self._reported:
-                return False
-            raise
-        self._reported = ()
-        return True
-
-    def _load(self, seen: tuple[object, ...]) -> None:
-        client, server = self._config.client_context(), self._config.server_context()
-        ends_at = certificate_end(self._config.cert)
-        # If they are being changed, what was read may not belong together.
-        self._seen = seen if self._look() == seen else ()
-        self.client, self.server = client, server
-        #: When the node's certificate ends, in seconds since 1970.
-        self.ends_at = ends_at
-
-    def _look(self) -> tuple[object, ...]:
-        """What is another one after each change of a file, also of what a link leads to."""
-        config = self._config
-        return tuple(map(version_of, (config.cert, config.key, config.ca)))
-
-
-def version_of(path: str | os.PathLike[str]) -> tuple[int, ...]:
-    """What tells a file from the one that was there before; empty if there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        return cls(config.client_context(), config.server_context(), certificate_end(config.cert))
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
