@@ -22,7 +22,7 @@ from rabble._core.system_messages import SystemMessages
 from rabble._core.texts import given
 from rabble._runtime import LocalRuntime
 from rabble._shutdown import Teardown, end_at_exit, interpreter_ends
-from rabble.cluster.config import Mesh
+from rabble.cluster.config import Credentials, Mesh
 from rabble.cluster.remote_spawn import Exports
 from rabble.cluster.runtime import NodeRuntime
 from rabble.cluster.server import ClusterServer
@@ -165,14 +165,14 @@ def join_mesh(
     runtime: LocalRuntime,
     registry: MessageRegistry,
     mesh: Mesh,
-    keys: Sequence[bytes],
+    credentials: Credentials,
     listeners: Sequence[socket.socket],
 ) -> None:
     """Make the cluster server, which is not started, and let the executor reach other nodes.
 
-    :param keys: what `Mesh.read_keys` returned.
+    :param credentials: what `Mesh.read_credentials` returned.
     """
-    limits = runtime.limits
+    limits, keys = runtime.limits, credentials.keys
     poller = Poller(
         heartbeat_ms=limits.heartbeat_ms,
         frame_bytes_max=limits.frame_bytes_max,
@@ -188,6 +188,7 @@ def join_mesh(
         poller,
         NodeRuntime(runtime.executor, runtime.reporter, registry, limits, runtime.fail),
         other_keys=keys[1:],
+        node_key=credentials.node_key,
         limits=limits,
         clock=runtime.clock,
         rng=random.Random(secrets.randbits(64)),

@@ -59,6 +59,11 @@ class Renewal:
         return None if self._contexts is None else self._contexts.client
 
     @property
+    def key(self) -> bytes | None:
+        """The fingerprint of the public key in the node's certificate."""
+        return None if self._contexts is None else self._contexts.key
+
+    @property
     def server(self) -> ssl.SSLContext | None:
         """For what is accepted."""
         return None if self._contexts is None else self._contexts.server

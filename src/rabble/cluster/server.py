@@ -20,6 +20,9 @@ from rabble._core.ids import NodeId
 from rabble._core.poller import Poller
 from rabble.cluster.config import Mesh
 from rabble.cluster.control_plane import ControlPlane
+from rabble.cluster.decide.bans import Subject
+from rabble.cluster.decide.node_keys import NodeKey
+from rabble.cluster.identity import check_ban
 from rabble.cluster.runtime import ClusterRuntime
 from rabble.errors import NodeStopped
 from rabble.limits import Limits
@@ -47,6 +50,7 @@ class ClusterServer:
     :param mesh: how it takes part.
     :param key: of the mesh; `None` without.
     :param other_keys: that are accepted, too.
+    :param node_key: in place of the mesh's key, if each node has one of its own.
     :param listeners: owned from now on.
     :param clock: monotonic seconds.
     :param rng: for the jitter of waits.
@@ -66,6 +70,7 @@ class ClusterServer:
         runtime: ClusterRuntime,
         *,
         other_keys: Sequence[bytes] = (),
+        node_key: NodeKey | None = None,
         limits: Limits,
         clock: Callable[[], float],
         rng: random.Random,
@@ -75,6 +80,7 @@ class ClusterServer:
         self.own = own
         self._poller = poller
         self._runtime = runtime
+        self._limits = limits
         self._clock = clock
         self._commands: collections.deque[Callable[[], None]] = collections.deque()
         #: Seconds that the end may take, once it is asked for.
@@ -98,6 +104,7 @@ class ClusterServer:
             self._selector,
             post=self.post,
             other_keys=other_keys,
+            node_key=node_key,
             limits=limits,
             clock=clock,
             rng=rng,
@@ -132,7 +139,7 @@ class ClusterServer:
     def join(self, target: NodeId | str) -> None:
         """Make a node a member, or whoever answers at an address. Returns at once.
 
-        :raises NodeStopped: if the server has ended. So do `leave` and `watch_seed_file`.
+        :raises NodeStopped: if the server has ended. So do the other commands.
         """
         self._check_runs()
         self.post(functools.partial(self._control_plane.join, target))
@@ -141,6 +148,21 @@ class ClusterServer:
         """Make the node of that name no member, or dial that address no longer. Returns at once."""
         self._check_runs()
         self.post(functools.partial(self._control_plane.leave, name))
+
+    def ban(self, subjects: Sequence[Subject], seconds: float) -> None:
+        """Shut names and keys out, for so many seconds. Returns at once.
+
+        :raises TypeError: if `seconds` is no number.
+        :raises ValueError: if that is out of range, one is this node's own, or there are no keys.
+        """
+        self._check_runs()
+        check_ban(subjects, seconds, self._limits, self._control_plane.identity)
+        self.post(functools.partial(self._control_plane.members.shut_out.ban, subjects, seconds))
+
+    def lift_ban(self, subjects: Sequence[Subject]) -> None:
+        """Let names and keys in again. Returns at once."""
+        self._check_runs()
+        self.post(functools.partial(self._control_plane.members.shut_out.lift, subjects))
 
     def watch_seed_file(self, path: str | os.PathLike[str]) -> None:
         """Join who is listed in a file, which is read again when it changes. Returns at once."""

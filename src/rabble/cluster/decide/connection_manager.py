@@ -143,6 +143,28 @@ class ConnectionManager:
             actions.append(self._down(member))
         return actions
 
+    def shut_out(self, name: str, now: float, text: str, ban_s: float) -> list[Action]:
+        """The node of this name is banned, or the key that it has: end what there is to it.
+
+        If it stays desired it is dialled now and then: it may have another key by then.
+
+        :param text: for the BYE of its connection.
+        :param ban_s: for how many seconds more.
+        """
+        member = self._members.get(name)
+        if member is None:
+            return []
+        actions: list[Action] = []
+        if member.pending_dial is not None:
+            actions.append(self._drop(member.pending_dial, text))
+        if member.connection_id is not None:
+            actions.append(Close(member.connection_id, RefusalCode.BANNED, text))
+            actions.append(self._down(member))
+        member.attempts += 1
+        member.refusal, member.ban_s = RefusalCode.BANNED, ban_s
+        self._plan(member, now)
+        return actions
+
     def add_seed(self, addr: str, now: float, resolved: Address | None = None) -> None:
         """Join whoever answers at this address, at once; what was there before is forgotten.
 
@@ -210,6 +232,7 @@ class ConnectionManager:
         code: RefusalCode | None = None,
         authenticated: bool = False,
         incarnation: int = 0,
+        ban_s: float = 0.0,
     ) -> list[Action]:
         """A dial came to nothing.
 
@@ -217,6 +240,7 @@ class ConnectionManager:
         :param authenticated: the peer had proven itself before. Without that nobody is believed
             anything that would last.
         :param incarnation: that which the peer knows of this node, with STALE_INCARNATION.
+        :param ban_s: for how many seconds more, with BANNED.
         """
         pending_dial = self._dials.get(connection_id)
         if pending_dial is None:
@@ -226,7 +250,7 @@ class ConnectionManager:
         if not (authenticated and code is RefusalCode.DUPLICATE):
             # Otherwise the peer has another connection, or dials itself: that is no failure.
             target.attempts += 1
-        target.refusal = code
+        target.refusal, target.ban_s = code, ban_s
         target.answered = target.answered or authenticated
         actions: list[Action] = []
         if authenticated and code is RefusalCode.SELF:

@@ -28,6 +28,7 @@ class DialTarget:
     :param refusal: why the last dial failed; `None` if the network, or nothing, was why.
     :param resolved: what `addr` stands for; `None` if each dial is to look it up.
     :param answered: somebody has proven to be at `addr`.
+    :param ban_s: for how many seconds a ban went on when it was the reason.
     """
 
     addr: str
@@ -40,6 +41,7 @@ class DialTarget:
     refusal: RefusalCode | None = None
     resolved: Address | None = None
     answered: bool = False
+    ban_s: float = 0.0
 
     @property
     def up(self) -> bool:
