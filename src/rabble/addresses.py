@@ -109,7 +109,7 @@ def fingerprint(method: str, key: object) -> bytes:
     if len(found) != FINGERPRINT_BYTES:
         raise ValueError(
             f"{method}: the fingerprint of a key is {2 * FINGERPRINT_BYTES} hexadecimal digits, "
-            f"not {argument_text(key)}: see PeerStatus.keys, or `rabble cert fingerprint FILE`"
+            f"not {argument_text(key)}: see PeerStatus.keys, or `rabble fingerprint FILE`"
         )
     return found
 

@@ -308,7 +308,7 @@ class Node:
         :param seconds: for how long, above 0, at most `Limits.ban_seconds_max`. A new ban takes the
             place of an earlier one, be it longer or shorter.
         :param key: the fingerprint of the key of its certificate, or of its own key, as
-            `PeerStatus.keys` and `rabble keygen` and `rabble cert` show it.
+            `PeerStatus.keys` and `rabble fingerprint FILE` show it.
         :raises TypeError: if an argument is of another type.
         :raises ValueError: if `seconds` is out of range, the name or key is none that can be, or
             is this node's own, or the nodes of this mesh have no keys of their own; or if there is

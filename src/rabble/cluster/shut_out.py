@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 from rabble._core.ids import NodeId
@@ -127,7 +126,7 @@ class ShutOut:
         self._status_board.has_changed = True
         own = self._own_subjects()
         for ban in bans:
-            about = f"{subject_text(ban.subject)} is banned for {left_s(ban, now)} s"
+            about = f"{subject_text(ban.subject)} is banned for {ban.left_s(now)} s"
             if ban.subject in own:
                 self._be_banned(ban, about)
                 continue
@@ -168,8 +167,3 @@ class ShutOut:
 
     def _report(self, level: int, text: str) -> None:
         self._runtime.report(level, functools.partial(str, f"{self._own.name}: {text}"))
-
-
-def left_s(ban: BanInForce, now: float) -> int:
-    """For how many seconds more a ban holds, rounded up."""
-    return math.ceil(ban.until - now)

@@ -95,6 +95,11 @@ class BanInForce:
     by: str
     until: float
 
+    def left_s(self, now: float) -> int:
+        """For how many seconds more it holds, rounded up, for people and for REFUSE."""
+        # A time on a clock has a rest in its last digits.
+        return max(math.ceil(round(self.until - now, 3)), 1)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BanChanges:
@@ -168,7 +173,7 @@ class Bans:
         if not bans:
             return None
         ban = max(bans, key=lambda ban: ban.until)
-        left_s = math.ceil(ban.until - now)
+        left_s = ban.left_s(now)
         text = f"{subject_text(ban.subject)} is banned for {left_s} s more"
         return Refusal(RefusalCode.BANNED, text, ban_s=left_s)
 
@@ -307,7 +312,11 @@ def order_of(subject: Subject) -> tuple[bool, Any]:
 
 def left_ms_of(entry: Entry, now: float) -> int:
     """How long it still goes on: a part of a millisecond counts, so that what holds is not 0."""
-    return min(max(math.ceil((entry.until - now) * 1_000), 0), entry.word.duration_ms)
+    if entry.until <= now:
+        return 0
+    # A time on a clock has a rest in its last digits.
+    left_ms = math.ceil(round((entry.until - now) * 1_000, 3))
+    return min(max(left_ms, 1), entry.word.duration_ms)
 
 
 def checked_rows(rows: object) -> list[tuple[Subject, Word, int]]:

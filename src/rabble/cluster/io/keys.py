@@ -22,6 +22,7 @@ from rabble.cluster.decide.node_keys import COLLUDERS_MAX, KEY_ID_BYTES, NodeKey
 from rabble.errors import KeyFileError
 
 __all__ = [
+    "is_node_key_file",
     "new_key",
     "new_node_key",
     "read_key",
@@ -102,6 +103,21 @@ def parsed(text: bytes, path: str | os.PathLike[str]) -> bytes:
     if not any(key):
         raise KeyFileError(f"{path}: the key is all zero; `rabble keygen` makes one")
     return key
+
+
+def is_node_key_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file says that it is one of a node key. False if it cannot be read."""
+    try:
+        # A named pipe would keep the reader waiting.
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.read(file, len(NODE_KEY_HEAD)) == NODE_KEY_HEAD
+    except OSError:
+        return False
+    finally:
+        os.close(file)
 
 
 def parsed_node_key(content: bytes, path: str | os.PathLike[str]) -> NodeKey:
