@@ -262,6 +262,25 @@ def test_a_banned_key_is_shut_out_and_the_name_comes_back_with_another_one(
         turn_until(lambda: again.peers == {"a", "b"} and a.peers == {"b", "c"}, a, b, again)
 
 
+def test_a_node_whose_key_is_let_in_again_is_dialled_at_once(
+    keyed: tuple[Plane, Plane, Plane],
+) -> None:
+    a, b, c = keyed
+    key = key_of("c").fingerprint
+    ban(a, key)
+    turn_until(lambda: a.peers == {"b"} and b.peers == {"a"} and not c.peers, *keyed)
+    for each in keyed:
+        # Nobody's turn comes by itself.
+        for target in each.plane._connection_manager._members.values():
+            if target.due is not None:
+                each.plane._connection_manager._unplan(target)
+                target.due = time.monotonic() + 10_000
+                each.plane._connection_manager._waiting[target] = None
+                each.plane._connection_manager._failing[target] = None
+    lift(b, key)
+    turn_until(lambda: a.peers == {"b", "c"} and b.peers == {"a", "c"}, *keyed)
+
+
 def test_a_key_is_banned_by_whatever_name_it_is_used(
     keyed: tuple[Plane, Plane, Plane],
 ) -> None:
@@ -292,7 +311,7 @@ def test_a_banned_node_does_not_lift_its_own_ban(abc: tuple[Plane, Plane, Plane]
     """As it could, while it has connections to some who have not heard of it."""
     _a, b, c = abc
     b.plane.members.shut_out._bans.ban("c", 1_000, time.monotonic())
-    claim(c, [["c", 2**40, 0, "a", 0], ["y", 2**40, 1_000_000, "a", 1_000_000]])
+    claim(c, [["c", 2**40, 0, "a", 0, False], ["y", 2**40, 10**6, "a", 10**6, False]])
     turn_until(lambda: "y" in b.banned, *abc)
     assert b.banned == {"c", "y"}
 
@@ -302,7 +321,7 @@ def test_what_one_member_made_up_an_operator_undoes_on_any_other(
 ) -> None:
     """It costs what a forged removal does, a join, and one lifting."""
     a, b, m = abc
-    claim(m, [["a", 99, DURATION_MS_MAX, "b", DURATION_MS_MAX]])
+    claim(m, [["a", 99, DURATION_MS_MAX, "b", DURATION_MS_MAX, False]])
     turn_until(lambda: a.plane.status().removed and not a.peers, *abc)
     ban(b, "c")
     turn_until(lambda: m.plane.status().removed and not m.peers, *abc)
@@ -316,14 +335,23 @@ def test_what_one_member_made_up_an_operator_undoes_on_any_other(
 def test_a_flood_of_bans_fills_no_table_and_keeps_no_ban_out(
     abc: tuple[Plane, Plane, Plane],
 ) -> None:
+    """Though it goes on, of ever later times, as long as anybody listens."""
     a, b, m = abc
-    rows = [[f"x{i:05}", 10**6 + i, 10**6, "m", 10**6] for i in range(3_000)]
-    claim(m, [list(row) for row in rows])
+    bound = a.plane._highest_believed()
+
+    def flood(time: int) -> None:
+        rows = [[f"x{i:03}", time + i, 10**6, "bm"[i % 2], 10**6, True] for i in range(512)]
+        claim(m, [list(row) for row in rows])
+
+    flood(10**6)
     turn_until(lambda: len(a.banned) == len(b.banned) == 256, *abc)
     assert a.peers == {"b", "c"}
     ban(a, "c")
+    for step in range(1, 200):
+        flood(bound - (200 - step) * 512)
+        turn_while(1, *abc)
     turn_until(lambda: "c" in b.banned and not (m.peers or {"c"} & (a.peers | b.peers)), *abc)
-    assert len(a.banned) == len(b.banned) == 256
+    assert "c" in a.banned and len(a.banned) == len(b.banned) == 256
     assert texts(a, "is forgotten: Limits.bans_max is reached")
 
 
@@ -331,8 +359,8 @@ def test_a_flood_of_bans_fills_no_table_and_keeps_no_ban_out(
     "message",
     [
         {"b": 1},
-        {"b": [["x", 1, 10, "a", 11]]},
-        {"b": [["x", 1, 10, "a", 10]], "s": [], "v": [], "m": []},
+        {"b": [["x", 1, 10, "a", 11, True]]},
+        {"b": [["x", 1, 10, "a", 10, True]], "s": [], "v": [], "m": []},
         {"b": [], "d": bytes(32)},
         {"b": [], "x": 1},
         {"b": [], "k": 1},
@@ -355,7 +383,7 @@ def test_a_ban_that_only_the_banned_node_was_told_of_is_forgotten_when_others_ta
 ) -> None:
     a, b, m = abc
     [peer] = [each for each in m.plane._connections.all() if each.node == a.own]
-    body = CODEC.encode_message({"b": [["a", 99, 10**6, "b", 10**6]], "k": True})
+    body = CODEC.encode_message({"b": [["a", 99, 10**6, "b", 10**6, False]], "k": True})
     peer.connection.send_control(KIND_MEMBERSHIP, body)
     turn_until(lambda: a.plane.status().removed and not a.peers, *abc)
     assert not b.banned

@@ -259,7 +259,8 @@ def lie_of_bans(mesh: HonestMesh, choices: Choices) -> list[list[Any]]:
         subject = choices.of((*NAMES, LIAR, bytes(32)))
         duration_ms = choices.of((0, 1, 5_000, DURATION_MS_MAX))
         left_ms = choices.of((0, duration_ms))
-        rows[subject] = [subject, choices.of(COUNTERS), duration_ms, choices.of(NAMES), left_ms]
+        time, by = choices.of(COUNTERS), choices.of((*NAMES, LIAR))
+        rows[subject] = [subject, time, duration_ms, by, left_ms, bool(choices.below(2))]
     return [rows[subject] for subject in sorted(rows, key=order_of)]
 
 

@@ -84,8 +84,12 @@ class ShutOut:
 
     def tick(self, now: float) -> None:
         """Let in again whose ban is over."""
-        for subject in self._bans.tick(now):
+        over = self._bans.tick(now)
+        if over:
             self._status_board.has_changed = True
+            # Whose key was banned is a member still.
+            self._connection_manager.dial_banned(now)
+        for subject in over:
             self._report(logging.INFO, f"{subject_text(subject)} is banned no longer")
             if isinstance(subject, str):
                 self._connect_again(subject)

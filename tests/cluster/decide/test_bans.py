@@ -101,7 +101,7 @@ def test_a_lifting_ends_it_everywhere_and_a_later_ban_holds_again() -> None:
     assert not banned(a, 1.0) and a.tick(1.0) == ["x"]
     # Somebody who had not heard of it brings the ban back to nobody.
     late = bans_of("c")
-    late.merge([["x", 1, 1_000_000, "a", 999_000]], 1.0)
+    late.merge([["x", 1, 1_000_000, "a", 999_000, False]], 1.0)
     assert a.merge(sent(late, 1.0), 1.0) == BanChanges()
     a.ban("x", 5, 2.0)
     settle(a, b, late, now=2.0)
@@ -212,16 +212,16 @@ def test_nobody_is_believed_about_itself() -> None:
 
 def test_nobody_bans_for_longer_than_may_be() -> None:
     a = bans_of("a", Limits(ban_seconds_max=60))
-    a.merge([["x", 1, DURATION_MS_MAX, "m", DURATION_MS_MAX]], 0.0)
+    a.merge([["x", 1, DURATION_MS_MAX, "m", DURATION_MS_MAX, False]], 0.0)
     assert banned(a) == {"x": 60.0}
     # Told again and again it gets no longer: for that it needs a new word each time.
-    a.merge([["x", 1, DURATION_MS_MAX, "m", DURATION_MS_MAX]], 50.0)
+    a.merge([["x", 1, DURATION_MS_MAX, "m", DURATION_MS_MAX, False]], 50.0)
     assert banned(a, 50.0) == {"x": 10.0}
 
 
 def test_a_time_beyond_belief_is_left_out_and_after_any_other_there_is_a_later_word() -> None:
     a, b = bans_of("a"), bans_of("b")
-    rows = [["x", FAR + 1, 9, "m", 9], ["y", FAR, 9_000, "m", 9_000]]
+    rows = [["x", FAR + 1, 9, "m", 9, True], ["y", FAR, 9_000, "m", 9_000, True]]
     assert a.merge(rows, 0.0) == BanChanges(("y",), (), (), 1)
     assert banned(a).keys() == {"y"}
     # Which others believe a millisecond later.
@@ -247,27 +247,48 @@ def test_the_table_is_bounded_and_what_holds_is_kept_before_what_is_over() -> No
 
 
 def test_whoever_fills_the_table_keeps_no_ban_of_an_operator_out() -> None:
-    """The liar is banned while it is at it, and from then on nobody says its words anew."""
-    a, b, m = (bans_of(name, Limits(bans_max=16)) for name in "abm")
-    flood = [[f"x{i:03}", FAR - i, DURATION_MS_MAX, "m", DURATION_MS_MAX] for i in range(1_000)]
-    for honest in (a, b):
-        changes = honest.merge(flood, 0.0, ("m",))
-        assert len(honest) == len(changes.learned) == 16
-    a._highest_believed = b._highest_believed = lambda: FAR + (1 << 20)
+    """Whatever it says, before and after, to whom, and of whatever time it says it is."""
+    a, b, c = (bans_of(name, Limits(bans_max=16)) for name in "abc")
+
+    def flood(time: int, by: str) -> list[list[Any]]:
+        """As much as fits three times."""
+        names = [f"{by}-{i:02}" for i in range(48)]
+        return [[name, time, DURATION_MS_MAX, by, DURATION_MS_MAX, True] for name in names]
+
+    for honest in (a, b, c):
+        honest.merge(flood(FAR - 1_000, "m"), 0.0, ("m",))
+        assert len(honest) == 16
     assert len(a.ban("m", 1_000, 0.0)) == 1
-    assert a.summary(0.0) != b.summary(0.0)
-    settle(a, b)
-    assert "m" in banned(b)
-    assert b.merge(sent(m), 0.0, ("m",)) == BanChanges()
-    b.merge(flood, 0.0)
-    assert "m" in banned(b) and len(b) == 16
+    word = sent(a, subjects=["m"])
+    # Of those that have not heard it yet one is told what is later than that; and tells others.
+    b.merge(flood(FAR, "a"), 0.0, ("m",))
+    assert b.merge(word, 0.0, ("a",)).learned == ("m",)
+    c.merge(sent(b), 0.0, ("b",))
+    assert "m" in c.merge(word, 0.0, ("a",)).confirmed or "m" in banned(c)
+    c.merge(word, 0.0, ("a",))
+    for by in "abcm":
+        for one, two in itertools.permutations((a, b, c), 2):
+            two.merge(flood(FAR, by), 0.0, ("m",))
+            two.merge(sent(one), 0.0, (one._own.name,))
+    for honest in (a, b, c):
+        assert "m" in banned(honest) and len(honest) == 16
 
 
-ROW = ["x", 1, 10, "a", 10]
+def test_what_is_first_hand_comes_before_the_rest_but_of_each_giver_only_a_part() -> None:
+    a = bans_of("a", Limits(bans_max=32))
+    rows = [[f"by-b-{i:02}", 1 + i, 9_000, "b", 9_000, True] for i in range(40)]
+    a.merge(rows, 0.0, ("b",))
+    a.merge([[f"later-{i:02}", 100 + i, 9_000, "c", 9_000, True] for i in range(40)], 0.0, ("d",))
+    kept = set(banned(a))
+    assert kept & {row[0] for row in rows} == {"by-b-38", "by-b-39"}
+    assert len(kept) == 32
+
+
+ROW = ["x", 1, 10, "a", 10, False]
 WRONG: dict[str, Any] = {
     "no array": {"x": 1},
     "a row that is none": [1],
-    "a row that is too short": [ROW[:4]],
+    "a row that is too short": [ROW[:5]],
     "a row that is too long": [[*ROW, 1]],
     "a number as subject": [[1, *ROW[1:]]],
     "no subject": [[None, *ROW[1:]]],
@@ -276,23 +297,24 @@ WRONG: dict[str, Any] = {
     "a fingerprint that is too short": [[bytes(31), *ROW[1:]]],
     "a fingerprint that is too long": [[bytes(33), *ROW[1:]]],
     "a subject twice": [ROW, ROW],
-    "time 0": [["x", 0, 10, "a", 10]],
-    "a time that is too high": [["x", 2**63, 10, "a", 10]],
-    "a time that is true": [["x", True, 10, "a", 10]],
-    "a time that is a float": [["x", 1.0, 10, "a", 10]],
-    "a duration that is negative": [["x", 1, -1, "a", 0]],
-    "a duration that is too long": [["x", 1, DURATION_MS_MAX + 1, "a", 0]],
-    "more left than there was": [["x", 1, 10, "a", 11]],
-    "less than nothing left": [["x", 1, 10, "a", -1]],
-    "by no name": [["x", 1, 10, "", 10]],
-    "by a fingerprint": [["x", 1, 10, KEY, 10]],
+    "time 0": [["x", 0, 10, "a", 10, False]],
+    "a time that is too high": [["x", 2**63, 10, "a", 10, False]],
+    "a time that is true": [["x", True, 10, "a", 10, False]],
+    "a time that is a float": [["x", 1.0, 10, "a", 10, False]],
+    "a duration that is negative": [["x", 1, -1, "a", 0, False]],
+    "a duration that is too long": [["x", 1, DURATION_MS_MAX + 1, "a", 0, False]],
+    "more left than there was": [["x", 1, 10, "a", 11, False]],
+    "less than nothing left": [["x", 1, 10, "a", -1, False]],
+    "by no name": [["x", 1, 10, "", 10, False]],
+    "no word on whose it is": [["x", 1, 10, "a", 10, None]],
+    "by a fingerprint": [["x", 1, 10, KEY, 10, False]],
 }
 
 
 @pytest.mark.parametrize("rows", WRONG.values(), ids=WRONG)
 def test_what_is_no_ban_is_refused_with_words_and_nothing_of_it_is_taken_in(rows: Any) -> None:
     a = bans_of("a")
-    fine = ["fine", 1, 10, "a", 10]
+    fine = ["fine", 1, 10, "a", 10, True]
     with pytest.raises(MembershipError) as caught:
         a.merge([fine, *rows] if isinstance(rows, list) else rows, 0.0)
     assert len(str(caught.value)) < 400 and str(caught.value).isascii()
@@ -300,7 +322,7 @@ def test_what_is_no_ban_is_refused_with_words_and_nothing_of_it_is_taken_in(rows
 
 
 def test_the_longest_row_is_no_longer_than_it_is_counted() -> None:
-    row = ["x" * 255, 2**63 - 1, DURATION_MS_MAX, "y" * 255, DURATION_MS_MAX]
+    row = ["x" * 255, 2**63 - 1, DURATION_MS_MAX, "y" * 255, DURATION_MS_MAX, True]
     assert bans_of("a").merge([row], 0.0).disbelieved == 1
     assert len(CODEC.encode_message(row)) <= ROW_BYTES_MAX
 
@@ -321,7 +343,7 @@ rows = st.lists(
 
 def told(rows: list[tuple[Any, ...]]) -> list[list[list[Any]]]:
     """Each of them by itself, as it may come; whether it is over depends on nothing but the row."""
-    return [[[*row[:4], row[2] if row[1] % 2 else 0]] for row in rows]
+    return [[[*row[:4], row[2] if row[1] % 2 else 0, row[4]]] for row in rows]
 
 
 @given(rows, st.randoms(use_true_random=False))
@@ -370,7 +392,7 @@ class Countdown(RuleBasedStateMachine):
 
     def said(self, name: str, subject: Subject) -> None:
         """A node has given its word."""
-        [[_, *word, _]] = self.nodes[name].rows(self.clock(name), [subject])
+        [[_, *word, _, _]] = self.nodes[name].rows(self.clock(name), [subject])
         time, duration_ms, by = word
         assert by == name
         assert all(time > known[0] for known in self.known[name].values())
@@ -407,7 +429,7 @@ class Countdown(RuleBasedStateMachine):
         for name, node in self.nodes.items():
             clock = self.clock(name)
             for subject, word in self.known[name].items():
-                [[_, *found, left_ms]] = node.rows(clock, [subject])
+                [[_, *found, left_ms, _]] = node.rows(clock, [subject])
                 assert tuple(found) == word
                 left_s = self.ends[subject, word] - self.now
                 # A row's milliseconds are rounded up.

@@ -11,7 +11,9 @@ on its way through the mesh a ban gets longer by what that way takes, and never 
 
 **What is kept.** No more than `bans_max` words: those in force before those that are over, and of
 either the later ones. A word that is over is kept as long as there is room, so that who was away
-does not bring it back. No ban goes on for longer than `ban_seconds_max`, whoever says so.
+does not bring it back. Before all others come the last few words in force that a node was told by
+their giver itself: whoever floods the table pushes out what others said only where he is believed
+to be them. No ban goes on for longer than `ban_seconds_max`, whoever says so.
 
 **What is claimed.** A member may ban and lift what it likes, as it may remove whom it likes: what
 it says is told from what an operator says by nothing. But nobody is believed about itself, or who
@@ -21,9 +23,10 @@ those beyond belief (see `belief`) are left out: whatever was believed, there is
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from rabble._core.ids import NodeId
@@ -55,9 +58,11 @@ Subject = str | bytes
 FINGERPRINT_BYTES = 32
 #: Of a word from the wire. What is longer than a node's own bound is cut to that.
 DURATION_MS_MAX = (2**31 - 1) * 1_000
-#: Bytes of the longest row: an array of five, with two texts and three numbers.
-ROW_BYTES_MAX = 1 + 2 * (2 + 255) + 3 * 9
-ROW_WIDTH = 5
+#: Bytes of the longest row: an array with two texts, three numbers and a boolean.
+ROW_BYTES_MAX = 1 + 2 * (2 + 255) + 3 * 9 + 1
+ROW_WIDTH = 6
+#: The part of all words that one giver can have kept before all others.
+FIRST_HAND_PART = 16
 #: For checking a name alone.
 ANY_ADDR = "localhost:0"
 
@@ -76,11 +81,13 @@ class Word(NamedTuple):
 class Entry:
     """The last word on a subject, and when it ends here, in monotonic seconds.
 
+    :param is_first_hand: its giver told it, or this node is its giver.
     :param is_noted_over: `Bans.tick` has said that it is over.
     """
 
     word: Word
     until: float
+    is_first_hand: bool
     is_noted_over: bool = False
 
 
@@ -199,7 +206,7 @@ class Bans:
         """The words on these subjects, or all, as they are sent: see MEMBERSHIP in the protocol."""
         wanted = None if subjects is None else set(subjects)
         return [
-            [subject, *entry.word, left_ms_of(entry, now)]
+            [subject, *entry.word, left_ms_of(entry, now), self._is_own(entry)]
             for subject, entry in self._sorted()
             if wanted is None or subject in wanted
         ]
@@ -239,16 +246,16 @@ class Bans:
         for subject in subjects:
             self._entries.pop(subject, None)
 
-    def merge(self, rows: object, now: float, told_by: Collection[Subject] = ()) -> BanChanges:
+    def merge(self, rows: object, now: float, told_by: Sequence[Subject] = ()) -> BanChanges:
         """Take in what a peer knows.
 
         :param rows: what its `rows` returned, decoded; trusted in nothing.
-        :param told_by: the name and the keys of the peer, about which it is not believed.
+        :param told_by: the name of the peer, and its keys, about which it is not believed.
         :raises MembershipError: if these are no rows. Nothing of them was taken in then.
         """
         highest = self._highest_believed()
         learned, confirmed, disbelieved = [], [], 0
-        for subject, word, left_ms in checked_rows(rows):
+        for subject, word, left_ms, is_own in checked_rows(rows):
             if subject in told_by:
                 continue
             if word.time > highest:
@@ -256,14 +263,16 @@ class Bans:
                 continue
             self._time = max(self._time, word.time)
             until = now + min(left_ms / 1_000, self._seconds_max)
+            is_first_hand = is_own and word.by in told_by[:1]
             known = self._entries.get(subject)
             if known is None or word > known.word:
                 # One that was over at once has never been in force here.
                 is_over = until <= now and known is None
-                self._entries[subject] = Entry(word, until, is_over)
+                self._entries[subject] = Entry(word, until, is_first_hand, is_over)
                 learned.append(subject)
             elif word == known.word:
                 known.until = min(known.until, until)
+                known.is_first_hand |= is_first_hand
                 confirmed.append(subject)
         forgotten = self._forget_surplus(now)
         return BanChanges(
@@ -277,7 +286,7 @@ class Bans:
 
     def _say(self, subject: Subject, duration_ms: int, until: float) -> None:
         self._time = min(self._time + 1, COUNTER_MAX)
-        self._entries[subject] = Entry(Word(self._time, duration_ms, self._own.name), until)
+        self._entries[subject] = Entry(Word(self._time, duration_ms, self._own.name), until, True)
 
     def _forget_surplus(self, now: float) -> tuple[Subject, ...]:
         """Keep as many words as there may be; the subjects whose bans were in force and are not."""
@@ -285,14 +294,40 @@ class Bans:
         if surplus <= 0:
             return ()
 
+        first = self._first_hand(now)
+
         def rank(subject: Subject) -> tuple[Any, ...]:
             entry = self._entries[subject]
-            return (entry.until > now, entry.word, order_of(subject))
+            return (subject in first, entry.until > now, entry.word, order_of(subject))
 
         lowest = sorted(self._entries, key=rank)[:surplus]
         in_force = tuple(subject for subject in lowest if self._entries[subject].until > now)
         self.forget(lowest)
         return in_force
+
+    def _is_own(self, entry: Entry) -> bool:
+        """Whether this start of the node gave that word, whatever others say of whom it is by."""
+        return entry.is_first_hand and entry.word.by == self._own.name
+
+    def _first_hand(self, now: float) -> set[Subject]:
+        """Of each giver the last few words in force that it told itself."""
+        latest = sorted(
+            (
+                (entry.word, subject)
+                for subject, entry in self._entries.items()
+                if entry.is_first_hand and entry.until > now
+            ),
+            key=lambda pair: pair[0],
+            reverse=True,
+        )
+        most = max(self._bans_max // FIRST_HAND_PART, 1)
+        count = collections.Counter[str]()
+        first = set()
+        for word, subject in latest:
+            count[word.by] += 1
+            if count[word.by] <= most:
+                first.add(subject)
+        return first
 
     def _sorted(self) -> list[tuple[Subject, Entry]]:
         return sorted(self._entries.items(), key=lambda item: order_of(item[0]))
@@ -319,20 +354,22 @@ def left_ms_of(entry: Entry, now: float) -> int:
     return min(max(left_ms, 1), entry.word.duration_ms)
 
 
-def checked_rows(rows: object) -> list[tuple[Subject, Word, int]]:
-    """The subject, the word, and the milliseconds that are left of each row from the wire."""
+def checked_rows(rows: object) -> list[tuple[Subject, Word, int, bool]]:
+    """Of each row from the wire the subject, the word, the milliseconds that are left, and whether
+    the sender gave it.
+    """
     if type(rows) is not list:
         raise MembershipError(f"'b' must be an array, not {shown(rows)}")
     found = [checked_row(row) for row in rows]
-    if len({subject for subject, _, _ in found}) < len(found):
+    if len({subject for subject, *_ in found}) < len(found):
         raise MembershipError("'b' has a subject twice")
     return found
 
 
-def checked_row(row: object) -> tuple[Subject, Word, int]:
+def checked_row(row: object) -> tuple[Subject, Word, int, bool]:
     if type(row) is not list or len(row) != ROW_WIDTH:
         raise MembershipError(f"a ban is an array of {ROW_WIDTH} elements, not {shown(row)}")
-    subject, time, duration_ms, by, left_ms = row
+    subject, time, duration_ms, by, left_ms, is_own = row
     if type(subject) is bytes:
         if len(subject) != FINGERPRINT_BYTES:
             raise MembershipError(
@@ -346,4 +383,8 @@ def checked_row(row: object) -> tuple[Subject, Word, int]:
     checked_int(time, 1, COUNTER_MAX, "the time of a ban")
     checked_int(duration_ms, 0, DURATION_MS_MAX, "the duration of a ban")
     checked_int(left_ms, 0, duration_ms, "what is left of a ban")
-    return subject, Word(time, duration_ms, by), left_ms
+    if type(is_own) is not bool:
+        raise MembershipError(
+            f"whether a ban is the sender's own is a boolean, not {shown(is_own)}"
+        )
+    return subject, Word(time, duration_ms, by), left_ms, is_own

@@ -144,19 +144,14 @@ class ConnectionManager:
         return actions
 
     def shut_out(self, name: str, now: float, text: str, ban_s: float) -> list[Action]:
-        """The node of this name is banned, or the key that it has: end what there is to it.
+        """The node of this name, or its key, is banned for so long: end what there is to it.
 
         If it stays desired it is dialled now and then: it may have another key by then.
-
-        :param text: for the BYE of its connection.
-        :param ban_s: for how many seconds more.
         """
-        member = self._members.get(name)
-        if member is None:
+        if (member := self._members.get(name)) is None:
             return []
-        actions: list[Action] = []
-        if member.pending_dial is not None:
-            actions.append(self._drop(member.pending_dial, text))
+        pending_dial = member.pending_dial
+        actions: list[Action] = [] if pending_dial is None else [self._drop(pending_dial, text)]
         if member.connection_id is not None:
             actions.append(Close(member.connection_id, RefusalCode.BANNED, text))
             actions.append(self._down(member))
@@ -164,6 +159,13 @@ class ConnectionManager:
         member.refusal, member.ban_s = RefusalCode.BANNED, ban_s
         self._plan(member, now)
         return actions
+
+    def dial_banned(self, now: float) -> None:
+        """A ban is over: dial whom one kept from being connected, as if nothing had happened."""
+        for target in list(self._failing):
+            if target.refusal is RefusalCode.BANNED:
+                target.attempts, target.refusal = 0, None
+                self._plan(target, now)
 
     def add_seed(self, addr: str, now: float, resolved: Address | None = None) -> None:
         """Join whoever answers at this address, at once; what was there before is forgotten.
@@ -593,12 +595,6 @@ class ConnectionManager:
         """Of the names that nobody wants, those that were connected last are kept."""
         if len(self._members) <= self._remembered_max:
             return
-        idle = [
-            name
-            for name, member in self._members.items()
-            if not member.is_desired
-            and member.connection_id is None
-            and member.pending_dial is None
-        ]
+        idle = [name for name, member in self._members.items() if member.is_idle]
         for name in idle[: max(len(idle) - self._remembered_max, 0)]:
             del self._members[name]

@@ -124,6 +124,11 @@ class Member(DialTarget):
         return self.connection_id is not None
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nobody wants it, and it is neither connected nor dialled."""
+        return not self.is_desired and not self.up and self.pending_dial is None
+
+    @property
     def whom(self) -> NodeId | None:
         return self.node
 
