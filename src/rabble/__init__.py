@@ -27,6 +27,7 @@ from rabble.errors import (
 )
 from rabble.limits import Limits
 from rabble.messages import (
+    BanStatus,
     Bounced,
     CancelTimer,
     ClusterStatus,
@@ -63,6 +64,7 @@ from rabble.services import Mailbox, Service, ServiceHandler
 __version__ = "0.1.0"
 
 __all__ = [
+    "BanStatus",
     "Bounced",
     "CallTimeout",
     "CancelTimer",

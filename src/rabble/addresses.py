@@ -7,6 +7,7 @@ import ipaddress
 from typing import Any
 
 from rabble._core.ids import HOST_CHARS_MAX, RESERVED_GROUP, NodeId, host_problem
+from rabble._core.texts import given
 from rabble.texts import argument_text, text_of
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "SPAWNER_NAME",
     "Address",
     "address_text",
+    "banned_subjects",
     "is_loopback",
     "is_numeric",
     "member_name",
@@ -25,6 +27,9 @@ __all__ = [
 #: The names in the reserved group of the pids that replies to calls, and requests to spawn, go to.
 CALLS_NAME = "calls"
 SPAWNER_NAME = "spawner"
+
+#: Of the fingerprint of a key, which is a SHA-256.
+FINGERPRINT_BYTES = 32
 
 #: A socket family, and an address of it as `socket.connect` takes it.
 Address = tuple[int, tuple[Any, ...]]
@@ -70,6 +75,47 @@ def member_name(node: NodeId | str) -> str:
             f"leave takes a NodeId, a node's name or an address, not {argument_text(node)}"
         )
     return name
+
+
+def banned_subjects(
+    method: str, node: NodeId | str | None, key: str | None
+) -> tuple[str | bytes, ...]:
+    """What is to be banned, or no longer: a name, the 32 bytes of a key's fingerprint, or both.
+
+    :param method: for the errors.
+    :param node: a `NodeId`, its text, or a node's name.
+    :param key: hexadecimal digits, as they are or in pairs with colons between.
+    :raises ValueError: if a text is none, or nothing is given.
+    :raises TypeError: if one of them is something else.
+    """
+    if node is None and key is None:
+        raise ValueError(f"{method} needs a node's name, or key=..., the fingerprint of a key")
+    subjects: list[str | bytes] = []
+    if node is not None:
+        if not isinstance(node, NodeId | str):
+            raise TypeError(f"{method} takes a NodeId or a node's name, not {argument_text(node)}")
+        name = member_name(node)
+        NodeId(name, "localhost:0")
+        subjects.append(name)
+    if key is not None:
+        subjects.append(fingerprint(method, key))
+    return tuple(subjects)
+
+
+def fingerprint(method: str, key: object) -> bytes:
+    """The bytes of a fingerprint as people write it."""
+    if not isinstance(key, str):
+        raise TypeError(f"{method} takes the fingerprint of a key as text, not {given(key)}")
+    try:
+        found = bytes.fromhex(key.replace(":", ""))
+    except ValueError:
+        found = b""
+    if len(found) != FINGERPRINT_BYTES:
+        raise ValueError(
+            f"{method}: the fingerprint of a key is {2 * FINGERPRINT_BYTES} hexadecimal digits, "
+            f"not {argument_text(key)}: see PeerStatus.keys, or `rabble fingerprint FILE`"
+        )
+    return found
 
 
 def split_address(addr: str) -> tuple[str, int]:

@@ -145,6 +145,12 @@ class Limits:
     membership_retired_max: int = bounded(256, 1, ENTRIES_MAX)
     #: Concurrent joins of one member that are kept; beyond it the lower ones are dropped.
     membership_dots_per_member_max: int = bounded(4, 1, ENTRIES_MAX)
+    #: Bans that are known, those that are over included. Beyond it one that is over is forgotten,
+    #: and if none is, the earliest. Nodes of one mesh should have the same, as of the next one.
+    bans_max: int = bounded(256, 1, ENTRIES_MAX)
+    #: Seconds that a ban may take: 400 days, as long as a certificate of `rabble cert` is good for.
+    #: One that others tell of is cut to it.
+    ban_seconds_max: int = bounded(400 * 86_400, 1, 2**31 - 1)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -35,6 +35,7 @@ from rabble._core.messages import (
 )
 
 __all__ = [
+    "BanStatus",
     "Bounced",
     "CancelTimer",
     "ClusterStatus",
@@ -81,6 +82,20 @@ class Removed:
 
     #: Who said so; `None` if it was a state of the membership.
     by: NodeId | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BanStatus:
+    """A ban that holds: `node` or `key` says of whom."""
+
+    #: The name that is banned; else `None`.
+    node: str | None
+    #: The fingerprint of the key that is, 64 hexadecimal digits; else `None`.
+    key: str | None
+    #: The name of the node on which it was said, as that or another member tells.
+    by: str
+    #: For how much longer, in seconds.
+    seconds_left: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,6 +163,9 @@ class PeerStatus:
     #: Whether what goes over it is verified with a key of its own (without TLS, which does so
     #: itself).
     authenticated: bool = False
+    #: The fingerprints, 64 hexadecimal digits each, of the keys that this node alone has: of its
+    #: certificate's public key, of its own key. None in a mesh with one key for all.
+    keys: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -175,6 +193,8 @@ class ClusterStatus:
     #: away: first that of the key which it proves itself with. Two while the key is changed, none
     #: without a key.
     key_ids: tuple[str, ...] = ()
+    #: The bans that this node knows of and that hold, those of names first.
+    bans: tuple[BanStatus, ...] = ()
 
     @property
     def links(self) -> tuple[PeerStatus, ...]:

@@ -20,7 +20,7 @@ from rabble._assembly import (
 from rabble._core.ids import NodeId, Pid
 from rabble._runtime import LocalRuntime, Sender, Spawner
 from rabble._shutdown import Teardown
-from rabble.addresses import member_name, parse_target
+from rabble.addresses import banned_subjects, member_name, parse_target
 from rabble.cluster.config import Mesh, listen_as
 from rabble.cluster.remote_spawn import pid_of_answer, spawn_request
 from rabble.limits import Limits
@@ -290,6 +290,45 @@ class Node:
         self._runtime.check_usable()
         name = member_name(self.node_id if node is None else node)
         self._runtime.mesh_side().leave(name)
+
+    def ban(self, node: NodeId | str | None, seconds: float, *, key: str | None = None) -> None:
+        """Shut a node out of the mesh for a time. Returns at once.
+
+        Its connections end everywhere, and until the time is over, or `lift_ban`, no node of the
+        mesh takes one of it. What is banned is a name, whoever has it, or a key, by whatever name,
+        or both. A node of that name is made no member, as by `leave`. All nodes learn of it, and
+        those that join later; it is forgotten when all that know of it have ended.
+
+        :param node: a `NodeId` or a node's name; `None` if only the key is banned.
+        :param seconds: for how long, above 0, at most `Limits.ban_seconds_max`. A new ban takes the
+            place of an earlier one, be it longer or shorter.
+        :param key: the fingerprint of the key of its certificate, or of its own key, as
+            `PeerStatus.keys` and `rabble fingerprint FILE` show it.
+        :raises TypeError: if an argument is of another type.
+        :raises ValueError: if `seconds` is out of range, the name or key is none that can be, or
+            is this node's own, or the nodes of this mesh have no keys of their own; or if there is
+            neither.
+        :raises RuntimeError: if the node was roused without a mesh.
+        :raises NodeStopped: if the node was shut down.
+        """
+        self._runtime.check_usable()
+        self._runtime.mesh_side().ban(banned_subjects("ban", node, key), seconds)
+
+    def lift_ban(self, node: NodeId | str | None = None, *, key: str | None = None) -> None:
+        """Let a node in again before its ban is over. Returns at once.
+
+        Everywhere, as soon as the others are told. It has to `join`, if its name was banned. What
+        is not banned, as far as this node knows, stays as it is.
+
+        :param node: a `NodeId` or a node's name, if that was banned.
+        :param key: the fingerprint of the key, if that was.
+        :raises TypeError: if an argument is of another type.
+        :raises ValueError: if the name or key is none that can be, or there is neither.
+        :raises RuntimeError: if the node was roused without a mesh.
+        :raises NodeStopped: if the node was shut down.
+        """
+        self._runtime.check_usable()
+        self._runtime.mesh_side().lift_ban(banned_subjects("lift_ban", node, key))
 
     def cluster_status(self) -> ClusterStatus:
         """The mesh as this node sees it. From any thread.

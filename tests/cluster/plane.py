@@ -18,6 +18,8 @@ from rabble._core.connection import Connection
 from rabble._core.poller import Poller
 from rabble._core.session import Session
 from rabble.cluster.control_plane import ControlPlane
+from rabble.cluster.decide.bans import Subject
+from rabble.cluster.decide.node_keys import NodeKey
 from rabble.cluster.gossip import KIND_MEMBERSHIP
 from rabble.cluster.io.listener import open_listeners
 from rabble.registry import MessageRegistry
@@ -68,7 +70,13 @@ class Runtime:
 class Plane:
     """The control plane of one node, whose turns the test takes."""
 
-    def __init__(self, name: str, first_incarnation: int = 1, **limits: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        first_incarnation: int = 1,
+        node_key: NodeKey | None = None,
+        **limits: int,
+    ) -> None:
         self.limits = Limits(**{**QUICK, **limits})
         listeners = open_listeners("127.0.0.1:0", loopback_only=True)
         self.own = NodeId(name, f"127.0.0.1:{listeners[0].getsockname()[1]}")
@@ -90,6 +98,9 @@ class Plane:
             token_bytes=os.urandom,
             new_incarnation=itertools.count(first_incarnation).__next__,
         )
+        if node_key is not None:
+            # As a key file that is read again does.
+            self.plane._renewal.credentials = Credentials(node_key=node_key)
         self.plane.sockets.seeds.start()
 
     @property
@@ -117,6 +128,11 @@ class Plane:
         body = CODEC.encode_message(state)
         for peer in self.plane._connections.all():
             peer.connection.send_control(KIND_MEMBERSHIP, body)
+
+    @property
+    def banned(self) -> set[Subject]:
+        """The names, and the fingerprints, that it knows to be banned."""
+        return {ban.subject for ban in self.plane.members.shut_out.in_force()}
 
     def turn(self) -> None:
         """One turn of the loop of `ClusterServer`, which waits for nothing."""

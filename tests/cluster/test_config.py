@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import rabble
-from rabble import KeyFileError, Mesh, NodeId, TlsConfig
-from rabble.cluster.config import listen_as
-from rabble.cluster.io.keys import write_key
+from rabble import KeyFileError, Mesh, NodeId, TlsConfig, rouse
+from rabble.cluster.config import credentials_of, listen_as
+from rabble.cluster.io.keys import new_node_key, write_key, write_node_key
 
 KEY = bytes(range(32))
 TLS = TlsConfig("cert.pem", "key.pem", "ca.pem")
@@ -35,6 +35,21 @@ def test_a_key_is_itself_or_in_a_file(tmp_path: Path) -> None:
     assert Mesh().read_keys() == ()
     with pytest.raises(KeyFileError):
         Mesh(key=tmp_path / "none").read_key()
+
+
+def test_a_node_may_have_a_key_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.key"
+    write_node_key(path, key := new_node_key(KEY, "a", bytes))
+    credentials = Mesh(key=path).read_credentials()
+    assert (credentials.keys, credentials.node_key) == ((), key)
+    assert Mesh(key=path).read_keys() == () and Mesh(key=path).read_key() is None
+    assert str(key.coefficients[0]) not in repr(credentials)
+    assert credentials_of(path, "a") == credentials
+    assert credentials.ids == (key.fingerprint.hex()[:8],)
+    with pytest.raises(KeyFileError, match="the key is that of the node 'a', and this one is 'b'"):
+        credentials_of(path, "b")
+    with pytest.raises(ValueError, match="the key is that of the node 'a'"):
+        rouse("b@127.0.0.1:0", mesh=Mesh(key=path))
 
 
 def test_a_mesh_does_not_show_its_key() -> None:

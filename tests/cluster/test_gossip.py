@@ -295,7 +295,7 @@ def test_a_state_longer_than_a_frame_is_reported_and_not_sent() -> None:
     side.sent("b")
     for number in range(500):
         side.membership.add(NodeId(f"member-{number}", "h:1"))
-    side.gossip.send_state(side.peers["b"])
+    side.gossip.send_state(side.peers["b"], 0.0)
     assert side.sent("b") == []
     [(level, text)] = side.reports
     assert level == logging.ERROR

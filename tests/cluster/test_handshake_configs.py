@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from rabble._core.ids import NodeId
-from rabble.cluster.config import Mesh
+from rabble.cluster.config import Credentials, Mesh
 from rabble.cluster.handshake_configs import HandshakeConfigs
 from rabble.limits import Limits
 
-KEYS = [bytes(32), bytes([1]) * 32]
+KEYS = (bytes(32), bytes([1]) * 32)
 
 
 class Node:
@@ -17,12 +17,13 @@ class Node:
         self.now = 100.0
         self.incarnation = 7
         self.highest_believed = 1_000
+        self.credentials = Credentials(keys)
         self.configs = HandshakeConfigs(
             NodeId("a", "a:1"),
             Mesh(key=keys[0] if keys else None, cluster="shop", authenticate_loopback=bool(keys)),
-            keys,
             Limits(handshake_ms=3_000, message_bytes_max=12_345),
             lambda: self.now,
+            credentials=lambda: self.credentials,
             incarnation=lambda: self.incarnation,
             highest_believed=lambda: self.highest_believed,
         )
@@ -53,3 +54,5 @@ def test_a_config_is_made_anew_for_another_incarnation_and_as_the_clock_goes_on(
     assert (second.incarnation, second.highest_believed) == (7, 2_000)
     node.incarnation = 8
     assert node.configs.current().incarnation == 8
+    node.credentials = Credentials((KEYS[1],))
+    assert node.configs.current().key == KEYS[1]

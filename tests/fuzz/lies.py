@@ -1,8 +1,9 @@
 """A member that lies: valid states with hostile contents among honest nodes, decided by bytes.
 
-Honest nodes tell each other, join, remove, restart and come back; between that a member which
-nobody suspects tells any of them whatever a state can say. Once it is gone they have to agree,
-each has to be known to all as what it is, and what they keep has to be within its bounds.
+Honest nodes tell each other, join, remove, ban, restart and come back; between that a member which
+nobody suspects tells any of them whatever a state, or a ban, can say. Once it is gone, and what it
+has banned is let in, they have to agree, each has to be known to all as what it is, and what they
+keep has to be within its bounds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from rabble._core.codec import Codec
 from rabble._core.ids import NodeId
+from rabble.cluster.decide.bans import DURATION_MS_MAX, Bans, order_of
 from rabble.cluster.decide.belief import AHEAD_MAX, CLOCK_MIN, MILLISECOND, highest_believed
 from rabble.cluster.decide.handshake import Peer
 from rabble.cluster.decide.membership import Membership, MembershipError, MembershipLimit
@@ -29,7 +31,11 @@ LIMITS = Limits(
     membership_dots_per_member_max=2,
     frame_bytes_max=5_200,
     fragment_bytes_max=1_000,
+    bans_max=3,
+    ban_seconds_max=100,
 )
+#: The member that lies, by the name that it has proven.
+LIAR = "m"
 HONEST = ("a", "b", "c")
 #: Who is lied about: with those that do not exist there are more than may be.
 NAMES = (*HONEST, "d", "e", "f", "g", "h", "i")
@@ -51,6 +57,7 @@ class HonestNode:
         self.mesh = mesh
         self.node = NodeId(name, f"{name}:1")
         self.membership = Membership(self.node, incarnation, LIMITS, mesh.highest_believed)
+        self.bans = Bans(self.node, LIMITS, mesh.highest_believed)
         self.standing = OwnStanding(self.membership, 1.0)
         #: A peer has refused it: it has to be told to join, as when it finds so itself.
         self.is_told_removed = False
@@ -70,7 +77,28 @@ class HonestNode:
         finally:
             self.check_bounds()
 
+    def hear_of_bans(self, rows: object, told_by: str) -> None:
+        """Take in bans; what is wrong with them changes nothing."""
+        before = self.bans.rows(self.mesh.seconds)
+        try:
+            self.bans.merge(rows, self.mesh.seconds, (told_by,))
+        except MembershipError:
+            assert self.bans.rows(self.mesh.seconds) == before, "taken in by half"
+            raise
+        if self.bans.get(self.node.name, self.mesh.seconds) is not None:
+            self.is_told_removed = True
+        self.check_bounds()
+
+    def lift_all(self) -> None:
+        """As an operator does when the liar is shut out."""
+        for ban in self.bans.in_force(self.mesh.seconds):
+            self.bans.lift(ban.subject, self.mesh.seconds)
+
     def check_bounds(self) -> None:
+        now = self.mesh.seconds
+        assert len(self.bans) <= LIMITS.bans_max
+        for ban in self.bans.in_force(now):
+            assert ban.until - now <= LIMITS.ban_seconds_max
         membership, state = self.membership, self.membership.state()
         assert len(membership) <= LIMITS.membership_members_max
         assert len(membership.encoded()) + 2 <= LIMITS.frame_bytes_max
@@ -114,6 +142,12 @@ class HonestMesh:
 
         :param join: the sender was told to join.
         """
+        for one, other in ((sender, receiver), (receiver, sender)):
+            if one.bans.refusal(other.node.name, (), self.seconds) is not None:
+                return
+        # Who is let in knows no better than the others what is said of it.
+        for one in (sender, receiver):
+            one.bans.forget([one.node.name])
         for _ in range(2):
             peer = Peer(sender.node, sender.incarnation, join, 1)
             refusal = refusal_by_standing(receiver.membership, peer)
@@ -124,6 +158,9 @@ class HonestMesh:
             assert refusal.code is RefusalCode.REMOVED
             sender.is_told_removed = True
             return
+        for one, other in ((sender, receiver), (receiver, sender)):
+            rows = CODEC.decode_message(CODEC.encode_message(one.bans.rows(self.seconds)))
+            other.hear_of_bans(rows, one.node.name)
         for one, other in ((sender, receiver), (receiver, sender)):
             state = CODEC.decode_message(one.membership.encoded())
             try:
@@ -142,6 +179,7 @@ class HonestMesh:
         for _ in range(12):
             self.now += 2_000 * MILLISECOND
             for node in self.nodes.values():
+                node.lift_all()
                 for ghost in node.membership.members().keys() - set(HONEST):
                     node.membership.remove(ghost)
                 if node.membership.is_removed or node.is_told_removed:
@@ -157,6 +195,9 @@ class HonestMesh:
 
     def check_agreement(self) -> None:
         digests = {node.membership.digest() for node in self.nodes.values()}
+        summaries = [node.bans.summary(self.seconds) for node in self.nodes.values()]
+        assert all(summary == summaries[0] for summary in summaries), summaries
+        assert not any(node.bans.in_force(self.seconds) for node in self.nodes.values())
         states = {name: node.membership.state() for name, node in self.nodes.items()}
         assert len(digests) == 1, states
         for seen_by, seen in itertools.product(self.nodes.values(), repeat=2):
@@ -211,15 +252,42 @@ def lie(mesh: HonestMesh, choices: Choices) -> dict[str, Any]:
     return {key: [rows[key][by] for by in sorted(rows[key])] for key in rows}
 
 
+def lie_of_bans(mesh: HonestMesh, choices: Choices) -> list[list[Any]]:
+    """Bans that could be some, of whatever the liar likes."""
+    rows = {}
+    for _ in range(1 + choices.below(5)):
+        subject = choices.of((*NAMES, LIAR, bytes(32)))
+        duration_ms = choices.of((0, 1, 5_000, DURATION_MS_MAX))
+        left_ms = choices.of((0, duration_ms))
+        time, by = choices.of(COUNTERS), choices.of((*NAMES, LIAR))
+        rows[subject] = [subject, time, duration_ms, by, left_ms, bool(choices.below(2))]
+    return [rows[subject] for subject in sorted(rows, key=order_of)]
+
+
+def act_on_bans(mesh: HonestMesh, node: HonestNode, choices: Choices) -> None:
+    act = choices.below(5)
+    if act < 3:
+        with contextlib.suppress(MembershipError):
+            node.hear_of_bans(lie_of_bans(mesh, choices), LIAR)
+        return
+    subject = choices.of(NAMES)
+    if act == 3:
+        node.bans.lift(subject, mesh.seconds)
+    elif subject != node.node.name:
+        node.bans.ban(subject, choices.of((1, 60)), mesh.seconds)
+
+
 def play(data: bytes) -> HonestMesh:
     """What the bytes say, and then rest."""
     mesh, choices = HonestMesh(), Choices(data)
     while choices:
         mesh.now += choices.of((0, 1, MILLISECOND, 700 * MILLISECOND))
-        act = choices.below(8)
+        act = choices.below(10)
         name = choices.of(HONEST)
         node = mesh.nodes[name]
-        if act < 3:
+        if act > 7:
+            act_on_bans(mesh, node, choices)
+        elif act < 3:
             try:
                 node.take_in(lie(mesh, choices))
             except MembershipError as error:

@@ -24,6 +24,7 @@ from rabble._core.frame import FRAME_KINDS, split_frame
 from rabble._core.ids import NodeId
 from rabble._core.poller import Poller
 from rabble.cluster.decide import handshake_wire as wire
+from rabble.cluster.decide.bans import ROW_BYTES_MAX, Bans
 from rabble.cluster.decide.handshake import Established, Failed, HandshakeConfig
 from rabble.cluster.decide.membership import Changes, Membership, MembershipError
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
@@ -336,11 +337,16 @@ def has_time(value: object) -> bool:
 
 
 # Membership: options, then a state, or an array of them, as msgpack. A state is taken whole or not
-# at all, and those that are taken can be in any order.
+# at all, and those that are taken can be in any order. So are bans, `b` in place of a state.
 
 PLAIN = Codec(sessions.REGISTRY)
 WIDE = Limits(membership_dots_per_member_max=100)
-TIGHT = Limits(membership_members_max=4, membership_retired_max=2, membership_dots_per_member_max=2)
+TIGHT = Limits(
+    membership_members_max=4,
+    membership_retired_max=2,
+    membership_dots_per_member_max=2,
+    bans_max=2,
+)
 OWN = NodeId("n0", "h:1")
 
 
@@ -350,8 +356,13 @@ def membership(data: bytes) -> None:
     if refused is not None or b"zz" in data:
         return
     limits = TIGHT if data[0] & 1 else WIDE
-    own = Membership(OWN, 3, limits)
-    states = [each for each in as_list(value) if merged(own, each, limits) is not None]
+    own, bans = Membership(OWN, 3, limits), Bans(OWN, limits)
+    states = []
+    for each in as_list(value):
+        if type(each) is dict and "b" in each:
+            check_bans(bans, each["b"], limits)
+        elif merged(own, each, limits) is not None:
+            states.append(each)
     if limits is TIGHT:
         # Where things are forgotten, the order matters.
         return
@@ -360,6 +371,29 @@ def membership(data: bytes) -> None:
         for state in order:
             onlooker.merge(state)
     assert onlookers[0].encoded() == onlookers[1].encoded()
+
+
+def check_bans(bans: Bans, rows: object, limits: Limits) -> None:
+    before, now = bans.rows(0.0), 1_000.0
+    try:
+        changes = bans.merge(rows, 0.0, ("n1",))
+    except MembershipError as error:
+        assert len(str(error)) < 400 and str(error).isascii(), error
+        assert bans.rows(0.0) == before, "taken in by half"
+        return
+    after = bans.rows(0.0)
+    assert len(bans) <= limits.bans_max
+    assert all(0.0 <= ban.until <= limits.ban_seconds_max for ban in bans.in_force(0.0))
+    assert all(len(PLAIN.encode_message(row)) <= ROW_BYTES_MAX for row in after)
+    assert {row[0] for row in after} >= {*changes.learned, *changes.confirmed} - {"n1"}
+    # What it says then is what others take, and that says the same.
+    other = Bans(NodeId("zz-2", "h:1"), limits)
+    sent = PLAIN.decode_message(PLAIN.encode_message(after))
+    assert sent == after
+    other.merge(sent, now)
+    assert other.summary(now) == bans.summary(0.0)
+    assert [row[:-1] for row in other.rows(now)] == [row[:-1] for row in after]
+    assert not bans.merge(sent, 0.0).learned
 
 
 def as_list(value: object) -> list[Any]:

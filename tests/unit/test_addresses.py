@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rabble import Mesh, NodeId
 from rabble.addresses import (
     address_text,
+    banned_subjects,
     is_loopback,
     is_numeric,
     member_name,
@@ -173,3 +174,41 @@ def test_an_ipv6_host_needs_brackets() -> None:
 )
 def test_the_loopback_of_this_machine(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+FINGERPRINT = "0f" * 32
+
+
+@pytest.mark.parametrize(
+    ("node", "key", "found"),
+    [
+        ("a", None, ("a",)),
+        ("a@h:1", None, ("a",)),
+        (NodeId("a", "h:1"), None, ("a",)),
+        (None, FINGERPRINT, (b"\x0f" * 32,)),
+        ("a", FINGERPRINT.upper(), ("a", b"\x0f" * 32)),
+        (None, ":".join(["0f"] * 32), (b"\x0f" * 32,)),
+    ],
+)
+def test_what_is_banned_is_a_name_or_a_key(node: Any, key: str | None, found: object) -> None:
+    assert banned_subjects("ban", node, key) == found
+
+
+@pytest.mark.parametrize(
+    ("node", "key", "error", "text"),
+    [
+        (None, None, ValueError, "ban needs a node's name, or key=..."),
+        (1, None, TypeError, "ban takes a NodeId or a node's name, not 1"),
+        ("", None, ValueError, "is not usable"),
+        ("h:1 ", None, ValueError, "is not usable"),
+        ("a@", None, ValueError, "is not usable"),
+        (None, b"x", TypeError, "fingerprint of a key as text, not the bytes"),
+        (None, "0f" * 31, ValueError, "64 hexadecimal digits, not '0f0f"),
+        (None, "xy" * 32, ValueError, "64 hexadecimal digits"),
+    ],
+)
+def test_what_cannot_be_banned_says_why(
+    node: Any, key: Any, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=re.escape(text)):
+        banned_subjects("ban", node, key)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.util
 import ssl
 import stat
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from rabble import cli
-from rabble.cluster.io.keys import key_id, read_key
+from rabble.cluster.decide.node_keys import NodeKey
+from rabble.cluster.io.keys import key_id, read_key, read_key_file
 from rabble.cluster.io.tls import TlsConfig
 
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
@@ -42,6 +46,69 @@ def test_keygen_overwrites_nothing(tmp_path: Path, capsys: Output) -> None:
     assert capsys.readouterr().err == (
         f"rabble keygen: {file}: exists already, and keys are never overwritten\n"
     )
+
+
+def test_keygen_for_one_node(tmp_path: Path, capsys: Output) -> None:
+    authority, first, second = (tmp_path / name for name in ("authority", "a.key", "b.key"))
+    assert cli.main(["keygen", str(authority)]) == 0
+    for name, file in (("a", first), ("b", second)):
+        assert cli.main(["keygen", "--node", name, "--from", str(authority), str(file)]) == 0
+    a, b = read_key_file(first), read_key_file(second)
+    assert isinstance(a, NodeKey) and isinstance(b, NodeKey)
+    assert a.pair_key("b", b.key_id) == b.pair_key("a", a.key_id)
+    printed = capsys.readouterr()
+    assert f"{first}: a new key of the node a.\n" in printed.out
+    assert f"Fingerprint: {a.fingerprint.hex()}\n" in printed.out
+    assert f"{a.coefficients[0]:064x}" not in printed.out
+    assert cli.main(["fingerprint", str(first)]) == 0
+    assert capsys.readouterr().out == f"{a.fingerprint.hex()}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--node", "a", "file"], "--node NAME and --from FILE go together"),
+        (["--from", "authority", "file"], "--node NAME and --from FILE go together"),
+        (["--node", "a", "--from", "none", "file"], "none: No such file or directory"),
+        (["--node", "a ", "--from", "authority", "file"], "it begins or ends with a space"),
+        (["--node", "a", "--from", "authority", "authority"], "exists already"),
+    ],
+)
+def test_keygen_for_no_node(
+    tmp_path: Path,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    text: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["keygen", "authority"]) == 0
+    assert cli.main(["keygen", *arguments]) == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "file").exists()
+
+
+def test_the_fingerprint_of_a_certificate_is_that_of_its_public_key(
+    tmp_path: Path, capsys: Output
+) -> None:
+    folder = tmp_path / "pki"
+    assert (
+        cli.main(["cert", "ca", str(folder)]) == cli.main(["cert", "node", str(folder), "a"]) == 0
+    )
+    certificate = x509.load_pem_x509_certificate((folder / "a.pem").read_bytes())
+    der = certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    capsys.readouterr()
+    assert cli.main(["fingerprint", str(folder / "a.pem")]) == 0
+    assert capsys.readouterr().out == f"{hashlib.sha256(der).hexdigest()}\n"
+
+
+def test_what_has_no_fingerprint(tmp_path: Path, capsys: Output) -> None:
+    assert cli.main(["keygen", str(tmp_path / "key")]) == 0
+    for name, text in (("none", "No such file"), ("key", "no certificate in PEM")):
+        assert cli.main(["fingerprint", str(tmp_path / name)]) == 2
+        assert text in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ cdef enum Code:
     CODE_LIMIT = 19
     CODE_SHUTDOWN = 20
     CODE_INTEGRITY = 21
+    CODE_BANNED = 22
 
 cdef enum:
     PID_TEXT_MIN = 8        # bytes: n::n@h:1

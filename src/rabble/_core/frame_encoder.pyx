@@ -28,7 +28,8 @@ from rabble._core.envelope cimport Envelope
 from rabble._core.frame cimport (
     CACHE_PID, DEMONITOR, DETAIL_MAX, DOWN, DOWN_TAIL, ENVELOPE, FLAG_CID, FLAG_CONNECTION,
     FLAG_FORWARDED, FLAG_FULL, FLAG_REQUEST, FLAG_SENDER, FRAME_HEADER, HEAD_MAX, LOST, MONITOR,
-    PID_CACHE_SLOTS, REFERENCE_BYTES, UNDELIVERED, UNDELIVERED_TAIL, WINDOW_UPDATE, may_be_forwarded,
+    PID_CACHE_SLOTS, REFERENCE_BYTES, UNDELIVERED, UNDELIVERED_TAIL, WINDOW_UPDATE,
+    may_be_forwarded, store_header, text_of_frame,
 )
 from rabble._core.gather cimport (
     GatherFrame, add_frame, forget_frames, free_gather, make_room, put_envelope, put_fragments,

@@ -6,14 +6,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rabble.cli import bench, cert, keygen, node, version
+from rabble.cli import bench, cert, fingerprint, keygen, node, version
 from rabble.cli.output import OutputError, cannot_write, finish_output
 from rabble.cli.status import FAILED, INTERRUPTED, USAGE_ERROR
 
 __all__ = ["main", "make_parser"]
 
 #: In the order of the help.
-COMMANDS = {"bench": bench, "node": node, "keygen": keygen, "cert": cert, "version": version}
+COMMANDS = {
+    "bench": bench,
+    "node": node,
+    "keygen": keygen,
+    "cert": cert,
+    "fingerprint": fingerprint,
+    "version": version,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from rabble._core.ids import NodeId
 from rabble._core.texts import given, type_name
 from rabble.addresses import split_address
-from rabble.cluster.decide.handshake import check_cluster, check_key
-from rabble.cluster.io.keys import read_keys
+from rabble.cluster.decide.handshake_config import check_cluster, check_key
+from rabble.cluster.decide.node_keys import NodeKey
+from rabble.cluster.io.keys import ID_BYTES, key_id, read_key_file
 from rabble.cluster.io.listener import open_listeners
 from rabble.cluster.io.tls import TlsConfig
+from rabble.errors import KeyFileError
 
-__all__ = ["Mesh", "listen", "listen_as"]
+__all__ = ["Credentials", "Mesh", "credentials_of", "listen", "listen_as"]
 
 BROADCAST = ipaddress.ip_address("255.255.255.255")
 
@@ -32,8 +34,10 @@ class Mesh:
     :param key: the 32 bytes that all nodes share, or the path of the file that holds them
         (`rabble keygen FILE`). It proves who is a member, and that what arrives between two
         machines is what a member sent; it hides nothing that is said. A file may hold two, a line
-        each: this node proves itself with the first, and accepts both. It is read again when it
-        changes, for new connections.
+        each: this node proves itself with the first, and accepts both. Or the path of the file of
+        this node's own key (`rabble keygen --node NAME --from FILE`): then each node of the mesh
+        has one, with which it can be no other node, and which can be banned. A file is read again
+        when it changes, for new connections.
     :param tls: certificates, for all three: proof, integrity and secrecy. The files are read again
         when they change, for new connections.
     :param authenticate_loopback: with a key and without TLS, authenticate what is said over
@@ -76,8 +80,8 @@ class Mesh:
     def read_key(self) -> bytes | None:
         """The 32 bytes, read from their file if need be. For any thread.
 
-        :returns: the key that this node proves itself with; `None` for a mesh without one.
-
+        :returns: the key that all nodes share and this one proves itself with; `None` for a mesh
+            without one.
         :raises KeyFileError: if the file cannot be used.
         """
         return next(iter(self.read_keys()), None)
@@ -85,14 +89,56 @@ class Mesh:
     def read_keys(self) -> tuple[bytes, ...]:
         """The same, and the other key that is accepted if the file holds two. For any thread.
 
-        :returns: nothing for a mesh without a key.
+        :returns: nothing for a mesh without a key, or in which each node has one of its own.
+        :raises KeyFileError: if the file cannot be used.
+        """
+        return self.read_credentials().keys
+
+    def read_credentials(self) -> Credentials:
+        """The keys that nodes share, or the one that this node alone has. For any thread.
+
         :raises KeyFileError: if the file cannot be used.
         """
         if self.key is None:
-            return ()
-        if isinstance(self.key, bytes):
-            return (self.key,)
-        return read_keys(self.key)
+            return Credentials()
+        return Credentials((self.key,)) if isinstance(self.key, bytes) else credentials_of(self.key)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a node proves itself with, besides a certificate.
+
+    :param keys: that nodes share: the one that it uses, and perhaps another one that it accepts.
+    :param node_key: that it alone has.
+    """
+
+    keys: tuple[bytes, ...] = dataclasses.field(default=(), repr=False)
+    node_key: NodeKey | None = None
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """What tells these keys from others; see `key_id`."""
+        if self.node_key is not None:
+            return (self.node_key.fingerprint.hex()[: 2 * ID_BYTES],)
+        return tuple(map(key_id, self.keys))
+
+
+def credentials_of(path: str | os.PathLike[str], name: str | None = None) -> Credentials:
+    """What a key file holds. For any thread.
+
+    :param name: of the node whose file it is; `None`: of any.
+    :raises KeyFileError: if it cannot be used, or is the file of another node.
+    """
+    found = read_key_file(path)
+    if not isinstance(found, NodeKey):
+        return Credentials(found)
+    if name is not None and found.name != name:
+        raise KeyFileError(
+            f"{path}: the key is that of the node {found.name!a}, and this one is {name!a}: with "
+            f"it no other node would let this one in. `rabble keygen --node NAME --from FILE` "
+            f"makes one"
+        )
+    return Credentials(node_key=found)
 
 
 def check_types(mesh: Mesh) -> None:

@@ -38,6 +38,8 @@ class PeerConnection:
     node: NodeId
     incarnation: int
     stalled: bool = False
+    #: The fingerprints of the keys that it alone has.
+    keys: tuple[bytes, ...] = ()
     #: How many segments had come when it fell silent; `None` while it is not.
     segments_before: int | None = None
     #: It fell silent though packets of its host came, only not the next ones in order.
@@ -131,7 +133,13 @@ class Connections:
                 initiated=initiated,
                 stream_keys=established.stream_keys,
             )
-            peer = PeerConnection(up.connection_id, connection, up.peer, up.incarnation)
+            peer = PeerConnection(
+                up.connection_id,
+                connection,
+                up.peer,
+                up.incarnation,
+                keys=established.peer.keys,
+            )
             self._failure_detector.add(up.connection_id, up.peer.name, self._clock())
             self._by_id[up.connection_id] = peer
         except BaseException as error:
@@ -172,7 +180,8 @@ class Connections:
         if peer is not None:
             self._failure_detector.remove(connection_id)
             # The peer is to learn the state that says why.
-            peer.connection.close(code, text, after_all=code is RefusalCode.REMOVED)
+            tells_why = code in (RefusalCode.REMOVED, RefusalCode.BANNED)
+            peer.connection.close(code, text, after_all=tells_why)
             self._parting.append(peer.connection)
 
     def abort(self, connection_id: int) -> None:

@@ -1,8 +1,9 @@
 """The control plane of one node: what composes decisions and sockets, for one thread.
 
-`ConnectionManager`, `Membership` and `FailureDetector` decide; listener, connector, seeds and the
-poller's connections do. `ControlPlane` hands what happened to those that decide, and carries out
-the actions that they return. Neither side calls it, but `Seeds`, when an address is found or gone.
+`ConnectionManager`, `Membership`, `Bans` and `FailureDetector` decide; listener, connector, seeds
+and the poller's connections do. `ControlPlane` hands what happened to those that decide, and
+carries out the actions that they return. Neither side calls it, but `Seeds`, when an address is
+found or gone.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import logging
 import random
 import selectors
 import socket
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from rabble._core.errors import DecodeError
 from rabble._core.ids import NodeId
 from rabble._core.poller import Poller
 from rabble.addresses import Address
+from rabble.cluster.admission import Admission
 from rabble.cluster.config import Mesh
 from rabble.cluster.connections import Connections, PeerConnection
 from rabble.cluster.decide.actions import (
@@ -31,6 +33,7 @@ from rabble.cluster.decide.actions import (
     SelfAddress,
     Up,
 )
+from rabble.cluster.decide.bans import Bans
 from rabble.cluster.decide.belief import highest_believed
 from rabble.cluster.decide.connection_manager import ConnectionManager
 from rabble.cluster.decide.handshake import (
@@ -38,24 +41,23 @@ from rabble.cluster.decide.handshake import (
     Authorize,
     Established,
     Failed,
-    Peer,
 )
-from rabble.cluster.decide.membership import Changes, Membership, MembershipError
-from rabble.cluster.decide.refusal import Refusal, RefusalCode
-from rabble.cluster.decide.standing import OwnStanding, refusal_by_standing
+from rabble.cluster.decide.membership import Membership, MembershipError
+from rabble.cluster.decide.refusal import RefusalCode
 from rabble.cluster.failed_handshakes import TOO_MANY, FailedHandshakes
 from rabble.cluster.failures import Failures
 from rabble.cluster.gossip import KIND_MEMBERSHIP, Gossip, code_of
 from rabble.cluster.handshake_configs import HandshakeConfigs
+from rabble.cluster.identity import Identity
 from rabble.cluster.io.handshake_runner import Outcome, Unreached
 from rabble.cluster.io.handshake_socket import HandshakeSocket
+from rabble.cluster.members import Members
 from rabble.cluster.renewal import Renewal
 from rabble.cluster.runtime import ClusterRuntime
 from rabble.cluster.sockets import Sockets
 from rabble.cluster.status import StatusBoard
 from rabble.limits import Limits
 from rabble.messages import ClusterStatus
-from rabble.messages import Removed as RemovedMessage
 
 __all__ = ["ControlPlane"]
 
@@ -88,29 +90,25 @@ class ControlPlane:
         token_bytes: Callable[[int], bytes],
         new_incarnation: Callable[[], int],
     ) -> None:
-        self._own, self._mesh = own, mesh
-        self._runtime, self._limits, self._clock = runtime, limits, clock
-        self._new_incarnation, self._post = new_incarnation, post
-        self.incarnation = new_incarnation()
-        self._connection_manager = ConnectionManager(own, self.incarnation, rng, limits)
+        self._own, self._runtime, self._limits = own, runtime, limits
+        self._clock, self._post = clock, post
+        incarnation = new_incarnation()
+        self._connection_manager = ConnectionManager(own, incarnation, rng, limits)
         #: Of the numbers that others name: what is beyond it, they have made up.
         self._highest_believed: Callable[[], int] = lambda: highest_believed(new_incarnation())
-        self._membership = Membership(own, self.incarnation, limits, self._highest_believed)
-        self._standing = OwnStanding(self._membership, limits.digest_ms / 1000)
-        self._gossip = Gossip(own, self._membership, runtime, limits, clock(), rng)
-        self._removed = False
-        #: Peers that are to leave, and whose membership has not come yet.
-        self._early_leaves: set[str] = set()
-        self._draining = False
-        self._stop_at: float | None = None
-        self._next_check: float | None = None
-        self._status_board = StatusBoard(own)
+        self._membership = Membership(own, incarnation, limits, self._highest_believed)
+        self._status_board = StatusBoard(own, clock=clock)
         #: What is for `Metrics.gauges`. Never blocks; for any thread.
         self.gauges = self._status_board.gauges
+        self._renewal = Renewal(own.name, mesh, self._status_board, runtime, limits, clock())
+        self.identity = Identity(own, self._renewal)
+        bans, subjects = Bans(own, limits, self._highest_believed), self.identity.subjects
+        self._gossip = Gossip(own, self._membership, runtime, limits, clock(), rng, bans, subjects)
+        self._stop_at: float | None = None
+        self._next_check: float | None = None
         self._failed_handshakes = FailedHandshakes(
             own.name, self._connection_manager, self._status_board, runtime
         )
-        self._renewal = Renewal(own.name, mesh, self._status_board, runtime, limits, clock())
         count = functools.partial(self._status_board.count_refusal, "INTERNAL_ERROR")
         #: What failed for itself, in any thread of the mesh.
         self.failures = Failures(own.name, runtime.report, count)
@@ -133,74 +131,71 @@ class ControlPlane:
                 mesh,
                 limits,
                 clock,
-                keys=lambda: self._renewal.keys,
-                incarnation=lambda: self.incarnation,
+                credentials=lambda: self._renewal.credentials,
+                incarnation=lambda: self._life.incarnation,
                 highest_believed=self._highest_believed,
             ).current,
             next_id=self._connection_manager.accepting,
-            seed_added=self._add_seed,
-            seed_dropped=self._drop_seed,
-            seeds_dialled=self._dialled_seeds,
+            seed_added=lambda addr, resolved: self.members.add_seed(addr, resolved),
+            seed_dropped=lambda addr: self._carry_out(self._connection_manager.remove_seed(addr)),
+            seeds_dialled=lambda: self.members.dialled_seeds(),
         )
         self._handshakes, self._connector = self.sockets.handshakes, self.sockets.connector
         self._listener, self._seeds = self.sockets.listener, self.sockets.seeds
         self._poller = poller
         self._connections = Connections(own, poller, runtime, limits, clock, self.sockets.tls_proxy)
+        #: Joins, removals and bans, also for the node.
+        self.members = Members(
+            own,
+            self._membership,
+            bans,
+            self._gossip,
+            self._connection_manager,
+            self._connections,
+            self._seeds,
+            self._status_board,
+            runtime,
+            limits,
+            identity=self.identity,
+            clock=clock,
+            new_incarnation=new_incarnation,
+            carry_out=self._carry_out,
+            note=self.failures.note,
+        )
+        self._life, self._shut_out = self.members.life, self.members.shut_out
+        self._admission = Admission(
+            self._life,
+            self._membership,
+            self._connection_manager,
+            self._connections,
+            self._shut_out,
+            clock=clock,
+        )
         selector.register(poller, selectors.EVENT_READ, self._poller_ready)
+
+    @property
+    def incarnation(self) -> int:
+        """Of the start of this node that counts. For any thread."""
+        return self._life.incarnation
 
     def status(self) -> ClusterStatus:
         """The mesh as this node sees it. Never blocks; for any thread."""
-        return self._status_board.status(self.incarnation, self._removed)
+        return self._status_board.status(self._life.incarnation, self._life.is_removed)
 
     # What the node asks for.
 
     def join(self, target: NodeId | str) -> None:
         """Make a node a member, or whoever answers at an address."""
-        if self._draining:
-            return
-        if self._removed:
-            # To the others the incarnation that was removed is gone for good.
-            if not self._raise_incarnation(0):
-                return
-            self._removed = False
-            self._connection_manager.joins = True
-            # There are none left of the peers, nor of the seeds.
-            self._add_peers(self._membership.members().values())
-            self._seeds.give_again()
-        if isinstance(target, str):
-            self._seeds.add(target)
-            return
-        if target.name == self._own.name:
-            return
-        self._early_leaves.discard(target.name)
-        try:
-            self._membership.add(target)
-        except MembershipError as error:
-            self._report(logging.ERROR, f"{self._own.name}: cannot join {target}: {error}")
-            return
-        self._carry_out(self._connection_manager.add_peer(target, self._clock(), explicit=True))
-        self._membership_changed()
+        if not self._admission.is_draining:
+            self.members.join(target)
 
     def leave(self, name: str) -> None:
         """Make the node of that name no member, or dial that address no longer."""
-        # An address that was joined, and of which nothing else is known yet.
-        self._seeds.remove(name)
-        early = name in self._early_leaves
-        self._early_leaves.discard(name)
-        if self._membership.remove(name):
-            self._membership_changed()
-            if name == self._own.name:
-                self._be_removed(None)
-        elif not early and any(peer.node.name == name for peer in self._connections.all()):
-            # The state that makes it a member is on its way, and would undo a removal now.
-            self._early_leaves.add(name)
-            return
-        if name != self._own.name:
-            self._remove_peer(name, self._clock())
+        self.members.leave(name)
 
     def drain(self) -> None:
         """Let no new peer in, and dial none."""
-        self._draining = True
+        self._admission.is_draining = True
         self.sockets.drain()
 
     def stop(self, within_s: float) -> None:
@@ -228,9 +223,9 @@ class ControlPlane:
             times.append(now + SHUTDOWN_LOOK_S)
         else:
             times += [self._gossip.next_tick, self._next_check, self._seeds.next_tick()]
-            times += [self._standing.next_tick, self._renewal.next_tick]
+            times += [self._life.next_tick, self._renewal.next_tick, self._shut_out.next_tick()]
             times += [now] if self.failures.is_unmended else []
-            if not self._removed and not self._draining:
+            if not self._life.is_removed and not self._admission.is_draining:
                 times.append(self._connection_manager.next_tick(now))
         return min(time_ for time_ in times if time_ is not None)
 
@@ -249,7 +244,8 @@ class ControlPlane:
             parts["the look at the seeds"] = self._seeds.tick
             parts["the look at keys and certificates"] = self.sockets.renew
             parts["the look at the peers"] = self._check_peers
-            parts["this node's own standing"] = self._look_at_standing
+            parts["this node's own standing"] = self._life.tick
+            parts["the end of bans"] = self._shut_out.tick
             parts["the digest"] = lambda now: self._gossip.tick(now, self._connections.all())
             parts["what broke off"] = self._mend
             parts["dialling"] = self._tick_dials
@@ -263,21 +259,18 @@ class ControlPlane:
     def publish(self) -> None:
         """Show other threads what has changed since the last call."""
         self._status_board.publish_changes(
-            self._membership.nodes, self._connections.all, self._runtime.connection_up
+            self.members.shown,
+            self._connections.all,
+            self._shut_out.in_force,
+            self._runtime.connection_up,
         )
 
     def _end_look_ups(self, now: float) -> None:
         for dial, failed in self._connector.end_late(now):
             self._handshake_failed(dial.connection_id, failed, dial.addr, initiated=True)
 
-    def _look_at_standing(self, now: float) -> None:
-        if self._standing.is_outbid(now):
-            text = f"{self._own}: others know of a later start of this node, which goes beyond it"
-            self._report(logging.WARNING, text)
-            self._raise_incarnation(0)
-
     def _tick_dials(self, now: float) -> None:
-        if not self._removed and not self._draining:
+        if not self._life.is_removed and not self._admission.is_draining:
             self._carry_out(self._connection_manager.tick(now))
 
     def _mend(self, now: float) -> None:
@@ -293,12 +286,7 @@ class ControlPlane:
             for peer in connections.all():
                 if manager.connection_of(peer.node.name) != peer.connection_id:
                     self._close_connection(peer.connection_id, RefusalCode.DUPLICATE, "mended")
-            if self._membership.is_removed and not self._removed:
-                self._be_removed(None)
-            elif self._removed:
-                self._part_from_all()
-            else:
-                self._add_peers(self._membership.members().values())
+            self.members.mend()
         except BaseException:
             self.failures.is_unmended = True
             raise
@@ -375,15 +363,14 @@ class ControlPlane:
             match outcome:
                 case Authenticate(peer):
                     # Is the dial still wanted, now that it is known who answers?
-                    refusal = self._connection_manager.authenticating(
-                        connection_id, peer.node, peer.incarnation, self._clock()
-                    )
-                    if refusal is not None:
+                    if not self._admission.may_authenticate(connection_id, peer):
                         self._handshakes.drop(connection_id)
                         return
                     outcome = self._handshakes.authenticate(handshake_socket, outcome)
                 case Authorize(peer):
-                    outcome = self._handshakes.decide(handshake_socket, self._authorize(peer))
+                    outcome = self._handshakes.decide(
+                        handshake_socket, self._admission.refusal(peer)
+                    )
                 case Established():
                     self._established(handshake_socket, outcome)
                     return
@@ -396,22 +383,10 @@ class ControlPlane:
                     )
                     return
 
-    def _authorize(self, peer: Peer) -> Refusal | None:
-        """Whether to accept a peer that dialled and has authenticated itself."""
-        if self._draining:
-            return Refusal(RefusalCode.SHUTDOWN)
-        if self._removed:
-            return Refusal(RefusalCode.STATE, "this node was removed from the cluster")
-        connection_id = self._connection_manager.connection_of(peer.node.name)
-        silent_s = None if connection_id is None else self._connections.silent_s(connection_id)
-        return refusal_by_standing(self._membership, peer) or self._connection_manager.authorize(
-            peer.node, peer.incarnation, self._clock(), silent_s
-        )
-
     def _established(self, done: HandshakeSocket, established: Established) -> None:
         """A handshake is done. Its socket is this method's from now on."""
         sock, initiated, peer = done.take(), done.initiated, established.peer
-        self._failed_handshakes.succeeded(done.remote)
+        self._failed_handshakes.succeeded(done.remote, peer.node.name)
         owned: socket.socket | None = sock
         try:
             for action in self._connection_manager.established(
@@ -445,6 +420,7 @@ class ControlPlane:
                     code=None if failed.silent else failed.code,
                     authenticated=failed.authenticated,
                     incarnation=failed.incarnation,
+                    ban_s=failed.ban_s,
                 )
             )
 
@@ -470,9 +446,9 @@ class ControlPlane:
                 # The executor sees by itself that the connection has ended, and sends `NodeDown`.
                 self._close_connection(connection_id, RefusalCode.SHUTDOWN, "")
             case RaiseIncarnation(at_least):
-                self._raise_incarnation(at_least)
+                self._life.become_later(at_least)
             case Removed(_, node):
-                self._be_removed(node)
+                self._life.be_removed(node)
             case SelfAddress(text=text) | Held(text=text):
                 self._runtime.report(logging.WARNING, lambda: f"{self._own.name}: {text}")
 
@@ -492,6 +468,8 @@ class ControlPlane:
             return
         self._status_board.came_up(peer.connection)
         self._gossip.greet(peer, self._clock())
+        # It may have been banned since it was authorized.
+        self._shut_out.look_at(peer)
 
     # Events of the poller.
 
@@ -512,14 +490,16 @@ class ControlPlane:
             if kind != KIND_MEMBERSHIP or peer.connection_id not in self._connections:
                 continue
             try:
-                self._read_membership(peer, body)
+                changes = self._gossip.read(peer, body, self._clock())
+                if changes is not None:
+                    self.members.follow(peer, changes)
             except (DecodeError, MembershipError) as error:
                 text = f"{self._own.name}: the membership of {peer.node} is not taken in: {error}"
                 self._report(logging.ERROR, text)
                 peer.connection.close(code_of(error), "membership")
 
     def _lost(self, peer: PeerConnection) -> None:
-        self._early_leaves.discard(peer.node.name)
+        self.members.lost(peer)
         ending = self._connections.ended(peer, reported=self._stop_at is None)
         self._gossip.forget(peer.connection_id)
         self._status_board.has_changed = True
@@ -540,88 +520,3 @@ class ControlPlane:
             except BaseException as error:
                 self._abandon(peer.connection_id, f"the connection to {peer.node}", error)
         self._next_check = self._connections.next_check(now)
-
-    # Membership.
-
-    def _read_membership(self, peer: PeerConnection, body: bytes) -> None:
-        changes = self._gossip.read(peer, body, self._clock())
-        if changes is None:
-            return
-        if changes.state_changed:
-            self._status_board.has_changed |= bool(changes.added or changes.removed)
-            if self._membership.is_removed:
-                self._be_removed(None)
-            else:
-                self._follow(changes)
-        if peer.node.name in self._early_leaves:
-            self.leave(peer.node.name)
-
-    def _membership_changed(self) -> None:
-        """This node has changed its membership: all peers are to be told."""
-        self._status_board.has_changed = True
-        self._gossip.changed(self._clock())
-
-    def _follow(self, changes: Changes) -> None:
-        """Keep the connections that the members ask for, and no others."""
-        now = self._clock()
-        for node in changes.removed:
-            if node.name not in self._membership:
-                self._remove_peer(node.name, now)
-        self._add_peers(changes.added)
-
-    def _remove_peer(self, name: str, now: float) -> None:
-        """A node is no member any more, which it has to learn before its connection ends."""
-        try:
-            peer = self._connections.get(self._connection_manager.connection_of(name))
-            if peer is not None:
-                self._gossip.tell_before_parting(peer)
-        except BaseException as error:
-            self.failures.note(f"telling {name} of its removal", error)
-        self._carry_out(self._connection_manager.remove_peer(name, now))
-
-    def _add_peers(self, nodes: Iterable[NodeId]) -> None:
-        now = self._clock()
-        for node in nodes:
-            self._carry_out(self._connection_manager.add_peer(node, now))
-
-    def _be_removed(self, by: NodeId | None) -> None:
-        """Somebody removed this node: send `Removed` here, and leave the others alone."""
-        if self._removed:
-            return
-        self._removed = True
-        self._connection_manager.joins = False
-        self._part_from_all()
-        text = f"{self._own} was removed from the cluster; join() begins anew"
-        self._report(logging.WARNING, text)
-        self._runtime.notify_nodes(RemovedMessage(by))
-        self._status_board.has_changed = True
-
-    def _part_from_all(self) -> None:
-        now = self._clock()
-        for name in self._connection_manager.statuses(now):
-            self._remove_peer(name, now)
-        for addr in self._connection_manager.seed_statuses(now):
-            self._carry_out(self._connection_manager.remove_seed(addr))
-
-    def _raise_incarnation(self, at_least: int) -> bool:
-        """Become a later start than any that is known. False if there is no room among members."""
-        known = self._membership.incarnation_of(self._own.name)
-        incarnation = max(at_least, self._new_incarnation(), self.incarnation + 1, known + 1)
-        try:
-            self._membership.rejoin(incarnation)
-        except MembershipError as error:
-            self._report(logging.ERROR, f"{self._own.name}: cannot be a member again: {error}")
-            return False
-        self.incarnation = self._connection_manager.incarnation = self._membership.incarnation
-        self._membership_changed()
-        return True
-
-    def _add_seed(self, addr: str, resolved: Address) -> None:
-        if not self._removed:
-            self._connection_manager.add_seed(addr, self._clock(), resolved)
-
-    def _dialled_seeds(self) -> Collection[str] | None:
-        return None if self._removed else self._connection_manager.seed_statuses(self._clock())
-
-    def _drop_seed(self, addr: str) -> None:
-        self._carry_out(self._connection_manager.remove_seed(addr))

@@ -20,8 +20,9 @@ CLOSED = "CLOSED"
 REFUSED = "REFUSED"
 #: How one ends that gives way to a later one.
 TOO_MANY = Failed(RefusalCode.BUSY, "too many handshakes", False, silent=True)
-#: Addresses where nobody listens of which is remembered that it was said.
-REFUSED_MAX = 1_024
+#: Addresses where nobody listens, and names that are banned, of which is remembered that it was
+#: said: so many of each.
+SAID_MAX = 1_024
 
 
 class FailedHandshakes:
@@ -42,6 +43,9 @@ class FailedHandshakes:
         self._status_board = status_board
         self._runtime = runtime
         self._refused: dict[str, None] = {}
+        #: Names that were refused as they are banned; and whether this node has been, by anybody.
+        self._banned: dict[str, None] = {}
+        self._is_banned = False
 
     def count(
         self,
@@ -61,18 +65,30 @@ class FailedHandshakes:
         usual = failed.is_usual
         if counted_as == REFUSED and self._connection_manager.is_new(connection_id):
             # A mistyped port, most likely. Said once.
-            usual = remote in self._refused
-            if len(self._refused) >= REFUSED_MAX:
-                del self._refused[next(iter(self._refused))]
-            self._refused[remote] = None
+            usual = said_before(self._refused, remote)
+        elif failed.code is RefusalCode.BANNED:
+            usual = self._is_usual_ban(failed, initiated, handshake_socket)
         self._runtime.report(
             logging.DEBUG if usual else logging.WARNING,
             lambda: f"{self._name}: {whose} {remote}: {counted_as}: {failed.text}",
         )
 
-    def succeeded(self, remote: str) -> None:
-        """Somebody answers at an address."""
+    def succeeded(self, remote: str, name: str) -> None:
+        """Somebody of that name answers at an address."""
         self._refused.pop(remote, None)
+        self._banned.pop(name, None)
+        self._is_banned = False
+
+    def _is_usual_ban(
+        self, failed: Failed, initiated: bool, handshake_socket: HandshakeSocket | None
+    ) -> bool:
+        """Whether it was said already that this node, or the peer, is banned."""
+        if initiated and failed.by_peer:
+            before, self._is_banned = self._is_banned, True
+            return before
+        handshake = None if handshake_socket is None else handshake_socket.handshake
+        claimed = None if handshake is None else handshake.claimed
+        return claimed is not None and said_before(self._banned, claimed.name)
 
     def _counted_as(
         self, failed: Failed, initiated: bool, handshake_socket: HandshakeSocket | None
@@ -89,3 +105,13 @@ class FailedHandshakes:
                 # It dropped its dial, as it has or will have another connection to here.
                 return RefusalCode.DUPLICATE.name
         return failed.code.name
+
+
+def said_before(said: dict[str, None], what: str) -> bool:
+    """Whether it is among what was said; it is from now on."""
+    if what in said:
+        return True
+    if len(said) >= SAID_MAX:
+        del said[next(iter(said))]
+    said[what] = None
+    return False

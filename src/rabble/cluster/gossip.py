@@ -9,14 +9,16 @@ changes; what was lost on the way is found by a digest, when nothing has changed
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rabble._core.codec import Codec
 from rabble._core.frame import FRAME_KINDS
 from rabble._core.ids import NodeId
+from rabble.cluster.ban_gossip import BanGossip
 from rabble.cluster.connections import PeerConnection
 from rabble.cluster.decide.backoff import Uniform
+from rabble.cluster.decide.bans import BanChanges, Bans, Subject
 from rabble.cluster.decide.dissemination import Dissemination
 from rabble.cluster.decide.membership import Changes, Membership, MembershipError
 from rabble.cluster.decide.membership_delta import Part, changed_parts, rows_by_part
@@ -41,6 +43,8 @@ class Gossip:
     :param membership: the state that is sent and merged into.
     :param now: monotonic seconds, as everywhere.
     :param rng: for the jitter of what is told, and when.
+    :param bans: those that are known; none if left out.
+    :param own_subjects: this node's name and keys, now.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class Gossip:
         limits: Limits,
         now: float,
         rng: Uniform,
+        bans: Bans | None = None,
+        own_subjects: Callable[[], tuple[Subject, ...]] = tuple,
     ) -> None:
         self._own = own
         self._membership = membership
@@ -64,7 +70,10 @@ class Gossip:
         self._greetings: dict[bool, bytes] = {}
         self._greeting_rows: tuple[object, ...] = ()
         self._codec = Codec(MessageRegistry(), elements_max=ELEMENTS_MAX)
-        self._dissemination = Dissemination(rng, limits)
+        self._dissemination: Dissemination[Part] = Dissemination(rng, limits)
+        bans = Bans(own, limits) if bans is None else bans
+        #: What is told and heard of bans.
+        self.bans = BanGossip(own, bans, runtime, limits, rng, self._codec, own_subjects)
         #: The state whose changes have all been noticed.
         self._noticed = membership.known()
         #: Peers, by the id of their connection, of which nothing was known when it came up.
@@ -76,17 +85,20 @@ class Gossip:
     @property
     def next_tick(self) -> float:
         """When to call `tick`."""
-        times = (self._digest_at, self._settled_at, self._dissemination.due)
+        times = (self._digest_at, self._settled_at, self._dissemination.due, self.bans.due)
         return min(time for time in times if time is not None)
 
     def tick(self, now: float, peers: Iterable[PeerConnection]) -> None:
         """Tell what changed, and send the digest, if it is time to."""
         due = self._dissemination.due
-        if due is not None and now >= due:
+        is_due = due is not None and now >= due
+        # That somebody is banned goes before that he was removed.
+        self.bans.tick(now, peers, at_once=is_due)
+        if is_due:
             self._tell(now, peers)
         if now >= min(self._digest_at, self._settled_at or self._digest_at):
             self._digest_at, self._settled_at = now + self._digest_s, None
-            digest = self._digest_body()
+            digest = self._codec.encode_message({"d": self._digest(now)})
             for peer in peers:
                 peer.connection.send_control(KIND_MEMBERSHIP, digest)
 
@@ -99,6 +111,7 @@ class Gossip:
             self._strangers.add(peer.connection_id)
         self._send_body(peer, self._greeting(known))
         self._dissemination.connection_up(peer.connection_id)
+        self.bans.connection_up(peer.connection_id)
         self._digest_soon(now)
 
     def _greeting(self, known: bool) -> bytes:
@@ -116,6 +129,7 @@ class Gossip:
         """A connection has ended."""
         self._strangers.discard(connection_id)
         self._dissemination.connection_down(connection_id)
+        self.bans.connection_down(connection_id)
 
     def changed(self, now: float) -> None:
         """This node has changed its membership."""
@@ -127,8 +141,9 @@ class Gossip:
         if parts:
             self._send(peer, self._membership.delta(parts).plain())
 
-    def send_state(self, peer: PeerConnection) -> None:
-        """Send the whole state to a peer."""
+    def send_state(self, peer: PeerConnection, now: float) -> None:
+        """Send the whole state to a peer, behind all bans."""
+        self.bans.send_all(peer, now)
         self._send(peer, {**self._membership.state(), "k": True})
 
     def _tell(self, now: float, peers: Iterable[PeerConnection]) -> None:
@@ -139,8 +154,16 @@ class Gossip:
                 if (peer := by_id.get(connection_id)) is not None:
                     self._send_body(peer, body)
 
-    def _digest_body(self) -> bytes:
-        return self._codec.encode_message({"d": self._membership.digest()})
+    def _digest(self, now: float) -> bytes:
+        """Of all that is known."""
+        return self.bans.with_bans(self._membership.digest(), now)
+
+    def _differs(self, digest: bytes, now: float) -> bool:
+        """Whether a peer knows something else. What this node heard of itself is no reason."""
+        if digest == self._digest(now):
+            return False
+        self.bans.forget_own()
+        return digest != self._digest(now)
 
     def _digest_soon(self, now: float) -> None:
         """Nothing is settled: let others have their say, and compare digests then."""
@@ -161,10 +184,10 @@ class Gossip:
 
     # What comes.
 
-    def read(self, peer: PeerConnection, body: bytes, now: float) -> Changes | None:
+    def read(self, peer: PeerConnection, body: bytes, now: float) -> Changes | BanChanges | None:
         """Take in what a peer sent.
 
-        :returns: what its state changed; `None` if it is a digest and no state.
+        :returns: what its state or its bans changed; `None` if it is a digest and no state.
         :raises DecodeError: if it cannot be decoded.
         :raises MembershipError: if it is no state, or does not fit in here.
         """
@@ -173,21 +196,37 @@ class Gossip:
             return self._membership.merge(message)
         digest = checked_field(message, "d", bytes)
         knew_us = checked_field(message, "k", bool)
+        if digest is None and message.keys() == {"b"}:
+            return self._read_bans(peer, message["b"], now, spread=knew_us is None)
         if digest is not None and not message:
-            if digest != self._membership.digest():
+            if self._differs(digest, now):
+                self.bans.send_all(peer, now)
                 # With the digest, so that the peer sees whether it knows more than that.
-                self._send(peer, {**self._membership.state(), "d": self._membership.digest()})
+                self._send(peer, {**self._membership.state(), "d": self._digest(now)})
             return None
         is_delta = digest is None and knew_us is None
         changes = self._merge(peer, message, now, is_delta)
-        if digest is not None and digest != self._membership.digest():
-            self.send_state(peer)
+        if digest is not None and self._differs(digest, now):
+            self.send_state(peer, now)
         if knew_us is not None:
             is_stranger = peer.connection_id in self._strangers
             self._strangers.discard(peer.connection_id)
             if is_stranger and not knew_us:
-                self.send_state(peer)
+                self.send_state(peer, now)
         return changes
+
+    def _read_bans(
+        self, peer: PeerConnection, rows: object, now: float, *, spread: bool
+    ) -> BanChanges:
+        changes = self.bans.read(peer, rows, now, spread)
+        if changes.learned:
+            self._digest_soon(now)
+        return changes
+
+    def bans_changed(self, subjects: Iterable[Subject], now: float) -> None:
+        """This node has banned these, or lifted their bans."""
+        self.bans.changed(subjects, now)
+        self._digest_soon(now)
 
     def _merge(
         self, peer: PeerConnection, message: dict[str, Any], now: float, is_delta: bool

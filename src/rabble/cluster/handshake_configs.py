@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rabble._core.ids import NodeId
-from rabble.cluster.config import Mesh
-from rabble.cluster.decide.handshake import HandshakeConfig
+from rabble.cluster.config import Credentials, Mesh
+from rabble.cluster.decide.handshake_config import HandshakeConfig
 from rabble.limits import Limits
 
 __all__ = ["HandshakeConfigs"]
@@ -19,8 +19,7 @@ CONFIG_S = 1.0
 class HandshakeConfigs:
     """Makes them, and checks what is in them, only when something changes. For one thread.
 
-    :param keys: of the mesh at the time: that of this node, and those that are accepted, too; or
-        none.
+    :param credentials: of this node at the time.
     :param incarnation: of this node at the time.
     :param highest_believed: of the numbers of others at the time; see `belief`.
     """
@@ -32,41 +31,44 @@ class HandshakeConfigs:
         limits: Limits,
         clock: Callable[[], float],
         *,
-        keys: Callable[[], tuple[bytes, ...]],
+        credentials: Callable[[], Credentials],
         incarnation: Callable[[], int],
         highest_believed: Callable[[], int],
     ) -> None:
         self._own, self._mesh, self._limits = own, mesh, limits
-        self._clock, self._keys = clock, keys
+        self._clock, self._credentials = clock, credentials
         self._incarnation = incarnation
         self._highest_believed = highest_believed
         self._latest: HandshakeConfig | None = None
         #: Those with which it was made.
-        self._latest_keys: tuple[bytes, ...] = ()
+        self._latest_credentials: Credentials | None = None
         self._ends_at = 0.0
 
     def current(self) -> HandshakeConfig:
         """That of a handshake which begins now."""
         now = self._clock()
-        keys, incarnation, latest = self._keys(), self._incarnation(), self._latest
+        credentials, incarnation = self._credentials(), self._incarnation()
+        latest = self._latest
         if (
             latest is None
-            or keys is not self._latest_keys
+            or credentials is not self._latest_credentials
             or latest.incarnation != incarnation
             or now >= self._ends_at
         ):
-            latest = self._latest = self._make(keys, incarnation)
-            self._latest_keys, self._ends_at = keys, now + CONFIG_S
+            latest = self._latest = self._make(credentials, incarnation)
+            self._latest_credentials, self._ends_at = credentials, now + CONFIG_S
         return latest
 
-    def _make(self, keys: tuple[bytes, ...], incarnation: int) -> HandshakeConfig:
+    def _make(self, credentials: Credentials, incarnation: int) -> HandshakeConfig:
+        keys, node_key = credentials.keys, credentials.node_key
         return HandshakeConfig(
             own=self._own,
             incarnation=incarnation,
             cluster=self._mesh.cluster,
             key=keys[0] if keys else None,
             other_keys=keys[1:],
-            secured=not keys,
+            node_key=node_key,
+            secured=not keys and node_key is None,
             authenticate_loopback=self._mesh.authenticate_loopback,
             deadline_s=self._limits.handshake_ms / 1000,
             highest_believed=self._highest_believed(),

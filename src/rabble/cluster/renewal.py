@@ -9,8 +9,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from rabble.cluster.config import Mesh
-from rabble.cluster.io.keys import key_id, read_keys
+from rabble.cluster.config import Credentials, Mesh, credentials_of
 from rabble.cluster.io.tls import TlsConfig, TlsContexts
 from rabble.cluster.io.watched_files import WatchedFiles
 from rabble.cluster.runtime import ClusterRuntime
@@ -63,19 +62,19 @@ class Renewal:
         self._runtime = runtime
         self._refresh_s = limits.credentials_refresh_ms / 1000
         self._tls: WatchedFiles[TlsContexts] | None = None
-        self._key_file: WatchedFiles[tuple[bytes, ...]] | None = None
-        #: The key that this node proves itself with, and perhaps another one that it accepts.
-        self.keys: tuple[bytes, ...]
+        self._key_file: WatchedFiles[Credentials] | None = None
+        #: What this node proves itself with. For any thread, as is `certificate_key`.
+        self.credentials: Credentials
         if mesh.key is None or isinstance(mesh.key, bytes):
-            self.keys = mesh.read_keys()
+            self.credentials = mesh.read_credentials()
         else:
-            self._key_file = WatchedFiles([mesh.key], read_keys)
-            self.keys = self._key_file.content
+            self._key_file = WatchedFiles([mesh.key], functools.partial(credentials_of, name=name))
+            self.credentials = self._key_file.content
         if mesh.tls is not None:
             files = [mesh.tls.cert, mesh.tls.key, mesh.tls.ca]
             self._tls = WatchedFiles(files, functools.partial(read_contexts, mesh.tls))
             status_board.certificate_ends_at = self._tls.content.ends_at
-        status_board.key_ids = tuple(map(key_id, self.keys))
+        status_board.key_ids = self.credentials.ids
         #: When to call `tick`; `None` if there are no files.
         self.next_tick = None if self._tls is None and self._key_file is None else now
         self._warn_at = now
@@ -84,6 +83,11 @@ class Renewal:
     def client(self) -> ssl.SSLContext | None:
         """For what is dialled."""
         return None if self._tls is None else self._tls.content.client
+
+    @property
+    def certificate_key(self) -> bytes | None:
+        """The fingerprint of the public key in the node's certificate."""
+        return None if self._tls is None else self._tls.content.key
 
     @property
     def server(self) -> ssl.SSLContext | None:
@@ -129,10 +133,12 @@ class Renewal:
             self._report(logging.WARNING, f"the {what} stay those of before: {error}; {REMEDY}")
             return False
 
-    def _use_keys(self, keys: tuple[bytes, ...]) -> None:
-        self.keys = keys
-        own, *others = self._status_board.key_ids = tuple(map(key_id, keys))
+    def _use_keys(self, credentials: Credentials) -> None:
+        self.credentials = credentials
+        own, *others = self._status_board.key_ids = credentials.ids
         accepted = f", and {others[0]} is accepted, too" if others else ", and no other is accepted"
+        if credentials.node_key is not None:
+            accepted = ", which is its own"
         text = f"the key file has changed; this node proves itself with the key {own}{accepted}"
         self._report(logging.INFO, f"{text}, where connections begin from now on")
 

@@ -20,6 +20,8 @@ from rabble._core.ids import NodeId
 from rabble._core.poller import Poller
 from rabble.cluster.config import Mesh
 from rabble.cluster.control_plane import ControlPlane
+from rabble.cluster.decide.bans import Subject
+from rabble.cluster.identity import check_ban
 from rabble.cluster.runtime import ClusterRuntime
 from rabble.errors import NodeStopped
 from rabble.limits import Limits
@@ -72,6 +74,7 @@ class ClusterServer:
         self.own = own
         self._poller = poller
         self._runtime = runtime
+        self._limits = limits
         self._clock = clock
         self._commands: collections.deque[Callable[[], None]] = collections.deque()
         #: What was ready at the last look at the sockets.
@@ -129,7 +132,7 @@ class ClusterServer:
     def join(self, target: NodeId | str) -> None:
         """Make a node a member, or whoever answers at an address. Returns at once.
 
-        :raises NodeStopped: if the server has ended. So do `leave` and `watch_seed_file`.
+        :raises NodeStopped: if the server has ended. So do the other commands.
         """
         self._check_runs()
         self.post(functools.partial(self._control_plane.join, target))
@@ -138,6 +141,21 @@ class ClusterServer:
         """Make the node of that name no member, or dial that address no longer. Returns at once."""
         self._check_runs()
         self.post(functools.partial(self._control_plane.leave, name))
+
+    def ban(self, subjects: Sequence[Subject], seconds: float) -> None:
+        """Shut names and keys out, for so many seconds. Returns at once.
+
+        :raises TypeError: if `seconds` is no number.
+        :raises ValueError: if that is out of range, one is this node's own, or there are no keys.
+        """
+        self._check_runs()
+        check_ban(subjects, seconds, self._limits, self._control_plane.identity)
+        self.post(functools.partial(self._control_plane.members.shut_out.ban, subjects, seconds))
+
+    def lift_ban(self, subjects: Sequence[Subject]) -> None:
+        """Let names and keys in again. Returns at once."""
+        self._check_runs()
+        self.post(functools.partial(self._control_plane.members.shut_out.lift, subjects))
 
     def watch_seed_file(self, path: str | os.PathLike[str]) -> None:
         """Join who is listed in a file, which is read again when it changes. Returns at once."""

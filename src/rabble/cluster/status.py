@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from rabble._core.connection import Connection
 from rabble._core.ids import NodeId
 from rabble.cluster.connections import PeerConnection
-from rabble.messages import ClusterStatus, PeerStatus
+from rabble.cluster.decide.bans import BanInForce
+from rabble.messages import BanStatus, ClusterStatus, PeerStatus
 
 __all__ = ["StatusBoard"]
 
@@ -21,17 +22,26 @@ class StatusBoard:
 
     :param own: this node.
     :param wall_clock: seconds since 1970.
+    :param clock: monotonic seconds.
     """
 
-    def __init__(self, own: NodeId, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        own: NodeId,
+        wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._own = own
+        self._clock = clock
         self._wall_clock = wall_clock
         #: When this node's certificate ends, in seconds since 1970; `None` without TLS.
         self.certificate_ends_at: float | None = None
         #: What tells the keys apart; the first is of that which this node proves itself with.
         self.key_ids: tuple[str, ...] = ()
         self._refusals: collections.Counter[str] = collections.Counter()
-        self._published: tuple[tuple[NodeId, ...], tuple[PeerConnection, ...]] = ((own,), ())
+        self._published: tuple[
+            tuple[NodeId, ...], tuple[PeerConnection, ...], tuple[BanInForce, ...]
+        ] = ((own,), (), ())
         #: Whether there is something to be published, and then connections for the executor.
         self.has_changed = False
         self._came_up: list[Connection] = []
@@ -45,6 +55,7 @@ class StatusBoard:
         self,
         members: Callable[[], Iterable[NodeId]],
         connections: Callable[[], Iterable[PeerConnection]],
+        bans: Callable[[], Iterable[BanInForce]],
         connection_up: Callable[[Connection], None],
     ) -> None:
         """Show other threads what has changed since the last call, if anything has.
@@ -54,15 +65,20 @@ class StatusBoard:
         """
         if self.has_changed:
             # If that fails it is published at the next call.
-            self.publish(members(), connections())
+            self.publish(members(), connections(), bans())
             self.has_changed = False
         while self._came_up:
             connection_up(self._came_up[0])
             self._came_up.pop(0)
 
-    def publish(self, members: Iterable[NodeId], connections: Iterable[PeerConnection]) -> None:
+    def publish(
+        self,
+        members: Iterable[NodeId],
+        connections: Iterable[PeerConnection],
+        bans: Iterable[BanInForce] = (),
+    ) -> None:
         """Show these from now on."""
-        self._published = (tuple(members), tuple(connections))
+        self._published = (tuple(members), tuple(connections), tuple(bans))
 
     def count_refusal(self, reason: str) -> None:
         """A handshake failed, or a connection ended, for that reason."""
@@ -89,7 +105,8 @@ class StatusBoard:
         :param incarnation: of this node.
         :param removed: this node was removed from the cluster.
         """
-        members, connections = self._published
+        members, connections, bans = self._published
+        now = self._clock()
         return ClusterStatus(
             node=self._own,
             incarnation=incarnation,
@@ -99,7 +116,19 @@ class StatusBoard:
             refusals=dict(self._refusals),
             certificate_days_left=self.certificate_days_left(),
             key_ids=self.key_ids,
+            bans=tuple(ban_status(ban, now) for ban in bans if ban.until > now),
         )
+
+
+def ban_status(ban: BanInForce, now: float) -> BanStatus:
+    """How a ban stands."""
+    subject = ban.subject
+    return BanStatus(
+        node=subject if isinstance(subject, str) else None,
+        key=subject.hex() if isinstance(subject, bytes) else None,
+        by=ban.by,
+        seconds_left=ban.until - now,
+    )
 
 
 def peer_status(peer: PeerConnection) -> PeerStatus:
@@ -114,4 +143,5 @@ def peer_status(peer: PeerConnection) -> PeerStatus:
         queued_bytes=counters["queued_bytes"],
         round_trip_us=counters["round_trip_ns"] / 1000,
         authenticated=peer.connection.authenticated,
+        keys=tuple(key.hex() for key in peer.keys),
     )

@@ -121,6 +121,12 @@ class ServiceNode(Protocol):
     def leave(self, node: NodeId | str | None = None) -> None:
         """See `Node.leave`."""
 
+    def ban(self, node: NodeId | str | None, seconds: float, *, key: str | None = None) -> None:
+        """See `Node.ban`."""
+
+    def lift_ban(self, node: NodeId | str | None = None, *, key: str | None = None) -> None:
+        """See `Node.lift_ban`."""
+
     def cluster_status(self) -> ClusterStatus:
         """See `Node.cluster_status`."""
 

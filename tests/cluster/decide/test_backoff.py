@@ -55,6 +55,22 @@ def test_a_refusal_that_lasts_waits_long(code: RefusalCode) -> None:
     assert wait(desired(attempts=1, refusal=code)) == 7.5
 
 
+@pytest.mark.parametrize(
+    ("attempts", "ban_s", "least_s"),
+    [
+        *((1, 1e9, 5.0), (2, 1e9, 10.0), (3, 1e9, 20.0), (99, 1e9, 20.0), (10**6, 1e9, 20.0)),
+        # Not beyond the end of the ban; and what says that this is over is left alone all the same.
+        *((1, 3.0, 3.0), (9, 3.0, 3.0), (1, 0.0, 0.1), (9, 0.0, 1.0), (9, 2.0**64, 20.0)),
+    ],
+)
+def test_who_is_banned_dials_less_and_less_often(
+    attempts: int, ban_s: float, least_s: float
+) -> None:
+    target = desired(attempts=attempts, refusal=RefusalCode.BANNED, ban_s=ban_s)
+    assert wait(target, rng=Earliest()) == least_s
+    assert wait(target) == 1.5 * least_s
+
+
 def test_a_target_that_is_barred_or_not_desired_is_not_dialled() -> None:
     assert wait(DialTarget("h:1")) is None
     assert wait(desired(barred=True)) is None

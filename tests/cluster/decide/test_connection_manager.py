@@ -337,6 +337,25 @@ def test_who_is_no_member_any_more_is_closed() -> None:
     assert of.lost(connection_id, 1.0) == [] and of.next_tick(1.0) is None
 
 
+def test_who_is_shut_out_is_closed_and_dialled_again_when_the_ban_is_over() -> None:
+    of = manager()
+    of.add_peer(B, 0.0)
+    connection_id = connect(of, B)
+    assert of.shut_out("nobody", 1.0, "banned", 9.0) == []
+    assert of.shut_out(B.name, 1.0, "banned", 9.0) == [
+        Close(connection_id, RefusalCode.BANNED, "banned"),
+        Down(connection_id, B, 20),
+    ]
+    status = of.statuses(1.0)[B.name]
+    assert (status.state, status.refusal) == ("waiting", RefusalCode.BANNED)
+    assert of.tick(1.0) == [] and of.next_tick(1.0) == pytest.approx(1.0 + 1.5 * 9.0)
+    of.dial_banned(2.0)
+    assert dial(of, 2.0).node == B
+    # A dial that is on its way is dropped, too.
+    [close] = of.shut_out(B.name, 3.0, "banned", 9.0)
+    assert isinstance(close, Close) and of.dials() == []
+
+
 def test_another_address_is_dialled_at_once_instead_of_the_old_one() -> None:
     of = manager()
     of.add_peer(B, 0.0)

@@ -335,7 +335,7 @@ histories = st.lists(
 )
 
 
-@pytest.mark.parametrize("down_after_ms", [8_000, 1_200])
+@pytest.mark.parametrize("down_after_ms", [8_000, 2_000])
 @given(histories)
 def test_who_is_well_may_be_left_out_and_nothing_changes(
     down_after_ms: int, history: list[tuple[float, list[tuple[float | None, bool, bool]]]]

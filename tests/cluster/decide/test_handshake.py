@@ -26,6 +26,7 @@ from rabble.cluster.decide.handshake import (
     Role,
     Send,
 )
+from rabble.cluster.decide.node_keys import NodeKey, derived
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "handshake.json").read_text())
@@ -1264,3 +1265,112 @@ def test_twenty_thousand_garbled_handshakes() -> None:
 @pytest.mark.soak
 def test_a_million_garbled_handshakes() -> None:
     assert fuzz(random.SystemRandom().getrandbits(32), 1_000_000).keys() >= REACHED
+
+
+# Keys of their own.
+
+AUTHORITY = bytes(range(100, 132))
+OWN_A = dataclasses.replace(AT_A, key=None, node_key=derived(AUTHORITY, "alpha", b"a" * 16))
+OWN_B = dataclasses.replace(AT_B, key=None, node_key=derived(AUTHORITY, "beta", b"b" * 16))
+
+
+def test_two_nodes_with_keys_of_their_own_prove_themselves_and_show_whose_keys_these_are() -> None:
+    left, right = initiator(OWN_A, expected=B), responder(OWN_B)
+    talk(left, right)
+    assert left.established.peer.keys == (OWN_B.node_key.fingerprint,)
+    assert right.established.peer.keys == (OWN_A.node_key.fingerprint,)
+    assert left.stream_keys == right.stream_keys[::-1] and left.stream_keys is not None
+    # What is said is what the page has: the id behind the limits, and the key of the pair.
+    hello = left.sent[: len(left.sent) - 35]
+    assert hello[8 + 2 + 2 : 8 + 2 + 4] == b"\x00\x0d" and hello.endswith(b"a" * 16)
+    answer = right.sent[: wire.HELLO_HEAD + int.from_bytes(right.sent[8:10], "big")]
+    assert answer.endswith(b"b" * 16)
+    said = hashlib.sha256(hello + answer).digest()
+    pair_key = OWN_B.node_key.pair_key("alpha", b"a" * 16)
+    assert left.sent[-32:] == wire.proof_of(pair_key, wire.INITIATOR_LABEL, said)
+
+
+@pytest.mark.parametrize("lies", ["name", "id", "both"])
+def test_with_a_key_of_its_own_a_node_can_be_no_other(lies: str) -> None:
+    """Somebody has the key of gamma, and says that he is alpha."""
+    gamma = derived(AUTHORITY, "gamma", b"c" * 16)
+    name = "gamma" if lies == "id" else "alpha"
+    key_id = b"c" * 16 if lies == "name" else b"a" * 16
+    stolen = NodeKey(name, key_id, gamma.coefficients)
+    config = dataclasses.replace(OWN_A, own=NodeId(name, "10.0.0.1:7000"), node_key=stolen)
+    left, right = initiator(config), responder(OWN_B)
+    talk(left, right)
+    assert right.failed.code is RefusalCode.AUTH and right.judged is None
+    left, right = initiator(OWN_B), responder(config)
+    talk(left, right)
+    assert right.failed.code is RefusalCode.AUTH and right.judged is None
+
+
+def test_another_authority_makes_other_keys() -> None:
+    other = dataclasses.replace(OWN_A, node_key=derived(bytes(32), "alpha", b"a" * 16))
+    left, right = initiator(other), responder(OWN_B)
+    talk(left, right)
+    assert right.failed.code is RefusalCode.AUTH
+
+
+@pytest.mark.parametrize("configs", [(AT_A, OWN_B), (OWN_A, AT_B)])
+def test_the_key_of_all_and_keys_of_their_own_do_not_go_together(configs) -> None:
+    left, right = initiator(configs[0]), responder(configs[1])
+    talk(left, right)
+    assert right.failed.code is left.failed.code is RefusalCode.AUTH
+    texts = ("the cluster's key", "a key of its own")
+    mine, its = texts if configs[0] is AT_A else texts[::-1]
+    assert right.failed.text == f"the peer has {mine}, this node {its}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "key_id", "text"),
+    [
+        (wire.NODE_KEY_FLAG, b"a" * 16, "flags 0x0008"),
+        (wire.NODE_KEY_FLAG | wire.KEY_FLAG, b"a" * 15, "the id of the key exceeds"),
+        (wire.NODE_KEY_FLAG | wire.KEY_FLAG, b"", "the id of the key exceeds"),
+    ],
+)
+def test_what_is_said_of_a_key_is_checked(flags: int, key_id: bytes, text: str) -> None:
+    right = responder(OWN_B)
+    right.hear(hello_of(flags=flags, key_id=key_id))
+    assert right.failed.code is RefusalCode.PROTOCOL and text in right.failed.text
+    assert text in refusals(right.sent)[0][3]
+
+
+def test_the_fingerprint_of_a_certificate_comes_first() -> None:
+    fingerprint = bytes(range(32))
+    names = frozenset({"alpha", "beta"})
+    for config, more in ((OWN_B, [OWN_A.node_key.fingerprint]), (OPEN_B, [])):
+        peer = OWN_A if more else OPEN_A
+        left = initiator(peer, certified=names)
+        right = responder(config, certified=names, certificate_key=fingerprint)
+        talk(left, right)
+        assert right.established.peer.keys == (fingerprint, *more)
+
+
+def test_a_config_with_a_key_of_its_own() -> None:
+    assert "key" not in repr(OWN_A)
+    with pytest.raises(ValueError, match="and not both"):
+        dataclasses.replace(OWN_A, key=KEY)
+    with pytest.raises(ValueError, match="the key is that of the node beta, not of alpha@"):
+        dataclasses.replace(OWN_A, node_key=OWN_B.node_key)
+
+
+# Bans.
+
+
+@pytest.mark.parametrize("ban_s", [1, 3_600, 2**64 - 1])
+def test_who_is_banned_is_told_for_how_long_and_believes_it_behind_the_proof(ban_s: int) -> None:
+    verdict = Refusal(RefusalCode.BANNED, "the name alpha is banned for a while", ban_s=ban_s)
+    left, right = initiator(), responder(verdict=verdict)
+    talk(left, right)
+    assert left.failed == Failed(
+        RefusalCode.BANNED,
+        "the peer refused: the name alpha is banned for a while",
+        True,
+        by_peer=True,
+        ban_s=ban_s,
+    )
+    [(code, _, number, _)] = refusals(right.sent[right.sent.index(b"\x01\x00\x20") :])
+    assert (code, number) == (RefusalCode.BANNED, ban_s)

@@ -13,11 +13,15 @@ import pytest
 from rabble import KeyFileError, RabbleError
 from rabble.cluster.io import keys
 from rabble.cluster.io.keys import (
+    is_node_key_file,
     new_key,
+    new_node_key,
     read_key,
+    read_key_file,
     read_keys,
     read_private,
     write_key,
+    write_node_key,
     write_private,
 )
 
@@ -244,3 +248,63 @@ def test_what_is_no_two_keys(file: Path, text: bytes, problem: str) -> None:
     with pytest.raises(KeyFileError, match=problem) as raised:
         read_keys(file)
     assert KEY.hex() not in str(raised.value)
+
+
+# The key of one node.
+
+
+def test_a_node_key_is_read_as_it_was_written(file: Path) -> None:
+    key = new_node_key(KEY, "\u0436\u0443\u043a", lambda size: bytes(range(size)))
+    write_node_key(file, key)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert read_key_file(file) == key and is_node_key_file(file)
+    assert file.read_text().splitlines()[:3] == [
+        "rabble node key 1",
+        "name \u0436\u0443\u043a",
+        "id 000102030405060708090a0b0c0d0e0f",
+    ]
+    with pytest.raises(KeyFileError, match="the key of one node, and not one of a cluster"):
+        read_keys(file)
+    with pytest.raises(KeyFileError, match="exists already"):
+        write_node_key(file, key)
+
+
+def test_the_file_of_a_clusters_key_is_none_of_a_node(file: Path, tmp_path: Path) -> None:
+    write_key(file, KEY)
+    assert read_key_file(file) == (KEY,)
+    for path in (file, tmp_path / "none", tmp_path):
+        assert not is_node_key_file(path)
+
+
+def test_a_name_that_no_node_can_have_gets_no_key() -> None:
+    with pytest.raises(ValueError, match="is not usable"):
+        new_node_key(KEY, "a ", bytes)
+
+
+WHOLE = b"rabble node key 1\nname a\nid " + b"01" * 16 + b"\n" + (b"02" * 32 + b"\n") * 64
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        WHOLE[:-1] + b"0\n",
+        WHOLE[:-66],
+        WHOLE + b"02" * 32,
+        WHOLE.replace(b"name a", b"name a "),
+        WHOLE.replace(b"name a", b"a"),
+        WHOLE.replace(b"name a", b"name \xff"),
+        WHOLE.replace(b"id 01", b"id 0"),
+        WHOLE.replace(b"id", b"it"),
+        WHOLE.replace(b"02" * 32, b"ff" * 32, 1),
+        WHOLE.replace(b"02", b"0x", 1),
+        WHOLE[:18],
+    ],
+)
+def test_what_is_no_whole_node_key(file: Path, text: bytes) -> None:
+    put(file, WHOLE)
+    assert read_key_file(file)
+    file.unlink()
+    put(file, text)
+    with pytest.raises(KeyFileError, match="not a whole node key") as raised:
+        read_key_file(file)
+    assert "0202" not in str(raised.value)

@@ -60,8 +60,13 @@ class Backoff:
             # not, the peer only has not noticed yet that it is gone.
             wait = self._hold_back_s * self._rng.uniform(1, 2)
         elif target.attempts:
-            ceiling = self._first_s * 2.0 ** min(target.attempts - 1, 64)
-            wait = self._rng.uniform(0, min(ceiling, self._most_s))
+            doublings = min(target.attempts - 1, 64)
+            ceiling = min(self._first_s * 2.0**doublings, self._most_s)
+            wait = self._rng.uniform(0, ceiling)
+            if target.refusal is RefusalCode.BANNED:
+                # It may be lifted before its end, but hardly as soon as a network comes back.
+                longest = min(self._refused_s * 2.0**doublings, HELD_MOST * self._most_s)
+                wait = max(min(longest, target.ban_s), ceiling) * self._rng.uniform(1, 1.5)
         target.due = now + wait
         target.held_back_until = 0.0
         if hold_back and not target.join:

@@ -151,6 +151,30 @@ class ConnectionManager:
             actions.append(self._down(member))
         return actions
 
+    def shut_out(self, name: str, now: float, text: str, ban_s: float) -> list[Action]:
+        """The node of this name, or its key, is banned for so long: end what there is to it.
+
+        If it stays desired it is dialled now and then: it may have another key by then.
+        """
+        if (member := self._members.get(name)) is None:
+            return []
+        pending_dial = member.pending_dial
+        actions: list[Action] = [] if pending_dial is None else [self._drop(pending_dial, text)]
+        if member.connection_id is not None:
+            actions.append(Close(member.connection_id, RefusalCode.BANNED, text))
+            actions.append(self._down(member))
+        member.attempts += 1
+        member.refusal, member.ban_s = RefusalCode.BANNED, ban_s
+        self._plan(member, now)
+        return actions
+
+    def dial_banned(self, now: float) -> None:
+        """A ban is over: dial whom one kept from being connected, as if nothing had happened."""
+        for target in list(self._failing):
+            if target.refusal is RefusalCode.BANNED:
+                target.attempts, target.refusal = 0, None
+                self._plan(target, now)
+
     def add_seed(self, addr: str, now: float, resolved: Address | None = None) -> None:
         """Join whoever answers at this address, at once; what was there before is forgotten.
 
@@ -219,6 +243,7 @@ class ConnectionManager:
         code: RefusalCode | None = None,
         authenticated: bool = False,
         incarnation: int = 0,
+        ban_s: float = 0.0,
     ) -> list[Action]:
         """A dial came to nothing.
 
@@ -226,6 +251,7 @@ class ConnectionManager:
         :param authenticated: the peer had proven itself before. Without that nobody is believed
             anything that would last.
         :param incarnation: that which the peer knows of this node, with STALE_INCARNATION.
+        :param ban_s: for how many seconds more, with BANNED.
         """
         pending_dial = self._dials.get(connection_id)
         if pending_dial is None:
@@ -235,7 +261,7 @@ class ConnectionManager:
         if not (authenticated and code is RefusalCode.DUPLICATE):
             # Otherwise the peer has another connection, or dials itself: that is no failure.
             target.attempts += 1
-        target.refusal = code
+        target.refusal, target.ban_s = code, ban_s
         target.answered = target.answered or authenticated
         actions: list[Action] = []
         if authenticated and code is RefusalCode.SELF:
@@ -632,12 +658,6 @@ class ConnectionManager:
         """Of the names that nobody wants, those that were connected last are kept."""
         if len(self._members) <= self._remembered_max:
             return
-        idle = [
-            name
-            for name, member in self._members.items()
-            if not member.is_desired
-            and member.connection_id is None
-            and member.pending_dial is None
-        ]
+        idle = [name for name, member in self._members.items() if member.is_idle]
         for name in idle[: max(len(idle) - self._remembered_max, 0)]:
             del self._members[name]

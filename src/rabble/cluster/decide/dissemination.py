@@ -11,10 +11,10 @@ withheld from a peer that does not hear all the others is found by the next dige
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, KeysView
+from collections.abc import Hashable, Iterable, KeysView
+from typing import Generic, TypeVar
 
 from rabble.cluster.decide.backoff import Uniform
-from rabble.cluster.decide.membership_delta import Part
 from rabble.limits import Limits
 
 __all__ = ["Dissemination"]
@@ -22,6 +22,9 @@ __all__ = ["Dissemination"]
 #: Peers that told a change to all theirs, beyond which it is told no further: the redundancy
 #: constant of Trickle.
 SPREADERS_ENOUGH = 2
+
+#: What is told: a part of the membership's state, say.
+Part = TypeVar("Part", bound=Hashable)
 
 
 @dataclasses.dataclass(slots=True)
@@ -38,7 +41,7 @@ class Untold:
     spreaders: set[int]
 
 
-class Dissemination:
+class Dissemination(Generic[Part]):
     """Gathers what has changed until it is told. Does no I/O; for one thread.
 
     :param rng: for the jitter by which some are first, and the others hear them.

@@ -10,13 +10,10 @@ import dataclasses
 import enum
 import hashlib
 import hmac
-import unicodedata
 
-from rabble._core.ids import NodeId, misleading
+from rabble._core.ids import NodeId
 from rabble.cluster.decide import handshake_wire as wire
-from rabble.cluster.decide.belief import INCARNATION_MAX
 from rabble.cluster.decide.handshake_actions import (
-    MESSAGE_BYTES_MAX,
     Action,
     Authenticate,
     Authorize,
@@ -25,7 +22,9 @@ from rabble.cluster.decide.handshake_actions import (
     Peer,
     Send,
 )
+from rabble.cluster.decide.handshake_config import HandshakeConfig, check_cluster, check_key
 from rabble.cluster.decide.handshake_wire import Hello, printable
+from rabble.cluster.decide.node_keys import KEY_ID_BYTES, fingerprint_of
 from rabble.cluster.decide.refusal import Refusal, RefusalCode, known_code
 
 __all__ = [
@@ -43,90 +42,12 @@ __all__ = [
     "check_key",
 ]
 
-CLUSTER_BYTES_MAX = 64
-
 
 class Role(enum.Enum):
     """Which side of the connection this is."""
 
     INITIATOR = "initiator"
     RESPONDER = "responder"
-
-
-def check_cluster(cluster: str) -> None:
-    """Raise `ValueError` if that cannot be a cluster's id."""
-    if len(cluster.encode()) > CLUSTER_BYTES_MAX:
-        raise ValueError(
-            f"cluster id {printable(cluster)} is not usable: "
-            f"at most {CLUSTER_BYTES_MAX} bytes of UTF-8"
-        )
-    if not unicodedata.is_normalized("NFC", cluster):
-        raise ValueError(
-            f"cluster id {printable(cluster)} is not usable: it is not in Unicode normal form C"
-        )
-    problem = misleading(cluster)
-    if problem is not None:
-        raise ValueError(f"cluster id {printable(cluster)} is not usable: {problem}")
-
-
-def check_key(key: bytes) -> None:
-    """Raise `ValueError` if that cannot be a key; it is not shown."""
-    if len(key) != wire.KEY_BYTES:
-        raise ValueError(f"the key must be {wire.KEY_BYTES} bytes, not {len(key)}")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class HandshakeConfig:
-    """What a node brings to each of its handshakes.
-
-    :param own: this node.
-    :param incarnation: of this node, a u64.
-    :param cluster: the cluster's id, at most 64 bytes of UTF-8 in normal form C.
-    :param key: the 32 bytes that the nodes share; `None` is the mode without a key.
-    :param other_keys: that a peer may prove itself with as well, while the key is changed.
-    :param secured: the stream is TLS with certificates on both sides, or both sides are on
-        loopback: only then there is a mode without a key.
-    :param authenticate_loopback: authenticate the stream on loopback, too; in key mode, without
-        TLS.
-    :param versions: lowest and highest protocol version spoken.
-    :param deadline_s: seconds that the whole handshake may take.
-    :param highest_believed: of the incarnations of others, now; see `belief`.
-    :param message_bytes_max: of the longest message that the node takes, which its peers are told.
-    :raises ValueError: says what cannot be used. It never shows the key.
-    """
-
-    own: NodeId
-    incarnation: int
-    cluster: str = ""
-    key: bytes | None = dataclasses.field(default=None, repr=False)
-    other_keys: tuple[bytes, ...] = dataclasses.field(default=(), repr=False)
-    secured: bool = False
-    authenticate_loopback: bool = False
-    versions: tuple[int, int] = (1, 1)
-    deadline_s: float = 5.0
-    highest_believed: int = INCARNATION_MAX
-    message_bytes_max: int = MESSAGE_BYTES_MAX
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.incarnation < 1 << 64:
-            raise ValueError(f"incarnation must be 0 to 2**64 - 1, not {self.incarnation}")
-        check_cluster(self.cluster)
-        for key in (self.key, *self.other_keys):
-            if key is not None:
-                check_key(key)
-        if self.key is None and self.other_keys:
-            raise ValueError("other_keys are of no use without a key")
-        if self.key is None and not self.secured:
-            raise ValueError("without a key the stream must be TLS, or both sides on loopback")
-        lowest, highest = self.versions
-        if not 0 <= lowest <= highest <= 255:
-            raise ValueError(f"versions must be (lowest, highest) of 0 to 255, not {self.versions}")
-        if not 1 <= self.message_bytes_max < 1 << 64:
-            raise ValueError(
-                f"message_bytes_max must be 1 to 2**64 - 1, not {self.message_bytes_max}"
-            )
-        if not self.deadline_s > 0:
-            raise ValueError(f"deadline_s must be positive, not {self.deadline_s}")
 
 
 class Stage(enum.Enum):
@@ -155,9 +76,10 @@ class Fault(Exception):
         silent: bool = False,
         by_peer: bool = False,
         incarnation: int = 0,
+        ban_s: int = 0,
     ) -> None:
         super().__init__(text)
-        self.failed = Failed(code, text, False, incarnation, silent, by_peer)
+        self.failed = Failed(code, text, False, incarnation, silent, by_peer, ban_s=ban_s)
         self.peer_text = peer_text
 
 
@@ -173,6 +95,7 @@ class Handshake:
     :param expected: the node that was dialled; `None` where only its address is known. For the
         initiator.
     :param certified: the names in the peer's certificate; `None` if the stream is not TLS.
+    :param certificate_key: the fingerprint of that certificate's public key.
     :param on_loopback: the stream does not leave this machine.
     :raises ValueError: if an argument cannot be used.
 
@@ -190,6 +113,7 @@ class Handshake:
         expected: NodeId | None = None,
         *,
         certified: frozenset[str] | None = None,
+        certificate_key: bytes | None = None,
         on_loopback: bool = False,
     ) -> None:
         if len(nonce) != wire.NONCE_BYTES:
@@ -200,15 +124,17 @@ class Handshake:
         self.deadline = now + config.deadline_s
         self._initiates = role is Role.INITIATOR
         self._config = config
-        #: That the initiator proves itself with, and the responder with the same.
+        #: That the initiator proves itself with, and the responder with the same. Of two nodes
+        #: with keys of their own it is that of the pair, known from the peer's HELLO on.
         self._key = config.key
         self._nonce = nonce
         self._join = join
         self._expected = expected
         self._certified = certified
+        self._certificate_key = certificate_key
         #: Whether what follows is to be authenticated; the peer may ask for it, too.
         self._authenticates_stream = (
-            config.key is not None
+            config.is_keyed
             and certified is None
             and (config.authenticate_loopback or not on_loopback)
         )
@@ -282,7 +208,11 @@ class Handshake:
         if refusal is not None:
             text = f"refused: {printable(refusal.text) or refusal.code.meaning}"
             fault = Fault(
-                refusal.code, text, peer_text=refusal.text, incarnation=refusal.incarnation
+                refusal.code,
+                text,
+                peer_text=refusal.text,
+                incarnation=refusal.incarnation,
+                ban_s=refusal.ban_s,
             )
             return self._end(fault)
         self._stage = Stage.DONE
@@ -354,6 +284,8 @@ class Handshake:
         except ValueError as error:
             raise Fault(RefusalCode.PROTOCOL, str(error), peer_text=str(error)) from None
         self._peer = self._checked(hello)
+        if self._config.node_key is not None:
+            self._key = self._config.node_key.pair_key(self._peer.node.name, hello.key_id)
         self._authenticates_stream |= bool(hello.flags & wire.STREAM_FLAG)
         self._refuse_early_bytes()
         self._transcript.update(message)
@@ -367,7 +299,7 @@ class Handshake:
         transcript = self._transcript.digest()
         proven = [
             key
-            for key in (self._config.key, *self._config.other_keys)
+            for key in (self._key, *self._config.other_keys)
             if hmac.compare_digest(proof, wire.proof_of(key, label, transcript))
         ]
         if not proven:
@@ -405,7 +337,9 @@ class Handshake:
         failed = dataclasses.replace(fault.failed, authenticated=self._authenticated)
         if not (failed.silent or failed.by_peer) and self._may_refuse():
             stale = failed.code is RefusalCode.STALE_INCARNATION
-            refusal = Refusal(failed.code, fault.peer_text, failed.incarnation if stale else 0)
+            refusal = Refusal(
+                failed.code, fault.peer_text, failed.incarnation if stale else 0, failed.ban_s
+            )
             versions = self._config.versions
             if self._stage is Stage.AUTHORIZATION:
                 proof = self._write_proof()
@@ -429,7 +363,8 @@ class Handshake:
     def _write_hello(self) -> bytes:
         config = self._config
         flags = (
-            (wire.KEY_FLAG if config.key is not None else 0)
+            (wire.KEY_FLAG if config.is_keyed else 0)
+            | (wire.NODE_KEY_FLAG if config.node_key is not None else 0)
             | (wire.JOIN_FLAG if self._join else 0)
             | (wire.STREAM_FLAG if self._authenticates_stream else 0)
         )
@@ -442,6 +377,7 @@ class Handshake:
             config.own.name.encode(),
             config.own.addr.encode(),
             config.message_bytes_max,
+            b"" if config.node_key is None else config.node_key.key_id,
         )
         message = wire.pack_hello(hello)
         self._transcript.update(message)
@@ -457,7 +393,7 @@ class Handshake:
     @property
     def _mac_bytes(self) -> int:
         """Of the MAC behind a verdict."""
-        return 0 if self._config.key is None else wire.MAC_BYTES
+        return wire.MAC_BYTES if self._config.is_keyed else 0
 
     def _proven(self, verdict: bytes) -> bytes:
         """A verdict with its MAC, which covers both PROOFs, too."""
@@ -489,16 +425,25 @@ class Handshake:
             # The peer learns the own range from the fields of REFUSE.
             raise Fault(RefusalCode.VERSION, self._version_text(hello.lowest, hello.highest))
         keyed = bool(hello.flags & wire.KEY_FLAG)
+        has_own = bool(hello.flags & wire.NODE_KEY_FLAG)
         allowed = (
             wire.KEY_FLAG
             | (0 if self._initiates else wire.JOIN_FLAG)
             | (wire.STREAM_FLAG if keyed and self._certified is None else 0)
+            | (wire.NODE_KEY_FLAG if keyed else 0)
         )
         if hello.flags & ~allowed:
             text = f"flags {hello.flags:#06x}, allowed are {allowed:#06x}"
             raise Fault(RefusalCode.PROTOCOL, text, peer_text=text)
-        if keyed != (config.key is not None):
+        if has_own and len(hello.key_id) < KEY_ID_BYTES:
+            text = "the id of the key exceeds the HELLO"
+            raise Fault(RefusalCode.PROTOCOL, text, peer_text=text)
+        if keyed != config.is_keyed:
             text = "the peer has a key, this node none" if keyed else "the peer has no key"
+            raise Fault(RefusalCode.AUTH, text)
+        if has_own != (config.node_key is not None):
+            texts = ("the cluster's key", "a key of its own")
+            text = f"the peer has {texts[has_own]}, this node {texts[not has_own]}"
             raise Fault(RefusalCode.AUTH, text)
         if hello.cluster != config.cluster.encode():
             shown = printable(hello.cluster.decode("utf-8", "replace"))
@@ -527,7 +472,15 @@ class Handshake:
             bool(hello.flags & wire.JOIN_FLAG),
             version,
             hello.message_bytes_max,
+            self._keys_of(hello),
         )
+
+    def _keys_of(self, hello: Hello) -> tuple[bytes, ...]:
+        """The fingerprints of what the peer alone can prove itself with."""
+        certificate = () if self._certificate_key is None else (self._certificate_key,)
+        if not hello.key_id:
+            return certificate
+        return (*certificate, fingerprint_of(hello.name.decode(), hello.key_id))
 
     def _refuse_early_bytes(self) -> None:
         """A peer that sends out of turn cannot have read what it has to answer."""
@@ -547,7 +500,7 @@ class Handshake:
     def _refused(self, body: bytes) -> Fault:
         """What a REFUSE of the peer means here."""
         try:
-            number, versions, incarnation, peer_text = wire.parse_refuse(body)
+            number, versions, told, peer_text = wire.parse_refuse(body)
         except ValueError as error:
             return Fault(RefusalCode.PROTOCOL, str(error), by_peer=True)
         code = known_code(number)
@@ -557,12 +510,12 @@ class Handshake:
         text = f"the peer refused: {peer_text or code.meaning}"
         if code is RefusalCode.VERSION:
             text = f"the peer refused: {self._version_text(*versions)}"
-        if code is not RefusalCode.STALE_INCARNATION:
-            incarnation = 0
-        elif incarnation > self._config.highest_believed:
+        incarnation = told if code is RefusalCode.STALE_INCARNATION else 0
+        if incarnation > self._config.highest_believed:
             text = f"{text}; its incarnation {incarnation} is a hundred years ahead of the clock"
             incarnation = 0
-        return Fault(code, text, by_peer=True, incarnation=incarnation)
+        ban_s = told if code is RefusalCode.BANNED else 0
+        return Fault(code, text, by_peer=True, incarnation=incarnation, ban_s=ban_s)
 
     def _version_text(self, lowest: int, highest: int) -> str:
         own_lowest, own_highest = self._config.versions

@@ -31,6 +31,8 @@ class Peer:
     :param join: this start of it was told to join; never set of a responder.
     :param version: of the protocol, which both sides speak from now on.
     :param message_bytes_max: of the longest message that it takes.
+    :param keys: the fingerprints of the keys that it alone has, 32 bytes each: of its certificate's
+        public key, of its own key; none in a mesh with one key for all.
     """
 
     node: NodeId
@@ -38,6 +40,7 @@ class Peer:
     join: bool
     version: int
     message_bytes_max: int = MESSAGE_BYTES_MAX
+    keys: tuple[bytes, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class Failed:
     :param text: more about it, in printable ASCII.
     :param authenticated: the peer had proven itself; else anybody may be behind this.
     :param incarnation: that which the peer knows, of an own STALE_INCARNATION; else 0.
+    :param ban_s: for how many seconds more, with BANNED; else 0.
     :param silent: no REFUSE is sent: the peer is no node, is too slow, or sends too much.
     :param by_peer: it was the peer who refused.
     :param hung_up: the peer closed the connection without a word.
@@ -101,6 +105,7 @@ class Failed:
     by_peer: bool = False
     hung_up: bool = False
     nobody: bool = False
+    ban_s: int = 0
 
     @property
     def is_usual(self) -> bool:

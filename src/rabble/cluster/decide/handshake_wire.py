@@ -6,7 +6,8 @@ import dataclasses
 import hmac
 import struct
 
-from rabble.cluster.decide.refusal import Refusal
+from rabble.cluster.decide.node_keys import KEY_ID_BYTES
+from rabble.cluster.decide.refusal import Refusal, RefusalCode
 
 __all__ = [
     "ACCEPT",
@@ -23,6 +24,7 @@ __all__ = [
     "KEY_FLAG",
     "MAC_BYTES",
     "MAGIC",
+    "NODE_KEY_FLAG",
     "NONCE_BYTES",
     "PROOF",
     "REFUSE",
@@ -60,6 +62,7 @@ FOLLOW_UP_BODY_MAX = 512
 KEY_FLAG = 1
 JOIN_FLAG = 2
 STREAM_FLAG = 4
+NODE_KEY_FLAG = 8
 
 PROOF = 1
 ACCEPT = 2
@@ -93,6 +96,8 @@ class Hello:
     name: bytes
     addr: bytes
     message_bytes_max: int
+    #: Of the key that the node alone has, with `NODE_KEY_FLAG`.
+    key_id: bytes = b""
 
 
 def pack_hello(hello: Hello) -> bytes:
@@ -102,7 +107,7 @@ def pack_hello(hello: Hello) -> bytes:
     )
     for text in (hello.cluster, hello.name, hello.addr):
         body += bytes([len(text)]) + text
-    body += HELLO_LIMITS.pack(hello.message_bytes_max)
+    body += HELLO_LIMITS.pack(hello.message_bytes_max) + hello.key_id
     return MAGIC + len(body).to_bytes(2, "big") + body
 
 
@@ -123,7 +128,24 @@ def parse_hello(body: bytes) -> Hello:
         at = end
     if at + HELLO_LIMITS.size > len(body):
         raise ValueError("the limits exceed the HELLO")
-    return Hello(*HELLO_FIELDS.unpack_from(body), *texts, *HELLO_LIMITS.unpack_from(body, at))
+    lowest, highest, flags, incarnation, nonce = HELLO_FIELDS.unpack_from(body)
+    message_bytes_max = int.from_bytes(body[at : at + HELLO_LIMITS.size], "big")
+    at += HELLO_LIMITS.size
+    # Whether it is whole is asked once the version is known.
+    key_id = body[at : at + KEY_ID_BYTES] if flags & NODE_KEY_FLAG else b""
+    cluster, name, addr = texts
+    return Hello(
+        lowest,
+        highest,
+        flags,
+        incarnation,
+        nonce,
+        cluster,
+        name,
+        addr,
+        message_bytes_max,
+        key_id,
+    )
 
 
 def follow_up(what: int, body: bytes = b"", mac_bytes: int = 0) -> bytes:
@@ -137,22 +159,25 @@ def follow_up(what: int, body: bytes = b"", mac_bytes: int = 0) -> bytes:
 def pack_refuse(refusal: Refusal, versions: tuple[int, int], mac_bytes: int = 0) -> bytes:
     """A whole REFUSE, with the versions that the refuser speaks."""
     text = printable(refusal.text).encode("ascii")
-    fields = REFUSE_FIELDS.pack(refusal.code, *versions, refusal.incarnation, len(text))
+    number = refusal.ban_s if refusal.code is RefusalCode.BANNED else refusal.incarnation
+    fields = REFUSE_FIELDS.pack(refusal.code, *versions, number, len(text))
     return follow_up(REFUSE, fields + text, mac_bytes)
 
 
 def parse_refuse(body: bytes) -> tuple[int, tuple[int, int], int, str]:
-    """A REFUSE's code, versions, incarnation and text, which is made `printable`.
+    """A REFUSE's code, versions, number and text, which is made `printable`.
+
+    The number is an incarnation or seconds, as the code has it.
 
     :raises ValueError: if it is too short.
     """
     if len(body) < REFUSE_FIELDS.size:
         raise ValueError(f"a REFUSE of {len(body)} bytes, the least is {REFUSE_FIELDS.size}")
-    code, lowest, highest, incarnation, size = REFUSE_FIELDS.unpack_from(body)
+    code, lowest, highest, number, size = REFUSE_FIELDS.unpack_from(body)
     text = body[REFUSE_FIELDS.size : REFUSE_FIELDS.size + size]
     if len(text) < size:
         raise ValueError("the text exceeds the REFUSE")
-    return code, (lowest, highest), incarnation, printable(text.decode("utf-8", "replace"))
+    return code, (lowest, highest), number, printable(text.decode("utf-8", "replace"))
 
 
 def printable(text: str) -> str:

@@ -33,7 +33,9 @@ __all__ = [
     "believed",
     "bytes_of",
     "checked_int",
+    "checked_node",
     "read_state",
+    "shown",
 ]
 
 #: Counters and logical times.

@@ -29,6 +29,7 @@ class DialTarget:
     :param resolved: what `addr` stands for; `None` if each dial is to look it up.
     :param answered: somebody has proven to be at `addr`.
     :param held_back_until: until then at most the dial leaves the other side time to dial first.
+    :param ban_s: for how many seconds a ban went on when it was the reason.
     """
 
     addr: str
@@ -42,6 +43,7 @@ class DialTarget:
     resolved: Address | None = None
     answered: bool = False
     held_back_until: float = 0.0
+    ban_s: float = 0.0
 
     @property
     def up(self) -> bool:
@@ -122,6 +124,11 @@ class Member(DialTarget):
     @property
     def up(self) -> bool:
         return self.connection_id is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody wants it, and it is neither connected nor dialled."""
+        return not self.is_desired and not self.up and self.pending_dial is None
 
     @property
     def whom(self) -> NodeId | None:

@@ -55,6 +55,7 @@ class RefusalCode(enum.IntEnum):
     LIMIT = REFUSAL_CODES["LIMIT"], "another bound is reached"
     SHUTDOWN = REFUSAL_CODES["SHUTDOWN"], "the node ends"
     INTEGRITY = REFUSAL_CODES["INTEGRITY"], "the stream is not what was sent"
+    BANNED = REFUSAL_CODES["BANNED"], "the node, or its key, is banned for a time"
 
 
 def known_code(number: int) -> RefusalCode | None:
@@ -81,8 +82,10 @@ class Refusal:
     :param code: why.
     :param text: more about it, for people at the other side; it is cut to 200 characters.
     :param incarnation: the one that is known, for STALE_INCARNATION; else 0.
+    :param ban_s: for how many seconds more, rounded up, for BANNED; else 0.
     """
 
     code: RefusalCode
     text: str = ""
     incarnation: int = 0
+    ban_s: int = 0

@@ -14,6 +14,7 @@ from rabble.cluster.decide.refusal import RefusalCode
 from rabble.cluster.io.handshake_runner import HandshakeRunner, is_refused
 from rabble.cluster.io.handshake_socket import HandshakeSocket
 from rabble.cluster.io.resolver import Question, Resolver
+from rabble.cluster.io.tls import PeerCertificate
 from rabble.limits import Limits
 
 __all__ = ["Connector"]
@@ -174,10 +175,10 @@ class Connector:
         others: list[Address],
         deadline: float,
     ) -> HandshakeSocket:
-        def make_handshake(certified: frozenset[str] | None) -> Handshake:
+        def make_handshake(certificate: PeerCertificate | None) -> Handshake:
             return self._runner.make_handshake(
                 Role.INITIATOR,
-                certified,
+                certificate,
                 dial.join,
                 dial.node,
                 on_loopback=is_loopback(str(where[0])),

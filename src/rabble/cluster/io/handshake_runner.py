@@ -24,6 +24,7 @@ from rabble.cluster.decide.handshake import (
 )
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
 from rabble.cluster.io.handshake_socket import HandshakeSocket
+from rabble.cluster.io.tls import PeerCertificate
 
 __all__ = ["HandshakeRunner", "Outcome", "Ready", "Unreached", "is_refused"]
 
@@ -86,13 +87,16 @@ class HandshakeRunner:
     def make_handshake(
         self,
         role: Role,
-        certified: frozenset[str] | None,
+        certificate: PeerCertificate | None,
         join: bool = False,
         expected: NodeId | None = None,
         *,
         on_loopback: bool = False,
     ) -> Handshake:
-        """A handshake that begins now; the parameters are those of `Handshake`."""
+        """A handshake that begins now; the other parameters are those of `Handshake`.
+
+        :param certificate: the peer's; `None` if the stream is not TLS.
+        """
         return Handshake(
             role,
             self._config(),
@@ -100,7 +104,8 @@ class HandshakeRunner:
             self._clock(),
             join,
             expected,
-            certified=certified,
+            certified=None if certificate is None else certificate.names,
+            certificate_key=None if certificate is None else certificate.key,
             on_loopback=on_loopback,
         )
 

@@ -14,7 +14,7 @@ from rabble.addresses import Address
 from rabble.cluster.decide.actions import Dial
 from rabble.cluster.decide.handshake import Action, Failed, Handshake
 from rabble.cluster.decide.refusal import RefusalCode
-from rabble.cluster.io.tls import peer_names
+from rabble.cluster.io.tls import PeerCertificate, peer_certificate
 
 __all__ = ["HandshakeSocket"]
 
@@ -29,7 +29,7 @@ class HandshakeSocket:
     :param sock: non-blocking; owned until the handshake is done, or `close`.
     :param connection_id: given by `ConnectionManager`.
     :param context: for TLS, or `None`.
-    :param make_handshake: called with the names in the peer's certificate, once they are known.
+    :param make_handshake: called with the peer's certificate, once it is known.
     :param remote: the address at the other side, for the log.
     :param deadline: monotonic seconds by which all of it must be done.
     :param connect_by: the same for the connect alone, which a network that swallows packets
@@ -44,7 +44,7 @@ class HandshakeSocket:
         connection_id: int,
         *,
         context: ssl.SSLContext | None,
-        make_handshake: Callable[[frozenset[str] | None], Handshake],
+        make_handshake: Callable[[PeerCertificate | None], Handshake],
         remote: str,
         deadline: float,
         connect_by: float | None = None,
@@ -142,10 +142,10 @@ class HandshakeSocket:
             self._interest = selectors.EVENT_WRITE
             return []
         self._in_tls_handshake = False
-        return self._start(peer_names(self.sock))
+        return self._start(peer_certificate(self.sock))
 
-    def _start(self, certified: frozenset[str] | None) -> list[Action]:
-        self.handshake = self._make_handshake(certified)
+    def _start(self, certificate: PeerCertificate | None) -> list[Action]:
+        self.handshake = self._make_handshake(certificate)
         return self.handshake.start()
 
     def _receive(self, now: float) -> list[Action]:

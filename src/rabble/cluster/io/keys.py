@@ -1,8 +1,11 @@
-"""The key that the nodes of a cluster share, and the file that holds it.
+"""The key that the nodes of a cluster share, or that one node alone has, and its file.
 
 A key file is text: the 32 bytes as 64 hexadecimal digits, and a newline. Text survives what people
 do with keys (paste it, keep it in a secret store, read it out), and raw bytes do not. While the key
 is changed the file holds two, each on a line of its own.
+
+The file of a node key begins with a line that says so, one with the name, and one with the key's
+id. The numbers of its polynomial follow, a line each.
 """
 
 from __future__ import annotations
@@ -14,18 +17,27 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from rabble._core.ids import NodeId
 from rabble.cluster.decide.handshake_wire import KEY_BYTES
+from rabble.cluster.decide.node_keys import COLLUDERS_MAX, KEY_ID_BYTES, NodeKey, derived
 from rabble.errors import KeyFileError
 
 __all__ = [
+    "is_node_key_file",
     "key_id",
     "new_key",
+    "new_node_key",
     "read_key",
+    "read_key_file",
     "read_keys",
     "read_private",
     "write_key",
+    "write_node_key",
     "write_private",
 ]
+
+#: The first line of a node key's file.
+NODE_KEY_HEAD = b"rabble node key 1"
 
 #: While it is changed.
 KEYS_MAX = 2
@@ -45,7 +57,7 @@ def new_key(token_bytes: Callable[[int], bytes]) -> bytes:
 
 
 def read_keys(path: str | os.PathLike[str]) -> tuple[bytes, ...]:
-    """Read a key file. For any thread.
+    """Read a key file of a cluster's key. For any thread.
 
     :returns: the 32 bytes of each key: the one that this node proves itself with, and perhaps
         another one that it accepts.
@@ -53,7 +65,21 @@ def read_keys(path: str | os.PathLike[str]) -> tuple[bytes, ...]:
         owner is neither this user nor root, or what it holds is no key. The message never shows its
         content.
     """
-    keys = tuple(parsed(text, path) for text in read_private(path).split() or [b""])
+    keys = read_key_file(path)
+    if isinstance(keys, NodeKey):
+        raise KeyFileError(f"{path}: the key of one node, and not one of a cluster")
+    return keys
+
+
+def read_key_file(path: str | os.PathLike[str]) -> tuple[bytes, ...] | NodeKey:
+    """Read a key file: that of a cluster's key, see `read_keys`, or that of one node.
+
+    :raises KeyFileError: as `read_keys`.
+    """
+    content = read_private(path)
+    if content.startswith(NODE_KEY_HEAD + b"\n"):
+        return parsed_node_key(content, path)
+    keys = tuple(parsed(text, path) for text in content.split() or [b""])
     if len(keys) > KEYS_MAX:
         raise KeyFileError(
             f"{path}: {len(keys)} keys; at most {KEYS_MAX}, while one takes the place of the other"
@@ -87,6 +113,66 @@ def parsed(text: bytes, path: str | os.PathLike[str]) -> bytes:
     if not any(key):
         raise KeyFileError(f"{path}: the key is all zero; `rabble keygen` makes one")
     return key
+
+
+def is_node_key_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file says that it is one of a node key. False if it cannot be read."""
+    try:
+        # A named pipe would keep the reader waiting.
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.read(file, len(NODE_KEY_HEAD)) == NODE_KEY_HEAD
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+
+
+def parsed_node_key(content: bytes, path: str | os.PathLike[str]) -> NodeKey:
+    """The node key that a file holds."""
+    try:
+        _, name, key_id, *numbers = content.decode().removesuffix("\n").split("\n")
+        if not (name.startswith("name ") and key_id.startswith("id ")):
+            raise ValueError
+        if any(len(number) != 2 * KEY_BYTES for number in numbers):
+            raise ValueError
+        name = name.removeprefix("name ")
+        NodeId(name, "localhost:0")
+        return NodeKey(
+            name,
+            bytes.fromhex(key_id.removeprefix("id ")),
+            tuple(int.from_bytes(bytes.fromhex(number), "big") for number in numbers),
+        )
+    except ValueError:
+        # Its text may have what the file holds.
+        raise KeyFileError(
+            f"{path}: not a whole node key, which has its name, its id and {COLLUDERS_MAX + 1} "
+            f"numbers, a line each; `rabble keygen --node NAME --from FILE` makes one"
+        ) from None
+
+
+def new_node_key(authority: bytes, name: str, token_bytes: Callable[[int], bytes]) -> NodeKey:
+    """A new key for the node of that name, which no other node has.
+
+    :param authority: the 32 bytes that all node keys of the cluster are made of.
+    :param token_bytes: a cryptographic random source: `secrets.token_bytes`.
+    :raises ValueError: if no node can have that name.
+    """
+    NodeId(name, "localhost:0")
+    return derived(authority, name, token_bytes(KEY_ID_BYTES))
+
+
+def write_node_key(path: str | os.PathLike[str], key: NodeKey) -> None:
+    """Write the file of a node key, that only this user may read. For any thread.
+
+    :param path: of the file, which must not exist yet.
+    :raises KeyFileError: if it exists or cannot be written.
+    """
+    numbers = (number.to_bytes(KEY_BYTES, "big").hex() for number in key.coefficients)
+    lines = [NODE_KEY_HEAD.decode(), f"name {key.name}", f"id {key.key_id.hex()}", *numbers]
+    write_private(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def write_key(path: str | os.PathLike[str], key: bytes) -> None:

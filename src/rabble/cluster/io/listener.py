@@ -15,6 +15,7 @@ from rabble.cluster.decide.handshake import Failed, Handshake, Role
 from rabble.cluster.decide.refusal import RefusalCode
 from rabble.cluster.io.handshake_runner import HandshakeRunner
 from rabble.cluster.io.handshake_socket import HandshakeSocket
+from rabble.cluster.io.tls import PeerCertificate
 from rabble.limits import Limits
 from rabble.texts import described
 
@@ -136,9 +137,9 @@ class Listener:
             yield accepted
 
     def _accepted(self, sock: socket.socket, host: str, remote: str) -> HandshakeSocket:
-        def make_handshake(certified: frozenset[str] | None) -> Handshake:
+        def make_handshake(certificate: PeerCertificate | None) -> Handshake:
             return self._runner.make_handshake(
-                Role.RESPONDER, certified, on_loopback=is_loopback(host)
+                Role.RESPONDER, certificate, on_loopback=is_loopback(host)
             )
 
         return HandshakeSocket(

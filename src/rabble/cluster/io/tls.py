@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 import os
 import ssl
 import stat
@@ -18,7 +19,17 @@ import urllib.parse
 from rabble.cluster.io.keys import read_private
 from rabble.errors import KeyFileError
 
-__all__ = ["TlsConfig", "TlsContexts", "certificate_end", "peer_names", "uri_of"]
+__all__ = [
+    "PeerCertificate",
+    "TlsConfig",
+    "TlsContexts",
+    "certificate_end",
+    "certificate_key",
+    "key_fingerprint",
+    "peer_certificate",
+    "peer_names",
+    "uri_of",
+]
 
 SCHEME = "rabble://"
 PEM_BEGIN, PEM_END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
@@ -92,11 +103,13 @@ class TlsContexts:
     :param client: for connections that it dials.
     :param server: for connections that it accepts.
     :param ends_at: when its certificate ends, in seconds since 1970.
+    :param key: the fingerprint of the public key in it.
     """
 
     client: ssl.SSLContext
     server: ssl.SSLContext
     ends_at: float
+    key: bytes
 
     @classmethod
     def read(cls, config: TlsConfig) -> TlsContexts:
@@ -104,7 +117,12 @@ class TlsContexts:
 
         :raises KeyFileError: says which file cannot be used, and why.
         """
-        return cls(config.client_context(), config.server_context(), certificate_end(config.cert))
+        return cls(
+            config.client_context(),
+            config.server_context(),
+            certificate_end(config.cert),
+            certificate_key(config.cert),
+        )
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
@@ -130,31 +148,63 @@ def certificate_end(path: str | os.PathLike[str]) -> float:
 
     :raises KeyFileError: if there is none, or it has no such time.
     """
-    text = read_file(path).decode("ascii", "replace")
-    begin, end = text.find(PEM_BEGIN), text.find(PEM_END)
     try:
-        der = ssl.PEM_cert_to_DER_cert(text[begin : end + len(PEM_END)])
-        return end_of_validity(der)
+        return end_of_validity(first_certificate(path))
     except (ValueError, IndexError) as error:
         raise KeyFileError(f"{path}: no certificate in PEM: {error}") from error
 
 
+def certificate_key(path: str | os.PathLike[str]) -> bytes:
+    """The fingerprint of the public key in the first certificate of a file in PEM.
+
+    :raises KeyFileError: if there is none.
+    """
+    try:
+        return key_fingerprint(first_certificate(path))
+    except (ValueError, IndexError) as error:
+        raise KeyFileError(f"{path}: no certificate in PEM: {error}") from error
+
+
+def first_certificate(path: str | os.PathLike[str]) -> bytes:
+    """The first certificate of a file in PEM, as DER."""
+    text = read_file(path).decode("ascii", "replace")
+    begin, end = text.find(PEM_BEGIN), text.find(PEM_END)
+    return ssl.PEM_cert_to_DER_cert(text[begin : end + len(PEM_END)])
+
+
 def end_of_validity(der: bytes) -> float:
     """The field notAfter of a certificate (RFC 5280, section 4.1): `ssl` tells it of peers only."""
-    _, certificate, _ = element(der)
-    _, signed, _ = element(certificate)
-    kind, value, rest = element(signed)
-    if kind == 0xA0:  # the version, which need not be there
-        kind, value, rest = element(rest)
-    for _ in range(3):  # past the number, the algorithm and the issuer
-        kind, value, rest = element(rest)
-    _, _, not_before_and_after = element(value)
-    kind, value, _ = element(not_before_and_after)
+    _, validity, _ = element(from_validity(der))
+    _, _, not_after = element(validity)
+    kind, value, _ = element(not_after)
     text = value.decode("ascii")
     if kind == 0x17:  # UTCTime: two digits of the year
         text = ("19" if text[:2] >= "50" else "20") + text
     end = datetime.datetime.strptime(text, "%Y%m%d%H%M%SZ")
     return end.replace(tzinfo=datetime.UTC).timestamp()
+
+
+def key_fingerprint(der: bytes) -> bytes:
+    """The SHA-256 of a certificate's public key: of the field subjectPublicKeyInfo, as DER.
+
+    Of a certificate that is issued anew for the same key it is the same one.
+    """
+    _, _, from_subject = element(from_validity(der))
+    _, _, from_key = element(from_subject)
+    _, _, rest = element(from_key)
+    return hashlib.sha256(from_key[: len(from_key) - len(rest)]).digest()
+
+
+def from_validity(der: bytes) -> bytes:
+    """What a certificate has from the field validity on (RFC 5280, section 4.1)."""
+    _, certificate, _ = element(der)
+    _, signed, _ = element(certificate)
+    kind, _, rest = element(signed)
+    if kind == 0xA0:  # the version, which need not be there
+        _, _, rest = element(rest)
+    for _ in range(2):  # past the algorithm and the issuer
+        _, _, rest = element(rest)
+    return rest
 
 
 def element(der: bytes) -> tuple[int, bytes, bytes]:
@@ -171,6 +221,32 @@ def element(der: bytes) -> tuple[int, bytes, bytes]:
 def uri_of(name: str) -> str:
     """The entry that a node of that name has in its certificate."""
     return SCHEME + urllib.parse.quote(name, safe="")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """What counts of a peer's certificate.
+
+    :param names: that it gives to nodes.
+    :param key: the fingerprint of its public key, 32 bytes.
+    """
+
+    names: frozenset[str]
+    key: bytes
+
+
+def peer_certificate(connection: ssl.SSLObject | ssl.SSLSocket) -> PeerCertificate:
+    """The peer's certificate, of a connection whose TLS handshake is done.
+
+    :raises ssl.SSLError: if its public key cannot be found.
+    """
+    der = connection.getpeercert(binary_form=True)
+    try:
+        key = key_fingerprint(der or b"")
+    except (ValueError, IndexError) as error:
+        # Without it a ban could not be told to be of that peer.
+        raise ssl.SSLError(f"the peer's certificate has no public key: {error}") from error
+    return PeerCertificate(peer_names(connection), key)
 
 
 def peer_names(connection: ssl.SSLObject | ssl.SSLSocket) -> frozenset[str]:

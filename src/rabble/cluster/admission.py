@@ -1,0 +1,69 @@
+"""Whom this node takes a connection of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rabble.cluster.connections import Connections
+from rabble.cluster.decide.connection_manager import ConnectionManager
+from rabble.cluster.decide.handshake_actions import Peer
+from rabble.cluster.decide.membership import Membership
+from rabble.cluster.decide.refusal import Refusal, RefusalCode
+from rabble.cluster.decide.standing import refusal_by_standing
+from rabble.cluster.own_life import OwnLife
+from rabble.cluster.shut_out import ShutOut
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """Decides on peers by all that is known of them. For the cluster server's thread."""
+
+    def __init__(
+        self,
+        life: OwnLife,
+        membership: Membership,
+        connection_manager: ConnectionManager,
+        connections: Connections,
+        shut_out: ShutOut,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._life = life
+        self._membership = membership
+        self._connection_manager = connection_manager
+        self._connections = connections
+        self._shut_out = shut_out
+        self._clock = clock
+        #: No new peer is let in: the node is about to end.
+        self.is_draining = False
+
+    def may_authenticate(self, connection_id: int, peer: Peer) -> bool:
+        """Whether to send a PROOF, now that it is known who answers a dial. Else that has ended."""
+        now = self._clock()
+        refusal = self._shut_out.refusal(peer, now)
+        if refusal is None:
+            refusal = self._connection_manager.authenticating(
+                connection_id, peer.node, peer.incarnation, now
+            )
+        else:
+            # It has proven nothing, so no action follows.
+            self._connection_manager.dial_failed(
+                connection_id, now, code=refusal.code, ban_s=refusal.ban_s
+            )
+        return refusal is None
+
+    def refusal(self, peer: Peer) -> Refusal | None:
+        """Why not to accept a peer that dialled and has authenticated itself."""
+        now = self._clock()
+        if self.is_draining:
+            return Refusal(RefusalCode.SHUTDOWN)
+        if self._life.is_removed:
+            return Refusal(RefusalCode.STATE, "this node was removed from the cluster")
+        connection_id = self._connection_manager.connection_of(peer.node.name)
+        silent_s = None if connection_id is None else self._connections.silent_s(connection_id)
+        return (
+            self._shut_out.refusal(peer, now)
+            or refusal_by_standing(self._membership, peer)
+            or self._connection_manager.authorize(peer.node, peer.incarnation, now, silent_s)
+        )
