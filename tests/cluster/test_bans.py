@@ -126,6 +126,30 @@ def test_a_name_is_not_joined_while_it_is_banned(abc: tuple[Plane, Plane, Plane]
     assert text == ("a: cannot join x@127.0.0.1:1: its name is banned; lift_ban() lets it in")
 
 
+def test_a_join_of_an_address_where_somebody_is_banned_says_so_once(
+    abc: tuple[Plane, Plane, Plane],
+) -> None:
+    a, *_ = abc
+    ban(a, "x")
+    with Plane("x", START, **QUICK) as x:
+        a.plane.join(x.own.addr)
+        turn_until(lambda: a.refusals.get("BANNED", 0) >= 3, *abc, x)
+        assert not x.peers and not x.refusals.get("BANNED")
+    [text] = texts(a, f"dialling {x.own.addr}")[:1]
+    assert text.endswith("BANNED: the name x is banned for 1000 s more")
+
+
+def test_what_is_not_banned_cannot_be_lifted_which_is_said(
+    abc: tuple[Plane, Plane, Plane],
+) -> None:
+    a, *_ = abc
+    lift(a, "x", bytes(32))
+    assert texts(a, "no ban to lift") == [
+        "a: no ban to lift: the name x is not banned, as far as is known",
+        f"a: no ban to lift: the key {'00' * 32} is not banned, as far as is known",
+    ]
+
+
 def test_whoever_joins_elsewhere_in_spite_of_a_ban_is_no_member_and_not_dialled(
     abc: tuple[Plane, Plane, Plane],
 ) -> None:
@@ -180,9 +204,19 @@ def test_a_ban_that_is_lifted_anywhere_is_over_everywhere(
     turn_until(lambda: not (a.banned or b.banned), *abc)
     c.plane.join(a.own)
     turn_until(lambda: c.peers == {"a", "b"} and b.members == {"a", "b", "c"}, *abc)
-    # It learns of its own ban what the others know, so nothing is left to be told.
-    turn_until(
-        lambda: len({each.plane._gossip._digest(time.monotonic()) for each in abc}) == 1, *abc
+    # Nothing is left to be told.
+    turn_until(lambda: agree(*abc), *abc)
+
+
+def agree(*planes: Plane) -> bool:
+    """Whether each pair has the same digest."""
+    digests = {
+        (each.own.name, peer.node.name): each.plane._gossip._digest(peer, time.monotonic())
+        for each in planes
+        for peer in each.plane._connections.all()
+    }
+    return len(digests) == len(planes) * (len(planes) - 1) and all(
+        digest == digests.get((two, one)) for (one, two), digest in digests.items()
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import time
 
 import pytest
 
+from rabble.cluster.decide.bans import DURATION_MS_MAX
 from rabble.cluster.server import new_incarnation
 from tests.cluster.plane import Plane, turn_until, turn_while
 from tests.fuzz.lies import COUNTERS, NUMBERS
@@ -20,6 +22,8 @@ LIMITS = {
     "membership_dots_per_member_max": 2,
     "frame_bytes_max": 20_000,
     "fragment_bytes_max": 1_000,
+    "bans_max": 5,
+    "redial_refused_ms": 20,
 }
 HONEST = "abc"
 
@@ -46,25 +50,52 @@ def a_lie(planes: list[Plane], rng: random.Random) -> dict[str, list[list[object
     return dict(zip("svm", rows, strict=True))
 
 
+def a_lie_of_bans(rng: random.Random) -> dict[str, list[list[object]]]:
+    """Bans of nodes that are there and some that are not."""
+    names = rng.sample((*HONEST, "d", "e", "f", "m"), rng.randint(1, 7))
+    rows: list[list[object]] = []
+    for name in names:
+        duration_ms = rng.choice((0, 1, 50, 10**6, DURATION_MS_MAX))
+        left_ms = rng.choice((0, duration_ms))
+        by = rng.choice((*HONEST, "d", "m"))
+        rows.append([name, rng.choice(COUNTERS), duration_ms, by, left_ms, rng.random() < 0.5])
+    return {"b": rows}
+
+
+def know_the_same_bans(planes: list[Plane]) -> bool:
+    """Each pair of them, of all but the two themselves; and none holds."""
+    now = time.monotonic()
+    bans = {each.own.name: each.plane.members.shut_out._bans for each in planes}
+    return not any(each.in_force(now) for each in bans.values()) and all(
+        bans[one].summary(now, {one, other}) == bans[other].summary(now, {one, other})
+        for one, other in itertools.combinations(bans, 2)
+    )
+
+
 def hold_each_other(planes: list[Plane]) -> bool:
     """Whether they agree, and each is known as what it is and connected to each."""
     digests = {each.plane._membership.digest() for each in planes}
     names = {each.own.name for each in planes}
     incarnations = {each.own.name: each.plane.incarnation for each in planes}
-    return len(digests) == 1 and all(
-        each.members == each.peers | {each.own.name} == names
+    return (
+        len(digests) == 1
+        and know_the_same_bans(planes)
         and all(
-            each.plane._membership.members()[other.own.name] == other.own
-            and each.plane._membership.incarnation_of(other.own.name)
-            == incarnations[other.own.name]
-            for other in planes
+            each.members == each.peers | {each.own.name} == names
+            and all(
+                each.plane._membership.members()[other.own.name] == other.own
+                and each.plane._membership.incarnation_of(other.own.name)
+                == incarnations[other.own.name]
+                for other in planes
+            )
+            for each in planes
         )
-        for each in planes
     )
 
 
 def check_bounds(plane: Plane) -> None:
     membership, limits = plane.plane._membership, plane.limits
+    assert len(plane.plane.members.shut_out._bans) <= limits.bans_max
     assert len(membership) <= limits.membership_members_max
     assert len(membership.encoded()) + 2 <= limits.frame_bytes_max
     assert len(membership.state()["s"]) <= len(membership) + limits.membership_retired_max
@@ -88,14 +119,14 @@ def lie_to_them(rng: random.Random) -> None:
                 each.plane.join(planes[0].own)
             turn_until(lambda: all(each.peers >= {"m"} for each in planes), *planes, liar)
             for _ in range(30):
-                liar.claim(a_lie(planes, rng))
+                liar.claim(a_lie(planes, rng) if rng.random() < 0.7 else a_lie_of_bans(rng))
                 turn_while(rng.randint(1, 12), *planes, liar)
                 for each in planes:
                     check_bounds(each)
                 if not liar.peers:
                     # It comes as often as it likes.
                     liar.plane.join(rng.choice(planes).own)
-        # An operator removes who does not exist, and tells the others to join.
+        # An operator removes who does not exist, lets in who was banned, and tells them to join.
         deadline = time.monotonic() + 20
         while not hold_each_other(planes):
             assert time.monotonic() < deadline, [
@@ -103,6 +134,7 @@ def lie_to_them(rng: random.Random) -> None:
                 for each in planes
             ]
             for each in planes:
+                each.plane.members.shut_out.lift(each.banned)
                 for name in each.members - set(HONEST):
                     each.plane.leave(name)
                 if each.plane.status().removed:

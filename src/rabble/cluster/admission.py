@@ -38,8 +38,8 @@ class Admission:
         #: No new peer is let in: the node is about to end.
         self.is_draining = False
 
-    def may_authenticate(self, connection_id: int, peer: Peer) -> bool:
-        """Whether to send a PROOF, now that it is known who answers a dial. Else that has ended."""
+    def refusal_of_answer(self, connection_id: int, peer: Peer) -> Refusal | None:
+        """Why not to send a PROOF, now that it is known who answers a dial; that has ended then."""
         now = self._clock()
         refusal = self._shut_out.refusal(peer, now)
         if refusal is None:
@@ -51,7 +51,7 @@ class Admission:
             self._connection_manager.dial_failed(
                 connection_id, now, code=refusal.code, ban_s=refusal.ban_s
             )
-        return refusal is None
+        return refusal
 
     def refusal(self, peer: Peer) -> Refusal | None:
         """Why not to accept a peer that dialled and has authenticated itself."""

@@ -69,19 +69,34 @@ class BanGossip:
                 if (peer := by_id.get(connection_id)) is not None:
                     self._send(peer, now, subjects, is_for_all=True)
 
-    def with_bans(self, digest: bytes, now: float) -> bytes:
-        """The digest of a state of the membership, and of the bans that are known."""
-        if not len(self._bans):
-            return digest
-        summary = self._codec.encode_message(self._bans.summary(now))
-        return hashlib.sha256(digest + summary).digest()
+    def digests(self, digest: bytes, now: float) -> Callable[[PeerConnection], bytes]:
+        """Makes the digest of all that is known, for a peer.
+
+        What is said of the two nodes themselves is left out. Neither is believed about itself, so
+        they need not agree on it.
+
+        :param digest: that of the membership.
+        """
+        own = self._own_subjects()
+        made: dict[frozenset[Subject], bytes] = {}
+
+        def digest_for(peer: PeerConnection) -> bytes:
+            both: tuple[Subject, ...] = (*own, peer.node.name, *peer.keys)
+            without = frozenset(each for each in both if each in self._bans)
+            if without not in made:
+                summary = self._bans.summary(now, without)
+                encoded = self._codec.encode_message(summary)
+                made[without] = hashlib.sha256(digest + encoded).digest() if summary else digest
+            return made[without]
+
+        return digest_for
 
     # What is sent.
 
     def connection_up(self, connection_id: int) -> None:
         """From now on a peer is told what changes."""
         # Who lets this node in knows better what is said of it.
-        self.forget_own()
+        self._bans.forget(self._own_subjects())
         self._dissemination.connection_up(connection_id)
 
     def connection_down(self, connection_id: int) -> None:
@@ -99,10 +114,6 @@ class BanGossip:
     def send_about(self, peer: PeerConnection, subjects: Iterable[Subject], now: float) -> None:
         """Send a peer what is known of these: it is banned, and may not hear it from others."""
         self._send(peer, now, subjects, is_for_all=False)
-
-    def forget_own(self) -> None:
-        """What is known of this node's own bans is left to others to say again."""
-        self._bans.forget(self._own_subjects())
 
     def _send(
         self,

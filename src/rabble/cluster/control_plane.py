@@ -363,7 +363,17 @@ class ControlPlane:
             match outcome:
                 case Authenticate(peer):
                     # Is the dial still wanted, now that it is known who answers?
-                    if not self._admission.may_authenticate(connection_id, peer):
+                    refusal = self._admission.refusal_of_answer(connection_id, peer)
+                    if refusal is not None:
+                        if refusal.code is RefusalCode.BANNED:
+                            failed = Failed(refusal.code, refusal.text, False)
+                            self._failed_handshakes.count(
+                                connection_id,
+                                failed,
+                                handshake_socket.remote,
+                                True,
+                                handshake_socket,
+                            )
                         self._handshakes.drop(connection_id)
                         return
                     outcome = self._handshakes.authenticate(handshake_socket, outcome)

@@ -98,9 +98,10 @@ class Gossip:
             self._tell(now, peers)
         if now >= min(self._digest_at, self._settled_at or self._digest_at):
             self._digest_at, self._settled_at = now + self._digest_s, None
-            digest = self._codec.encode_message({"d": self._digest(now)})
+            digest_for = self.bans.digests(self._membership.digest(), now)
             for peer in peers:
-                peer.connection.send_control(KIND_MEMBERSHIP, digest)
+                body = self._codec.encode_message({"d": digest_for(peer)})
+                peer.connection.send_control(KIND_MEMBERSHIP, body)
 
     # What is sent.
 
@@ -154,16 +155,9 @@ class Gossip:
                 if (peer := by_id.get(connection_id)) is not None:
                     self._send_body(peer, body)
 
-    def _digest(self, now: float) -> bytes:
-        """Of all that is known."""
-        return self.bans.with_bans(self._membership.digest(), now)
-
-    def _differs(self, digest: bytes, now: float) -> bool:
-        """Whether a peer knows something else. What this node heard of itself is no reason."""
-        if digest == self._digest(now):
-            return False
-        self.bans.forget_own()
-        return digest != self._digest(now)
+    def _digest(self, peer: PeerConnection, now: float) -> bytes:
+        """Of all that is known, for a peer."""
+        return self.bans.digests(self._membership.digest(), now)(peer)
 
     def _digest_soon(self, now: float) -> None:
         """Nothing is settled: let others have their say, and compare digests then."""
@@ -199,14 +193,14 @@ class Gossip:
         if digest is None and message.keys() == {"b"}:
             return self._read_bans(peer, message["b"], now, spread=knew_us is None)
         if digest is not None and not message:
-            if self._differs(digest, now):
+            if digest != self._digest(peer, now):
                 self.bans.send_all(peer, now)
                 # With the digest, so that the peer sees whether it knows more than that.
-                self._send(peer, {**self._membership.state(), "d": self._digest(now)})
+                self._send(peer, {**self._membership.state(), "d": self._digest(peer, now)})
             return None
         is_delta = digest is None and knew_us is None
         changes = self._merge(peer, message, now, is_delta)
-        if digest is not None and self._differs(digest, now):
+        if digest is not None and digest != self._digest(peer, now):
             self.send_state(peer, now)
         if knew_us is not None:
             is_stranger = peer.connection_id in self._strangers

@@ -110,7 +110,13 @@ class ShutOut:
     def lift(self, subjects: Iterable[Subject]) -> None:
         """Let these in again."""
         now = self._clock()
-        lifted = [subject for subject in subjects if self._bans.lift(subject, now)]
+        lifted = []
+        for subject in subjects:
+            if self._bans.lift(subject, now):
+                lifted.append(subject)
+            else:
+                text = f"no ban to lift: {subject_text(subject)} is not banned, as far as is known"
+                self._report(logging.WARNING, text)
         self._gossip.bans_changed(lifted, now)
         self.tick(now)
 

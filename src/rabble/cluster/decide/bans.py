@@ -26,7 +26,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from rabble._core.ids import NodeId
@@ -155,6 +155,10 @@ class Bans:
         """How many words are known, those that are over too."""
         return len(self._entries)
 
+    def __contains__(self, subject: Subject) -> bool:
+        """Whether something was said of it."""
+        return subject in self._entries
+
     def in_force(self, now: float) -> list[BanInForce]:
         """The bans that hold, names first, in their order."""
         return [
@@ -211,9 +215,16 @@ class Bans:
             if wanted is None or subject in wanted
         ]
 
-    def summary(self, now: float) -> list[list[Any]]:
-        """What nodes that know the same have in common: all but how long each ban still goes on."""
-        return [[subject, *entry.word, entry.until <= now] for subject, entry in self._sorted()]
+    def summary(self, now: float, without: Collection[Subject] = ()) -> list[list[Any]]:
+        """What nodes that know the same have in common: all but how long each ban still goes on.
+
+        :param without: subjects that are left out.
+        """
+        return [
+            [subject, *entry.word, entry.until <= now]
+            for subject, entry in self._sorted()
+            if subject not in without
+        ]
 
     # What changes it.
 
@@ -254,7 +265,8 @@ class Bans:
         :raises MembershipError: if these are no rows. Nothing of them was taken in then.
         """
         highest = self._highest_believed()
-        learned, confirmed, disbelieved = [], [], 0
+        learned: dict[Subject, None] = {}
+        confirmed, disbelieved = [], 0
         for subject, word, left_ms, is_own in checked_rows(rows):
             if subject in told_by:
                 continue
@@ -269,12 +281,13 @@ class Bans:
                 # One that was over at once has never been in force here.
                 is_over = until <= now and known is None
                 self._entries[subject] = Entry(word, until, is_first_hand, is_over)
-                learned.append(subject)
+                learned[subject] = None
             elif word == known.word:
                 known.until = min(known.until, until)
                 known.is_first_hand |= is_first_hand
                 confirmed.append(subject)
-        forgotten = self._forget_surplus(now)
+        # What there is no room for at all is not forgotten: it was never known.
+        forgotten = tuple(each for each in self._forget_surplus(now) if each not in learned)
         return BanChanges(
             tuple(subject for subject in learned if subject in self._entries),
             tuple(subject for subject in confirmed if subject in self._entries),
