@@ -28,8 +28,8 @@ from rabble._core.envelope cimport Envelope
 from rabble._core.frame cimport (
     CACHE_PID, DEMONITOR, DOWN, DOWN_TAIL, ENVELOPE, FLAG_CID, FLAG_CONNECTION,
     FLAG_FORWARDED, FLAG_FULL, FLAG_REQUEST, FLAG_SENDER, FRAME_HEADER, HEAD_MAX, LOST, MONITOR,
-    PID_CACHE_SLOTS, REFERENCE_BYTES, UNDELIVERED, UNDELIVERED_TAIL, WINDOW_UPDATE, detail_text, may_be_forwarded,
-    store_header,
+    PID_CACHE_SLOTS, REFERENCE_BYTES, UNDELIVERED, UNDELIVERED_TAIL, WINDOW_UPDATE, detail_text,
+    may_be_forwarded, store_header,
 )
 from rabble._core.gather cimport (
     GatherFrame, add_frame, forget_frames, free_gather, make_room, put_envelope, put_fragments,
