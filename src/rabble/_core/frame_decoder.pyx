@@ -43,8 +43,8 @@ cdef extern from "Python.h":
 cdef enum:
     TEXT_MAX = 500                          # characters of what is said of an error
 
-# The pid cache of all peers that have sent no pid yet, which is never written to: most connections of
-# a large mesh carry no messages for long.
+# The pid cache of all peers that have sent no pid yet, which is never written to: most connections
+# of a large mesh carry no messages for long.
 cdef PyObject* NEVER_CACHED[PID_CACHE_SLOTS]
 cdef unsigned char ABOUT_NOBODY[PID_CACHE_SLOTS]
 

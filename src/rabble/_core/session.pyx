@@ -3,9 +3,9 @@
 A session is a `FrameEncoder` and a `FrameDecoder`, which share the codec and know nothing of each
 other. What a peer can make a session hold is bounded:
 
-- 2 x 8,192 references to pids and what is known of them, 204 KiB, taken with the first pid. The pids
-  that the peer sent take some 200 bytes each, 4.5 KiB at worst (three names and an address of 255
-  bytes, as wide characters): some 2 MiB, 36 MiB at worst;
+- 2 x 8,192 references to pids and what is known of them, 204 KiB, taken with the first pid. The
+  pids that the peer sent take some 200 bytes each, 4.5 KiB at worst (three names and an address of
+  255 bytes, as wide characters): some 2 MiB, 36 MiB at worst;
 - of a message in fragments at most 4 MiB or twice the bytes that came, and no more than
   `message_bytes_max` and a head of 3 KiB; of those of several sessions together what
   `UnfinishedMessages` says;

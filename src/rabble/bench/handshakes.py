@@ -43,10 +43,11 @@ class Handshaker:
         self.established = 0
         self.selector = selectors.DefaultSelector()
         limits = Limits()
+        config = HandshakeConfig(self.own, 7, key=KEY)
         self.runner = HandshakeRunner(
             self.selector,
             ready=lambda sock, events: self.see_to(sock, self.runner.proceed(sock)),
-            config=lambda: HandshakeConfig(self.own, 7, key=KEY),
+            config=lambda: config,
             clock=time.monotonic,
             token_bytes=os.urandom,
         )

@@ -65,8 +65,8 @@ class Gossip:
         self._frame_bytes_max = limits.frame_bytes_max
         self._digest_s = limits.digest_ms / 1000
         self._settled_s = limits.digest_settled_ms / 1000
-        #: What is sent first on a connection, by whether its peer is known, as long as these are the
-        #: rows that this node makes itself.
+        #: What is sent first on a connection, by whether its peer is known, as long as these are
+        #: the rows that this node makes itself.
         self._greetings: dict[bool, bytes] = {}
         self._greeting_rows: tuple[object, ...] = ()
         self._codec = Codec(MessageRegistry(), elements_max=ELEMENTS_MAX)

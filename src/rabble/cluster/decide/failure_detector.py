@@ -72,11 +72,12 @@ class FailureDetector:
 
     :param limits: its `heartbeat_ms`, `down_after_ms` and `stalled_after_ms` are used.
 
-    Call `tick` when `next_tick` says, each time after an `observe` of every connection; those
-    whose peer is well, as of which `well_s` tells, may be left out if they are not in `to_observe`.
-    A node that comes late to that was held up itself, by a stop signal, a hog of the GIL or a small share
-    of the processor, and what it did not read meanwhile is nobody else's fault. So the time by
-    which it was late is taken off what it holds against others, whose words may still lie in the
+    Call `tick` when `next_tick` says, each time after an `observe` of every connection. One whose
+    peer is well, see `well_s`, may be left out unless it is in `to_observe`.
+
+    A node that comes late to that was held up itself, by a stop signal, a hog of the GIL or a small
+    share of the processor, and what it did not read meanwhile is nobody else's fault. So the time
+    by which it was late is taken off what it holds against others, whose words may still lie in the
     kernel. And its timeouts widen with its lateness, up to 8 times, and narrow again by once their
     length with every heartbeat in which it was in time. The latter is the local health multiplier
     of Dadgar, Phillips and Currey, "Lifeguard: Local Health Awareness for More Accurate Failure
