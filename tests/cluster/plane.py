@@ -17,6 +17,7 @@ from rabble._core.codec import Codec
 from rabble._core.connection import Connection
 from rabble._core.poller import Poller
 from rabble._core.session import Session
+from rabble.cluster.config import Credentials
 from rabble.cluster.control_plane import ControlPlane
 from rabble.cluster.decide.bans import Subject
 from rabble.cluster.decide.node_keys import NodeKey

@@ -15,13 +15,13 @@ import selectors
 import socket
 from collections.abc import Callable, Sequence
 
-from rabble._core.errors import DecodeError
 from rabble._core.ids import NodeId
 from rabble._core.poller import Poller
 from rabble.addresses import Address
 from rabble.cluster.admission import Admission
 from rabble.cluster.config import Mesh
 from rabble.cluster.connections import Connections, PeerConnection
+from rabble.cluster.control_frames import ControlFrames
 from rabble.cluster.decide.actions import (
     Action,
     Close,
@@ -42,11 +42,11 @@ from rabble.cluster.decide.handshake import (
     Established,
     Failed,
 )
-from rabble.cluster.decide.membership import Membership, MembershipError
+from rabble.cluster.decide.membership import Membership
 from rabble.cluster.decide.refusal import RefusalCode
 from rabble.cluster.failed_handshakes import TOO_MANY, FailedHandshakes
 from rabble.cluster.failures import Failures
-from rabble.cluster.gossip import KIND_MEMBERSHIP, Gossip, code_of
+from rabble.cluster.gossip import Gossip
 from rabble.cluster.handshake_configs import HandshakeConfigs
 from rabble.cluster.identity import Identity
 from rabble.cluster.io.handshake_runner import Outcome, Unreached
@@ -170,6 +170,15 @@ class ControlPlane:
             self._connections,
             self._shut_out,
             clock=clock,
+        )
+        self._control_frames = ControlFrames(
+            own,
+            self._membership,
+            self._connections,
+            self._status_board,
+            runtime,
+            clock,
+            self._read_membership,
         )
         selector.register(poller, selectors.EVENT_READ, self._poller_ready)
 
@@ -485,28 +494,23 @@ class ControlPlane:
 
     def _poller_ready(self, events: int) -> None:
         self._poller.drain()
+        is_more = False
         for peer in self._connections.all():
             try:
-                if peer.connection.has_control:
-                    self._read_control_frames(peer)
-                if not peer.connection.open and peer.connection_id in self._connections:
+                if self._control_frames.read(peer):
+                    is_more = True
+                elif not peer.connection.open and peer.connection_id in self._connections:
                     self._lost(peer)
             except BaseException as error:
                 self._abandon(peer.connection_id, f"the connection to {peer.node}", error)
         self._connections.forget_closed()
+        if is_more:
+            self._poller.nudge()
 
-    def _read_control_frames(self, peer: PeerConnection) -> None:
-        for kind, body in peer.connection.take_control():
-            if kind != KIND_MEMBERSHIP or peer.connection_id not in self._connections:
-                continue
-            try:
-                changes = self._gossip.read(peer, body, self._clock())
-                if changes is not None:
-                    self.members.follow(peer, changes)
-            except (DecodeError, MembershipError) as error:
-                text = f"{self._own.name}: the membership of {peer.node} is not taken in: {error}"
-                self._report(logging.ERROR, text)
-                peer.connection.close(code_of(error), "membership")
+    def _read_membership(self, peer: PeerConnection, body: bytes) -> None:
+        changes = self._gossip.read(peer, body, self._clock())
+        if changes is not None:
+            self.members.follow(peer, changes)
 
     def _lost(self, peer: PeerConnection) -> None:
         self.members.lost(peer)

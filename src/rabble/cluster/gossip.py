@@ -69,6 +69,10 @@ class Gossip:
         #: the rows that this node makes itself.
         self._greetings: dict[bool, bytes] = {}
         self._greeting_rows: tuple[object, ...] = ()
+        #: Digests of an honest peer are at least twice as far apart, however late one of them is.
+        self._whole_after_s = min(self._digest_s, self._settled_s) / 2
+        #: When a peer was last sent the whole state for a digest, by the id of its connection.
+        self._whole_sent_at: dict[int, float] = {}
         self._codec = Codec(MessageRegistry(), elements_max=ELEMENTS_MAX)
         self._dissemination: Dissemination[Part] = Dissemination(rng, limits)
         bans = Bans(own, limits) if bans is None else bans
@@ -129,6 +133,7 @@ class Gossip:
     def forget(self, connection_id: int) -> None:
         """A connection has ended."""
         self._strangers.discard(connection_id)
+        self._whole_sent_at.pop(connection_id, None)
         self._dissemination.connection_down(connection_id)
         self.bans.connection_down(connection_id)
 
@@ -193,14 +198,14 @@ class Gossip:
         if digest is None and message.keys() == {"b"}:
             return self._read_bans(peer, message["b"], now, spread=knew_us is None)
         if digest is not None and not message:
-            if digest != self._digest(peer, now):
+            if self._is_answered(peer, digest, now):
                 self.bans.send_all(peer, now)
                 # With the digest, so that the peer sees whether it knows more than that.
                 self._send(peer, {**self._membership.state(), "d": self._digest(peer, now)})
             return None
         is_delta = digest is None and knew_us is None
         changes = self._merge(peer, message, now, is_delta)
-        if digest is not None and digest != self._digest(peer, now):
+        if digest is not None and self._is_answered(peer, digest, now):
             self.send_state(peer, now)
         if knew_us is not None:
             is_stranger = peer.connection_id in self._strangers
@@ -221,6 +226,14 @@ class Gossip:
         """This node has banned these, or lifted their bans."""
         self.bans.changed(subjects, now)
         self._digest_soon(now)
+
+    def _is_answered(self, peer: PeerConnection, digest: bytes, now: float) -> bool:
+        """Whether a peer that says this digest is sent the whole state, which takes some work."""
+        sent_at = self._whole_sent_at.get(peer.connection_id, float("-inf"))
+        if now - sent_at < self._whole_after_s or digest == self._digest(peer, now):
+            return False
+        self._whole_sent_at[peer.connection_id] = now
+        return True
 
     def _merge(
         self, peer: PeerConnection, message: dict[str, Any], now: float, is_delta: bool
@@ -259,7 +272,12 @@ class Gossip:
     def _is_known_start(self, message: dict[str, Any]) -> bool:
         """Whether a state consists of one start, which is known."""
         match message:
-            case {"s": [[str() as name, *_] as row], "v": [], "m": [], **others} if not others:
+            case {
+                "s": [[str() as name, int(), int(), int(), str() | None] as row],
+                "v": [],
+                "m": [],
+                **others,
+            } if not others:
                 return tuple(row) == self._membership.row_of(name)
         return False
 
