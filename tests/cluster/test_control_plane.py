@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import random
 import socket
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from rabble import NodeId, Removed
 from rabble._core.connection import Connection
+from rabble.addresses import Address
+from rabble.cluster.io import resolver
+from rabble.cluster.io.handshake_socket import HandshakeSocket
 from rabble.cluster.server import new_incarnation
 from tests.cluster.plane import Plane, turn_until, turn_while
-from tests.support import PATIENCE_S
+from tests.support import PATIENCE_S, held_ports
 
 
 def connect(plane: Plane) -> socket.socket:
@@ -23,10 +29,11 @@ def connect(plane: Plane) -> socket.socket:
     return socket.create_connection((host, int(port)))
 
 
-def free_addr() -> str:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{sock.getsockname()[1]}"
+@pytest.fixture
+def free_addr() -> Iterator[Callable[[], str]]:
+    """Gives addresses where nobody listens, each another one."""
+    with held_ports(2) as ports:
+        yield lambda: f"127.0.0.1:{ports.pop()}"
 
 
 # Joins.
@@ -58,7 +65,7 @@ def test_a_join_of_itself_is_nothing() -> None:
         assert (a.members, a.peers, a.runtime.reports) == ({"a"}, set(), [])
 
 
-def test_a_join_for_which_there_is_no_room_is_reported() -> None:
+def test_a_join_for_which_there_is_no_room_is_reported(free_addr: Callable[[], str]) -> None:
     with Plane("a", membership_members_max=1) as a:
         a.plane.join(NodeId("b", free_addr()))
         [text] = a.runtime.reports
@@ -66,7 +73,7 @@ def test_a_join_for_which_there_is_no_room_is_reported() -> None:
         assert a.members == {"a"}
 
 
-def test_nobody_at_an_address_is_dialled_until_it_is_left() -> None:
+def test_nobody_at_an_address_is_dialled_until_it_is_left(free_addr: Callable[[], str]) -> None:
     with Plane("a", redial_first_ms=1, redial_most_ms=1) as a:
         nobody = NodeId("b", free_addr())
         a.plane.join(nobody)
@@ -82,7 +89,7 @@ def test_nobody_at_an_address_is_dialled_until_it_is_left() -> None:
         assert a.refusals == failures
 
 
-def test_a_closed_port_is_warned_of_once() -> None:
+def test_a_closed_port_is_warned_of_once(free_addr: Callable[[], str]) -> None:
     with Plane("a", redial_first_ms=1, redial_most_ms=1) as a:
         levels: list[int] = []
         a.runtime.report = lambda level, words: levels.append(level)  # type: ignore[method-assign]
@@ -91,6 +98,42 @@ def test_a_closed_port_is_warned_of_once() -> None:
         turn_until(lambda: a.refusals.get("REFUSED", 0) >= 8, a)
         assert levels.count(logging.WARNING) == 2
         assert set(a.refusals) == {"REFUSED"}
+
+
+@pytest.mark.parametrize(
+    "found",
+    [OSError("no such host"), [], [(socket.AF_INET, ("192.0.2.1", 4_000))]],
+    ids=["no host", "no address", "no way"],
+)
+def test_an_address_that_leads_nowhere_is_warned_of_once(
+    found: list[Address] | OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is in the way there: of a node that was never reached, a mistyped address may be."""
+
+    def look_up(host: str, port: int, flags: int = 0) -> list[Address]:
+        if flags or isinstance(found, OSError):
+            raise found if isinstance(found, OSError) else OSError("no number")
+        return found
+
+    monkeypatch.setattr(resolver, "look_up", look_up)
+    monkeypatch.setattr(HandshakeSocket, "connect", unreachable)
+    with Plane("a", redial_first_ms=1, redial_most_ms=1) as a:
+        told: list[str] = []
+
+        def report(level: int, words: Callable[[], str]) -> None:
+            if level == logging.WARNING:
+                told.append(words())
+
+        a.runtime.report = report  # type: ignore[method-assign]
+        for addr in "some.host:4000", "other.host:4000":
+            a.plane.join(NodeId(addr[:4], addr))
+        turn_until(lambda: a.refusals.get("TIMEOUT", 0) >= 8, a)
+        assert len(told) == 2
+        assert "a: dialling some.host:4000: TIMEOUT: " in "".join(told)
+
+
+def unreachable(connecting: HandshakeSocket, where: object) -> None:
+    raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.1", "0x7f.1"])
@@ -314,7 +357,9 @@ def test_what_is_not_believed_is_reported() -> None:
         assert a.peers == {"m"}
 
 
-def test_a_newcomer_gets_through_among_a_thousand_that_are_made_up() -> None:
+def test_a_newcomer_gets_through_among_a_thousand_that_are_made_up(
+    free_addr: Callable[[], str],
+) -> None:
     with Plane("a") as a, Plane("b") as b, contextlib.ExitStack() as stack:
         m = stack.enter_context(Plane("m"))
         meet(a, b, m)
@@ -333,7 +378,7 @@ def test_a_newcomer_gets_through_among_a_thousand_that_are_made_up() -> None:
                 assert dials <= 2 * (32 + 10 * (seconds + 1)), (each.own.name, dials, seconds)
 
 
-def test_a_state_that_does_not_fit_in_is_refused_as_such() -> None:
+def test_a_state_that_does_not_fit_in_is_refused_as_such(free_addr: Callable[[], str]) -> None:
     with Plane("a", membership_members_max=2) as a, Plane("m") as m:
         meet(a, m)
         m.plane.join(NodeId("c", free_addr()))
@@ -344,7 +389,9 @@ def test_a_state_that_does_not_fit_in_is_refused_as_such() -> None:
         assert text.endswith("Limits.membership_members_max is 2 here") or "after the merge" in text
 
 
-def test_a_node_for_which_there_is_no_room_any_more_stays_removed() -> None:
+def test_a_node_for_which_there_is_no_room_any_more_stays_removed(
+    free_addr: Callable[[], str],
+) -> None:
     with Plane("a", membership_members_max=2) as a, Plane("b", membership_members_max=2) as b:
         meet(a, b)
         b.plane.leave("a")
@@ -431,7 +478,7 @@ def test_a_flood_of_connections_that_say_nothing_keeps_no_peer_out() -> None:
         assert b.refusals == {}
 
 
-def test_a_node_that_is_about_to_end_begins_nothing_new() -> None:
+def test_a_node_that_is_about_to_end_begins_nothing_new(free_addr: Callable[[], str]) -> None:
     with Plane("a") as a, Plane("b") as b:
         a.plane.join(b.own)
         a.plane.drain()

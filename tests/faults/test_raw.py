@@ -269,7 +269,11 @@ def test_a_message_that_is_never_finished_ends_its_connection() -> None:
 
 
 def test_ten_names_of_one_key_holder_hold_no_more_than_may_be_unfinished() -> None:
-    limits = {"unfinished_bytes_max": 4 << 20, "message_bytes_max": 4 << 20, "down_after_ms": 60_000}
+    limits = {
+        "unfinished_bytes_max": 4 << 20,
+        "message_bytes_max": 4 << 20,
+        "down_after_ms": 60_000,
+    }
     with rouse("a", limits=limits) as node, contextlib.ExitStack() as stack:
         told = Told(node)
         peers = [stack.enter_context(RawPeer(node, f"raw{n}")) for n in range(10)]

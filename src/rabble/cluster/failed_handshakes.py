@@ -20,8 +20,8 @@ CLOSED = "CLOSED"
 REFUSED = "REFUSED"
 #: How one ends that gives way to a later one.
 TOO_MANY = Failed(RefusalCode.BUSY, "too many handshakes", False, silent=True)
-#: Addresses where nobody listens of which is remembered that it was said.
-REFUSED_MAX = 1_024
+#: Addresses that lead to no node, of which is remembered that it was said.
+UNREACHED_MAX = 1_024
 
 
 class FailedHandshakes:
@@ -41,7 +41,7 @@ class FailedHandshakes:
         self._connection_manager = connection_manager
         self._status_board = status_board
         self._runtime = runtime
-        self._refused: dict[str, None] = {}
+        self._unreached: dict[str, None] = {}
 
     def count(
         self,
@@ -59,12 +59,13 @@ class FailedHandshakes:
         self._status_board.count_refusal(counted_as)
         whose = "dialling" if initiated else "a connection from"
         usual = failed.is_usual
-        if counted_as == REFUSED and self._connection_manager.is_new(connection_id):
-            # A mistyped port, most likely. Said once.
-            usual = remote in self._refused
-            if len(self._refused) >= REFUSED_MAX:
-                del self._refused[next(iter(self._refused))]
-            self._refused[remote] = None
+        is_unreached = initiated and failed.silent and failed.code is RefusalCode.TIMEOUT
+        if is_unreached and self._connection_manager.is_new(connection_id):
+            # A mistyped address, most likely. Said once.
+            usual = remote in self._unreached
+            if len(self._unreached) >= UNREACHED_MAX:
+                del self._unreached[next(iter(self._unreached))]
+            self._unreached[remote] = None
         self._runtime.report(
             logging.DEBUG if usual else logging.WARNING,
             lambda: f"{self._name}: {whose} {remote}: {counted_as}: {failed.text}",
@@ -72,7 +73,7 @@ class FailedHandshakes:
 
     def succeeded(self, remote: str) -> None:
         """Somebody answers at an address."""
-        self._refused.pop(remote, None)
+        self._unreached.pop(remote, None)
 
     def _counted_as(
         self, failed: Failed, initiated: bool, handshake_socket: HandshakeSocket | None

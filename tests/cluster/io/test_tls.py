@@ -457,7 +457,7 @@ def test_files_that_do_not_belong_together_leave_the_contexts_as_they_are(issuer
 def test_files_that_could_not_be_read_for_another_reason_are_read_later(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a descriptor, say: then nothing is wrong with the files, which do not change again."""
+    """Without a descriptor, say: nothing is wrong with the files, which do not change again."""
     config = issuer.issue("later", named("alpha"))
     contexts = TlsContexts(config)
     issuer.issue("later", named("alpha"), TODAY + 99 * DAY)
