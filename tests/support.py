@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import threading
 import time
@@ -166,6 +167,20 @@ def running(executor: Executor) -> Iterator[threading.Thread]:
 def subscribe_dead_letters(executor: Executor, pid: Pid, wanted: bool = True) -> None:
     """Subscribe a process of a bare executor, as its own message would."""
     executor.send(executor.pid, messages.SubscribeDeadLetters(wanted), sender=pid)
+
+
+@contextlib.contextmanager
+def held_ports(count: int) -> Iterator[list[int]]:
+    """Ports of 127.0.0.1 that nobody is given meanwhile, and where nobody listens.
+
+    Who binds to one of them by its number and with SO_REUSEADDR, as a node does, gets it.
+    """
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in held:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", 0))
+        yield [sock.getsockname()[1] for sock in held]
 
 
 def until(holds: Callable[[], object]) -> None:

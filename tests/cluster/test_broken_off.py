@@ -79,7 +79,7 @@ class Pair:
                 and len(digests) == 1
                 and not any(len(each._handshakes) for each in planes)
                 and not any(each._connection_manager.dials() for each in planes)
-                and not any(each._early_leaves for each in planes)
+                and not any(each.members._early_leaves for each in planes)
                 and not any(each._connections._parting for each in planes)
                 and all(len(each.selector.get_map()) == 2 for each in (self.a, self.b))
             )

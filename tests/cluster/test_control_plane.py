@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import random
 import select
 import socket
 import time
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from rabble import NodeId, Removed
+from rabble._core.connection import Connection
+from rabble.addresses import Address
 from rabble.cluster.control_frames import FRAMES_A_TURN
 from rabble.cluster.decide.refusal import RefusalCode
 from rabble.cluster.gossip import KIND_MEMBERSHIP
+from rabble.cluster.io import resolver
+from rabble.cluster.io.handshake_socket import HandshakeSocket
 from rabble.cluster.server import new_incarnation
 from tests.cluster.plane import CODEC, Plane, turn_until, turn_while
-from tests.support import PATIENCE_S
+from tests.support import PATIENCE_S, held_ports
 
 
 def connect(plane: Plane) -> socket.socket:
@@ -27,10 +34,11 @@ def connect(plane: Plane) -> socket.socket:
     return socket.create_connection((host, int(port)))
 
 
-def free_addr() -> str:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{sock.getsockname()[1]}"
+@pytest.fixture
+def free_addr() -> Iterator[Callable[[], str]]:
+    """Gives addresses where nobody listens, each another one."""
+    with held_ports(2) as ports:
+        yield lambda: f"127.0.0.1:{ports.pop()}"
 
 
 # Joins.
@@ -62,7 +70,7 @@ def test_a_join_of_itself_is_nothing() -> None:
         assert (a.members, a.peers, a.runtime.reports) == ({"a"}, set(), [])
 
 
-def test_a_join_for_which_there_is_no_room_is_reported() -> None:
+def test_a_join_for_which_there_is_no_room_is_reported(free_addr: Callable[[], str]) -> None:
     with Plane("a", membership_members_max=1) as a:
         a.plane.join(NodeId("b", free_addr()))
         [text] = a.runtime.reports
@@ -70,7 +78,7 @@ def test_a_join_for_which_there_is_no_room_is_reported() -> None:
         assert a.members == {"a"}
 
 
-def test_nobody_at_an_address_is_dialled_until_it_is_left() -> None:
+def test_nobody_at_an_address_is_dialled_until_it_is_left(free_addr: Callable[[], str]) -> None:
     with Plane("a", redial_first_ms=1, redial_most_ms=1) as a:
         nobody = NodeId("b", free_addr())
         a.plane.join(nobody)
@@ -86,7 +94,7 @@ def test_nobody_at_an_address_is_dialled_until_it_is_left() -> None:
         assert a.refusals == failures
 
 
-def test_a_closed_port_is_warned_of_once() -> None:
+def test_a_closed_port_is_warned_of_once(free_addr: Callable[[], str]) -> None:
     with Plane("a", redial_first_ms=1, redial_most_ms=1) as a:
         levels: list[int] = []
         a.runtime.report = lambda level, words: levels.append(level)  # type: ignore[method-assign]
@@ -95,6 +103,42 @@ def test_a_closed_port_is_warned_of_once() -> None:
         turn_until(lambda: a.refusals.get("REFUSED", 0) >= 8, a)
         assert levels.count(logging.WARNING) == 2
         assert set(a.refusals) == {"REFUSED"}
+
+
+@pytest.mark.parametrize(
+    "found",
+    [OSError("no such host"), [], [(socket.AF_INET, ("192.0.2.1", 4_000))]],
+    ids=["no host", "no address", "no way"],
+)
+def test_an_address_that_leads_nowhere_is_warned_of_once(
+    found: list[Address] | OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is in the way there: of a node that was never reached, a mistyped address may be."""
+
+    def look_up(host: str, port: int, flags: int = 0) -> list[Address]:
+        if flags or isinstance(found, OSError):
+            raise found if isinstance(found, OSError) else OSError("no number")
+        return found
+
+    monkeypatch.setattr(resolver, "look_up", look_up)
+    monkeypatch.setattr(HandshakeSocket, "connect", unreachable)
+    with Plane("a", redial_first_ms=1, redial_most_ms=1) as a:
+        told: list[str] = []
+
+        def report(level: int, words: Callable[[], str]) -> None:
+            if level == logging.WARNING:
+                told.append(words())
+
+        a.runtime.report = report  # type: ignore[method-assign]
+        for addr in "some.host:4000", "other.host:4000":
+            a.plane.join(NodeId(addr[:4], addr))
+        turn_until(lambda: a.refusals.get("TIMEOUT", 0) >= 8, a)
+        assert len(told) == 2
+        assert "a: dialling some.host:4000: TIMEOUT: " in "".join(told)
+
+
+def unreachable(connecting: HandshakeSocket, where: object) -> None:
+    raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.1", "0x7f.1"])
@@ -318,7 +362,9 @@ def test_what_is_not_believed_is_reported() -> None:
         assert a.peers == {"m"}
 
 
-def test_a_newcomer_gets_through_among_a_thousand_that_are_made_up() -> None:
+def test_a_newcomer_gets_through_among_a_thousand_that_are_made_up(
+    free_addr: Callable[[], str],
+) -> None:
     with Plane("a") as a, Plane("b") as b, contextlib.ExitStack() as stack:
         m = stack.enter_context(Plane("m"))
         meet(a, b, m)
@@ -337,7 +383,9 @@ def test_a_newcomer_gets_through_among_a_thousand_that_are_made_up() -> None:
                 assert dials <= 2 * (32 + 10 * (seconds + 1)), (each.own.name, dials, seconds)
 
 
-def test_a_members_state_that_does_not_fit_in_is_counted_and_ends_no_connection() -> None:
+def test_a_members_state_that_does_not_fit_in_is_counted_and_ends_no_connection(
+    free_addr: Callable[[], str],
+) -> None:
     with Plane("a", membership_members_max=2) as a, Plane("m") as m:
         meet(a, m)
         m.plane.join(NodeId("c", free_addr()))
@@ -378,7 +426,7 @@ def test_a_liar_that_told_two_nodes_more_than_fits_together_parts_them_in_nothin
             meet(a, b, m)
             for peer in m.plane._connections.all():
                 names = [f"{ghosts[peer.node.name]}{i:02}" for i in range(12)]
-                rows = [[name, 1, 1, 0, free_addr()] for name in names]
+                rows = [[name, 1, 1, 0, "127.0.0.1:1"] for name in names]
                 body = CODEC.encode_message({"s": rows, "v": [], "m": []})
                 peer.connection.send_control(KIND_MEMBERSHIP, body)
             turn_until(lambda: a.refusals.get("LIMIT", 0) + b.refusals.get("LIMIT", 0), a, b, m)
@@ -400,6 +448,120 @@ def test_a_liar_that_told_two_nodes_more_than_fits_together_parts_them_in_nothin
                 plane.plane.leave(name)
         turn_until(lambda: a.members == b.members == {"a", "b"}, a, b)
         assert (len(a.runtime.up), len(b.runtime.up)) == came_up
+
+
+def test_a_node_for_which_there_is_no_room_any_more_stays_removed(
+    free_addr: Callable[[], str],
+) -> None:
+    with Plane("a", membership_members_max=2) as a, Plane("b", membership_members_max=2) as b:
+        meet(a, b)
+        b.plane.leave("a")
+        turn_until(lambda: a.plane.status().removed, a, b)
+        a.plane._membership.add(NodeId("c", free_addr()))
+        a.plane.join(b.own)
+        assert a.plane.status().removed
+        assert "cannot be a member again" in a.runtime.reports[-1]
+
+
+# What others see.
+
+
+def test_the_status_is_published_once_a_round_and_only_when_something_changed() -> None:
+    with contextlib.ExitStack() as stack:
+        planes = [stack.enter_context(Plane(name)) for name in "abcdef"]
+        first = planes[0]
+        published = 0
+        publish = first.plane._status_board.publish
+
+        def count(*about: Any) -> None:
+            nonlocal published
+            published += 1
+            publish(*about)
+
+        first.plane._status_board.publish = count  # type: ignore[method-assign]
+        for each in planes[1:]:
+            first.plane.join(each.own)
+        assert published == 0
+        rounds = 0
+        while len(first.plane.status().connections) < 5:
+            before = published
+            turn_while(1, *planes)
+            assert published - before <= 1
+            rounds += 1
+            assert rounds < 100_000
+        everybody = {each.own.name for each in planes}
+        turn_until(lambda: all(e.peers == everybody - {e.own.name} for e in planes), *planes)
+        turn_until(lambda: all(e.members == everybody for e in planes), *planes)
+        before = published
+        turn_while(20, *planes)
+        assert published == before
+
+
+def test_who_is_told_of_a_connection_finds_it_in_the_status() -> None:
+    with Plane("a") as a, Plane("b") as b:
+        seen: list[int] = []
+        up = a.runtime.connection_up
+
+        def connection_up(connection: Connection) -> None:
+            seen.append(len(a.plane.status().connections))
+            up(connection)
+
+        a.runtime.connection_up = connection_up  # type: ignore[method-assign]
+        a.plane.join(b.own)
+        turn_until(lambda: seen, a, b)
+        assert seen == [1]
+
+
+# A crowd, and the end.
+
+
+def test_of_too_many_handshakes_the_oldest_gives_way_and_is_counted() -> None:
+    with Plane("a", handshakes_max=2) as a, contextlib.ExitStack() as stack:
+        first, *_ = [stack.enter_context(connect(a)) for _ in range(3)]
+        turn_until(lambda: a.refusals, a)
+        assert a.refusals == {"BUSY": 1}
+        [text] = a.runtime.reports
+        assert text.endswith("BUSY: too many handshakes")
+        assert first.recv(1) == b""
+
+
+def test_a_flood_of_connections_that_say_nothing_keeps_no_peer_out() -> None:
+    """Not even one from the same address, and with room for few."""
+    with Plane("a", handshakes_max=16) as a, Plane("b") as b, contextlib.ExitStack() as stack:
+        b.plane.join(a.own)
+        begun = time.monotonic()
+        while not (a.peers and b.peers):
+            assert time.monotonic() < begun + PATIENCE_S, (a.refusals, b.refusals)
+            for _ in range(6):
+                stack.enter_context(connect(a))
+            turn_while(1, a, b)
+        assert a.refusals["BUSY"] > 2
+        assert b.refusals == {}
+
+
+def test_a_node_that_is_about_to_end_begins_nothing_new(free_addr: Callable[[], str]) -> None:
+    with Plane("a") as a, Plane("b") as b:
+        a.plane.join(b.own)
+        a.plane.drain()
+        a.plane.join(NodeId("c", free_addr()))
+        turn_while(20, a, b)
+        assert a.members == {"a", "b"}
+        assert not (a.peers or b.peers)
+        with pytest.raises(ConnectionRefusedError):
+            connect(a)
+
+
+def test_the_end_is_told_to_the_peers_and_is_over_when_it_is_sent() -> None:
+    with Plane("a") as a, Plane("b") as b:
+        a.plane.join(b.own)
+        turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, a, b)
+        assert not a.plane.is_over
+        a.plane.stop(60.0)
+        turn_until(lambda: a.plane.is_over and not b.peers, a, b)
+        assert b.refusals == {"SHUTDOWN": 1}
+        # Asked again, it does not begin anew.
+        a.plane.stop(0.0)
+        assert a.plane.is_over
 
 
 # What a peer may have done in a turn.

@@ -183,6 +183,9 @@ def test_what_any_step_raises_leaves_a_plane_that_connects_again(
     except AttributeError:
         # A compiled one.
         setattr(owner, last, Instead(of, method, broken_method))
+    # What has a time of its own is due.
+    plane = broken_plane.plane
+    plane._seeds._next = plane._listener._resume_at = 0.0
     a.commands.append(functools.partial(a.plane.join, b.own))
     turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, a, b)
     # Whatever it broke off has come to its end.
@@ -215,6 +218,49 @@ def test_a_peer_that_is_silent_is_down_though_that_could_not_be_carried_out(
     assert a.peers == set() and not peer.connection.open
     assert a.refusals["INTERNAL_ERROR"] == 1
     turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, a, b)
+
+
+#: By what of the control plane it is done: what is done when its time has come, and not before.
+PARTS = {
+    "listening": "_listener._listen_to",
+    "the look at the seeds": "_seeds._read_file",
+    "the look at keys and certificates": "_status_board.certificate_days_left",
+    "the digest": "_membership.digest",
+}
+
+
+@pytest.mark.parametrize("what", PARTS)
+def test_what_fails_whenever_its_time_has_come_ends_the_node(
+    pair: tuple[Plane, Plane], what: str
+) -> None:
+    """That it was not due meanwhile is no success."""
+    plane = pair[0].plane
+    parent, method = PARTS[what].split(".")
+    error = LookupError("for ever")
+
+    def fail(*arguments: object) -> None:
+        raise error
+
+    setattr(getattr(plane, parent), method, fail)
+    # As if it had certificates, and had run out of descriptors.
+    plane._renewal._tls = Unchanged()  # type: ignore[assignment]
+    plane._renewal.next_tick = plane._listener._resume_at = 0.0
+    with pytest.raises(LookupError) as caught:
+        for n in range(1, IN_A_ROW_MAX + 1):
+            assert plane.failures._in_a_row.get(what, 0) == n - 1
+            plane.tick(n * 1e9)
+            plane.tick(0.0)
+    assert caught.value is error
+    assert n == IN_A_ROW_MAX
+
+
+class Unchanged:
+    """Contexts of TLS whose files do not change."""
+
+    is_settling = False
+
+    def renew(self) -> bool:
+        return False
 
 
 # A later start that cannot be.

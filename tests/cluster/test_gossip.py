@@ -327,7 +327,7 @@ def test_a_state_that_fits_is_sent_whatever_goes_with_it() -> None:
     [answer] = side.sent("b")
     assert answer["d"] == side.membership.digest()
     assert side.reports == []
-    side.gossip.send_state(side.peers["b"])
+    side.gossip.send_state(side.peers["b"], side.now)
     assert len(side.sent("b")) == 1
 
 

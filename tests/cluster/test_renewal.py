@@ -81,12 +81,12 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
 
 def test_a_key_is_changed_step_by_step(file: Path) -> None:
     it = Renewing(key=file)
-    assert it.renewal.keys == (OLD,)
+    assert it.renewal.credentials.keys == (OLD,)
     assert it.board.key_ids == (key_id(OLD),)
     for keys in ((OLD, NEW), (NEW, OLD), (NEW,)):
         write(file, *keys)
         it.settle()
-        assert it.renewal.keys == keys
+        assert it.renewal.credentials.keys == keys
         assert it.board.status(1, False).key_ids == tuple(map(key_id, keys))
         assert it.board.gauges() == {"keys": len(keys)}
     old, new = key_id(OLD), key_id(NEW)
@@ -116,16 +116,16 @@ def test_a_change_is_looked_at_again_soon(file: Path) -> None:
     assert it.renewal.next_tick == before + REFRESH_S
     write(file, NEW)
     it.tick()
-    assert it.renewal.keys == (OLD,)
+    assert it.renewal.credentials.keys == (OLD,)
     assert it.renewal.next_tick is not None and it.renewal.next_tick <= it.now + 1
     it.tick()
-    assert it.renewal.keys == (NEW,)
+    assert it.renewal.credentials.keys == (NEW,)
     assert it.renewal.next_tick == it.now + REFRESH_S
     # Until then nothing is looked at.
     write(file, THIRD)
     it.renewal.tick(it.now, it.contexts.append, it.contexts.append)
     it.tick()
-    assert it.renewal.keys == (NEW,)
+    assert it.renewal.credentials.keys == (NEW,)
 
 
 UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -150,7 +150,7 @@ def test_a_key_file_that_cannot_be_used_is_one_warning_and_changes_nothing(
     spoil(file)
     for _ in range(5):
         it.tick()
-    assert it.renewal.keys == (OLD,)
+    assert it.renewal.credentials.keys == (OLD,)
     assert it.board.key_ids == (key_id(OLD),)
     (text,) = it.runtime.reports
     assert it.runtime.levels == [logging.WARNING]
@@ -166,7 +166,7 @@ def test_a_key_file_that_cannot_be_used_is_one_warning_and_changes_nothing(
         file.rmdir()
     write(file, NEW, OLD)
     it.settle()
-    assert it.renewal.keys == (NEW, OLD)
+    assert it.renewal.credentials.keys == (NEW, OLD)
     assert it.runtime.levels == [logging.WARNING, logging.INFO]
 
 
@@ -196,7 +196,7 @@ def test_keys_and_certificates_do_not_hold_each_other_up(file: Path, issuer: Iss
     file.write_text("no key")
     issuer.node("a", TODAY + 300 * DAY)
     it.settle()
-    assert it.renewal.keys == (OLD,)
+    assert it.renewal.credentials.keys == (OLD,)
     assert it.contexts == [it.renewal.client, it.renewal.server] != [client, server]
     assert it.board.gauges()["certificate_days_left"] > 299
     assert len(it.runtime.reports) == 2
@@ -204,7 +204,7 @@ def test_keys_and_certificates_do_not_hold_each_other_up(file: Path, issuer: Iss
     Path(tls.cert).write_text("no certificate")
     write(file, NEW)
     it.settle()
-    assert it.renewal.keys == (NEW,)
+    assert it.renewal.credentials.keys == (NEW,)
     assert len(it.contexts) == 2
     assert "a: the certificates stay those of before: " in it.runtime.reports[-1]
     assert "put a file there that can be used" in it.runtime.reports[-1]

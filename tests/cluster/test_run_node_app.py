@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from rabble import cli
+from rabble.cli.node import Signals
 from tests.support import PATIENCE_S
 
 APP = """
@@ -121,6 +124,40 @@ NO_LOOP = (
     "rabble node runs no event loop. Write a plain function: it may start a thread that runs one, "
     "and return a function that ends it.\n"
 )
+
+
+class Failing:
+    """A node that fails while it is waited for; its descriptor is beyond `select.select`."""
+
+    closed = False
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.ended, self._runtime = self, self
+        self.looks = iter([None, "it failed"])
+
+    def fileno(self) -> int:
+        return self.fd
+
+    @property
+    def failure(self) -> str | None:
+        return next(self.looks)
+
+
+def test_a_node_with_any_number_of_descriptors_is_waited_for() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2_000), hard))
+    readable = os.eventfd(1)
+    fd = fcntl.fcntl(readable, fcntl.F_DUPFD_CLOEXEC, 1_100)
+    try:
+        node = Failing(fd)
+        with Signals() as signals:
+            signals.wait(node)  # type: ignore[arg-type]
+        assert list(node.looks) == []
+    finally:
+        os.close(fd)
+        os.close(readable)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def run(folder: Path, app: str, *arguments: str) -> tuple[int, str, str]:

@@ -7,7 +7,6 @@ import queue
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PATIENCE_S
+from tests.support import PATIENCE_S, held_ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PORTS = ("4001", "4002", "4003")
@@ -77,12 +76,10 @@ class Terminal:
         self.process.stdout.close()
 
 
-def free_ports(count: int) -> list[str]:
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [str(listener.getsockname()[1]) for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
+@pytest.fixture
+def ports() -> Iterator[list[str]]:
+    with held_ports(3) as held:
+        yield list(map(str, held))
 
 
 @pytest.fixture
@@ -93,12 +90,11 @@ def terminals() -> Iterator[list[Terminal]]:
         terminal.close()
 
 
-def test_three_terminals_of_the_readme(terminals: list[Terminal]) -> None:
+def test_three_terminals_of_the_readme(terminals: list[Terminal], ports: list[str]) -> None:
     text = (ROOT / "README.md").read_text()
     commands = re.findall(r"^ {4}(rabble node .*)$", text, flags=re.M)
     assert len(commands) == 3
     assert [command.count("--join") for command in commands] == [0, 0, 1]
-    ports = free_ports(3)
     for old, new in zip(PORTS, ports, strict=True):
         commands = [command.replace(old, new) for command in commands]
     for command in commands:

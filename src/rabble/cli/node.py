@@ -171,8 +171,12 @@ class Signals:
     def wait(self, node: Node) -> None:
         """Wait for a signal, the end of the node, or a failure, which may keep it from ending."""
         ended: Any = node._runtime.ended
+        # `select.select` takes no descriptor beyond 1,023, and an application may hold many.
+        ready = select.poll()
+        ready.register(self._read_end, select.POLLIN)
+        ready.register(ended, select.POLLIN)
         while not self.count and not ended.closed and node.failure is None:
-            select.select([self._read_end, ended], [], [])
+            ready.poll()
             with contextlib.suppress(BlockingIOError):
                 os.read(self._read_end, 4096)
 

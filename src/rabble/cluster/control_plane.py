@@ -248,19 +248,31 @@ class ControlPlane:
         for handshake_socket in self._handshakes.due(looked_at):
             step = functools.partial(self._handshakes.tick, handshake_socket, looked_at)
             self._take_step(handshake_socket, step)
-        parts = {"listening": self._listener.tick, "the end of look-ups": self._end_look_ups}
+        #: When, in monotonic seconds, and what.
+        parts: dict[str, tuple[float | None, Callable[[float], object]]] = {
+            "listening": (self._listener.next_tick(), self._listener.tick),
+            "the end of look-ups": (now, self._end_look_ups),
+        }
         if self._stop_at is None:
-            parts["the look at the seeds"] = self._seeds.tick
-            parts["the look at keys and certificates"] = self.sockets.renew
-            parts["the look at the peers"] = self._check_peers
-            parts["this node's own standing"] = self._life.tick
-            parts["the end of bans"] = self._shut_out.tick
-            parts["the digest"] = lambda now: self._gossip.tick(now, self._connections.all())
-            parts["what broke off"] = self._mend
-            parts["dialling"] = self._tick_dials
-        parts["the status"] = lambda now: self.publish()
-        for what, part in parts.items():
-            self.failures.attempt(what, functools.partial(part, now))
+            parts["the look at the seeds"] = self._seeds.next_tick(), self._seeds.tick
+            parts["the look at keys and certificates"] = (
+                self._renewal.next_tick,
+                self.sockets.renew,
+            )
+            parts["the look at the peers"] = now, self._check_peers
+            parts["this node's own standing"] = now, self._life.tick
+            parts["the end of bans"] = self._shut_out.next_tick(), self._shut_out.tick
+            parts["the digest"] = (
+                self._gossip.next_tick,
+                lambda now: self._gossip.tick(now, self._connections.all()),
+            )
+            parts["what broke off"] = now, self._mend
+            parts["dialling"] = now, self._tick_dials
+        parts["the status"] = now, lambda now: self.publish()
+        for what, (due, part) in parts.items():
+            # What is not due is not attempted: it would pass.
+            if due is not None and now >= due:
+                self.failures.attempt(what, functools.partial(part, now))
 
     def _report(self, level: int, text: str) -> None:
         self._runtime.report(level, functools.partial(str, text))

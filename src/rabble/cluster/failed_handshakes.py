@@ -20,7 +20,7 @@ CLOSED = "CLOSED"
 REFUSED = "REFUSED"
 #: How one ends that gives way to a later one.
 TOO_MANY = Failed(RefusalCode.BUSY, "too many handshakes", False, silent=True)
-#: Addresses where nobody listens, and names that are banned, of which is remembered that it was
+#: Addresses that lead to no node, and names that are banned, of which is remembered that it was
 #: said: so many of each.
 SAID_MAX = 1_024
 
@@ -42,7 +42,7 @@ class FailedHandshakes:
         self._connection_manager = connection_manager
         self._status_board = status_board
         self._runtime = runtime
-        self._refused: dict[str, None] = {}
+        self._unreached: dict[str, None] = {}
         #: Names that were refused as they are banned; and whether this node has been, by anybody.
         self._banned: dict[str, None] = {}
         self._is_banned = False
@@ -63,9 +63,10 @@ class FailedHandshakes:
         self._status_board.count_refusal(counted_as)
         whose = "dialling" if initiated else "a connection from"
         usual = failed.is_usual
-        if counted_as == REFUSED and self._connection_manager.is_new(connection_id):
-            # A mistyped port, most likely. Said once.
-            usual = said_before(self._refused, remote)
+        is_unreached = initiated and failed.silent and failed.code is RefusalCode.TIMEOUT
+        if is_unreached and self._connection_manager.is_new(connection_id):
+            # A mistyped address, most likely. Said once.
+            usual = said_before(self._unreached, remote)
         elif failed.code is RefusalCode.BANNED:
             usual = self._is_usual_ban(failed, initiated, handshake_socket)
         self._runtime.report(
@@ -75,7 +76,7 @@ class FailedHandshakes:
 
     def succeeded(self, remote: str, name: str) -> None:
         """Somebody of that name answers at an address."""
-        self._refused.pop(remote, None)
+        self._unreached.pop(remote, None)
         self._banned.pop(name, None)
         self._is_banned = False
 

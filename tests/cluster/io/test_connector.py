@@ -14,7 +14,7 @@ from rabble.addresses import Address
 from rabble.cluster.decide.refusal import RefusalCode
 from rabble.cluster.io import resolver
 from tests.cluster.io.endpoint import Endpoint, turn_until
-from tests.support import PATIENCE_S, until
+from tests.support import PATIENCE_S, held_ports, until
 
 
 @pytest.fixture
@@ -27,12 +27,6 @@ def a() -> Iterator[Endpoint]:
 def b() -> Iterator[Endpoint]:
     with Endpoint("b") as end:
         yield end
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def of(end: Endpoint) -> Address:
@@ -62,18 +56,20 @@ def test_nothing_is_looked_up_of_an_address_that_is_known(
 def test_the_next_address_is_tried_when_one_refuses(
     a: Endpoint, b: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    addresses = [(socket.AF_INET, ("127.0.0.1", free_port())), of(b)]
-    monkeypatch.setattr(resolver, "look_up", lambda host, port, flags=0: list(addresses))
-    a.dial("name:1")
-    turn_until(lambda: a.peers and b.peers, a, b)
+    with held_ports(1) as [port]:
+        addresses = [(socket.AF_INET, ("127.0.0.1", port)), of(b)]
+        monkeypatch.setattr(resolver, "look_up", lambda host, port, flags=0: list(addresses))
+        a.dial("name:1")
+        turn_until(lambda: a.peers and b.peers, a, b)
     assert a.failures == []
 
 
 def test_a_dial_fails_when_no_address_answers(a: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    addresses = [(socket.AF_INET, ("127.0.0.1", free_port())) for _ in range(3)]
-    monkeypatch.setattr(resolver, "look_up", lambda host, port, flags=0: list(addresses))
-    a.dial("name:1")
-    turn_until(lambda: a.failures, a)
+    with held_ports(3) as ports:
+        addresses = [(socket.AF_INET, ("127.0.0.1", port)) for port in ports]
+        monkeypatch.setattr(resolver, "look_up", lambda host, port, flags=0: list(addresses))
+        a.dial("name:1")
+        turn_until(lambda: a.failures, a)
     [(connection_id, failed, remote, initiated)] = a.failures
     assert (connection_id, remote, initiated) == (1, "name:1", True)
     assert (failed.code, failed.silent) == (RefusalCode.TIMEOUT, True)

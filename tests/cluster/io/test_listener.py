@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 from typing import Any
 
@@ -12,8 +13,14 @@ import pytest
 from rabble import Limits
 from rabble.cluster.decide.handshake import Failed
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
-from rabble.cluster.io.listener import EXHAUSTED_PAUSE_S, Listener, open_listeners
+from rabble.cluster.io.listener import (
+    EXHAUSTED_PAUSE_S,
+    PORTS_TRIED,
+    Listener,
+    open_listeners,
+)
 from tests.cluster.io.endpoint import Endpoint, turn_until
+from tests.support import held_ports
 
 
 def connect(end: Endpoint) -> socket.socket:
@@ -181,3 +188,58 @@ def test_a_close_that_failed_half_way_is_done_once_more() -> None:
         a.listener.close()
         assert a.listener._socks == []
         assert len(a.selector.get_map()) == 0
+
+
+TWO_FAMILIES = [
+    (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, 0))
+    for host in ("127.0.0.1", "127.0.0.2")
+]
+
+
+class Taken:
+    """In place of `bind`: another program has the port of the second address, at first or ever."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.bound: list[tuple[str, int]] = []
+        self.bind = socket.socket.bind
+
+    def __call__(self, sock: socket.socket, where: tuple[str, int]) -> None:
+        self.bound.append(where)
+        if where[0] == "127.0.0.2" and self.times:
+            self.times -= 1
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        self.bind(sock, where)
+
+
+@pytest.fixture
+def taken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Taken:
+    bind = Taken(request.param)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **named: TWO_FAMILIES)
+    monkeypatch.setattr(socket.socket, "bind", lambda sock, where: bind(sock, where))
+    return bind
+
+
+@pytest.mark.parametrize("taken", [3], indirect=True)
+def test_a_port_that_is_free_for_one_family_only_is_not_taken(taken: Taken) -> None:
+    listeners = open_listeners("localhost:0", loopback_only=True)
+    names = [sock.getsockname() for sock in listeners]
+    for sock in listeners:
+        sock.close()
+    assert [host for host, _ in names] == ["127.0.0.1", "127.0.0.2"]
+    assert names[0][1] == names[1][1]
+    assert len(taken.bound) == 8
+
+
+@pytest.mark.parametrize("taken", [-1], indirect=True)
+@pytest.mark.parametrize("tried", [1, PORTS_TRIED], ids=["that was asked for", "any"])
+def test_a_port_that_cannot_be_had_is_an_error_and_leaves_nothing(taken: Taken, tried: int) -> None:
+    listeners: list[socket.socket] = []
+    with held_ports(1) as [port]:
+        taken.bound.clear()
+        addr = f"localhost:{port if tried == 1 else 0}"
+        said = f"cannot listen on {addr} .127.0.0.2.: Address already in use"
+        with pytest.raises(OSError, match=said):
+            open_listeners(addr, loopback_only=True, listeners=listeners)
+    assert all(sock.fileno() == -1 for sock in listeners)
+    assert len(taken.bound) == 2 * tried

@@ -9,6 +9,7 @@ import selectors
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from rabble.addresses import is_loopback, split_address
 from rabble.cluster.decide.handshake import Failed, Handshake, Role
@@ -29,6 +30,8 @@ EXHAUSTED_PAUSE_S = 0.5
 #: Errors of accept that are about one connection, and say nothing about the next.
 GONE = {errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.ENETDOWN, errno.EHOSTUNREACH}
 ACCEPTED_PER_TURN = 64
+#: How many ports are tried where any will do, until one is free for all addresses of a host.
+PORTS_TRIED = 16
 
 
 class Listener:
@@ -172,30 +175,43 @@ def open_listeners(
     found = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
     )
+    for _, _, _, _, where in found:
+        if loopback_only and not is_loopback(str(where[0])):
+            raise ValueError(
+                f"listening on {addr} would take in anybody who can reach it: give the mesh a "
+                f"key (`rabble keygen FILE`) or certificates, or listen on 127.0.0.1"
+            )
     listeners = [] if listeners is None else listeners
-    try:
-        for family, kind, proto, _, where in dict.fromkeys(found):
-            if loopback_only and not is_loopback(str(where[0])):
-                raise ValueError(
-                    f"listening on {addr} would take in anybody who can reach it: give the mesh a "
-                    f"key (`rabble keygen FILE`) or certificates, or listen on 127.0.0.1"
-                )
-            listeners.append(socket.socket(family, kind, proto))
-            sock = listeners[-1]
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                sock.bind((where[0], port, *where[2:]))
-                sock.listen(BACKLOG)
-            except OSError as error:
-                raise OSError(
-                    error.errno, f"cannot listen on {addr} ({where[0]}): {error.strerror}"
-                ) from error
-            port = sock.getsockname()[1]
-    except BaseException:
-        for sock in listeners:
-            sock.close()
-        raise
-    return listeners
+    tries = PORTS_TRIED
+    while True:
+        tries -= 1
+        try:
+            listen_at(found, addr, port, listeners)
+            return listeners
+        except BaseException as error:
+            for sock in listeners:
+                sock.close()
+            # A port that is free for the first address may be another program's for the next.
+            in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            if port or not tries or not in_use or len(listeners) < 2:
+                raise
+            listeners.clear()
+
+
+def listen_at(found: Sequence[Any], addr: str, port: int, listeners: list[socket.socket]) -> None:
+    """Listen on each address that was found for `addr`, all with the same port."""
+    for family, kind, proto, _, where in dict.fromkeys(found):
+        listeners.append(socket.socket(family, kind, proto))
+        sock = listeners[-1]
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            sock.bind((where[0], port, *where[2:]))
+            sock.listen(BACKLOG)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"cannot listen on {addr} ({where[0]}): {error.strerror}"
+            ) from error
+        port = sock.getsockname()[1]
