@@ -255,6 +255,7 @@ def test_what_is_lost_at_an_end_is_found() -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(900)
 def test_all_of_it_at_once_again_and_again(tmp_path: Path) -> None:
     files = Files(tmp_path)
     for name in NAMES:

@@ -75,14 +75,16 @@ def test_only_what_two_looks_in_a_row_found_is_read(steps: list[str]) -> None:
         file = Path(folder, "file")
         file.write_text("one")
         files = WatchedFiles([file], read)
-        state, writes, found, content = "one", 0, 0, "one"
-        for step in steps:
+        # Which file is there, by a number of its own, and which was there at the last look.
+        there: int | None = 0
+        found: int | None = 0
+        state, content = "one", "one"
+        for number, step in enumerate(steps, 1):
             if step != "look":
-                writes += not (step == state == "gone")
-                state = step
+                state, there = step, None if step == "gone" else number
                 file.unlink(missing_ok=True) if step == "gone" else replace(file, step)
                 continue
-            before, stood_still, found = content, found == writes, writes
+            before, stood_still, found = content, found == there, there
             if stood_still and state not in ("bad", "gone"):
                 content = state
             try:
