@@ -11,8 +11,8 @@ import rabble
 from rabble import KeyFileError, Mesh, NodeId, TlsConfig
 from rabble.cluster.config import listen_as
 from rabble.cluster.io.keys import write_key
+from tests.support import KEY
 
-KEY = bytes(range(32))
 TLS = TlsConfig("cert.pem", "key.pem", "ca.pem")
 
 
