@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from rabble import (
     CorrelationId,
@@ -46,6 +46,9 @@ SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 #: Whether this is a line-trace build under a tracer, where even the core's code without the GIL
 #: needs it at every line.
 TRACED = sys.gettrace() is not None
+
+#: Of the meshes of the tests.
+KEY = bytes(range(32))
 
 #: The node of executors that have no node around them.
 BARE = NodeId("bare", "h:1")
@@ -167,6 +170,35 @@ def running(executor: Executor) -> Iterator[threading.Thread]:
 def subscribe_dead_letters(executor: Executor, pid: Pid, wanted: bool = True) -> None:
     """Subscribe a process of a bare executor, as its own message would."""
     executor.send(executor.pid, messages.SubscribeDeadLetters(wanted), sender=pid)
+
+
+class Turns(Protocol):
+    """What does its work in turns, in the thread of the test; its `repr` says how it stands."""
+
+    def turn(self) -> None:
+        """Do what there is to do now."""
+
+
+def turn_until(holds: Callable[[], object], *those: Turns) -> None:
+    """Let them do their work until it holds."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, those
+        for each in those:
+            each.turn()
+
+
+def descriptors() -> dict[int, str]:
+    """What each open descriptor leads to, but for the one that is opened here."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found[int(number)] = os.readlink(f"/proc/self/fd/{number}")
+    return found
+
+
+def eventfds() -> list[int]:
+    return [number for number, link in descriptors().items() if link == "anon_inode:[eventfd]"]
 
 
 @contextlib.contextmanager

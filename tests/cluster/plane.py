@@ -24,9 +24,9 @@ from rabble.cluster.decide.node_keys import NodeKey
 from rabble.cluster.gossip import KIND_MEMBERSHIP
 from rabble.cluster.io.listener import open_listeners
 from rabble.registry import MessageRegistry
-from tests.support import PATIENCE_S
+from tests.support import KEY as KEY
+from tests.support import turn_until as turn_until
 
-KEY = bytes(range(32))
 CODEC = Codec(MessageRegistry(), elements_max=2**31 - 1)
 #: What tests of a step need not wait for.
 QUICK: dict[str, int] = {"redial_first_ms": 20, "redial_most_ms": 40, "dial_hold_back_ms": 10}
@@ -146,6 +146,9 @@ class Plane:
             attempt("a command", self.commands.popleft())
         attempt("the look at the time", lambda: self.plane.tick(time.monotonic()))
 
+    def __repr__(self) -> str:
+        return f"{self.own}: {self.members}, {self.peers}, {self.runtime.reports}"
+
     def close(self) -> None:
         self.plane.sockets.close_handshakes()
         self.plane.sockets.close_seeds()
@@ -158,17 +161,6 @@ class Plane:
 
     def __exit__(self, *raised: Any) -> None:
         self.close()
-
-
-def turn_until(holds: Callable[[], object], *planes: Plane) -> None:
-    """Let the planes do their work until it holds."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, [
-            (each.own.name, each.members, each.peers, each.runtime.reports) for each in planes
-        ]
-        for each in planes:
-            each.turn()
 
 
 def turn_while(count: int, *planes: Plane) -> None:

@@ -11,8 +11,8 @@ import rabble
 from rabble import KeyFileError, Mesh, NodeId, TlsConfig, rouse
 from rabble.cluster.config import credentials_of, listen_as
 from rabble.cluster.io.keys import new_node_key, write_key, write_node_key
+from tests.support import KEY
 
-KEY = bytes(range(32))
 TLS = TlsConfig("cert.pem", "key.pem", "ca.pem")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from rabble.cluster.failures import IN_A_ROW_MAX, RETRY_S, Failures
 from rabble.cluster.io.seeds import ADDRESSES_MAX
 from tests.cluster.noted import Noted
 from tests.cluster.plane import Plane, turn_until, turn_while
+from tests.support import descriptors
 
 # The notes.
 
@@ -131,7 +131,6 @@ METHODS = [
     ("_membership", "standing", "accepts"),
     ("_shut_out", "refusal", "both"),
     ("_shut_out", "look_at", "both"),
-    ("_shut_out", "tick", "both"),
     ("_membership", "merge", "both"),
     ("_runtime", "connection_up", "both"),
     ("_connections._runtime", "make_session", "both"),
@@ -143,11 +142,7 @@ METHODS = [
 def sockets() -> set[str]:
     """The sockets of this process, but for those that nobody holds any more."""
     gc.collect()
-    found = set()
-    for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            found.add(os.readlink(f"/proc/self/fd/{number}"))
-    return {link for link in found if link.startswith("socket:")}
+    return {link for link in descriptors().values() if link.startswith("socket:")}
 
 
 @pytest.fixture

@@ -28,9 +28,7 @@ from rabble import (
 )
 from rabble.cluster.remote_spawn import TEXT_CHARS_MAX, pid_of_answer
 from tests.cluster.mesh import subscribe_to_letters
-from tests.support import PATIENCE_S, Does
-
-KEY = bytes(range(32))
+from tests.support import KEY, PATIENCE_S, Does
 
 
 class Adder(Process):

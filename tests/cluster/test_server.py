@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import selectors
@@ -13,7 +14,7 @@ import pytest
 
 import rabble
 from rabble import Limits, Mesh, NodeId, NodeStopped
-from rabble.cluster.failures import IN_A_ROW_MAX
+from rabble.cluster.failures import IN_A_ROW_MAX, RETRY_S
 from rabble.cluster.io.listener import open_listeners
 from rabble.cluster.server import ClusterServer, new_incarnation
 from tests.cluster.plane import KEY, Runtime, make_poller
@@ -145,6 +146,7 @@ def test_what_always_fails_ends_the_server_and_does_not_spin_until_then(what: st
     os.close(readable)
     assert of.runtime.failures == [("the cluster server", error)]
     assert len(times) == IN_A_ROW_MAX
+    assert all(later - before >= RETRY_S for before, later in itertools.pairwise(times))
 
 
 def test_a_stop_that_fails_ends_the_server_all_the_same() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import socket
 import struct
@@ -24,6 +23,7 @@ from rabble._core.session import Session
 from rabble.registry import MessageRegistry
 from tests.reference.session import frame
 from tests.support import PATIENCE_S, TINY
+from tests.support import descriptors as descriptors
 
 A, B = NodeId("a", "h:1"), NodeId("b", "h:2")
 ENVELOPE, FRAGMENT, LOST = (FRAME_KINDS[name] for name in ("ENVELOPE", "FRAGMENT", "LOST"))
@@ -37,14 +37,6 @@ FRAME_TOO_LARGE, PROTOCOL, TIMEOUT, LIMIT, SHUTDOWN = (
 HEARD_HIGH, HEARD_BULK_HIGH = CAPACITIES["RECV_HIGH"], CAPACITIES["RECV_BULK_HIGH"]
 
 CONTROL_MAX = 8 << 20
-
-
-def descriptors() -> dict[int, str]:
-    found = {}
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-    return found
 
 
 def poller(**more: int) -> Poller:

@@ -517,7 +517,7 @@ def test_without_memory_the_end_of_a_life_ends_its_requests_or_the_node(
     starvation: Starvation, how: str
 ) -> None:
     failed = ended = 0
-    for nth in range(40):
+    for nth in range(60):
         calls = Calls(Pid("calls", BARE, "rabble"), 10)
         with bare_executor() as executor:
             executor.add_calls(calls.requests, calls.deliver)
@@ -531,7 +531,7 @@ def test_without_memory_the_end_of_a_life_ends_its_requests_or_the_node(
                 executor.send(executor.pid, Stop(holder), sender=stopper)
             else:
                 executor.send(holder, "crash")
-            if starvation.ends_a_node(nth, executor.step):
+            if starvation.ends_a_node(nth, functools.partial(settle, executor)):
                 failed += 1
                 continue
             settle(executor)

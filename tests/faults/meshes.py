@@ -27,6 +27,7 @@ from tests.faults import history
 from tests.faults.rig.limits import Cgroup, Rlimits
 from tests.faults.rig.netns import Host, Network
 from tests.faults.rig.process import PATIENCE_S, OsProcess, Usage
+from tests.faults.rig.switch import Switch
 from tests.support import SANITIZED
 
 ROOT = Path(__file__).parents[2]
@@ -344,3 +345,9 @@ def figures(test: str, **measured: float | str) -> None:
     """What a test measured, for whoever runs pytest with -s or -rP."""
     shown = (f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in measured.items())
     print(f"\n[{test}] {', '.join(shown)}")
+
+
+def over(switch: Switch, network: Network, folder: Path, count: int, **limits: int) -> Members:
+    """A mesh of hosts that reach each other through a switch, which makes the weather."""
+    addresses = {host.name: f"{switch.ipv4(host)}:{PORT}" for host in network.hosts[:count]}
+    return Members(folder, count, network, addresses=addresses, limits=limits)

@@ -24,9 +24,8 @@ from rabble.cluster.decide.handshake import (
 from rabble.registry import MessageRegistry
 from tests.reference.records import Sealer, Verifier
 from tests.reference.session import BYE, LOST, frame
-from tests.support import PATIENCE_S
+from tests.support import KEY, PATIENCE_S
 
-KEY = bytes(range(32))
 CLUSTER = "test"
 
 

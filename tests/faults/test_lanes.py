@@ -10,9 +10,7 @@ from typing import Any
 from rabble import Limits, Mesh, Pid, Process, rouse
 from rabble._core.debug import CAPACITIES
 from rabble.messages import Lost
-from tests.support import PATIENCE_S, Does, until
-
-KEY = bytes(range(32))
+from tests.support import KEY, PATIENCE_S, Does, until
 
 
 def sizes_that_arrive_while_busy(sizes: list[int]) -> list[int]:

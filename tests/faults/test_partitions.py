@@ -19,6 +19,7 @@ from tests.faults.meshes import (
     T_DOWN_S,
     Members,
     figures,
+    over,
 )
 from tests.faults.rig.line import CLEAR, Weather
 from tests.faults.rig.marks import requires_root_network
@@ -296,11 +297,6 @@ def test_a_way_on_which_large_packets_are_lost(tmp_path: Path) -> None:
 def switch(network: Network) -> Iterator[Switch]:
     with Switch(network, seed=1) as switch:
         yield switch
-
-
-def over(switch: Switch, network: Network, folder: Path, count: int, **changed: int) -> Members:
-    addresses = {host.name: f"{switch.ipv4(host)}:{PORT}" for host in network.hosts[:count]}
-    return Members(folder, count, network, addresses=addresses, limits=changed)
 
 
 def test_the_line_goes_dead_while_data_is_under_way(

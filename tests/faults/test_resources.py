@@ -20,8 +20,8 @@ from tests.faults.meshes import HEARTBEAT_S, ROOT, SLACK_S, T_DOWN_S, Member, Me
 from tests.faults.rig import limits
 from tests.faults.rig.limits import Cgroup
 from tests.faults.rig.process import OsProcess, usage
+from tests.support import KEY
 
-KEY = bytes(range(32))
 #: For how long processor time is measured, in ticks of 10 ms.
 SHARE_S = 1.5
 

@@ -11,12 +11,12 @@ import pytest
 
 from tests.faults.meshes import (
     HEARTBEAT_S,
-    PORT,
     RSS_MORE_BYTES,
     SLACK_S,
     T_DOWN_S,
     Members,
     figures,
+    over,
 )
 from tests.faults.rig.line import CLEAR, Weather
 from tests.faults.rig.marks import requires_root_network
@@ -64,11 +64,6 @@ def dead(mesh: Members, name: str) -> dict[str, int]:
 def heard(mesh: Members, name: str) -> dict[str, int]:
     messages: dict[str, int] = json.loads(mesh[name].ask("heard"))
     return messages
-
-
-def over(switch: Switch, network: Network, folder: Path, limits: dict[str, int]) -> Members:
-    addresses = {host.name: f"{switch.ipv4(host)}:{PORT}" for host in network.hosts}
-    return Members(folder, 2, network, addresses=addresses, limits=limits)
 
 
 def p99_ms(mesh: Members, name: str) -> float:
@@ -181,7 +176,7 @@ def test_a_line_of_64_kbit(tmp_path: Path, kib: int) -> None:
             network["n1"].sysctl("net.ipv4.tcp_wmem", "4096 8192 8192")
             # Else one segment that the kernel has begun takes half a window more, all that waits.
             network["n2"].sysctl("net.ipv4.tcp_rmem", "4096 16384 16384")
-        with over(switch, network, tmp_path, limits) as mesh:
+        with over(switch, network, tmp_path, 2, **limits) as mesh:
             mesh.whole()
             switch.set(Weather(rate_bit_s=64e3, queue_bytes=4 << 10))
             begin = time.monotonic()
@@ -217,7 +212,7 @@ def test_a_large_message_over_a_line_of_100_mbit(tmp_path: Path, mib: int) -> No
     # The stamp is part of the message, too.
     size = (mib << 20) - 4_096
     with Network(2) as network, Switch(network, seed=1) as switch:
-        with over(switch, network, tmp_path, limits) as mesh:
+        with over(switch, network, tmp_path, 2, **limits) as mesh:
             mesh.whole()
             n1 = mesh["n1"]
             switch.set(Weather(rate_bit_s=RATE_BIT_S))

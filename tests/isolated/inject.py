@@ -43,7 +43,7 @@ from rabble import (
     _shutdown,
     cli,
 )
-from tests.support import PATIENCE_S, Does, Echo, until
+from tests.support import PATIENCE_S, Does, Echo, descriptors, until
 
 PACKAGE = os.path.dirname(rabble.__file__) + os.sep
 UNTRACED = (os.path.join(PACKAGE, "steps.py"), os.path.join(PACKAGE, "__init__.py"))
@@ -210,10 +210,6 @@ def threads() -> list[str]:
     return sorted(t.name for t in threading.enumerate() if t.name.startswith("rabble:a:"))
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 def once(
     role: str, peers: Peers | None, wanted: Place | None, error: type[BaseException]
 ) -> Tracer:
@@ -270,7 +266,7 @@ def every_place(role: str, seconds: float, seed: int) -> None:
         order = sorted(places)
         random.Random(seed).shuffle(order)
         gc.collect()
-        before = descriptors()
+        before = len(descriptors())
         began = time.monotonic()
         count = raised = failed = 0
         wrong: list[Place] = []
@@ -293,7 +289,7 @@ def every_place(role: str, seconds: float, seed: int) -> None:
         # The peer may be about to close its side of a connection. And three places are between
         # the moment in which a number has no owner any more and that in which it has the next:
         # there it is rather lost than closed twice.
-        until(lambda: gc.collect() >= 0 and descriptors() <= before + 2 + 3)
+        until(lambda: gc.collect() >= 0 and len(descriptors()) <= before + 2 + 3)
     print(f"{role}: {count} of {len(order)} places, {raised} met again, {failed} end the node")
     assert raised * 10 > count > 0, "few of the places are met again"
     assert not wrong, f"these ended the node, and are about a single thing: {wrong}"

@@ -38,6 +38,8 @@ from rabble import (
     StartTimer,
 )
 from tests.support import PATIENCE_S, Does, Echo, until
+from tests.support import descriptors as descriptors
+from tests.support import eventfds as eventfds
 
 
 class Upper(ServiceHandler):
@@ -94,21 +96,6 @@ class Watched:
 
 def rabble_threads() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith("rabble:")]
-
-
-def descriptors() -> dict[int, str]:
-    """What each open descriptor leads to, but for the one that is opened here."""
-    found = {}
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found[int(number)] = os.readlink(f"/proc/self/fd/{number}")
-        except FileNotFoundError:
-            continue
-    return found
-
-
-def eventfds() -> list[int]:
-    return [number for number, link in descriptors().items() if link == "anon_inode:[eventfd]"]
 
 
 def busy(process: Process, msg: Any, sender: Any) -> Envelope:

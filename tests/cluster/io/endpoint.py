@@ -27,9 +27,8 @@ from rabble.cluster.io.handshake_socket import HandshakeSocket
 from rabble.cluster.io.listener import Listener, open_listeners
 from rabble.cluster.io.resolver import Resolver
 from tests.cluster.noted import Noted
-from tests.support import PATIENCE_S
-
-KEY = bytes(range(32))
+from tests.support import KEY as KEY
+from tests.support import turn_until as turn_until
 
 
 class Endpoint:
@@ -108,6 +107,9 @@ class Endpoint:
         for sock in self.socks:
             sock.close()
 
+    def __repr__(self) -> str:
+        return f"{self.own}: {self.peers}, {self.failures}"
+
     def clock(self) -> float:
         return time.monotonic() + self.late_s
 
@@ -184,12 +186,3 @@ class Endpoint:
                 case Failed():
                     self.failures.append((sock.connection_id, outcome, sock.remote, sock.initiated))
                     return
-
-
-def turn_until(holds: Callable[[], object], *ends: Endpoint) -> None:
-    """Let the ends do their work until it holds."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, [(end.peers, end.failures) for end in ends]
-        for end in ends:
-            end.turn()

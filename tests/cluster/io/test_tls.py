@@ -279,13 +279,11 @@ def test_tls_1_2(old: str, alpha: TlsConfig, beta: TlsConfig) -> None:
 
 @pytest.mark.parametrize("plain", ["client", "server"])
 def test_a_node_with_tls_and_one_without(plain: str, alpha: TlsConfig, beta: TlsConfig) -> None:
-    began = time.monotonic()
     if plain == "client":
         ends = meet(None, beta.server_context())
     else:
         ends = meet(alpha.client_context(), None)
     refused(ends)
-    assert time.monotonic() - began < 5.0
 
 
 # The names in a certificate.

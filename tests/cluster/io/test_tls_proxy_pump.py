@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import socket
 import ssl
+import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +18,9 @@ from hypothesis import strategies as st
 
 from rabble._core.inbox import Inbox
 from rabble.cluster.io.tls_proxy_pump import FAREWELL_S, Counts, Pump, Stream, rest_of
+from tests.cluster.io import test_tls_proxy as real
 from tests.cluster.noted import Noted
+from tests.support import PATIENCE_S
 
 BUFFER_BYTES = 4_096
 
@@ -139,6 +146,129 @@ def test_to_close_twice_is_to_close(carried: Carried) -> None:
     for _ in range(2):
         carried.pump.close()
     assert carried.tls.fileno() == carried.stream.plain.fileno() == -1
+
+
+# Over real TLS.
+
+
+class Secured:
+    """Streams of one pump: of each the peer's end, beyond TLS, and the poll loop's, none of which
+    waits."""
+
+    def __init__(self) -> None:
+        self.tls = real.Tls()
+        self.counts = Counts()
+        self.wake_up = Inbox(1)
+        self.pump = Pump(self.wake_up, BUFFER_BYTES, time.monotonic, self.counts, Noted().failures)
+        self.ends: list[tuple[ssl.SSLSocket, socket.socket]] = []
+
+    def add(self) -> tuple[ssl.SSLSocket, socket.socket]:
+        client, server = self.tls.pair()
+        plain, near = socket.socketpair()
+        for sock in (client, server, plain, near):
+            sock.setblocking(False)
+        self.pump.add(Stream(near, server))
+        self.ends.append((client, plain))
+        return client, plain
+
+    def rest(self) -> None:
+        """Have it do what there is to do, which comes to an end: it does not spin."""
+        end = time.monotonic() + PATIENCE_S
+        while self.pump._ready or self.pump._epoll.poll(0):
+            assert time.monotonic() < end, "it is never done"
+            self.pump.turn(0.0)
+
+    def fill(self, stream: socket.socket) -> None:
+        """Write until nothing more is taken."""
+        with contextlib.suppress(BlockingIOError, ssl.SSLWantWriteError):
+            while True:
+                self.rest()
+                stream.send(bytes(65_536))
+        self.rest()
+
+    def close(self) -> None:
+        self.pump.close()
+        for end in self.ends:
+            for sock in end:
+                sock.close()
+
+
+@pytest.fixture
+def secured() -> Iterator[Secured]:
+    secured = Secured()
+    yield secured
+    secured.close()
+
+
+def test_memory_is_bounded_with_a_slow_reader(secured: Secured) -> None:
+    client, plain = secured.add()
+    data = os.urandom(2 << 20)
+    sent = got = 0
+    buffer = memoryview(bytearray(BUFFER_BYTES))
+    (stream,) = secured.pump._streams
+    secured.rest()
+    tracemalloc.start()
+    try:
+        base, _ = tracemalloc.get_traced_memory()
+        while got < len(data):
+            with contextlib.suppress(ssl.SSLWantWriteError):
+                while sent < len(data):
+                    sent += client.send(memoryview(data)[sent : sent + 16_384])
+            secured.rest()
+            assert stream.down is None or len(stream.down) <= BUFFER_BYTES
+            with contextlib.suppress(BlockingIOError):
+                size = plain.recv_into(buffer)
+                assert buffer[:size] == memoryview(data)[got : got + size]
+                got += size
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The kernel keeps far less than that, too, of what is not read.
+    assert peak - base < 8 * BUFFER_BYTES
+
+
+def test_it_does_not_spin(secured: Secured) -> None:
+    """Whatever a stream waits for: `rest` comes to an end."""
+    idle, down, up, both, parted, parted_unread, closed = (secured.add() for _ in range(7))
+    secured.fill(down[0])
+    secured.fill(up[1])
+    secured.fill(both[0])
+    secured.fill(both[1])
+    # Half-closed by the peer, with and without something that is not read.
+    for (client, _), unread in ((parted, 0), (parted_unread, 300_000)):
+        with contextlib.suppress(ssl.SSLWantWriteError):
+            client.send(bytes(unread))
+        secured.rest()
+        with pytest.raises((ssl.SSLWantReadError, ssl.SSLWantWriteError)):
+            client.unwrap()
+        secured.rest()
+    # Closed, but the peer takes nothing.
+    secured.fill(closed[1])
+    closed[1].close()
+    secured.rest()
+    assert secured.counts.streams == 7
+    before = secured.counts.wakeups
+    secured.rest()
+    assert secured.counts.wakeups == before
+    idle[0].send(b"x")
+    secured.pump.turn()
+    assert idle[1].recv(10) == b"x"
+
+
+def test_a_piece_costs_one_turn(secured: Secured) -> None:
+    client, plain = secured.add()
+    secured.rest()
+    before = secured.counts.wakeups
+    for _ in range(100):
+        client.send(b"to and")
+        secured.pump.turn()
+        assert plain.recv(100) == b"to and"
+        plain.send(b"fro")
+        secured.pump.turn()
+        select.select([client], [], [], PATIENCE_S)
+        assert client.recv(100) == b"fro"
+    secured.rest()
+    assert secured.counts.wakeups - before <= 202
 
 
 @given(st.binary(min_size=1, max_size=50), st.data())
