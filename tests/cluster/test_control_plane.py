@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import select
 import socket
 import time
 from typing import Any
@@ -13,8 +14,11 @@ import pytest
 
 from rabble import NodeId, Removed
 from rabble._core.connection import Connection
+from rabble.cluster.control_frames import FRAMES_A_TURN
+from rabble.cluster.decide.refusal import RefusalCode
+from rabble.cluster.gossip import KIND_MEMBERSHIP
 from rabble.cluster.server import new_incarnation
-from tests.cluster.plane import Plane, turn_until, turn_while
+from tests.cluster.plane import CODEC, Plane, turn_until, turn_while
 from tests.support import PATIENCE_S
 
 
@@ -333,15 +337,107 @@ def test_a_newcomer_gets_through_among_a_thousand_that_are_made_up() -> None:
                 assert dials <= 2 * (32 + 10 * (seconds + 1)), (each.own.name, dials, seconds)
 
 
-def test_a_state_that_does_not_fit_in_is_refused_as_such() -> None:
+def test_a_members_state_that_does_not_fit_in_is_counted_and_ends_no_connection() -> None:
     with Plane("a", membership_members_max=2) as a, Plane("m") as m:
         meet(a, m)
         m.plane.join(NodeId("c", free_addr()))
-        turn_until(lambda: m.refusals.get("LIMIT"), a, m)
+        turn_until(lambda: a.refusals.get("LIMIT"), a, m)
         assert a.members == {"a", "m"}
+        m.plane.join(NodeId("d", free_addr()))
+        turn_until(lambda: a.refusals["LIMIT"] > 1, a, m)
+        assert (a.peers, m.peers) == ({"m"}, {"a"}) and len(a.runtime.up) == 1
         [text] = [text for text in a.runtime.reports if "not taken in" in text]
         assert text.startswith(f"a: the membership of {m.own} is not taken in: ")
-        assert text.endswith("Limits.membership_members_max is 2 here") or "after the merge" in text
+        assert "Limits.membership_members_max is 2 here" in text or "after the merge" in text
+
+
+def test_a_strangers_state_that_does_not_fit_in_ends_its_connection() -> None:
+    with Plane("a", membership_members_max=2) as a, Plane("b") as b, Plane("n") as n:
+        meet(a, b)
+        n.plane.join(a.own)
+        turn_until(lambda: n.refusals.get("LIMIT"), a, b, n)
+        assert a.members == {"a", "b"}
+
+
+def test_a_liar_that_told_two_nodes_more_than_fits_together_parts_them_in_nothing() -> None:
+    limits = {"membership_members_max": 20, "digest_ms": 50, "digest_settled_ms": 50}
+    ghosts = {"a": "x", "b": "y"}
+    with Plane("a", **limits) as a, Plane("b", **limits) as b:
+        with Plane("m", **limits) as m:
+            meet(a, b, m)
+            for peer in m.plane._connections.all():
+                names = [f"{ghosts[peer.node.name]}{i:02}" for i in range(12)]
+                rows = [[name, 1, 1, 0, free_addr()] for name in names]
+                body = CODEC.encode_message({"s": rows, "v": [], "m": []})
+                peer.connection.send_control(KIND_MEMBERSHIP, body)
+            turn_until(lambda: a.refusals.get("LIMIT", 0) + b.refusals.get("LIMIT", 0), a, b, m)
+        turn_until(lambda: "m" not in a.peers | b.peers, a, b)
+        came_up = len(a.runtime.up), len(b.runtime.up)
+        counted = a.refusals.get("LIMIT", 0) + b.refusals.get("LIMIT", 0)
+
+        def are_counted() -> bool:
+            assert (a.peers, b.peers) == ({"b"}, {"a"})
+            return a.refusals.get("LIMIT", 0) + b.refusals.get("LIMIT", 0) > counted + 5
+
+        turn_until(are_counted, a, b)
+        assert (len(a.runtime.up), len(b.runtime.up)) == came_up
+        reports = [text for text in a.runtime.reports if "not taken in" in text]
+        assert len(reports) <= 1
+        # What an operator does about it.
+        for plane in (a, b):
+            for name in plane.members - {"a", "b"}:
+                plane.plane.leave(name)
+        turn_until(lambda: a.members == b.members == {"a", "b"}, a, b)
+        assert (len(a.runtime.up), len(b.runtime.up)) == came_up
+
+
+# What a peer may have done in a turn.
+
+
+def tell_much(plane: Plane, count: int) -> None:
+    """Tell its peers so many things of a node, one by one, and then goodbye."""
+    for peer in plane.plane._connections.all():
+        for number in range(count):
+            row = [f"of-{plane.own.name}", 1, 2 + number, 0, "127.0.0.1:1"]
+            body = CODEC.encode_message({"s": [row], "v": [], "m": []})
+            assert peer.connection.send_control(KIND_MEMBERSHIP, body)
+        peer.connection.close(RefusalCode.SHUTDOWN, "", after_all=True)
+
+
+def test_what_peers_tell_is_taken_in_by_a_few_of_each_in_a_turn_and_all_in_the_end() -> None:
+    count = 10 * FRAMES_A_TURN
+    with Plane("a") as a, Plane("m") as m, Plane("n") as n:
+        for each in (m, n):
+            each.plane.join(a.own)
+        # These two know nothing of each other.
+        turn_until(lambda: a.peers == {"m", "n"} and m.peers >= {"a"} <= n.peers, a, m, n)
+        for each in (m, n):
+            for peer in each.plane._connections.all():
+                if peer.node != a.own:
+                    peer.connection.abort(0)
+            turn_while(1, each)
+            tell_much(each, count)
+        has_come = lambda: (  # noqa: E731
+            a.poller.poll(), m.poller.poll(), n.poller.poll(),
+            not any(each.connection.open for each in a.plane._connections.all()),
+        )[-1]  # fmt: skip
+        deadline = time.monotonic() + PATIENCE_S
+        while not has_come():
+            assert time.monotonic() < deadline
+
+        def counters() -> list[int]:
+            rows = [a.plane._membership.row_of(f"of-{name}") for name in "mn"]
+            return [row[2] if row is not None else 1 for row in rows]
+
+        before = counters()
+        while before != [count + 1, count + 1]:
+            assert select.select([a.poller], [], [], 0)[0], "nobody says that there is more"
+            a.turn()
+            after = counters()
+            for one, other in zip(before, after, strict=True):
+                assert one < other <= one + FRAMES_A_TURN or one == other == count + 1
+            before = after
+        turn_until(lambda: not a.plane._connections.all(), a)
 
 
 def test_a_node_for_which_there_is_no_room_any_more_stays_removed() -> None:

@@ -250,6 +250,28 @@ def test_two_that_differ_agree_whoever_knows_more() -> None:
     assert other.sent("a") == []
 
 
+def test_who_asks_by_digests_again_and_again_gets_the_whole_state_now_and_then() -> None:
+    side = Side(A, Limits(digest_ms=10_000, digest_settled_ms=1_000))
+    side.connect(B)
+    side.connect(C)
+    empty = {"s": [], "v": [], "m": []}
+    side.sent("b"), side.sent("c")
+    whole = 0
+    for number in range(400):
+        side.now += 0.01
+        side.read("b", ({"d": bytes(32)}, {**empty, "d": bytes(32)})[number % 2])
+        whole += len(side.sent("b"))
+    assert 3 <= whole <= 8
+    # Others are answered as ever, and so is a digest that comes at its time.
+    for name in "cb":
+        side.now += 0.5
+        side.read(name, {"d": bytes(32)})
+        assert len(side.sent(name)) == 1
+    assert len(side.gossip._whole_sent_at) == 2
+    side.gossip.forget(side.peers["b"].connection_id)
+    assert len(side.gossip._whole_sent_at) == 1
+
+
 # What is no membership, and what is too long.
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
 import os
@@ -44,6 +45,12 @@ class PeerConnection:
     stalled: bool = False
     #: How many segments had come when it fell silent; `None` while it is not.
     segments_before: int | None = None
+    #: Control frames that were taken of it, and are not read yet.
+    unread: collections.deque[tuple[int, bytes]] = dataclasses.field(
+        default_factory=collections.deque
+    )
+    #: When it was last reported that its membership does not fit in here.
+    limit_reported_at: float = float("-inf")
     #: It fell silent though packets of its host came, only not the next ones in order.
     is_holed: bool = False
 

@@ -14,12 +14,12 @@ import selectors
 import socket
 from collections.abc import Callable, Iterable, Sequence
 
-from rabble._core.errors import DecodeError
 from rabble._core.ids import NodeId
 from rabble._core.poller import Poller
 from rabble.addresses import Address
 from rabble.cluster.config import Mesh
 from rabble.cluster.connections import Connections, PeerConnection
+from rabble.cluster.control_frames import ControlFrames
 from rabble.cluster.decide.actions import (
     Action,
     Close,
@@ -46,7 +46,7 @@ from rabble.cluster.decide.refusal import Refusal, RefusalCode
 from rabble.cluster.decide.standing import OwnStanding, refusal_by_standing
 from rabble.cluster.failed_handshakes import TOO_MANY, FailedHandshakes
 from rabble.cluster.failures import Failures
-from rabble.cluster.gossip import KIND_MEMBERSHIP, Gossip, code_of
+from rabble.cluster.gossip import Gossip
 from rabble.cluster.io.handshake_runner import Outcome, Unreached
 from rabble.cluster.io.handshake_socket import HandshakeSocket
 from rabble.cluster.renewal import Renewal
@@ -139,6 +139,15 @@ class ControlPlane:
         self._listener, self._seeds = self.sockets.listener, self.sockets.seeds
         self._poller = poller
         self._connections = Connections(own, poller, runtime, limits, clock, self.sockets.tls_proxy)
+        self._control_frames = ControlFrames(
+            own,
+            self._membership,
+            self._connections,
+            self._status_board,
+            runtime,
+            clock,
+            lambda peer, body: self._read_membership(peer, body),
+        )
         selector.register(poller, selectors.EVENT_READ, self._poller_ready)
 
     def status(self) -> ClusterStatus:
@@ -503,26 +512,18 @@ class ControlPlane:
 
     def _poller_ready(self, events: int) -> None:
         self._poller.drain()
+        is_more = False
         for peer in self._connections.all():
             try:
-                if peer.connection.has_control:
-                    self._read_control_frames(peer)
-                if not peer.connection.open and peer.connection_id in self._connections:
+                if self._control_frames.read(peer):
+                    is_more = True
+                elif not peer.connection.open and peer.connection_id in self._connections:
                     self._lost(peer)
             except BaseException as error:
                 self._abandon(peer.connection_id, f"the connection to {peer.node}", error)
         self._connections.forget_closed()
-
-    def _read_control_frames(self, peer: PeerConnection) -> None:
-        for kind, body in peer.connection.take_control():
-            if kind != KIND_MEMBERSHIP or peer.connection_id not in self._connections:
-                continue
-            try:
-                self._read_membership(peer, body)
-            except (DecodeError, MembershipError) as error:
-                text = f"{self._own.name}: the membership of {peer.node} is not taken in: {error}"
-                self._runtime.report(logging.ERROR, functools.partial(str, text))
-                peer.connection.close(code_of(error), "membership")
+        if is_more:
+            self._poller.nudge()
 
     def _lost(self, peer: PeerConnection) -> None:
         self._early_leaves.discard(peer.node.name)

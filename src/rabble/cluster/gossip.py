@@ -59,6 +59,10 @@ class Gossip:
         self._frame_bytes_max = limits.frame_bytes_max
         self._digest_s = limits.digest_ms / 1000
         self._settled_s = limits.digest_settled_ms / 1000
+        #: Digests of an honest peer are at least twice as far apart, however late one of them is.
+        self._whole_after_s = min(self._digest_s, self._settled_s) / 2
+        #: When a peer was last sent the whole state for a digest, by the id of its connection.
+        self._whole_sent_at: dict[int, float] = {}
         self._codec = Codec(MessageRegistry(), elements_max=ELEMENTS_MAX)
         self._dissemination = Dissemination(rng, limits)
         #: The state whose changes have all been noticed.
@@ -101,6 +105,7 @@ class Gossip:
     def forget(self, connection_id: int) -> None:
         """A connection has ended."""
         self._strangers.discard(connection_id)
+        self._whole_sent_at.pop(connection_id, None)
         self._dissemination.connection_down(connection_id)
 
     def changed(self, now: float) -> None:
@@ -160,13 +165,13 @@ class Gossip:
         digest = checked_field(message, "d", bytes)
         knew_us = checked_field(message, "k", bool)
         if digest is not None and not message:
-            if digest != self._membership.digest():
+            if self._is_answered(peer, digest, now):
                 # With the digest, so that the peer sees whether it knows more than that.
                 self._send(peer, {**self._membership.state(), "d": self._membership.digest()})
             return None
         is_delta = digest is None and knew_us is None
         changes = self._merge(peer, message, now, is_delta)
-        if digest is not None and digest != self._membership.digest():
+        if digest is not None and self._is_answered(peer, digest, now):
             self.send_state(peer)
         if knew_us is not None:
             is_stranger = peer.connection_id in self._strangers
@@ -174,6 +179,14 @@ class Gossip:
             if is_stranger and not knew_us:
                 self.send_state(peer)
         return changes
+
+    def _is_answered(self, peer: PeerConnection, digest: bytes, now: float) -> bool:
+        """Whether a peer that says this digest is sent the whole state, which takes some work."""
+        sent_at = self._whole_sent_at.get(peer.connection_id, float("-inf"))
+        if digest == self._membership.digest() or now - sent_at < self._whole_after_s:
+            return False
+        self._whole_sent_at[peer.connection_id] = now
+        return True
 
     def _merge(
         self, peer: PeerConnection, message: dict[str, Any], now: float, is_delta: bool

@@ -1,12 +1,13 @@
 """Deltas of the membership: the parts of a state that changed, and what a merge did to members.
 
-A delta is a state itself. A state consists of *parts* that merge each for itself: of each name its last start, and of each
-replica how many of its joins were seen together with those of them in force. So any choice of whole
-parts is a state, merging it is merging a state, and what is lost, doubled or late does no harm: see
-Almeida, Shoker and Baquero, "Delta state replicated data types", 2018. The part of a replica is
-never cut: how many joins were seen, without a join that is in force, would say that it was dropped.
-What makes a node a member may be in several parts, so one of these alone can make it none where the
-others have not come yet: parts that change together are told together, and digests find the rest.
+A delta is a state itself. A state consists of *parts* that merge each for itself: of each name its
+last start, and of each replica how many of its joins were seen together with those of them in
+force. So any choice of whole parts is a state, merging it is merging a state, and what is lost,
+doubled or late does no harm: see Almeida, Shoker and Baquero, "Delta state replicated data types",
+2018. The part of a replica is never cut: how many joins were seen, without a join that is in force,
+would say that it was dropped. What makes a node a member may be in several parts, so one of these
+alone can make it none where the others have not come yet: parts that change together are told
+together, and digests find the rest.
 """
 
 from __future__ import annotations
