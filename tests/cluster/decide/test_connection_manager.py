@@ -277,6 +277,11 @@ def test_there_are_no_more_connections_than_there_may_be_members() -> None:
     assert code_of(of.authorize(d, 20, 0.0)) is RefusalCode.LIMIT
     # Those that are there may come anew.
     assert of.authorize(C, 21, 0.0) is None
+    # And so may a member, whoever else is there and has not said that he is one.
+    of.add_peer(d, 0.0)
+    assert of.authorize(d, 20, 0.0) is None
+    of.remove_peer("d", 0.0)
+    assert code_of(of.authorize(d, 20, 0.0)) is RefusalCode.LIMIT
     of.lost(of.connection_of("b") or 0, 1.0)
     assert of.authorize(d, 20, 1.0) is None
 
@@ -325,13 +330,67 @@ def test_who_is_no_member_any_more_is_closed() -> None:
     assert of.lost(connection_id, 1.0) == [] and of.next_tick(1.0) is None
 
 
-def test_another_address_is_dialled_at_once_instead_of_the_old_one() -> None:
+def test_another_address_that_is_joined_is_dialled_at_once_instead_of_the_old_one() -> None:
     of = manager()
     of.add_peer(B, 0.0)
     old = dial(of).connection_id
-    (close,) = of.add_peer(B_MOVED, 1.0)
+    (close,) = of.add_peer(B_MOVED, 1.0, explicit=True)
     assert isinstance(close, Close) and close.connection_id == old
     assert dial(of, 1.0).addr == "elsewhere:1"
+
+
+def test_another_address_that_others_tell_is_for_the_next_dial_and_hurries_none() -> None:
+    of = manager()
+    of.add_peer(B, 0.0)
+    of.dial_failed(dial(of).connection_id, 0.0)
+    under_way = dial(of, 10.0).connection_id
+    assert of.add_peer(B_MOVED, 10.0) == []
+    assert of.dials() == [under_way]
+    of.dial_failed(under_way, 11.0)
+    due = of.next_tick(11.0)
+    of.add_peer(B, 11.0)
+    of.add_peer(B_MOVED, 11.0)
+    assert (of.next_tick(11.0), of.statuses(11.0)["b"].attempts) == (due, 2)
+    assert due is not None and dial(of, due).addr == "elsewhere:1"
+
+
+@pytest.mark.parametrize("own", [A, C], ids=["lesser", "greater"])
+@pytest.mark.parametrize("answers", [True, False])
+def test_an_address_that_changes_to_and_fro_neither_hurries_a_dial_nor_holds_it_back(
+    own: NodeId, answers: bool
+) -> None:
+    def dials(moves: bool) -> list[Dial]:
+        of = manager(own, rng=random.Random(1))
+        connection_id = connect(of, B)
+        of.add_peer(B, 0.0)
+        of.lost(connection_id, 100.0)
+        found: list[Dial] = []
+        now = 100.0
+        for number in range(20_000):
+            now += 0.001
+            if moves:
+                of.add_peer((B, B_MOVED)[number % 2], now)
+            for action in of.tick(now):
+                assert isinstance(action, Dial)
+                found.append(action)
+                if not answers:
+                    of.dial_failed(action.connection_id, now)
+        return found
+
+    still, moving = dials(False), dials(True)
+    assert len(moving) == len(still) >= 1
+    if not answers:
+        assert {each.addr for each in moving} == {B.addr, B_MOVED.addr}
+
+
+def test_a_member_that_was_found_to_be_this_node_is_dialled_at_another_address() -> None:
+    of = manager()
+    of.add_peer(B, 0.0)
+    of.dial_failed(dial(of).connection_id, 0.0, code=RefusalCode.SELF, authenticated=True)
+    assert of.next_tick(0.0) is None
+    of.add_peer(B_MOVED, 1.0)
+    due = of.next_tick(1.0)
+    assert due is not None and dial(of, due).addr == "elsewhere:1"
 
 
 def test_a_dial_that_the_peer_may_have_accepted_is_not_dropped_for_a_new_one() -> None:
@@ -874,6 +933,22 @@ def test_connections_that_come_up_all_the_time_hold_no_dial_back_for_ever() -> N
     of.dial_failed(dials[0].connection_id, now)
     due = of.next_tick(now)
     assert due is not None and due < now + 2.0
+
+
+def test_members_that_are_made_up_hold_no_dial_back() -> None:
+    of = manager(NodeId("z", "z:1"), dial_hold_back_ms=500)
+    for number in range(1_000):
+        of.add_peer(NodeId(f"ghost-{number}", "nowhere:1"), 0.0)
+    of.add_peer(A, 0.0)
+    assert of.statuses(0.0)["a"].next_dial_s == 1.0
+    dials: list[Any] = []
+    for number in range(1, 12):
+        # Some of them move, and all that are dialled fail.
+        of.add_peer(NodeId(f"ghost-{number}", "elsewhere:1"), number / 10)
+        for action in of.tick(number / 10):
+            dials.append(action.node)
+            of.dial_failed(action.connection_id, number / 10)
+    assert A in dials
 
 
 def test_connections_that_come_up_hold_back_neither_the_lesser_name_nor_a_join() -> None:

@@ -92,7 +92,8 @@ class ConnectionManager:
         """Keep a connection to this node from now on. May be called again at any time.
 
         :param explicit: somebody asked this node to join that one: dial at once, whatever
-            happened before. Otherwise the node is a member of the cluster.
+            happened before. Otherwise the node is a member of the cluster, as others say, and so is
+            where it is: another address than before is for the next dial, whenever that is due.
 
         The own name is ignored.
         """
@@ -106,14 +107,15 @@ class ConnectionManager:
         moved = member.addr != node.addr
         if moved:
             member.answered = member.peer is not None and member.peer.addr == node.addr
-        fresh = explicit or moved or not member.is_desired
+        fresh = explicit or not member.is_desired
         member.node, member.addr, member.is_desired = node, node.addr, True
         if explicit:
             self.joins = member.join = True
             member.barred = False
             member.holes, member.held_until = 0, 0.0
-        elif moved and member.refusal is RefusalCode.SELF:
+        elif moved and member.barred and member.refusal is RefusalCode.SELF:
             member.barred = False
+            self._plan(member, now)
         if not fresh:
             return []
         if not member.barred:
@@ -288,7 +290,9 @@ class ConnectionManager:
                 return Refusal(RefusalCode.BUSY, text)
             silent = silent_s is not None and silent_s > self._heartbeat_s
             refusal = member.verdict(peer, incarnation, silent)
-        if refusal is None and not (member and member.up) and len(self._up) >= self._up_max:
+        is_expected = member is not None and (member.up or member.is_desired)
+        if refusal is None and not is_expected and len(self._up) >= self._up_max:
+            # Members are bounded by themselves: strangers that say nothing keep none of them out.
             text = "there are as many connections as there may be members"
             return Refusal(RefusalCode.LIMIT, text)
         if (
