@@ -8,6 +8,7 @@ import random
 import select
 import socket
 import time
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -349,6 +350,17 @@ def test_a_members_state_that_does_not_fit_in_is_counted_and_ends_no_connection(
         [text] = [text for text in a.runtime.reports if "not taken in" in text]
         assert text.startswith(f"a: the membership of {m.own} is not taken in: ")
         assert "Limits.membership_members_max is 2 here" in text or "after the merge" in text
+
+
+@pytest.mark.parametrize("odd", [10**5_000, Decimal("sNaN")], ids=["digits", "sNaN"])
+def test_a_value_that_cannot_be_shown_or_compared_is_a_defect_of_its_sender(odd: Any) -> None:
+    with Plane("a") as a, Plane("m") as m:
+        meet(a, m)
+        start = list(a.plane._membership.row_of("m") or ())
+        start[1] = odd
+        m.claim({"s": [start], "v": [], "m": []})
+        turn_until(lambda: m.refusals, a, m)
+        assert m.refusals == {"DECODE": 1} and "INTERNAL_ERROR" not in a.refusals
 
 
 def test_a_strangers_state_that_does_not_fit_in_ends_its_connection() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 from unittest.mock import Mock
 
@@ -273,6 +276,59 @@ def test_who_asks_by_digests_again_and_again_gets_the_whole_state_now_and_then()
 
 
 # What is no membership, and what is too long.
+
+#: Values that travel, and that no cell of a state has.
+ODD = [10**5_000, -(10**5_000), 2**64, Decimal("NaN"), Decimal("sNaN"), Decimal(1), 1.5, 2 + 1j]
+ODD += [float("nan"), Fraction(1, 3), range(3), [1], {"a": 1}, b"x", True, "x" * 300, None]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: type(odd).__name__)
+def test_whatever_stands_in_a_row_or_instead_of_one_is_refused_in_a_few_words(odd: Any) -> None:
+    side = Side(A)
+    side.connect(B)
+    side.read("b", greeting_of(B, False))
+    side.membership.add(C)
+    known = CODEC.decode_message(side.membership.encoded())
+    assert known["s"] and known["v"] and known["m"]
+    before = side.membership.encoded()
+    states: list[Any] = [odd, {**known, "d": odd}, {**known, "k": odd}]
+    for key, rows in known.items():
+        states += [{**known, key: odd}, {**known, key: [odd]}, {**known, key: [*rows, odd]}]
+        for place in range(len(rows[0])):
+            broken = list(rows[0])
+            broken[place] = odd
+            states += [{**known, key: [broken, *rows[1:]]}, {**known, key: [broken, *rows]}]
+            states += [{"s": [], "v": [], "m": [], key: [broken]}]
+    for state in states:
+        try:
+            side.read("b", state)
+        except MembershipError as error:
+            assert len(str(error)) < 400 and str(error).isascii()
+    if odd is not None:
+        # A start that is no longer in force has no address.
+        assert side.membership.encoded() == before
+
+
+def test_a_state_that_fits_is_sent_whatever_goes_with_it() -> None:
+    limits = Limits(frame_bytes_max=4_128, fragment_bytes_max=16)
+    side, big = Side(A, limits), 1 << 60
+    side.connect(B)
+    start = ["a", 10, big, big, A.addr]
+    side.membership.merge({"s": [start], "v": [], "m": []})
+    for size in (40, *range(40, 0, -1)):
+        with contextlib.suppress(MembershipError):
+            for number in range(100):
+                row = [f"x{size:02}-{number:02}", big, big, big, "h" * size + ":1"]
+                side.membership.merge({"s": [row], "v": [], "m": []})
+    digest_bytes = 36
+    assert 4_128 - 2 - digest_bytes < len(side.membership.encoded()) + digest_bytes <= 4_128 - 2
+    side.sent("b")
+    side.read("b", {"d": bytes(32)})
+    [answer] = side.sent("b")
+    assert answer["d"] == side.membership.digest()
+    assert side.reports == []
+    side.gossip.send_state(side.peers["b"])
+    assert len(side.sent("b")) == 1
 
 
 @pytest.mark.parametrize(

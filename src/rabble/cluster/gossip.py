@@ -222,7 +222,12 @@ class Gossip:
     def _is_known_start(self, message: dict[str, Any]) -> bool:
         """Whether a state consists of one start, which is known."""
         match message:
-            case {"s": [[str() as name, *_] as row], "v": [], "m": [], **others} if not others:
+            case {
+                "s": [[str() as name, int(), int(), int(), str() | None] as row],
+                "v": [],
+                "m": [],
+                **others,
+            } if not others:
                 return tuple(row) == self._membership.row_of(name)
         return False
 

@@ -55,6 +55,7 @@ from rabble.cluster.decide.membership_state import (
     FRAME_HEAD_BYTES,
     INCARNATION_MAX,
     ROW_BYTES_MAX,
+    STATE_HEAD_BYTES,
     Dot,
     Join,
     MembershipError,
@@ -67,6 +68,7 @@ from rabble.cluster.decide.membership_state import (
     Version,
     believed,
     bytes_of,
+    check_cells,
     checked_int,
     read_state,
 )
@@ -316,9 +318,10 @@ class Membership:
         """
         known = self.known()
         if not isinstance(state, State):
-            if known.equals(state):
+            cells = check_cells(state)
+            if known.equals(cells):
                 return UNCHANGED
-            state = read_state(state, known, self._limits)
+            state = read_state(cells, known, self._limits)
         if state is known:
             return UNCHANGED
         claimed, news = state, state.news_for(known)
@@ -412,7 +415,7 @@ class Membership:
         rows = sum(map(len, self._entries())) + len(news.starts) + len(news.versions)
         return (
             len(self._members) + len(news.touched) >= self._members_max
-            or (rows + len(news.gained)) * ROW_BYTES_MAX > self._bytes_max
+            or STATE_HEAD_BYTES + (rows + len(news.gained)) * ROW_BYTES_MAX > self._bytes_max
         )
 
     def _check_bounds(self, before: State) -> None:
@@ -438,7 +441,7 @@ class Membership:
                 f"Limits.membership_members_max is {self._members_max}"
             )
         entries = self._entries()
-        if (sum(map(len, entries)) + 3) * ROW_BYTES_MAX <= self._bytes_max:
+        if STATE_HEAD_BYTES + (sum(map(len, entries)) + 3) * ROW_BYTES_MAX <= self._bytes_max:
             return
         own = self.own.name
         size = bytes_of(*(part.values() for part in entries)) + bytes_of(

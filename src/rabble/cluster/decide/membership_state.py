@@ -7,8 +7,10 @@ tuple, so what two states have in common is found by sets, and only the rest is 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import operator
 from collections.abc import Callable, Iterable
+from types import NoneType
 from typing import Any, NamedTuple, TypeVar
 
 from rabble._core.codec import Codec
@@ -27,11 +29,13 @@ __all__ = [
     "Replica",
     "ROW_BYTES_MAX",
     "Rows",
+    "STATE_HEAD_BYTES",
     "Start",
     "State",
     "Version",
     "believed",
     "bytes_of",
+    "check_cells",
     "checked_int",
     "read_state",
 ]
@@ -40,8 +44,9 @@ __all__ = [
 COUNTER_MAX = 2**63 - 1
 #: Bytes of the frame that carries a state besides its body: kind and flags.
 FRAME_HEAD_BYTES = 2
-#: Bytes of a state besides its rows: a map, three keys and three arrays, as msgpack.
-STATE_HEAD_BYTES = 1 + 3 * (2 + 5)
+#: Bytes of a state besides its rows: a map, three keys and three arrays, and the digest that goes
+#: with it, as msgpack.
+STATE_HEAD_BYTES = 1 + 3 * (2 + 5) + 2 + 2 + 32
 NUMBER_BYTES_MAX = 9
 #: Bytes of the longest row: a join's two names, two numbers and address.
 ROW_BYTES_MAX = 1 + 3 * (2 + 255) + 2 * NUMBER_BYTES_MAX
@@ -227,15 +232,34 @@ class State:
         )
 
 
-def read_state(state: object, known: State, limits: Limits) -> State:
-    """Check a state: its shape, order and bounds, each field, and that it can be one.
+#: What a cell of a row may be. Whatever else can be decoded may fail when it is compared or shown.
+CELL_TYPES = {str, int, NoneType}
 
-    :param state: decoded.
-    :param known: whose rows were checked before: they are not checked again, but shared.
+
+def check_cells(state: object) -> dict[str, Any]:
+    """Check the shape of a state, so that it can be compared with another one.
+
     :raises MembershipError: says what is wrong.
     """
     if type(state) is not dict or state.keys() != {"s", "v", "m"}:
         raise MembershipError("a state is a map with the keys 's', 'v' and 'm', and no others")
+    for key, rows in state.items():
+        if type(rows) is not list:
+            raise MembershipError(f"{key!r} must be an array, not {shown(rows)}")
+        if set(map(type, rows)) - {list}:
+            raise MembershipError(f"{key!r} has an entry that is no array")
+        if set(map(type, itertools.chain.from_iterable(rows))) - CELL_TYPES:
+            raise MembershipError(f"{key!r} has an entry of other elements than it should")
+    return state
+
+
+def read_state(state: dict[str, Any], known: State, limits: Limits) -> State:
+    """Check a state: its order and bounds, each field, and that it can be one.
+
+    :param state: decoded, and seen by `check_cells`.
+    :param known: whose rows were checked before: they are not checked again, but shared.
+    :raises MembershipError: says what is wrong.
+    """
     members_max = limits.membership_members_max
     joins_max = members_max * limits.membership_dots_per_member_max
     retired_max = limits.membership_retired_max
@@ -328,17 +352,13 @@ def rows_of(
 ) -> set[tuple[Any, ...]]:
     """The rows of one array, of which no two have the same key, and which are in order."""
     rows = state[key]
-    if type(rows) is not list:
-        raise MembershipError(f"{key!r} must be an array, not {shown(rows)}")
     if len(rows) > rows_max:
         raise MembershipLimit(f"{key!r} has {len(rows)} entries; at most {rows_max} are allowed")
-    if set(map(type, rows)) - {list}:
-        raise MembershipError(f"{key!r} has an entry that is no array")
     try:
         tuples = set(map(tuple, rows))
         in_order = sorted(rows) == rows and len(set(map(by, rows))) == len(rows)
     except (IndexError, TypeError):
-        # Too short an entry; or an element that has no order or hash, so it is of a wrong type.
+        # Too short an entry; or elements of other types in one place.
         raise MembershipError(f"{key!r} has an entry of other elements than it should") from None
     if not in_order:
         raise MembershipError(f"{key!r} is not in order, or has an entry twice")
@@ -382,7 +402,7 @@ def checked_join(row: tuple[Any, ...]) -> Join:
 
 def checked_width(row: tuple[Any, ...], kind: type[Start] | type[Version] | type[Join]) -> None:
     if len(row) != len(kind._fields):
-        raise MembershipError(f"an entry has {len(kind._fields)} elements; this is {shown(row)}")
+        raise MembershipError(f"an entry has {len(kind._fields)} elements, not {len(row)}")
 
 
 def checked_int(value: object, lowest: int, highest: int, what: str) -> int:
@@ -404,6 +424,13 @@ def checked_node(name: object, addr: object) -> None:
 
 def shown(value: object) -> str:
     """A value of somebody else's in a message of ours: ASCII, and short."""
+    if type(value) is int and value.bit_length() > 64:
+        return f"an integer of {value.bit_length()} bits"
+    if type(value) is str:
+        # Cut first: it may be long.
+        value = value[:80]
+    elif type(value) not in (int, float, bool, bytes, NoneType):
+        return f"a value of type {type(value).__name__}"
     text = ascii(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
