@@ -8,9 +8,10 @@ import time
 
 import pytest
 
+from rabble.cluster.gossip import KIND_MEMBERSHIP
 from rabble.cluster.server import new_incarnation
-from tests.cluster.plane import Plane, turn_until, turn_while
-from tests.fuzz.lies import COUNTERS, NUMBERS
+from tests.cluster.plane import CODEC, Plane, turn_until, turn_while
+from tests.fuzz.lies import DIGEST_BYTES, Drawn, Truth, message
 
 LIMITS = {
     "digest_ms": 50,
@@ -24,26 +25,16 @@ LIMITS = {
 HONEST = "abc"
 
 
-def a_lie(planes: list[Plane], rng: random.Random) -> dict[str, list[list[object]]]:
-    """A state about nodes that are there and some that are not."""
-    starts: dict[str, list[object]] = {}
-    versions: dict[tuple[str, int], list[object]] = {}
-    joins: dict[tuple[str, int, int], list[object]] = {}
-    known = {each.own.name: each for each in planes}
-    for _ in range(rng.randint(1, 4)):
-        name = rng.choice((*HONEST, "d", "e", "f", "m"))
-        own = known[name].plane.incarnation if name in known else 1
-        incarnation = rng.choice((own, own, own + 1, *NUMBERS))
-        counter, ended = rng.choice(COUNTERS), rng.choice((0, *COUNTERS))
-        addr = rng.choice((None, "127.0.0.1:1", known["a"].own.addr))
-        starts[name] = [name, incarnation, counter, ended, addr]
-        seen = (name, rng.choice((own, incarnation)))
-        versions[seen] = [*seen, counter, ended]
-        member = rng.choice((*HONEST, "g"))
-        if member != name and rng.random() < 0.5:
-            joins[*seen, counter] = [*seen, counter, member, "127.0.0.1:1"]
-    rows = [[by[key] for key in sorted(by)] for by in (starts, versions, joins)]
-    return dict(zip("svm", rows, strict=True))
+def truth_of(planes: list[Plane]) -> Truth:
+    """Of the nodes that are there; with names of some that are not, and of the liar's own."""
+    own = planes[0].own.addr
+    nowhere = ["127.0.0.1:1", "localhost:1", own.replace("127.0.0.1", "localhost")]
+    return Truth(
+        [*HONEST, "d", "e", "f", "g", "m"],
+        {each.own.name: each.plane.incarnation for each in planes},
+        [*nowhere, *(each.own.addr for each in planes), None],
+        digests=lambda: [each.plane._membership.digest() for each in planes],
+    )
 
 
 def hold_each_other(planes: list[Plane]) -> bool:
@@ -66,7 +57,7 @@ def hold_each_other(planes: list[Plane]) -> bool:
 def check_bounds(plane: Plane) -> None:
     membership, limits = plane.plane._membership, plane.limits
     assert len(membership) <= limits.membership_members_max
-    assert len(membership.encoded()) + 2 <= limits.frame_bytes_max
+    assert len(membership.encoded()) + DIGEST_BYTES + 2 <= limits.frame_bytes_max
     assert len(membership.state()["s"]) <= len(membership) + limits.membership_retired_max
 
 
@@ -87,8 +78,13 @@ def lie_to_them(rng: random.Random) -> None:
             for each in (*planes, liar):
                 each.plane.join(planes[0].own)
             turn_until(lambda: all(each.peers >= {"m"} for each in planes), *planes, liar)
+            truth, choices = truth_of(planes), Drawn(rng)
             for _ in range(30):
-                liar.claim(a_lie(planes, rng))
+                truth.incarnations = truth_of(planes).incarnations
+                for peer in liar.plane._connections.all():
+                    # To each something else.
+                    said = CODEC.encode_message(message(truth, choices))
+                    peer.connection.send_control(KIND_MEMBERSHIP, said)
                 turn_while(rng.randint(1, 12), *planes, liar)
                 for each in planes:
                     check_bounds(each)

@@ -3,14 +3,20 @@
 Honest nodes tell each other, join, remove, restart and come back; between that a member which
 nobody suspects tells any of them whatever a state can say. Once it is gone they have to agree,
 each has to be known to all as what it is, and what they keep has to be within its bounds.
+
+`lie` and `message` make up what is said for all tests of a liar: here as states alone, in
+tests/cluster/test_lying_peer.py over connections, and in virtual time among a hundred nodes in
+tests/cluster/decide/test_lying_member.py.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
-from collections.abc import Iterator
-from typing import Any
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from rabble._core.codec import Codec
 from rabble._core.ids import NodeId
@@ -42,6 +48,8 @@ NUMBERS = (
     *(NOW + 2 * AHEAD_MAX, 2**62, 2**63 - 1, 2**63, 2**64 - 2, 2**64 - 1),
 )
 COUNTERS = tuple(number for number in NUMBERS if number < 2**63)
+#: What a digest adds to the state that it goes with.
+DIGEST_BYTES = len(CODEC.encode_message({"d": bytes(32)})) - 1
 
 
 class HonestNode:
@@ -73,7 +81,7 @@ class HonestNode:
     def check_bounds(self) -> None:
         membership, state = self.membership, self.membership.state()
         assert len(membership) <= LIMITS.membership_members_max
-        assert len(membership.encoded()) + 2 <= LIMITS.frame_bytes_max
+        assert len(membership.encoded()) + DIGEST_BYTES + 2 <= LIMITS.frame_bytes_max
         assert len(state["s"]) <= len(membership) + LIMITS.membership_retired_max
         joins_max = len(membership) * LIMITS.membership_dots_per_member_max
         assert len(state["m"]) <= joins_max
@@ -169,6 +177,14 @@ class HonestMesh:
             node.check_bounds()
 
 
+class Chooser(Protocol):
+    """Decides what is said."""
+
+    def below(self, count: int) -> int: ...
+
+    def of(self, values: Any) -> Any: ...
+
+
 class Choices:
     """What happens, as the bytes of an input say; zeros when they have come to their end."""
 
@@ -188,22 +204,48 @@ class Choices:
         return values[self.below(len(values))]
 
 
-def lie(mesh: HonestMesh, choices: Choices) -> dict[str, Any]:
+class Drawn:
+    """The same by chance."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.below = rng.randrange
+        self.of = rng.choice
+
+
+@dataclasses.dataclass
+class Truth:
+    """What the liar knows, and says other things of.
+
+    :param names: of whom it speaks, of those that there are and of others.
+    :param incarnations: of those that there are.
+    :param addrs: where they might be, by number or by name; `None` for a start that was dropped.
+    :param digests: of states that there are.
+    """
+
+    names: Sequence[str]
+    incarnations: Mapping[str, int]
+    addrs: Sequence[str | None] = ADDRS
+    digests: Callable[[], Sequence[bytes]] = tuple
+    #: So that each move is later than the one before.
+    moves: Iterator[int] = dataclasses.field(default_factory=lambda: itertools.count(100))
+
+
+def lie(truth: Truth, choices: Chooser) -> dict[str, Any]:
     """A state that could be one, of whatever the liar likes."""
     rows: dict[str, dict[tuple[Any, ...], list[Any]]] = {"s": {}, "v": {}, "m": {}}
     for _ in range(1 + choices.below(4)):
-        name = choices.of(NAMES)
-        node = mesh.nodes.get(name)
-        known = () if node is None else (node.incarnation, node.incarnation + 1)
+        name = choices.of(truth.names)
+        own = truth.incarnations.get(name)
+        known = () if own is None else (own, own + 1)
         incarnation = choices.of((*known, *NUMBERS))
         counter = choices.of(COUNTERS)
         ended = choices.of((0, *COUNTERS))
         if choices.below(3):
-            rows["s"][(name,)] = [name, incarnation, counter, ended, choices.of(ADDRS)]
+            rows["s"][(name,)] = [name, incarnation, counter, ended, choices.of(truth.addrs)]
             continue
         rows["v"][name, incarnation] = [name, incarnation, counter, ended]
         if choices.below(2):
-            member, addr = choices.of(NAMES), choices.of(ADDRS[:-1])
+            member, addr = choices.of(truth.names), choices.of([*filter(None, truth.addrs)])
             if member != name:
                 number = max(counter - choices.below(3), 1)
                 dot = (name, incarnation, number)
@@ -211,9 +253,38 @@ def lie(mesh: HonestMesh, choices: Choices) -> dict[str, Any]:
     return {key: [rows[key][by] for by in sorted(rows[key])] for key in rows}
 
 
+def many_gone(choices: Chooser) -> dict[str, Any]:
+    """Removals of so many that others may be forgotten for them."""
+    ended = choices.of(COUNTERS)
+    names = sorted(f"gone-{number}" for number in range(choices.of((30, 256))))
+    return {"s": [[name, 1, 1, ended, None] for name in names], "v": [], "m": []}
+
+
+def move(truth: Truth, choices: Chooser) -> dict[str, Any]:
+    """A node is elsewhere, as it says itself, again and again."""
+    name = choices.of(sorted(truth.incarnations))
+    row = [name, truth.incarnations[name], next(truth.moves), 0, choices.of(truth.addrs[:-1])]
+    return {"s": [row], "v": [], "m": []}
+
+
+def message(truth: Truth, choices: Chooser) -> dict[str, Any]:
+    """What goes over a connection: a state or a digest, or both, or a state for the peer alone."""
+    digest = choices.of((bytes(32), b"", *truth.digests()))
+    kind = choices.below(10)
+    if kind == 0:
+        return {"d": digest}
+    said = move(truth, choices) if kind < 4 else lie(truth, choices)
+    if kind in (1, 4, 5):
+        said["d"] = digest
+    if kind in (2, 5, 6):
+        said["k"] = bool(choices.below(2))
+    return said
+
+
 def play(data: bytes) -> HonestMesh:
     """What the bytes say, and then rest."""
     mesh, choices = HonestMesh(), Choices(data)
+    truth = Truth(NAMES, {})
     while choices:
         mesh.now += choices.of((0, 1, MILLISECOND, 700 * MILLISECOND))
         act = choices.below(8)
@@ -221,7 +292,8 @@ def play(data: bytes) -> HonestMesh:
         node = mesh.nodes[name]
         if act < 3:
             try:
-                node.take_in(lie(mesh, choices))
+                truth.incarnations = {each: of.incarnation for each, of in mesh.nodes.items()}
+                node.take_in(lie(truth, choices))
             except MembershipError as error:
                 assert len(str(error)) < 400 and str(error).isascii(), error
         elif act < 5:
