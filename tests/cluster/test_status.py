@@ -60,9 +60,9 @@ def test_what_could_not_be_published_is_published_at_the_next_call() -> None:
     told: list[object] = []
     members = Mock(side_effect=[MemoryError, [A, B]])
     with pytest.raises(MemoryError):
-        board.publish_changes(members, list, told.append)
+        board.publish_changes(members, list, list, told.append)
     assert told == []
-    board.publish_changes(members, list, told.append)
+    board.publish_changes(members, list, list, told.append)
     assert board.status(10, False).members == (A, B)
     assert told == [up]
-    board.publish_changes(Mock(side_effect=AssertionError), list, told.append)
+    board.publish_changes(Mock(side_effect=AssertionError), list, list, told.append)
