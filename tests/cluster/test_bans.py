@@ -307,10 +307,10 @@ def test_a_node_whose_key_is_let_in_again_is_dialled_at_once(
         # Nobody's turn comes by itself.
         for target in each.plane._connection_manager._members.values():
             if target.due is not None:
-                each.plane._connection_manager._unplan(target)
+                waiting = each.plane._connection_manager._waiting
+                waiting.drop(target)
                 target.due = time.monotonic() + 10_000
-                each.plane._connection_manager._waiting[target] = None
-                each.plane._connection_manager._failing[target] = None
+                waiting._targets[target] = waiting._failing[target] = None
     lift(b, key)
     turn_until(lambda: a.peers == {"b", "c"} and b.peers == {"a", "c"}, *keyed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -212,12 +213,17 @@ class Short(dict[Any, Any]):
         super().__setitem__(key, value)
 
 
-@pytest.mark.parametrize("name", ["_waiting", "_failing", "_dials", "_up"])
+@pytest.mark.parametrize(
+    "way",
+    ["_waiting._targets", "_waiting._failing", "_dials._by_id", "_dials._authenticating", "_up"],
+)
 @pytest.mark.parametrize("happens", ["add", "tick", "established", "failed"])
-def test_a_set_that_could_not_grow_hides_nobody(name: str, happens: str) -> None:
+def test_a_set_that_could_not_grow_hides_nobody(way: str, happens: str) -> None:
     host = Host()
-    short = Short(getattr(host.manager, name))
-    setattr(host.manager, name, short)
+    *parents, name = way.split(".")
+    owner = functools.reduce(getattr, parents, host.manager)
+    short = Short(getattr(owner, name))
+    setattr(owner, name, short)
     short.is_short = happens == "add"
     host.add(A, explicit=True)
     host.add(C)

@@ -23,8 +23,10 @@ from rabble.cluster.decide.actions import (
 from rabble.cluster.decide.backoff import Backoff, Uniform
 from rabble.cluster.decide.dial_rates import DialRates
 from rabble.cluster.decide.peers import DialTarget, Member, PendingDial
+from rabble.cluster.decide.pending_dials import PendingDials
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
 from rabble.cluster.decide.token_bucket import TokenBucket
+from rabble.cluster.decide.waiting import Waiting
 from rabble.limits import Limits
 
 __all__ = ["ConnectionManager"]
@@ -59,7 +61,6 @@ class ConnectionManager:
         self.own = own
         self.incarnation = incarnation
         self._backoff = Backoff(rng, limits)
-        self._dials_max = limits.dials_max
         # Half of the dials at least are left to those that were reached before.
         self._rates = DialRates(
             limits.unreached_dials_per_second_max, max(limits.dials_max // 2, 1)
@@ -75,17 +76,9 @@ class ConnectionManager:
         self._last_id = 0
         self._members: collections.OrderedDict[str, Member] = collections.OrderedDict()
         self._seeds: dict[str, DialTarget] = {}
-        self._dials: dict[int, PendingDial] = {}
-        #: Those whose peer may have this node's PROOF; and how many of all are looked up.
-        self._authenticating: dict[int, PendingDial] = {}
-        self._looked_up = 0
+        self._dials = PendingDials(limits.dials_max)
         self._up: dict[int, Member] = {}
-        #: The targets that are due some time; those of them that failed before; and when the first
-        #: one is, unless that has to be found anew.
-        self._waiting: dict[DialTarget, None] = {}
-        self._failing: dict[DialTarget, None] = {}
-        self._first_due = float("inf")
-        self._is_first_gone = False
+        self._waiting = Waiting(self._backoff)
         #: When the last connection came up.
         self._last_up = float("-inf")
 
@@ -142,7 +135,7 @@ class ConnectionManager:
         if member is None:
             return []
         member.is_desired = member.join = member.barred = False
-        self._unplan(member)
+        self._waiting.drop(member)
         member.attempts = 0
         actions: list[Action] = []
         if member.pending_dial is not None:
@@ -172,7 +165,7 @@ class ConnectionManager:
 
     def dial_banned(self, now: float) -> None:
         """A ban is over: dial whom one kept from being connected, as if nothing had happened."""
-        for target in list(self._failing):
+        for target in self._waiting.failing():
             if target.refusal is RefusalCode.BANNED:
                 target.attempts, target.refusal = 0, None
                 self._plan(target, now)
@@ -199,7 +192,7 @@ class ConnectionManager:
         target = self._seeds.pop(addr, None)
         if target is None:
             return []
-        self._unplan(target)
+        self._waiting.drop(target)
         if target.pending_dial is None:
             return []
         return [self._drop(target.pending_dial, "no longer wanted")]
@@ -227,14 +220,13 @@ class ConnectionManager:
             # all the same: it refuses, with proof, and so names the seed; or wants a new one.
             settled = member.up and now - member.up_since >= self._settled_s
             refusal = member.verdict(peer, incarnation, silent=settled)
-        if refusal is None and self._is_authenticating(peer, incarnation):
+        if refusal is None and self._dials.is_authenticating(peer, incarnation):
             refusal = Refusal(RefusalCode.DUPLICATE, "it is being dialled already")
         if refusal is not None:
             # The peer has proven nothing yet, so no action follows from what it says.
             self.dial_failed(connection_id, now, code=refusal.code)
             return refusal
-        pending_dial.authenticating = (peer, incarnation)
-        self._authenticating[connection_id] = pending_dial
+        self._dials.authenticate(pending_dial, peer, incarnation)
         return None
 
     def dial_failed(
@@ -328,7 +320,7 @@ class ConnectionManager:
         if (
             refusal is None
             and self.own.name < peer.name
-            and self._is_authenticating(peer, incarnation)
+            and self._dials.is_authenticating(peer, incarnation)
         ):
             refusal = Refusal(RefusalCode.DUPLICATE, "this node is dialling you")
         return refusal
@@ -341,7 +333,7 @@ class ConnectionManager:
         :param initiated: this node dialled. Otherwise `authorize` has just accepted it.
         :raises ValueError: if `authenticating` was not asked about this dial and this peer.
         """
-        target: DialTarget | None = None
+        pending_dial: PendingDial | None = None
         if initiated:
             pending_dial = self._dials.get(connection_id)
             if pending_dial is None:
@@ -350,7 +342,6 @@ class ConnectionManager:
                 raise ValueError(
                     f"authenticating was not called for connection {connection_id} to {peer}"
                 )
-            target = pending_dial.target
         known = self._members.get(peer.name)
         if known is not None and incarnation < known.incarnation:
             # A later start of it came in while this one was on its way.
@@ -360,11 +351,11 @@ class ConnectionManager:
                 *self.dial_failed(connection_id, now, code=code),
             ]
         member = self._member(peer)
-        if target is not None:
-            self._end(self._dials[connection_id], reached=True)
-            self._resolve(target, peer, now)
+        if pending_dial is not None:
+            self._end(pending_dial, reached=True)
+            self._resolve(pending_dial.target, peer, now)
         actions: list[Action] = []
-        for other in self._dials_of(peer.name):
+        for other in self._dials.of(peer.name, member):
             actions.append(self._drop(other, "another connection stays", reached=True))
             if other.target is not member:
                 # A seed asks again later: who it is has not been proven to this node.
@@ -383,19 +374,14 @@ class ConnectionManager:
         member.peer, member.incarnation = peer, incarnation
         if not member.is_desired:
             member.node, member.addr = peer, peer.addr
-        self._unplan(member)
+        self._waiting.drop(member)
         self._up[connection_id] = member
         member.connection_id, member.up_since = connection_id, now
         self._last_up = now
         member.join = member.barred = False
         member.answered = member.addr == peer.addr
         member.refusal = None
-        for target in self._failing:
-            if isinstance(target, Member) and now < target.held_until:
-                continue
-            self._backoff.hurry(target, now)
-            if target.due is not None:
-                self._first_due = min(self._first_due, target.due)
+        self._waiting.hurry(now)
         return [*actions, Up(connection_id, peer, incarnation)]
 
     def lost(
@@ -441,23 +427,11 @@ class ConnectionManager:
 
         Dials that look a host up have places of their own: one that hangs there holds up no other.
         """
-        if now < self._first_due and not self._is_first_gone:
-            return []
-        waiting: list[tuple[float, DialTarget]] = []
-        for target in self._waiting:
-            if target.due is None or target.due > now:
-                continue
-            if self._backoff.holds_back(target, self._last_up, now):
-                self._is_first_gone = True
-            else:
-                waiting.append((target.due, target))
-        # The longest wait comes first, so no target starves where there are more than fit.
-        waiting.sort(key=lambda pair: pair[0])
         actions: list[Action] = []
         due: dict[bool, list[DialTarget]] = {True: [], False: []}
-        for _, target in waiting:
+        for target in self._waiting.due(now, self._last_up):
             due[target.is_looked_up].append(target)
-        for looked_up, free in self._free_places().items():
+        for looked_up, free in self._dials.free_places().items():
             turns = self._rates.in_turn(due[looked_up], now)
             for target, bucket in itertools.islice(turns, max(free, 0)):
                 actions.append(self._dial(target, bucket, looked_up))
@@ -468,23 +442,18 @@ class ConnectionManager:
         number, addr = self.accepting(), target.next_addr
         pending_dial = PendingDial(number, target, addr, join, bucket, looked_up)
         dial = Dial(number, addr, target.whom, join, target.resolved, target.is_hearsay)
-        self._dials[number] = pending_dial
+        self._dials.add(pending_dial)
         target.pending_dial = pending_dial
-        self._unplan(target)
-        self._looked_up += looked_up
+        self._waiting.drop(target)
         return dial
 
     def next_tick(self, now: float) -> float | None:
         """When `tick` has something to do if nothing else happens, in monotonic seconds."""
-        if self._is_first_gone:
-            self._is_first_gone = False
-            self._first_due = min(
-                (t.due for t in self._waiting if t.due is not None), default=float("inf")
-            )
-        if now < self._first_due:
-            return self._first_due if self._waiting else None
+        first_due = self._waiting.first_due()
+        if now < first_due:
+            return first_due if first_due < float("inf") else None
         # What is due waits for a place, or for its turn.
-        free = self._free_places()
+        free = self._dials.free_places()
         due = (self._rates.due(t, now) for t in self._waiting if free[t.is_looked_up] > 0)
         return min((each for each in due if each is not None), default=None)
 
@@ -497,23 +466,20 @@ class ConnectionManager:
             What it does not know of comes to its end, so that whoever is desired is dialled anew.
         """
         actions: list[Action] = []
-        for connection_id, pending_dial in list(self._dials.items()):
+        for pending_dial in self._dials.all():
             target = pending_dial.target
-            if connection_id not in known or target.pending_dial is not pending_dial:
+            if pending_dial.connection_id not in known or target.pending_dial is not pending_dial:
                 target.attempts += 1
                 actions.append(self._drop(pending_dial, "this node failed"))
         for connection_id, member in list(self._up.items()):
             if connection_id not in known or member.connection_id != connection_id:
                 self._up.pop(connection_id)
                 actions.append(Close(connection_id, RefusalCode.DUPLICATE, "this node failed"))
-        self._rates.recount(each.bucket for each in self._dials.values())
-        self._looked_up = sum(each.is_looked_up for each in self._dials.values())
-        self._authenticating = {
-            number: each for number, each in self._dials.items() if each.authenticating is not None
-        }
+        self._rates.recount(each.bucket for each in self._dials.all())
+        self._dials.recount()
         targets = dict.fromkeys([*self._members.values(), *self._seeds.values()])
-        for target in self._waiting.keys() - targets.keys():
-            self._unplan(target)
+        for target in [each for each in self._waiting if each not in targets]:
+            self._waiting.drop(target)
         for target in targets:
             if target.pending_dial and target.pending_dial.connection_id not in self._dials:
                 target.pending_dial = None
@@ -522,7 +488,7 @@ class ConnectionManager:
             is_idle = not target.up and target.pending_dial is None
             if is_idle != (target.due is not None) or is_idle != (target in self._waiting):
                 self._plan(target, now)
-        self._is_first_gone = True
+        self._waiting.look_anew()
         return actions
 
     # What one may ask.
@@ -555,61 +521,17 @@ class ConnectionManager:
     def is_tied(self, name: str) -> bool:
         """Whether the node of this name needs no further connection: it has one, or is dialled."""
         member = self._members.get(name)
-        return (member is not None and member.up) or bool(self._dials_of(name))
+        return (member is not None and member.up) or bool(self._dials.of(name, member))
 
     # The rest is internal.
 
-    def _free_places(self) -> dict[bool, int]:
-        """How many more dials there may be: of those that are looked up, and of the others."""
-        return {
-            True: self._dials_max - self._looked_up,
-            False: self._dials_max - len(self._dials) + self._looked_up,
-        }
-
-    def _dials_of(self, name: str) -> list[PendingDial]:
-        """The dials of a node, in their order. A seed may be it, or who has been forgotten."""
-        dials = {
-            connection_id: pending_dial
-            for connection_id, pending_dial in self._authenticating.items()
-            if pending_dial.authenticating and pending_dial.authenticating[0].name == name
-        }
-        member = self._members.get(name)
-        if member is not None and (pending_dial := member.pending_dial) is not None:
-            dials[pending_dial.connection_id] = pending_dial
-        return [dials[connection_id] for connection_id in sorted(dials)]
-
-    def _is_authenticating(self, peer: NodeId, incarnation: int) -> bool:
-        """Whether a dial of this node may already be a connection for that peer."""
-        return any(
-            pending_dial.authenticating == (peer, incarnation)
-            for pending_dial in self._authenticating.values()
-        )
-
     def _plan(self, target: DialTarget, now: float) -> None:
-        self._unplan(target)
+        self._waiting.drop(target)
         gone = target.whom is None and self._seeds.get(target.addr) is not target
         if target.up or gone or target.pending_dial is not None:
             return
         hold_back = target.whom is not None and self.own.name > target.whom.name
-        # What is due and not among these would never be dialled.
-        self._waiting[target] = None
-        self._backoff.plan(target, now, hold_back=hold_back)
-        if target.due is None:
-            del self._waiting[target]
-            return
-        if isinstance(target, Member):
-            target.due = max(target.due, target.held_until)
-        self._first_due = min(self._first_due, target.due)
-        if target.attempts:
-            self._failing[target] = None
-
-    def _unplan(self, target: DialTarget) -> None:
-        """It is not due any more, or at another time."""
-        self._waiting.pop(target, None)
-        self._failing.pop(target, None)
-        if target.due is not None:
-            self._is_first_gone |= target.due <= self._first_due
-            target.due = None
+        self._waiting.plan(target, now, hold_back=hold_back)
 
     def _bar(self, target: DialTarget) -> None:
         target.barred, target.join = True, False
@@ -623,7 +545,7 @@ class ConnectionManager:
         member = self._member(node)
         member.is_desired = True
         del self._seeds[target.addr]
-        self._unplan(target)
+        self._waiting.drop(target)
         if not member.up:
             # It does not know of the join yet.
             member.join = True
@@ -631,9 +553,7 @@ class ConnectionManager:
             self._plan(member, now)
 
     def _end(self, pending_dial: PendingDial, *, reached: bool) -> None:
-        if self._dials.pop(pending_dial.connection_id, None) is not None:
-            self._looked_up -= pending_dial.is_looked_up
-        self._authenticating.pop(pending_dial.connection_id, None)
+        self._dials.remove(pending_dial)
         if pending_dial.target.pending_dial is pending_dial:
             pending_dial.target.pending_dial = None
         self._rates.ended(pending_dial.bucket, reached=reached)
