@@ -12,7 +12,7 @@ import logging
 import random
 import selectors
 import socket
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rabble._core.errors import DecodeError
 from rabble._core.ids import NodeId
@@ -133,8 +133,8 @@ class ControlPlane:
             config=self._handshake_config,
             next_id=self._connection_manager.accepting,
             seed_added=self._add_seed,
-            seed_dropped=self._drop_seed,
-            seeds_dialled=self._dialled_seeds,
+            seed_dropped=lambda addr: self._carry_out(self._connection_manager.remove_seed(addr)),
+            seeds_dialled=self._connection_manager.seed_statuses,
         )
         self._handshakes, self._connector = self.sockets.handshakes, self.sockets.connector
         self._listener, self._seeds = self.sockets.listener, self.sockets.seeds
@@ -160,7 +160,7 @@ class ControlPlane:
             self._connection_manager.joins = True
             # There are none left of the peers, nor of the seeds.
             self._add_peers(self._membership.members().values())
-            self._seeds.give_again()
+            self._seeds.resume()
         if isinstance(target, str):
             self._seeds.add(target)
             return
@@ -238,29 +238,21 @@ class ControlPlane:
         for handshake_socket in self._handshakes.due(looked_at):
             step = functools.partial(self._handshakes.tick, handshake_socket, looked_at)
             self._take_step(handshake_socket, step)
-        #: When, in monotonic seconds, and what.
-        parts: dict[str, tuple[float | None, Callable[[float], object]]] = {
-            "listening": (self._listener.next_tick(), self._listener.tick),
-            "the end of look-ups": (now, self._end_look_ups),
-        }
+        tell = functools.partial(self._gossip.tick, peers=self._connections.all())
+        parts: list[tuple[str, float | None, Callable[[float], object]]] = [
+            ("listening", self._listener.next_tick(), self._listener.tick),
+            ("the end of look-ups", now, self._end_look_ups),
+        ]
         if self._stop_at is None:
-            parts["the look at the seeds"] = self._seeds.next_tick(), self._seeds.tick
-            parts["the look at the certificates"] = (
-                self._renewal.next_tick,
-                lambda now: self._renewal.tick(now, self._connector.renew, self._listener.renew),
-            )
-            parts["the look at the peers"] = now, self._check_peers
-            parts["this node's own standing"] = now, self._look_at_standing
-            parts["the digest"] = (
-                self._gossip.next_tick,
-                lambda now: self._gossip.tick(now, self._connections.all()),
-            )
-            parts["dialling"] = now, self._tick_dials
-        parts["the status"] = now, lambda now: self.publish()
-        for what, (due, part) in parts.items():
-            # What is not due is not attempted: it would pass.
-            if due is not None and now >= due:
-                self.failures.attempt(what, functools.partial(part, now))
+            parts += [
+                ("the look at the seeds", self._seeds.next_tick(), self._seeds.tick),
+                ("the look at the certificates", self._renewal.next_tick, self.sockets.renew),
+                ("the look at the peers", now, self._check_peers),
+                ("this node's own standing", now, self._look_at_standing),
+                ("the digest", self._gossip.next_tick, tell),
+                ("dialling", now, self._tick_dials),
+            ]
+        self.failures.attempt_due(now, [*parts, ("the status", now, lambda now: self.publish())])
 
     def publish(self) -> None:
         """Show other threads what has changed since the last call."""
@@ -591,6 +583,7 @@ class ControlPlane:
         now = self._clock()
         for name in list(self._connection_manager.statuses(now)):
             self._remove_peer(name, now)
+        self._seeds.pause()
         for addr in list(self._connection_manager.seed_statuses(now)):
             self._carry_out(self._connection_manager.remove_seed(addr))
         text = f"{self._own} was removed from the cluster; join() begins anew"
@@ -615,9 +608,3 @@ class ControlPlane:
     def _add_seed(self, addr: str, resolved: Address) -> None:
         if not self._removed:
             self._connection_manager.add_seed(addr, self._clock(), resolved)
-
-    def _dialled_seeds(self) -> Collection[str] | None:
-        return None if self._removed else self._connection_manager.seed_statuses(self._clock())
-
-    def _drop_seed(self, addr: str) -> None:
-        self._carry_out(self._connection_manager.remove_seed(addr))

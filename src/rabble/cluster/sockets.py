@@ -38,7 +38,7 @@ class Sockets:
     :param config: what this node brings to a handshake.
     :param next_id: gives the connection that another node began its id.
     :param seed_added: is called with an address to dial, `seed_dropped` with one to dial no longer;
-        `seeds_dialled` tells those where nobody has answered yet, by their texts.
+        `seeds_dialled` tells those where nobody has answered yet, given the time.
 
     The other parameters are those of `ControlPlane`.
     """
@@ -63,13 +63,14 @@ class Sockets:
         next_id: Callable[[], int],
         seed_added: Callable[[str, Address], None],
         seed_dropped: Callable[[str], None],
-        seeds_dialled: Callable[[], Collection[str] | None],
+        seeds_dialled: Callable[[float], Collection[str]],
     ) -> None:
         def resolver(what: str, waiting_max: int) -> Resolver:
             failed = functools.partial(runtime.failed, f"a thread that looks up {what}")
             name = f"rabble:{own.name}:{what}"
             return Resolver(name, failed, failures, waiting_max=waiting_max, clock=clock)
 
+        self._renewal = renewal
         self.tls_proxy: TlsProxy | None = None
         if mesh.tls is not None:
             self.tls_proxy = TlsProxy(
@@ -123,6 +124,10 @@ class Sockets:
 
     def __contains__(self, connection_id: int) -> bool:
         return connection_id in self.connector or connection_id in self.handshakes
+
+    def renew(self, now: float) -> None:
+        """Look at the files of keys and certificates, for what is connected from now on."""
+        self._renewal.tick(now, self.connector.renew, self.listener.renew)
 
     def next_tick(self) -> float | None:
         """When listener, connector or a handshake has something to do."""
