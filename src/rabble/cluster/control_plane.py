@@ -138,7 +138,7 @@ class ControlPlane:
             next_id=self._connection_manager.accepting,
             seed_added=lambda addr, resolved: self.members.add_seed(addr, resolved),
             seed_dropped=lambda addr: self._carry_out(self._connection_manager.remove_seed(addr)),
-            seeds_dialled=lambda: self.members.dialled_seeds(),
+            seeds_dialled=self._connection_manager.seed_statuses,
         )
         self._handshakes, self._connector = self.sockets.handshakes, self.sockets.connector
         self._listener, self._seeds = self.sockets.listener, self.sockets.seeds
@@ -248,31 +248,24 @@ class ControlPlane:
         for handshake_socket in self._handshakes.due(looked_at):
             step = functools.partial(self._handshakes.tick, handshake_socket, looked_at)
             self._take_step(handshake_socket, step)
-        #: When, in monotonic seconds, and what.
-        parts: dict[str, tuple[float | None, Callable[[float], object]]] = {
-            "listening": (self._listener.next_tick(), self._listener.tick),
-            "the end of look-ups": (now, self._end_look_ups),
-        }
+        tell = functools.partial(self._gossip.tick, peers=self._connections.all())
+        parts: list[tuple[str, float | None, Callable[[float], object]]] = [
+            ("listening", self._listener.next_tick(), self._listener.tick),
+            ("the end of look-ups", now, self._end_look_ups),
+        ]
         if self._stop_at is None:
-            parts["the look at the seeds"] = self._seeds.next_tick(), self._seeds.tick
-            parts["the look at keys and certificates"] = (
-                self._renewal.next_tick,
-                self.sockets.renew,
-            )
-            parts["the look at the peers"] = now, self._check_peers
-            parts["this node's own standing"] = now, self._life.tick
-            parts["the end of bans"] = self._shut_out.next_tick(), self._shut_out.tick
-            parts["the digest"] = (
-                self._gossip.next_tick,
-                lambda now: self._gossip.tick(now, self._connections.all()),
-            )
-            parts["what broke off"] = now, self._mend
-            parts["dialling"] = now, self._tick_dials
-        parts["the status"] = now, lambda now: self.publish()
-        for what, (due, part) in parts.items():
-            # What is not due is not attempted: it would pass.
-            if due is not None and now >= due:
-                self.failures.attempt(what, functools.partial(part, now))
+            renewal, shut_out = self._renewal.next_tick, self._shut_out.next_tick()
+            parts += [
+                ("the look at the seeds", self._seeds.next_tick(), self._seeds.tick),
+                ("the look at keys and certificates", renewal, self.sockets.renew),
+                ("the look at the peers", now, self._check_peers),
+                ("this node's own standing", now, self._life.tick),
+                ("the end of bans", shut_out, self._shut_out.tick),
+                ("the digest", self._gossip.next_tick, tell),
+                ("what broke off", now, self._mend),
+                ("dialling", now, self._tick_dials),
+            ]
+        self.failures.attempt_due(now, [*parts, ("the status", now, lambda now: self.publish())])
 
     def _report(self, level: int, text: str) -> None:
         self._runtime.report(level, functools.partial(str, text))

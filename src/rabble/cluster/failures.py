@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rabble.tracebacks import traceback_text
 
@@ -81,6 +82,18 @@ class Failures:
             self.again(what, error)
         else:
             self.passed(what)
+
+    def attempt_due(
+        self, now: float, parts: Iterable[tuple[str, float | None, Callable[[float], object]]]
+    ) -> None:
+        """Attempt all that is due; the rest is not attempted, since it would pass.
+
+        :param now: monotonic seconds, with which each is called.
+        :param parts: of each what it is, when it is due, if ever, and its step.
+        """
+        for what, due, step in parts:
+            if due is not None and now >= due:
+                self.attempt(what, functools.partial(step, now))
 
     def rest_s(self) -> float:
         """Seconds to wait before the next look, once after each failure of what is done again."""

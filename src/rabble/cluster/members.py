@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rabble._core.ids import NodeId
 from rabble.addresses import Address
@@ -103,7 +103,7 @@ class Members:
                 return
             # There are none left of the peers, nor of the seeds.
             self._add_peers(self._membership.members().values())
-            self._seeds.give_again()
+            self._seeds.resume()
         if isinstance(target, str):
             self._seeds.add(target)
             return
@@ -162,12 +162,6 @@ class Members:
         """Join whoever answers at an address that a seed stands for."""
         if not self.life.is_removed:
             self._connection_manager.add_seed(addr, self._clock(), resolved)
-
-    def dialled_seeds(self) -> Collection[str] | None:
-        """The addresses that are dialled as seeds; `None` while this node is removed."""
-        if self.life.is_removed:
-            return None
-        return self._connection_manager.seed_statuses(self._clock())
 
     def mend(self) -> None:
         """Something has broken off: have the connections that there should be, and no others."""
@@ -228,6 +222,7 @@ class Members:
         now = self._clock()
         for name in self._connection_manager.statuses(now):
             self._remove_peer(name, now)
+        self._seeds.pause()
         for addr in self._connection_manager.seed_statuses(now):
             self._carry_out(self._connection_manager.remove_seed(addr))
         self._status_board.has_changed = True

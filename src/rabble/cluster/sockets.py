@@ -38,7 +38,7 @@ class Sockets:
     :param config: what this node brings to a handshake.
     :param next_id: gives the connection that another node began its id.
     :param seed_added: is called with an address to dial, `seed_dropped` with one to dial no longer;
-        `seeds_dialled` tells those where nobody has answered yet, by their texts.
+        `seeds_dialled` tells those where nobody has answered yet, given the time.
 
     The other parameters are those of `ControlPlane`.
     """
@@ -63,7 +63,7 @@ class Sockets:
         next_id: Callable[[], int],
         seed_added: Callable[[str, Address], None],
         seed_dropped: Callable[[str], None],
-        seeds_dialled: Callable[[], Collection[str] | None],
+        seeds_dialled: Callable[[float], Collection[str]],
     ) -> None:
         def resolver(what: str, waiting_max: int) -> Resolver:
             failed = functools.partial(runtime.failed, f"a thread that looks up {what}")

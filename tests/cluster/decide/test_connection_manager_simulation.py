@@ -276,7 +276,7 @@ def test_the_simulation_would_notice() -> None:
             refusal = authenticating(connection_id, *about)  # type: ignore[arg-type]
             pending_dial = node.manager._dials.get(connection_id)
             if pending_dial is not None and pending_dial.authenticating is not None:
-                node.manager._is_authenticating = lambda *_: False  # type: ignore[method-assign]
+                node.manager._dials.is_authenticating = lambda *_: False  # type: ignore[method-assign]
             return refusal
 
         node.manager.authenticating = forgetful  # type: ignore[method-assign,assignment]

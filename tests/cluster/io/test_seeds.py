@@ -67,14 +67,13 @@ class Names(Resolver):
 class Seen:
     """Seeds, what became of them, and the time.
 
-    What is dialled is so until the test has somebody answer there, or the node removed.
+    What is dialled is so until the test has somebody answer there.
     """
 
     def __init__(self, mesh: Mesh) -> None:
         self.names = Names()
         self.dialled: set[str] = set()
         self.added: list[str] = []
-        self.removed = False
         self.reports: list[tuple[int, str]] = []
         self.now = 100.0
         self.seeds = Seeds(
@@ -83,7 +82,7 @@ class Seen:
             self.names,
             added=self.dial,
             dropped=self.dialled.discard,
-            dialled=lambda: None if self.removed else self.dialled,
+            dialled=lambda now: self.dialled,
             post=lambda call: call(),
             report=lambda level, text: self.reports.append((level, text())),
             refresh_s=REFRESH_S,
@@ -418,12 +417,14 @@ def test_a_joined_address_is_forgotten_when_it_is_a_members_and_a_name_is_not() 
     seen.names.answer("rabble.svc:1", found("10.0.0.4:1"))
     seen.names.answer_all()
     seen.dialled -= {"10.0.0.1:1", "10.0.0.2:1", "10.0.0.4:1"}
-    seen.removed = True
+    seen.seeds.pause()
     seen.look_again()
     assert len(seen.names.asked) == 4
     seen.names.answer("rabble.svc:1", found("10.0.0.4:1"))
     seen.names.answer_all()
-    seen.removed = False
+    dialled = set(seen.dialled)
+    seen.seeds.resume()
+    seen.dialled &= dialled
     seen.look_again()
     assert {addr for addr, _ in seen.names.asked} == {"10.0.0.1:1", "10.0.0.3:1", "rabble.svc:1"}
 
@@ -434,5 +435,5 @@ def test_what_was_found_is_given_again() -> None:
     seen.names.answer("10.0.0.1:1", found("10.0.0.1:1"))
     seen.names.answer("rabble.svc:1", found("10.0.0.2:1", "10.0.0.3:1"))
     seen.dialled.clear()
-    seen.seeds.give_again()
+    seen.seeds.resume()
     assert seen.dialled == {"10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"}

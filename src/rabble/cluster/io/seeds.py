@@ -63,7 +63,7 @@ class Seeds:
     :param resolver: owned from now on.
     :param added: called with an address to dial: its text, by which it is known, and itself.
     :param dropped: called with the text of one to dial no longer.
-    :param dialled: the texts of those where nobody has answered yet; `None` while none is dialled.
+    :param dialled: the texts of those where nobody has answered yet, given monotonic seconds.
     :param post: has something done in the server's thread.
     :param refresh_s: seconds between two looks at names and file.
     """
@@ -76,7 +76,7 @@ class Seeds:
         *,
         added: Callable[[str, Address], None],
         dropped: Callable[[str], None],
-        dialled: Callable[[], Collection[str] | None],
+        dialled: Callable[[float], Collection[str]],
         post: Callable[[Callable[[], None]], None],
         report: Callable[[int, Callable[[], str]], None],
         refresh_s: float,
@@ -95,6 +95,7 @@ class Seeds:
         self._refresh_s = refresh_s
         self._clock = clock
         self._next: float | None = None
+        self._is_paused = False
         #: By what was given.
         self._seeds: dict[str, Seed] = {}
         #: Those that the file has listed since it was read first.
@@ -123,8 +124,13 @@ class Seeds:
         for origin in Origin:
             self._forget(addr, origin)
 
-    def give_again(self) -> None:
+    def pause(self) -> None:
+        """None is dialled: that nobody waits for an answer there does not mean that it came."""
+        self._is_paused = True
+
+    def resume(self) -> None:
         """Have all addresses added once more: what became of them before is undone."""
+        self._is_paused = False
         for seed in self._seeds.values():
             for text, address in seed.stands_for.items():
                 self._added(text, address)
@@ -194,9 +200,9 @@ class Seeds:
 
         :param names: host names, too, and not only addresses.
         """
-        dialled = self._dialled()
-        if dialled is None:
+        if self._is_paused:
             return
+        dialled = self._dialled(self._clock())
         for addr, seed in list(self._seeds.items()):
             if (
                 seed.origins == {Origin.JOIN}
