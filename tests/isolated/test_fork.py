@@ -22,6 +22,8 @@ USES = {
     "subscribe_dead_letters": "node.subscribe_dead_letters(box.pid)",
     "join": "node.join('127.0.0.1:1')",
     "leave": "node.leave('another')",
+    "ban": "node.ban('another', 1)",
+    "lift_ban": "node.lift_ban('another')",
     "cluster_status": "node.cluster_status()",
     "subscribe_nodes": "node.subscribe_nodes(box.pid)",
     "export": "node.export('echo', Echo)",

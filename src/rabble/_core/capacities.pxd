@@ -46,6 +46,7 @@ cdef extern from *:
     #define RABBLE_SEND_BYTES_MAX RABBLE_CAPACITY(256 << 10, 7)
     #define RABBLE_SEND_PIECES RABBLE_CAPACITY(32, 2)
     #define RABBLE_SEAL_BYTES RABBLE_CAPACITY(128 << 10, 1)
+    #define RABBLE_RECORD_BYTES_BEGIN RABBLE_CAPACITY(20 << 10, 7)
     #define RABBLE_WRITE_SOCKET_BYTES_MAX RABBLE_CAPACITY(1 << 20, 64)
     #define RABBLE_BULK_BYTES_KEPT RABBLE_CAPACITY(8 << 20, 16)
     #define RABBLE_POLL_EVENTS RABBLE_CAPACITY(64, 1)
@@ -95,6 +96,7 @@ cdef extern from *:
     enum: SEND_BYTES_MAX "RABBLE_SEND_BYTES_MAX"    # that one send takes
     enum: SEND_PIECES "RABBLE_SEND_PIECES"          # of memory that one send takes; a frame has two
     enum: SEAL_BYTES "RABBLE_SEAL_BYTES"    # of a flush, sealed without letting go of the GIL
+    enum: RECORD_BYTES_BEGIN "RABBLE_RECORD_BYTES_BEGIN"    # of a record where the line may be slow
     enum: WRITE_SOCKET_BYTES_MAX "RABBLE_WRITE_SOCKET_BYTES_MAX"    # sent in one look on one
     enum: BULK_BYTES_KEPT "RABBLE_BULK_BYTES_KEPT"
     enum: POLL_EVENTS "RABBLE_POLL_EVENTS"          # that one look takes from the kernel

@@ -27,7 +27,7 @@ from libc.string cimport memcpy
 from posix.unistd cimport close, getpid, read
 
 from rabble._core.byte_queue cimport append
-from rabble._core.capacities cimport BATCH_FRAMES_MAX, LARGE_BYTES
+from rabble._core.capacities cimport BATCH_FRAMES_MAX, LARGE_BYTES, RECORD_BYTES_BEGIN
 from rabble._core.connection cimport Connection, check_owner, new_connection
 from rabble._core.inbox cimport monotonic_ns, new_eventfd, wait_readable
 from rabble._core.linux cimport (
@@ -89,6 +89,7 @@ cdef int authenticate(Transport* t, tuple keys) except -1:
     memcpy(t.sealing.key, PyBytes_AS_STRING(keys[0]), MAC_KEY_BYTES)
     memcpy(t.verifying.key, PyBytes_AS_STRING(keys[1]), MAC_KEY_BYTES)
     t.is_authenticated = True
+    t.record_bytes = RECORD_BYTES_BEGIN
     return 0
 
 

@@ -37,6 +37,8 @@ cdef struct Transport:
     RecordStream sealing           # ... what is sent ...
     RecordStream verifying         # ... and what is received
     ByteQueue record_rest          # the rest of a record that was sent in part: goes before all
+    int64_t record_begun_ns        # ... and when that was
+    size_t record_bytes            # that a record takes at most, as what overtakes waits behind it
     uint64_t data_queued           # bytes ever put into the data lane
     int64_t data_written_ns        # when something was last put into the data lane
     size_t bulk_window             # bytes of the bulk lane that are sent ahead of the peer's word

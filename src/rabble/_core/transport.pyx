@@ -31,6 +31,7 @@ from rabble._core.capacities cimport (
     BULK_BYTES_KEPT,
     BULK_WINDOW,
     BULK_WINDOW_SHARED,
+    RECORD_BYTES_BEGIN,
     SEND_BYTES_MAX,
     SEND_PIECES,
     WRITE_SOCKET_BYTES_MAX,
@@ -65,6 +66,7 @@ cdef enum:
     SHARED_NS_PER_BYTE = 3            # ... over a long way, which takes as long by itself
     TAKEN_HEARTBEATS = 8              # in which a peer takes something of what waits for it
     RESPONDER_PINGS = 16              # every so many heartbeats a responder sends PING unasked
+    RECORD_FAST_NS = 10_000_000       # in which a record is gone where the line is no slow one
 
 
 cdef int add_to_epoll(Sockets* s, int fd, void* what) noexcept nogil:
@@ -220,8 +222,14 @@ cdef size_t end_of_frame(const unsigned char* data, size_t size) noexcept nogil:
 cdef inline size_t send_bytes_max(const Transport* t) noexcept nogil:
     """How many bytes one `transmit` may be given."""
     if t.is_authenticated:
-        return min(<size_t>SEND_BYTES_MAX, <size_t>RECORD_BYTES_MAX)
+        return min(<size_t>SEND_BYTES_MAX, t.record_bytes)
     return SEND_BYTES_MAX
+
+
+cdef inline void note_fast_line(Transport* t, size_t size) noexcept nogil:
+    """A record of that size was sent without a long wait: the next ones may be longer."""
+    if 2 * size >= t.record_bytes:
+        t.record_bytes = min(2 * t.record_bytes, <size_t>RECORD_BYTES_MAX)
 
 
 cdef Py_ssize_t transmit(Transport* t, iovec* pieces, int count) noexcept nogil:
@@ -261,6 +269,10 @@ cdef Py_ssize_t transmit(Transport* t, iovec* pieces, int count) noexcept nogil:
             return -errno
         sent = 0
     t.bytes_sent += sent
+    if <size_t>sent == RECORD_HEAD + size:
+        note_fast_line(t, size)
+        return size
+    t.record_begun_ns = monotonic_ns()
     begun = sent
     for n in range(count + 1):
         sent = min(begun, pieces[n].iov_len)
@@ -396,6 +408,11 @@ cdef Py_ssize_t send_record_rest(Transport* t) noexcept nogil:
     if sent < 0:
         return -errno
     t.bytes_sent += sent
+    if <size_t>sent == length(&t.record_rest):
+        if monotonic_ns() - t.record_begun_ns <= RECORD_FAST_NS:
+            note_fast_line(t, t.record_bytes)
+        else:
+            t.record_bytes = RECORD_BYTES_BEGIN
     return sent
 
 
