@@ -424,3 +424,18 @@ def test_a_ban_that_only_the_banned_node_was_told_of_is_forgotten_when_others_ta
     a.plane.join(b.own)
     turn_until(lambda: a.peers == {"b", "c"} and "a" in b.peers, *abc)
     assert not a.banned and not b.banned
+
+
+@pytest.mark.parametrize("end", ["leave", "stop"])
+def test_a_ban_is_told_before_who_said_it_parts(abc: tuple[Plane, Plane, Plane], end: str) -> None:
+    a, b, c = abc
+    ban(a, "x")
+    # Within the time in which the next one is gathered with others.
+    ban(a, "y")
+    if end == "leave":
+        a.plane.leave("a")
+    else:
+        a.plane.stop(10.0)
+    turn_until(lambda: not (b.peers & {"a"} or c.peers & {"a"}), *abc)
+    for each in (b, c):
+        assert {ban.node for ban in each.plane.status().bans} == {"x", "y"}

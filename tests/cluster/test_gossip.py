@@ -205,7 +205,7 @@ def test_a_peer_whose_connection_ends_is_told_why_first() -> None:
     side.tick(0.2)
     side.sent("b")
     side.read("c", {"s": [["b", 10, 1, 1, None]], "v": [], "m": []})
-    side.gossip.tell_before_parting(side.peers["b"])
+    side.gossip.tell_before_parting(side.peers["b"], side.now)
     assert side.sent("b") == [{"s": [["b", 10, 1, 1, None]], "v": [], "m": []}]
     side.gossip.forget(side.peers.pop("b").connection_id)
     side.tick(0.2)

@@ -649,8 +649,8 @@ def test_who_passes_for_a_node_does_not_keep_it_out(by: int | str) -> None:
     with rouse("a") as a, rouse("b") as b:
         told, _ = meet(a, b)
         first = b.cluster_status().incarnation
-        # Of a millisecond ago: within one the numbers that are drawn have no order.
-        bound = highest_believed(new_incarnation()) - (1 << 20)
+        # Of a while ago: a node works out what it believes once a second.
+        bound = highest_believed(new_incarnation()) - 2_000 * (1 << 20)
         incarnation = bound if by == "bound" else first + int(by) + 1
         with RawPeer(a, "b", addr=b.node_id.addr, incarnation=incarnation) as raw:
             assert isinstance(raw.ended, Established)

@@ -111,6 +111,11 @@ class BanGossip:
         """Send all bans that are known to a peer."""
         self._send(peer, now, None, is_for_all=False)
 
+    def tell_before_parting(self, peer: PeerConnection, now: float) -> None:
+        """Send a peer whose connection ends what it has not been told yet."""
+        if subjects := self._dissemination.untold_to(peer.connection_id):
+            self._send(peer, now, subjects, is_for_all=True)
+
     def send_about(self, peer: PeerConnection, subjects: Iterable[Subject], now: float) -> None:
         """Send a peer what is known of these: it is banned, and may not hear it from others."""
         self._send(peer, now, subjects, is_for_all=False)

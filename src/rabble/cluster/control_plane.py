@@ -213,6 +213,9 @@ class ControlPlane:
             return
         self._stop_at = self._clock() + within_s
         self.drain()
+        for peer in self._connections.all():
+            step = functools.partial(self._gossip.tell_before_parting, peer, self._clock())
+            self.failures.attempt(f"the last words to {peer.node}", step)
         self._connections.close_all(RefusalCode.SHUTDOWN, "the node ends", within_s)
         self._status_board.has_changed = True
 

@@ -141,8 +141,10 @@ class Gossip:
         """This node has changed its membership."""
         self._dissemination.changed(self._notice(now), now)
 
-    def tell_before_parting(self, peer: PeerConnection) -> None:
+    def tell_before_parting(self, peer: PeerConnection, now: float) -> None:
         """Send a peer whose connection ends what it has not been told yet: it may be why."""
+        # That somebody is banned goes before that he was removed.
+        self.bans.tell_before_parting(peer, now)
         parts = self._dissemination.untold_to(peer.connection_id)
         if parts:
             self._send(peer, self._membership.delta(parts).plain())

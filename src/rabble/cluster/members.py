@@ -170,6 +170,18 @@ class Members:
         elif self.life.is_removed:
             self._part()
         else:
+            now = self._clock()
+            for name in list(self._connection_manager.statuses(now)):
+                if self.shut_out.must_leave(name):
+                    self.leave(name)
+                elif self.shut_out.is_banned(name) or (
+                    # Whoever is connected may be a later start, of which the state is on its way.
+                    self._connection_manager.connection_of(name) is None
+                    and self._membership.standing(name, 0) == "removed"
+                ):
+                    self._remove_peer(name, now)
+            for peer in self._connections.all():
+                self.shut_out.look_at(peer)
             self._add_peers(self._membership.members().values())
 
     # What is shown.
@@ -201,7 +213,7 @@ class Members:
         try:
             peer = self._connections.get(self._connection_manager.connection_of(name))
             if peer is not None:
-                self._gossip.tell_before_parting(peer)
+                self._gossip.tell_before_parting(peer, now)
         except BaseException as error:
             self._note(f"telling {name} of its removal", error)
         self._carry_out(self._connection_manager.remove_peer(name, now))

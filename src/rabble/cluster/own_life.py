@@ -70,10 +70,12 @@ class OwnLife:
             return False
         self.is_removed = True
         self._connection_manager.joins = False
-        self._part()
-        text = f"{self._own} was removed from the cluster; join() begins anew"
-        self._report(logging.WARNING, text)
-        self._runtime.notify_nodes(Removed(by))
+        try:
+            self._part()
+        finally:
+            text = f"{self._own} was removed from the cluster; join() begins anew"
+            self._report(logging.WARNING, text)
+            self._runtime.notify_nodes(Removed(by))
         return True
 
     def come_back(self) -> bool:

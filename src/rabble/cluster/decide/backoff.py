@@ -108,3 +108,6 @@ class Backoff:
             and target.refusal in UNREACHED
         ):
             target.due = now + self._rng.uniform(0, HURRY_S)
+            # From then on the other side is left its time, and not from when it would have been.
+            longest = target.due + HOLD_BACKS_MAX * self._hold_back_s
+            target.held_back_until = min(target.held_back_until, longest)
