@@ -223,8 +223,8 @@ class Resolver:
 
     def _is_awaited(self, waiting: collections.deque[Question] | None) -> bool:
         # Of a copy: the thread that asks may add to it meanwhile.
-        return waiting is not None and any(
-            self._clock() < question.by for question in waiting.copy()
+        return waiting is not None and self._clock() < max(
+            [question.by for question in waiting.copy()], default=float("-inf")
         )
 
     def _answer(
