@@ -225,7 +225,7 @@ def test_an_end_in_order_waits_for_a_peer_that_stands_still(tmp_path: Path, by: 
         n2.process.pause()
         # More than kernels hold for it, and less than makes it a busy peer. In the tiny build all
         # of it goes through buffers of some bytes.
-        size = 2_000 if TINY else 20_000
+        size = 200 if TINY else 20_000
         n1.ask(f"flood n2 200 {size}")
         n1.process.terminate()
         n1.awaits("signal")
