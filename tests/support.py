@@ -15,7 +15,9 @@ from rabble import (
     CorrelationId,
     Envelope,
     NameTaken,
+    Node,
     NodeId,
+    NodeUp,
     Output,
     Pid,
     Process,
@@ -231,3 +233,14 @@ def settle(executor: Executor) -> int:
         # One that delivered nothing may have made dead letters.
         if not (delivered or executor.queue_depth or executor.inbox_depth):
             return total
+
+
+def until_up(node: Node, *others: Node) -> None:
+    """Wait until a node sends to these. That the status has a connection comes before that."""
+    missing = {other.node_id for other in others}
+    with node.mailbox() as box:
+        node.subscribe_nodes(box.pid)
+        while missing:
+            event = box.receive(PATIENCE_S).msg
+            if isinstance(event, NodeUp):
+                missing.discard(event.node)

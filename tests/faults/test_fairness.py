@@ -38,6 +38,7 @@ from tests.support import (
     bare_executor,
     settle,
     until,
+    until_up,
 )
 
 TURN_DELIVERIES = CAPACITIES["TURN_DELIVERIES_MAX"]
@@ -411,9 +412,9 @@ def test_peers_take_turns_and_are_decoded_no_faster_than_delivered(peers: int) -
         ]
         for other in others:
             other.join(node.node_id)
-        until(lambda: len(node.cluster_status().connections) == peers)
+        until_up(node, *others)
         for other in others:
-            until(lambda: len(other.cluster_status().connections) == peers)  # noqa: B023
+            until_up(other, node, *(each for each in others if each is not other))
         before = {link.node: link.bytes_received for link in node.cluster_status().connections}
         node.send(to, None)
         assert blocked.wait(PATIENCE_S)

@@ -9,8 +9,8 @@ from typing import Any
 
 from rabble import Limits, Mesh, Pid, Process, rouse
 from rabble._core.debug import CAPACITIES
-from rabble.messages import Lost, NodeUp
-from tests.support import KEY, PATIENCE_S, Does, until
+from rabble.messages import Lost
+from tests.support import KEY, PATIENCE_S, Does, until, until_up
 
 
 def sizes_that_arrive_while_busy(sizes: list[int]) -> list[int]:
@@ -29,12 +29,9 @@ def sizes_that_arrive_while_busy(sizes: list[int]) -> list[int]:
     with rouse("a@127.0.0.1:0", mesh=mesh) as a, rouse("b@127.0.0.1:0", mesh=mesh) as b:
         to = b.spawn(Does(lambda process, msg, sender: got.put(len(msg))), "to")
         blocker = b.spawn(Does(block), "blocker")
-        # That the status has a connection does not mean that the executor sends over it yet.
-        with a.mailbox() as watching:
-            a.subscribe_nodes(watching.pid)
-            a.join(b.node_id)
-            assert isinstance(watching.receive(PATIENCE_S).msg, NodeUp)
-        until(lambda: b.cluster_status().connections)
+        a.join(b.node_id)
+        until_up(a, b)
+        until_up(b, a)
 
         def heard() -> int:
             return b.cluster_status().connections[0].bytes_received
