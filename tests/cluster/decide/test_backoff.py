@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rabble.cluster.decide.backoff import HURRY_S, LASTING, UNREACHED, Backoff
+from rabble.cluster.decide.backoff import HOLD_BACKS_MAX, HURRY_S, LASTING, UNREACHED, Backoff
 from rabble.cluster.decide.peers import DialTarget
 from rabble.cluster.decide.refusal import RefusalCode
 from rabble.limits import Limits
@@ -125,3 +125,14 @@ def test_others_are_not_hurried(target: DialTarget) -> None:
     due = target.due
     Backoff(Latest(), LIMITS).hurry(target, NOW)
     assert target.due == due
+
+
+def test_who_is_hurried_leaves_the_other_side_its_time_from_then_on() -> None:
+    backoff, target = Backoff(Latest(), Limits(redial_most_ms=60_000)), desired()
+    target.attempts = 20
+    backoff.plan(target, NOW, hold_back=True)
+    assert target.due is not None and target.due > NOW + HURRY_S
+    backoff.hurry(target, NOW)
+    assert target.due is not None and target.due <= NOW + HURRY_S
+    longest_s = HOLD_BACKS_MAX * LIMITS.dial_hold_back_ms / 1000
+    assert target.held_back_until <= target.due + longest_s
