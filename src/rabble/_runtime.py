@@ -7,6 +7,7 @@ one `LocalRuntime`. This module knows none of them.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -147,6 +148,8 @@ class LocalRuntime:
         self.started_s = self.clock()
         #: Seconds that the end of the node has, if it is not told otherwise.
         self.shutdown_s = checked_timeout(limits.shutdown_ms / 1000)
+        #: When the end that was asked for is to be over.
+        self._ends_by = math.inf
         #: What failed, and the exception as text.
         self.failure: str | None = None
         #: Whether the executor has ended: what is sent from now on is a dead letter.
@@ -323,9 +326,14 @@ class LocalRuntime:
         """See `Node.request_shutdown`. Never blocks; from any thread or signal handler."""
         self.check_owner()
         drain_s = self.shutdown_s if timeout is None else checked_timeout(timeout)
+        self._ends_by = min(self._ends_by, self.clock() + drain_s)
         self.executor.request_stop(drain_s / 2)
         if self.cluster is not None:
             self.cluster.drain()
+
+    def time_left_s(self) -> float:
+        """For how many seconds the end that was asked for may go on; 0 if it was not asked for."""
+        return 0.0 if self._ends_by == math.inf else max(self._ends_by - self.clock(), 0.0)
 
     def why_stopped(self) -> str:
         """The sentence of a `NodeStopped`."""

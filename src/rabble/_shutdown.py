@@ -164,7 +164,9 @@ class Teardown:
     def _end_cluster(self) -> None:
         cluster = self.runtime.cluster
         if cluster is not None:
-            cluster.request_stop(self.runtime.shutdown_s / 4)
+            patience_s = self.runtime.shutdown_s / 4
+            # A peer that goes on to take what was sent may do so for as long as there is time.
+            cluster.request_stop(patience_s, max(patience_s, 0.8 * self.runtime.time_left_s()))
             self.runtime.to_join.update(cluster.wait_for_end())
 
     def _end_calls(self) -> None:

@@ -289,7 +289,7 @@ def test_a_banned_key_is_shut_out_and_the_name_comes_back_with_another_one(
     turn_until(lambda: c.refusals.get("BANNED", 0) >= 2, *keyed)
     assert texts(c, f"the key {key_of('c').fingerprint.hex()} is banned", "that is this node")
     assert "c" in a.desired and not a.peers & {"c"}
-    c.plane.stop(0.0)
+    c.plane.stop(0.0, 0.0)
     turn_while(3, *keyed)
     with Plane("c", START * 2, key_of("c", 2), **QUICK) as again:
         again.plane.join(a.own)
@@ -435,7 +435,7 @@ def test_a_ban_is_told_before_who_said_it_parts(abc: tuple[Plane, Plane, Plane],
     if end == "leave":
         a.plane.leave("a")
     else:
-        a.plane.stop(10.0)
+        a.plane.stop(10.0, 10.0)
     turn_until(lambda: not (b.peers & {"a"} or c.peers & {"a"}), *abc)
     for each in (b, c):
         assert {ban.node for ban in each.plane.status().bans} == {"x", "y"}

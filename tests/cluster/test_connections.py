@@ -59,7 +59,7 @@ class Side:
         self.connections = Connections(A, Mock(), runtime, Limits(), lambda: 0.0, None)
 
     def add(self, connection_id: int, node: NodeId = B) -> PeerConnection:
-        connection = Mock(closed=False, silent_ns=1_500_000_000)
+        connection = Mock(closed=False, silent_ns=1_500_000_000, unsent=0)
         peer = PeerConnection(connection_id, connection, node, 10)
         self.connections._by_id[connection_id] = peer
         return peer
@@ -90,12 +90,33 @@ def test_a_removed_peer_gets_the_state_that_says_why_before_its_bye() -> None:
 def test_at_the_end_all_peers_have_the_time_that_there_is() -> None:
     side = Side()
     peers = [side.add(1), side.add(2)]
-    side.connections.close_all(RefusalCode.SHUTDOWN, "the node ends", 7.5)
+    side.connections.close_all(RefusalCode.SHUTDOWN, "the node ends", 7.5, 20.0)
     for peer in peers:
         peer.connection.close.assert_called_once_with(
-            RefusalCode.SHUTDOWN, "the node ends", after_all=True, linger_s=7.5
+            RefusalCode.SHUTDOWN, "the node ends", after_all=True, linger_s=7.5, within_s=20.0
         )
     assert side.connections.are_parting and side.connections.all() == []
+
+
+def test_at_the_end_it_is_said_what_a_peer_did_not_take() -> None:
+    side = Side()
+    peers = [side.add(1), side.add(2), side.add(3)]
+    for peer, unsent in zip(peers, [0, 1_234_567, 5], strict=True):
+        peer.connection.closed = False
+        peer.connection.unsent = unsent
+        peer.connection.session.peer = f"peer{unsent}"
+    side.connections.close(3, RefusalCode.REMOVED, "removed")
+    peers[2].connection.closed = True
+    side.connections.forget_closed()
+    assert side.reports == []
+    side.connections.close_all(RefusalCode.SHUTDOWN, "the node ends", 7.5, 20.0)
+    side.connections.forget_closed()
+    assert side.reports == []
+    peers[0].connection.closed = True
+    side.connections.forget_closed()
+    side.connections.abort_all()
+    (text,) = side.reports
+    assert "peer1234567 has not taken the last 1,234,567 bytes" in text
 
 
 def test_a_connection_that_is_not_there_is_closed_without_a_word() -> None:

@@ -556,11 +556,11 @@ def test_the_end_is_told_to_the_peers_and_is_over_when_it_is_sent() -> None:
         a.plane.join(b.own)
         turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, a, b)
         assert not a.plane.is_over
-        a.plane.stop(60.0)
+        a.plane.stop(60.0, 60.0)
         turn_until(lambda: a.plane.is_over and not b.peers, a, b)
         assert b.refusals == {"SHUTDOWN": 1}
         # Asked again, it does not begin anew.
-        a.plane.stop(0.0)
+        a.plane.stop(0.0, 0.0)
         assert a.plane.is_over
 
 

@@ -640,6 +640,20 @@ def test_a_node_that_stops_a_process_and_then_itself_is_heard_to_the_end() -> No
             assert len(box) == 0
 
 
+@pytest.mark.parametrize("authenticated", [False, True])
+def test_what_is_sent_just_before_an_end_in_order_arrives(authenticated: bool) -> None:
+    # In ticks of the poll thread it would take longer than half of what the end may take.
+    mesh, limits = {"authenticate_loopback": authenticated}, {"shutdown_ms": 5_000}
+    size = 100_000 if TINY else 48 << 20
+    with rouse("a") as a, rouse("b", mesh=mesh, limits=limits) as b:
+        told, _ = meet(a, b)
+        with a.mailbox() as box:
+            b.send(box.pid, bytes(size))
+            b.shutdown()
+            assert len(box.receive(PATIENCE_S).msg) == size
+            assert told.down(b.node_id).reason == "shutdown"
+
+
 def test_nobody_is_told_of_a_process_whose_watchers_node_has_gone() -> None:
     with rouse("a") as a, rouse("b") as b:
         _, told = meet(a, b)

@@ -42,7 +42,7 @@ class Server:
 
     def end(self) -> list[threading.Thread]:
         """Have it end; the threads that there were."""
-        self.server.request_stop(PATIENCE_S)
+        self.server.request_stop(PATIENCE_S, PATIENCE_S)
         threads = self.server.wait_for_end()
         for thread in threads:
             thread.join(PATIENCE_S)
@@ -153,7 +153,7 @@ def test_a_stop_that_fails_ends_the_server_all_the_same() -> None:
     of = Server()
     error = LookupError("in stop")
 
-    def fail(within_s: float) -> None:
+    def fail(patience_s: float, within_s: float) -> None:
         raise error
 
     of.server._control_plane.stop = fail  # type: ignore[method-assign]

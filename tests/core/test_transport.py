@@ -365,12 +365,62 @@ def test_a_peer_has_the_time_that_it_is_given_to_take_what_was_sent() -> None:
     assert [e.msg for e in session(B, A).decode(said[:-8])] == list(range(3_000))
 
 
-@pytest.mark.parametrize("linger_s", [-1.0, 1e10, float("nan"), float("inf")])
-def test_a_time_to_linger_is_one(linger_s: float) -> None:
+def test_a_peer_that_takes_what_was_sent_has_longer_but_not_for_ever() -> None:
+    at = poller(heartbeat_ms=20)
+    pairs = [pair(4_096) for _ in range(3)]
+    still, late, slow = (attach(at, near) for near, _ in pairs)
+    patience = 1.0
+    times = [(0.01, PATIENCE_S), (PATIENCE_S, 0.01), (patience, PATIENCE_S)]
+    with pairs[0][1], pairs[1][1], pairs[2][1] as far:
+        for connection, (linger_s, within_s) in zip((still, late, slow), times, strict=True):
+            for number in range(3_000):
+                connection.session.write(Envelope(Pid("p", B), number))
+            at.flush_session(connection)
+            connection.close(SHUTDOWN, after_all=True, linger_s=linger_s, within_s=within_s)
+        with running(at):
+            until(lambda: still.closed and late.closed)
+            assert still.unsent > 0 and late.unsent > 0
+            said = b""
+            end = time.monotonic() + 1.5 * patience
+            while time.monotonic() < end:
+                time.sleep(patience / 20)
+                said += far.recv(1_000)
+            assert not slow.closed
+            said += read_all(far, at)
+            until(lambda: slow.closed)
+        assert slow.unsent == 0
+    assert kinds(said)[-1] == BYE
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 1e10, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["linger_s", "within_s"])
+def test_a_time_to_linger_is_one(seconds: float, name: str) -> None:
     near, far = pair()
     connection = attach(poller(), near)
-    with far, pytest.raises(ValueError, match="linger_s must be 0 to 1e9 seconds"):
-        connection.close(SHUTDOWN, linger_s=linger_s)
+    with far, pytest.raises(ValueError, match=f"{name} must be 0 to 1e9 seconds"):
+        connection.close(SHUTDOWN, **{name: seconds})  # type: ignore[arg-type]
+
+
+def test_when_the_executor_has_ended_the_poll_thread_sends_at_once_what_peers_take() -> None:
+    # Else it would send some kilobytes in each of its ticks, and need longer than there is.
+    at = poller(heartbeat_ms=60_000)
+    near, far = pair(4_096)
+    inbox, other = pair()
+    at.watch(inbox.fileno())
+    # It stands for the eventfd, which is ready and which nobody reads any more.
+    other.send(b"x")
+    connection = attach(at, near)
+    with far, inbox, other:
+        for number in range(20_000):
+            connection.session.write(Envelope(Pid("p", B), number))
+        at.flush_session(connection)
+        connection.close(SHUTDOWN, after_all=True, linger_s=3.0)
+        at.executor_ended()
+        at.executor_ended()
+        with running(at):
+            far.settimeout(PATIENCE_S)
+            said = b"".join(iter(lambda: far.recv(65_536), b""))
+    assert kinds(said)[-1] == BYE
 
 
 def test_a_close_after_all_waits_for_no_word_of_the_peer() -> None:

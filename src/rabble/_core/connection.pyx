@@ -265,6 +265,12 @@ cdef class Connection:
             "round_trip_ns": t.round_trip_ns,
         }
 
+    @property
+    def unsent(self):
+        """How many bytes were for the peer, and not taken by its kernel, when a close that waited
+        for that had waited long enough. 0 before, and after any other end."""
+        return self.transport.unsent
+
     def send_control(self, int kind, bytes body not None):
         """Queue a control frame.
 
@@ -338,29 +344,36 @@ cdef class Connection:
         return frames
 
     def close(
-        self, int code, str text not None="", *, bint after_all=False, linger_s=LINGER_NS / 1e9
+        self, int code, str text not None="", *, bint after_all=False, linger_s=LINGER_NS / 1e9,
+        within_s=None,
     ):
         """End the connection with a BYE, unless it has ended. For any thread.
 
         :param code: of a refusal, 0 to 255.
         :param text: why, for people at the other side; it is cut to 255 bytes.
         :param after_all: after what was sent before, instead of at once.
-        :param linger_s: seconds that the peer has to take that and to close its side, at most 1e9.
-        :raises ValueError: if the code is no such number, or the time no such time.
+        :param linger_s: seconds that the peer may take nothing of that, and not close its side when
+            it has taken all; at most 1e9.
+        :param within_s: seconds that it has in all, at most 1e9; None: as many.
+        :raises ValueError: if the code is no such number, or a time no such time.
         """
         cdef Sockets* s = self.sockets
         cdef bytes encoded = text_of_frame(text, BYE_TEXT_MAX)
         cdef const unsigned char* data = <const unsigned char*>PyBytes_AS_STRING(encoded)
         cdef size_t size = PyBytes_GET_SIZE(encoded)
-        cdef int64_t linger_ns
+        cdef Transport* t = self.transport
+        cdef int64_t linger_ns = time_of_close(linger_s, "linger_s")
+        cdef int64_t within_ns = linger_ns
+        if within_s is not None:
+            within_ns = time_of_close(within_s, "within_s")
         check_owner(s)
         check_code(code)
-        if not 0 <= linger_s <= 1e9:
-            raise ValueError(f"linger_s must be 0 to 1e9 seconds, not {linger_s}")
-        linger_ns = <int64_t>(linger_s * 1e9)
         with nogil:
             pthread_mutex_lock(&s.lock)
-            write_bye(s, self.transport, code, data, size, after_all, linger_ns)
+            if t.state == OPEN:
+                write_bye(s, t, code, data, size, after_all)
+                t.linger_ns = linger_ns
+                t.linger_end_ns = t.taken_ns + within_ns
             pthread_mutex_unlock(&s.lock)
 
     def abort(self, int code):
@@ -518,6 +531,12 @@ cdef int check_code(int code) except -1:
     if not 0 <= code <= 255:
         raise ValueError(f"a connection ends with a code from 0 to 255, not {code}")
     return 0
+
+
+cdef int64_t time_of_close(object seconds, str name) except -1:
+    if not 0 <= seconds <= 1e9:
+        raise ValueError(f"{name} must be 0 to 1e9 seconds, not {seconds}")
+    return <int64_t>(seconds * 1e9)
 
 
 cdef void put_back(Sockets* s, Transport* t, ByteQueue* control) noexcept nogil:

@@ -30,9 +30,13 @@ from rabble._core.byte_queue cimport append
 from rabble._core.capacities cimport BATCH_FRAMES_MAX, LARGE_BYTES, RECORD_BYTES_BEGIN
 from rabble._core.connection cimport Connection, check_owner, new_connection
 from rabble._core.inbox cimport monotonic_ns, new_eventfd, wait_readable
+from rabble._core.keep_alive cimport keep_alive
 from rabble._core.linux cimport (
     EPOLL_CLOEXEC,
+    EPOLL_CTL_DEL,
     epoll_create1,
+    epoll_ctl,
+    epoll_event,
     pthread_mutex_destroy,
     pthread_mutex_init,
     pthread_mutex_lock,
@@ -49,7 +53,6 @@ from rabble._core.transport cimport (
     Transport,
     add_to_epoll,
     admit,
-    keep_alive,
     signal,
 )
 
@@ -135,6 +138,7 @@ cdef class Poller:
         if s.epfd < 0:
             PyErr_SetFromErrno(OSError)
         self.stop_fd = new_eventfd(0)
+        self.inbox_fd = -1
         s.server_fd = new_eventfd(0)
         s.wake_fd = new_eventfd(0)
         cdef int failed = add_to_epoll(s, s.wake_fd, s)
@@ -196,6 +200,22 @@ cdef class Poller:
         cdef int failed = add_to_epoll(&self.sockets, fd, NULL)
         if failed:
             raise OSError(failed, "epoll_ctl")
+        self.inbox_fd = fd
+
+    def executor_ended(self):
+        """From now on the poll thread waits for the sockets itself. For the executor's thread.
+
+        What waits for the peers is sent as fast as they take it. Without memory for that the poll
+        thread goes on to look now and then.
+        """
+        cdef Sockets* s = &self.sockets
+        cdef epoll_event unused
+        check_owner(s)
+        if self.inbox_fd >= 0:
+            # Nobody reads it any more: it would be ready for ever.
+            epoll_ctl(s.epfd, EPOLL_CTL_DEL, self.inbox_fd, &unused)
+            self.inbox_fd = -1
+        self.is_alone = self.is_alone or add_to_epoll(s, self.stop_fd, s) == 0
 
     def attach(
         self, int fd, Session session not None, bytes leftover not None=b"", *,
@@ -367,11 +387,13 @@ cdef void poll_until_stopped(Poller p) noexcept nogil:
     cdef int64_t tick = min(s.heartbeat_ns // 8, 250_000_000)
     cdef bint has_more = False
     while not p.stopping:
-        if not has_more:
+        if p.is_alone:
+            wait_readable(s.epfd, tick)
+        elif not has_more:
             wait_readable(p.stop_fd, tick if s.sleeper or s.idle else min(tick, BUSY_TICK_NS))
         pthread_mutex_lock(&s.lock)
         now = monotonic_ns()
-        if not s.sleeper and (has_more or now - s.polled_ns > STUCK_NS):
+        if p.is_alone or not s.sleeper and (has_more or now - s.polled_ns > STUCK_NS):
             has_more = poll_sockets(s)
         else:
             has_more = False

@@ -43,7 +43,6 @@ from rabble._core.record cimport RECORD_HEAD, verify_record
 from rabble._core.transport cimport (
     CLOSED,
     CONTROL_BYTES_MAX,
-    LINGER_NS,
     OPEN,
     Sockets,
     Transport,
@@ -145,7 +144,7 @@ cdef void verify_records(Sockets* s, Transport* t) noexcept nogil:
         else:
             split_frames(s, t)
     if size < 0:
-        write_bye(s, t, CODE_INTEGRITY, b"a record that does not verify", 29, False, LINGER_NS)
+        write_bye(s, t, CODE_INTEGRITY, b"a record that does not verify", 29, False)
     if t.state != OPEN:
         drop(records)
     elif length(records) and t.partial_ns == 0:
@@ -208,7 +207,7 @@ cdef void split_frames(Sockets* s, Transport* t) noexcept nogil:
     if failed or move_range(&t.recv_buffer, run, at, lane) != 0:
         give_up(s, t, 0, ENOMEM)
     elif size < 0:
-        write_bye(s, t, <int>-size, NULL, 0, False, LINGER_NS)
+        write_bye(s, t, <int>-size, NULL, 0, False)
     t.complete = length(&t.recv_data) + length(&t.recv_bulk)
     if t.complete:
         make_ready(s)
@@ -268,7 +267,7 @@ cdef void handle_control(
             return
         t.ping_received_ns = t.received_ns
         if length(&t.control) > CONTROL_BYTES_MAX:
-            write_bye(s, t, CODE_LIMIT, NULL, 0, False, LINGER_NS)
+            write_bye(s, t, CODE_LIMIT, NULL, 0, False)
             return
         memcpy(body, frame.body, 8)
         store_64(body + 8, s.progress)
@@ -278,7 +277,7 @@ cdef void handle_control(
         length(&t.recv_control) + size > CONTROL_BYTES_MAX
         or append(&t.recv_control, raw, size) != 0
     ):
-        write_bye(s, t, CODE_LIMIT, NULL, 0, False, LINGER_NS)
+        write_bye(s, t, CODE_LIMIT, NULL, 0, False)
         return
     signal(s.server_fd)
     if frame.kind == BYE:

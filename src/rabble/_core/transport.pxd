@@ -46,8 +46,8 @@ cdef struct Transport:
     volatile size_t queued         # bytes in all of these lanes
     volatile bint notify_writable  # the executor wants to know when that is below the limit
     volatile bint holds_answers    # ... when less waits than it holds the peer's frames back for
-    uint64_t bytes_taken           # of data and bulk, when that was last seen to have grown ...
-    int64_t taken_ns               # ... and when that was
+    uint64_t bytes_taken           # of these, or of all if it lingers, as that was last seen ...
+    int64_t taken_ns               # ... and when that grew
     uint64_t bulk_queued           # bytes ever put into the bulk lane
     uint64_t bulk_consumed         # ... of which the peer has said that it consumed them
     volatile size_t* bulk_unsent   # where the frame encoder sees the difference
@@ -65,7 +65,9 @@ cdef struct Transport:
     int64_t pinged_ns              # when the last PING was sent
     int64_t unanswered_ns          # no PONG is believed for a PING before this
     int64_t ping_received_ns       # when the last one of the peer came; 0 before the first
-    int64_t linger_until_ns        # when a lingering one is closed, whatever the peer does
+    int64_t linger_ns              # a lingering one is closed if nothing was taken for so long ...
+    int64_t linger_end_ns          # ... and at that time, whatever the peer does
+    volatile uint64_t unsent       # bytes that the peer's kernel had not taken when it was closed
     int64_t partial_ns             # since when a frame or record was incomplete; 0: none is
     bint half_closed               # nothing is sent any more
     volatile uint64_t bytes_received     # ever
@@ -124,8 +126,9 @@ cdef void set_interest(Sockets* s, Transport* t, uint32_t interest) noexcept nog
 cdef void give_up(Sockets* s, Transport* t, int code, int error) noexcept nogil
 cdef void write_bye(
     Sockets* s, Transport* t, int code, const unsigned char* text, size_t size, bint after_all,
-    int64_t linger_ns,
 ) noexcept nogil
+# How many of the bytes ever sent the peer's kernel has acknowledged.
+cdef uint64_t taken_by_peer(const Transport* t) noexcept nogil
 cdef void write_socket(Sockets* s, Transport* t) noexcept nogil
 cdef void queue_control(
     Sockets* s, Transport* t, int kind, int flags, const void* body, size_t size
@@ -134,7 +137,6 @@ cdef void flush_locked(
     Sockets* s, Transport* t, BufferWriter* data, BufferWriter* bulk, BufferWriter* frames,
     size_t bulk_size, uint64_t consumed,
 ) noexcept nogil
-cdef void keep_alive(Sockets* s, int64_t now) noexcept nogil
 
 cdef inline void make_ready(Sockets* s) noexcept nogil:
     """There is something for the executor, which may be asleep and not see it by itself."""

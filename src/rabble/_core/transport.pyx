@@ -11,7 +11,7 @@ it is, and goes before all else.
 
 from cpython.ref cimport Py_XDECREF
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
-from libc.stdint cimport SIZE_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport SIZE_MAX, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
@@ -36,7 +36,7 @@ from rabble._core.capacities cimport (
     SEND_PIECES,
     WRITE_SOCKET_BYTES_MAX,
 )
-from rabble._core.frame cimport BYE, CODE_LIMIT, CODE_TIMEOUT, PING, WINDOW_UPDATE
+from rabble._core.frame cimport BYE, WINDOW_UPDATE
 from rabble._core.gather cimport GatherFrame
 from rabble._core.inbox cimport monotonic_ns
 from rabble._core.linux cimport (
@@ -48,8 +48,10 @@ from rabble._core.linux cimport (
     MSG_DONTWAIT,
     MSG_NOSIGNAL,
     SHUT_WR,
+    SIOCOUTQ,
     epoll_ctl,
     epoll_event,
+    ioctl,
     iovec,
     msghdr,
     pthread_mutex_lock,
@@ -64,8 +66,6 @@ cdef enum:
     RECORD_BYTES = 64 << 10           # of the bulk lane: then another lane may have its turn
     SHARED_NS = 5_000_000             # for how long the data lane counts as in use
     SHARED_NS_PER_BYTE = 3            # ... over a long way, which takes as long by itself
-    TAKEN_HEARTBEATS = 8              # in which a peer takes something of what waits for it
-    RESPONDER_PINGS = 16              # every so many heartbeats a responder sends PING unasked
     RECORD_FAST_NS = 10_000_000       # in which a record is gone where the line is no slow one
 
 
@@ -137,6 +137,8 @@ cdef void give_up(Sockets* s, Transport* t, int code, int error) noexcept nogil:
     cdef epoll_event unused
     if t.state == CLOSED:
         return
+    if t.state == LINGERING:
+        t.unsent = t.queued - length(&t.bye) + (t.bytes_sent - taken_by_peer(t))
     # Out of the set before it is closed: another file may get its number.
     epoll_ctl(s.epfd, EPOLL_CTL_DEL, t.fd, &unused)
     close(t.fd)
@@ -175,7 +177,6 @@ cdef void recount(Transport* t) noexcept nogil:
 
 cdef void write_bye(
     Sockets* s, Transport* t, int code, const unsigned char* text, size_t size, bint after_all,
-    int64_t linger_ns,
 ) noexcept nogil:
     """Send BYE, at once or after all that was sent, and wait a bounded time for the peer's close.
 
@@ -192,7 +193,10 @@ cdef void write_bye(
         memcpy(body + 2, text, size)
     t.state = LINGERING
     t.code = code
-    t.linger_until_ns = monotonic_ns() + linger_ns
+    t.taken_ns = monotonic_ns()
+    t.bytes_taken = taken_by_peer(t)
+    t.linger_ns = LINGER_NS
+    t.linger_end_ns = t.taken_ns + LINGER_NS
     if t.paused:
         # Nobody will take what came to have the reading go on, and the close be seen.
         t.paused = False
@@ -209,6 +213,12 @@ cdef void write_bye(
     make_ready(s)
     signal(s.server_fd)
     write_socket(s, t)
+
+
+cdef uint64_t taken_by_peer(const Transport* t) noexcept nogil:
+    cdef int waiting = 0
+    ioctl(t.fd, SIOCOUTQ, &waiting)
+    return t.bytes_sent - waiting
 
 
 cdef size_t end_of_frame(const unsigned char* data, size_t size) noexcept nogil:
@@ -569,50 +579,3 @@ cdef void flush_locked(
     release_answers(s, t)
     if t.queued and not t.interest & EPOLLOUT:
         write_socket(s, t)
-
-
-cdef inline bint is_ping_due(const Sockets* s, const Transport* t, int64_t now) noexcept nogil:
-    """Whether to send PING: as a rule the initiator does, and PONG tells it of the responder.
-
-    All of a node's are sent at the same time, or each answer would wake the executor by itself.
-    This is called eight times in a heartbeat, and some byte is to come within each: so a period is
-    seven eighths of one, and times are those of the node's own clock, which no other one shares.
-    """
-    cdef int64_t eighth = s.heartbeat_ns // 8
-    cdef int64_t period = max(7 * eighth, <int64_t>1)
-    cdef int64_t phase = <int64_t>(<uint64_t><size_t>s // 64 * 40_503 % <uint64_t>period)
-    if t.initiated:
-        return (now + phase) // period != (t.pinged_ns + phase) // period
-    # The responder does so if nothing comes, and now and then, to know how long the way takes.
-    return (
-        now - max(t.pinged_ns, t.ping_received_ns) >= period + 2 * eighth
-        or now - t.pinged_ns >= RESPONDER_PINGS * s.heartbeat_ns
-        or t.round_trip_ns == 0 and now - t.pinged_ns >= period
-    )
-
-
-cdef void keep_alive(Sockets* s, int64_t now) noexcept nogil:
-    """Send what is due by the clock, and end what has taken too long."""
-    cdef unsigned char body[16]
-    cdef uint64_t taken
-    cdef Transport* t = s.first
-    while t is not NULL:
-        if t.state == OPEN:
-            if is_ping_due(s, t, now):
-                # Also amid other frames, since only PING and PONG tell of progress.
-                t.pinged_ns = now
-                store_64(body, <uint64_t>now)
-                store_64(body + 8, s.progress)
-                queue_control(s, t, PING, s.idle, body, 16)
-            if t.partial_ns != 0 and not t.paused and now - t.partial_ns > s.partial_ns_max:
-                write_bye(s, t, CODE_TIMEOUT, b"an unfinished frame", 19, False, LINGER_NS)
-            # What is sent by the clock, and goes first, does not count.
-            taken = t.data_queued - length(&t.data) + t.bulk_consumed
-            if not t.holds_answers or taken != t.bytes_taken:
-                t.bytes_taken = taken
-                t.taken_ns = now
-            elif now - t.taken_ns > TAKEN_HEARTBEATS * s.heartbeat_ns:
-                write_bye(s, t, CODE_LIMIT, b"it reads no answers", 19, False, LINGER_NS)
-        elif t.state == LINGERING and now >= t.linger_until_ns:
-            give_up(s, t, t.code, 0)
-        t = t.next

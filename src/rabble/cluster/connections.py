@@ -94,6 +94,7 @@ class Connections:
         self._by_id: dict[int, PeerConnection] = {}
         #: Connections that send their BYE; kept until their descriptor is closed.
         self._parting: list[Connection] = []
+        self._is_ending = False
 
     def __contains__(self, connection_id: int) -> bool:
         return connection_id in self._by_id
@@ -199,13 +200,17 @@ class Connections:
             peer.connection.abort(RefusalCode.LIMIT)
             self._parting.append(peer.connection)
 
-    def close_all(self, code: RefusalCode, text: str, within_s: float) -> None:
+    def close_all(self, code: RefusalCode, text: str, patience_s: float, within_s: float) -> None:
         """Send all peers BYE, behind what was sent to them, and close.
 
-        :param within_s: seconds that they have to take it.
+        :param patience_s: seconds for which one may take nothing of it.
+        :param within_s: seconds that they have for all of it.
         """
+        self._is_ending = True
         for peer in self.all():
-            peer.connection.close(code, text, after_all=True, linger_s=within_s)
+            peer.connection.close(
+                code, text, after_all=True, linger_s=patience_s, within_s=within_s
+            )
             self._parting.append(peer.connection)
         self._by_id.clear()
 
@@ -229,7 +234,22 @@ class Connections:
 
     def forget_closed(self) -> None:
         """Let go of those whose descriptors are closed."""
-        self._parting = [each for each in self._parting if not each.closed]
+        parting, self._parting = self._parting, []
+        for connection in parting:
+            if connection.closed:
+                self._report_unsent(connection)
+            else:
+                self._parting.append(connection)
+
+    def _report_unsent(self, connection: Connection) -> None:
+        """At the end of the node nobody else could tell what is lost."""
+        if self._is_ending and (unsent := connection.unsent):
+            text = (
+                f"{self._own.name}: {connection.session.peer} has not taken the last {unsent:,} "
+                "bytes or so that were sent to it: the messages in them are lost "
+                "(shutdown_ms is how long the end may take)"
+            )
+            self._runtime.report(logging.WARNING, lambda: text)
 
     def abort_all(self) -> None:
         """Cut whatever is left."""
@@ -240,7 +260,7 @@ class Connections:
             del self._by_id[connection_id]
         while self._parting:
             self._parting[-1].abort(RefusalCode.SHUTDOWN)
-            del self._parting[-1]
+            self._report_unsent(self._parting.pop())
 
     # How the peers are.
 

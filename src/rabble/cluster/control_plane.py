@@ -207,8 +207,12 @@ class ControlPlane:
         self._admission.is_draining = True
         self.sockets.drain()
 
-    def stop(self, within_s: float) -> None:
-        """Send all peers BYE, behind what was sent to them."""
+    def stop(self, patience_s: float, within_s: float) -> None:
+        """Send all peers BYE, behind what was sent to them.
+
+        :param patience_s: seconds for which a peer may take nothing of it.
+        :param within_s: seconds that all of it may take.
+        """
         if self._stop_at is not None:
             return
         self._stop_at = self._clock() + within_s
@@ -216,7 +220,7 @@ class ControlPlane:
         for peer in self._connections.all():
             step = functools.partial(self._gossip.tell_before_parting, peer, self._clock())
             self.failures.attempt(f"the last words to {peer.node}", step)
-        self._connections.close_all(RefusalCode.SHUTDOWN, "the node ends", within_s)
+        self._connections.close_all(RefusalCode.SHUTDOWN, "the node ends", patience_s, within_s)
         self._status_board.has_changed = True
 
     # Time.

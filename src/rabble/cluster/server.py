@@ -79,8 +79,8 @@ class ClusterServer:
         self._commands: collections.deque[Callable[[], None]] = collections.deque()
         #: What was ready at the last look at the sockets.
         self._ready: list[tuple[selectors.SelectorKey, int]] = []
-        #: Seconds that the end may take, once it is asked for.
-        self._stop_within: float | None = None
+        #: Seconds that a peer may take nothing, and that the end may take, once it is asked for.
+        self._stop_within: tuple[float, float] | None = None
         self._is_stopping = False
         self._closed = False
         # The thread that serves; or the one that lets go, if no thread ever served.
@@ -197,10 +197,17 @@ class ClusterServer:
         """The node is about to end: let no new peer in, and dial none. Never blocks."""
         self.post(self._control_plane.drain)
 
-    def request_stop(self, within_s: float) -> None:
-        """Send all peers BYE, behind what was sent to them, and end. Never blocks."""
+    def request_stop(self, patience_s: float, within_s: float) -> None:
+        """The executor has ended: send all peers BYE, behind what was sent to them, and end.
+
+        Never blocks.
+
+        :param patience_s: seconds for which a peer may take nothing of it.
+        :param within_s: seconds that all of it may take.
+        """
         if not self._closed:
-            self._stop_within = within_s
+            self._poller.executor_ended()
+            self._stop_within = patience_s, within_s
             self._poller.nudge()
 
     def close_inherited(self) -> None:
@@ -259,7 +266,7 @@ class ClusterServer:
                 self._failures.note("a command", error)
         if stop_within is not None and not self._is_stopping:
             self._is_stopping = True
-            self._control_plane.stop(stop_within)
+            self._control_plane.stop(*stop_within)
 
     def _tick(self) -> None:
         self._control_plane.tick(self._clock())
