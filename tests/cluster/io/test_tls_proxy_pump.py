@@ -136,6 +136,25 @@ def test_a_peer_that_does_not_answer_the_goodbye_is_left_in_time(carried: Carrie
     assert carried.tls.fileno() == -1
 
 
+def test_a_peer_has_as_long_to_answer_the_goodbye_as_the_plain_end_waits(carried: Carried) -> None:
+    carried.plain.send(b"last words")
+    carried.plain.shutdown(socket.SHUT_WR)
+    while not carried.tls.unwrapped:
+        carried.pump.turn()
+    carried.now = 100 * FAREWELL_S
+    carried.pump.turn(0.0)
+    # What it says meanwhile is read: else it would be reset, and lose what it has not read yet.
+    carried.peer.send(b"a heartbeat")
+    carried.pump.turn(0.0)
+    assert carried.counts.streams == 1
+    assert carried.peer.recv(100) == b"last words"
+    carried.plain.close()
+    carried.pump.turn(0.0)
+    carried.now += FAREWELL_S
+    carried.pump.turn(0.0)
+    assert carried.counts.streams == 0
+
+
 def test_the_end_cuts_what_nobody_closed(carried: Carried) -> None:
     carried.pump.finish(until=FAREWELL_S)
     assert carried.counts.streams == 0

@@ -16,7 +16,8 @@ __all__ = ["Counts", "FAREWELL_S", "Pump", "Stream"]
 
 #: Seconds that what was written before the plain end was closed has to get through.
 FLUSH_S = 5.0
-#: Seconds that the peer has to answer close_notify.
+#: Seconds that the peer has to answer close_notify, once the plain end was closed. Until then the
+#: poll loop waits for it, and knows for how long.
 FAREWELL_S = 1.0
 #: Of the longest TLS record (RFC 8446, 5.1).
 RECORD_BYTES = 16_384
@@ -306,7 +307,8 @@ class Pump:
         if not stream.hung_up:
             stream.hung_up = True
             stream.down = None
-            self._ends.setdefault(stream, self._clock() + FLUSH_S)
+            within_s = FLUSH_S if stream.stage is Stage.OPEN else FAREWELL_S
+            self._ends.setdefault(stream, self._clock() + within_s)
 
     def _part(self, stream: Stream) -> None:
         """Say close_notify. The peer's is not waited for here."""
@@ -343,7 +345,8 @@ class Pump:
         """Draw the conclusions, and have epoll wait for exactly what can be used."""
         if stream.stage is Stage.OPEN and stream.plain_ended and stream.up is None:
             stream.stage = Stage.PARTING
-            self._ends[stream] = self._clock() + FAREWELL_S
+            if stream.hung_up:
+                self._ends[stream] = self._clock() + FAREWELL_S
             try:
                 self._part(stream)
             except OSError:
