@@ -17,7 +17,9 @@ All that is done there is to close the descriptors of the mesh.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import concurrent.futures
 import functools
 import os
 import threading
@@ -55,9 +57,7 @@ class Teardown:
         within = runtime.shutdown_s if timeout is None else checked_timeout(timeout)
         runtime.request_shutdown(within)
         end = runtime.clock() + within
-        current = threading.current_thread()
-        own = {runtime.thread, runtime.reporter.thread}
-        if current in own or any(s.thread is current for s in list(runtime.services)):
+        if self._is_in_own_thread():
             return
         half = runtime.clock() + (end - runtime.clock()) * 0.6
         while not runtime.ended.closed:
@@ -74,6 +74,41 @@ class Teardown:
             raise ShutdownTimeout(
                 f"{runtime.node_id} did not end: these threads run: {', '.join(alive)}"
             )
+
+    async def shutdown_async(self, timeout: float | None) -> None:
+        """See `Node.shutdown_async`."""
+        # So that it ends, whether there is a thread to be had or not.
+        self.runtime.request_shutdown(timeout)
+        if self._is_in_own_thread():
+            return
+        end: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+        def wait_for_end() -> None:
+            try:
+                self.shutdown(timeout)
+            except BaseException as error:
+                end.set_exception(error)
+            else:
+                end.set_result(None)
+
+        thread = threading.Thread(
+            target=wait_for_end, name=f"rabble:{self.runtime.node_id.name}:shutdown", daemon=False
+        )
+        thread.start()
+        ended = asyncio.wrap_future(end)
+        cancelled: BaseException | None = None
+        while not ended.done():
+            try:
+                # Cancelled, it would leave a node behind that ends at some time.
+                await asyncio.wait([ended])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        thread.join()
+        if cancelled is not None:
+            # Seen by asyncio, which would complain of it otherwise.
+            ended.exception()
+            raise cancelled
+        ended.result()
 
     def abandon(self) -> None:
         """Let go of all, since the node could not be made. Waits for the threads that did start.
@@ -111,6 +146,12 @@ class Teardown:
             return [thread.name for thread in threads if thread.is_alive()]
         finally:
             runtime.in_threading.discard(current)
+
+    def _is_in_own_thread(self) -> bool:
+        """Whether this thread is one whose end belongs to that of the node."""
+        runtime, current = self.runtime, threading.current_thread()
+        own = {runtime.thread, runtime.reporter.thread}
+        return current in own or any(s.thread is current for s in list(runtime.services))
 
     def _what_keeps_it(self) -> str:
         runtime = self.runtime

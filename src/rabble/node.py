@@ -34,6 +34,7 @@ from rabble.messages import (
 )
 from rabble.process import Process
 from rabble.registry import MessageRegistry, default_registry
+from rabble.services.loop_waits import check_no_loop
 from rabble.services.mailbox import Mailbox, Mailboxes
 from rabble.services.service import OnCrash, Service, ServiceHandler, start_service
 
@@ -62,8 +63,8 @@ def rouse(
         sleeps. 0 is off, and so it is where there is one processor.
     :param seed: of the processes' random sources; drawn if left out.
     :param mesh: how it takes part in a mesh of nodes; `None` is a node by itself.
-    :returns: a running node, which is a context manager and must be shut down. With a mesh it
-        listens; port 0 in `node_id` is replaced by the port it got.
+    :returns: a running node, which is a context manager, also of `async with`, and must be shut
+        down. With a mesh it listens; port 0 in `node_id` is replaced by the port it got.
     :raises TypeError: if an argument is of another type.
     :raises ValueError: if `node_id`, `strict` or `spin_us` is not usable, or if listening where the
         mesh says would be open to everybody.
@@ -193,8 +194,10 @@ class Node:
             calls wait already.
         :raises EncodeError: if the request cannot go to another node.
         :raises NodeStopped: if the node was shut down.
-        :raises RuntimeError: in the executor's thread, which would wait for itself.
+        :raises RuntimeError: in the executor's thread, which would wait for itself, and in that of
+            an event loop that runs: there await `call_async`.
         """
+        check_no_loop("call()", "`await node.call_async(...)`, or call() in another thread")
         return self._runtime.call(pid, msg, timeout)
 
     def call_async(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Coroutine[Any, Any, Any]:
@@ -207,19 +210,29 @@ class Node:
 
     # Threads under a pid.
 
-    def mailbox(self, name: str | None = None, group: str | None = None) -> Mailbox:
-        """A pid with an inbox, for a script, a test or a thread of your own.
+    def mailbox(
+        self,
+        name: str | None = None,
+        group: str | None = None,
+        *,
+        envelopes_max: int | None = None,
+    ) -> Mailbox:
+        """A pid with an inbox, for a script, a test, a thread of your own or tasks of asyncio.
 
         It is closed when nobody holds it any more.
 
         :param name: `None` takes the next free `mailbox-N`.
         :param group: the tenant it belongs to.
+        :param envelopes_max: how many envelopes may wait in it: what exceeds that becomes a
+            `MAILBOX_FULL` dead letter. `None` is `Limits.service_inbox_envelopes_max`, the most.
         :returns: the mailbox, which is a context manager.
         :raises NameTaken: if that name is in use.
-        :raises ValueError: if the name or the group cannot be one, or the group is the node's own.
+        :raises TypeError: if `envelopes_max` is no int.
+        :raises ValueError: if the name, the group or `envelopes_max` cannot be one, or the group is
+            the node's own.
         :raises NodeStopped: if the node was shut down.
         """
-        return self._mailboxes.open(name, group)
+        return self._mailboxes.open(name, group, envelopes_max)
 
     def register_service(
         self,
@@ -395,8 +408,9 @@ class Node:
         :raises ValueError: if a name cannot be one.
         :raises NodeStopped: if this node was shut down.
         """
+        check_no_loop("spawn_on()", "`await node.spawn_on_async(...)`")
         request = spawn_request(node_id, exported, name, *args, group=group)
-        return pid_of_answer(self.call(request.to, request.msg, timeout), node_id)
+        return pid_of_answer(self._runtime.call(request.to, request.msg, timeout), node_id)
 
     async def spawn_on_async(
         self,
@@ -478,6 +492,26 @@ class Node:
         :raises ShutdownTimeout: if something could not be ended in time; says what.
         """
         self._teardown.shutdown(timeout)
+
+    async def shutdown_async(self, timeout: float | None = None) -> None:
+        """As `shutdown`, for asyncio: never blocks the loop.
+
+        Who is cancelled meanwhile waits for the end all the same, and is cancelled then: no node is
+        left half-way. The argument and the errors are those of `shutdown`.
+        """
+        await self._teardown.shutdown_async(timeout)
+
+    async def __aenter__(self) -> Node:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._runtime.executor.forked:
+            await self.shutdown_async()
 
     def __enter__(self) -> Node:
         return self

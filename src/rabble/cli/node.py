@@ -32,7 +32,7 @@ __all__ = ["add_command", "run"]
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: Seconds in which a second signal is the first one once more: `timeout`, and shells in containers,
 #: send one to a process and then to its whole group.
-SAME_SIGNAL_S = 0.1
+SAME_SIGNAL_S = 1.0
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

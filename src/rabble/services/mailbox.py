@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import math
 import time
 import weakref
 from types import TracebackType
@@ -12,9 +13,11 @@ from typing import Any
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, Pid
 from rabble._core.inbox import Inbox
+from rabble._core.texts import given
 from rabble._runtime import LocalRuntime
 from rabble.errors import CallTimeout, NodeStopped
 from rabble.messages import DownReason
+from rabble.services.loop_waits import LoopWaits, check_no_loop
 from rabble.timeouts import checked_timeout
 
 __all__ = ["Mailbox", "Mailboxes"]
@@ -25,7 +28,7 @@ class Mailbox:
 
     A context manager: leaving it closes the mailbox, and its pid is free again. So it is, a moment
     later, when nobody holds the mailbox any more. Any thread may send; one thread at a time may
-    receive.
+    receive, or any number of tasks of one event loop.
 
     :ivar pid: of the mailbox.
     """
@@ -36,6 +39,7 @@ class Mailbox:
         self._mailboxes = mailboxes
         self._runtime = mailboxes.runtime
         self._inbox = inbox
+        self._loop_waits = LoopWaits(inbox)
         self.pid = pid
 
     def send(self, to: Pid, msg: Any, *, correlation_id: CorrelationId | None = None) -> None:
@@ -51,31 +55,73 @@ class Mailbox:
         self._runtime.send(to, msg, sender=self.pid, correlation_id=correlation_id)
 
     def receive(self, timeout: float | None = None) -> Envelope:
-        """Wait for the next envelope.
+        """Wait for the next envelope. Blocks: a task of an event loop awaits `receive_async`.
 
         :param timeout: in seconds; `None`, or infinity, waits until the node stops.
         :returns: the envelope: its message, sender and correlation id.
         :raises CallTimeout: if nothing came in time.
         :raises NodeStopped: if the node stopped, or the mailbox was closed, and nothing is left.
         :raises ForkedNode: in a forked child.
+        :raises RuntimeError: if it had to wait in the thread of a running event loop, or in the
+            executor's.
         """
-        within = None if timeout is None else checked_timeout(timeout)
-        # In a forked child nothing would ever come.
-        self._runtime.check_owner()
-        end = None if within is None else time.monotonic() + within
-        while True:
-            taken: list[Envelope] = self._inbox.take(1)
-            if taken:
-                received = self._runtime.received(taken[0])
-                if received is not None:
-                    return received
-                continue
-            if self._inbox.closed:
-                raise NodeStopped(f"{self.pid}: the mailbox is closed, or its node stopped")
+        end = self._end_of(timeout)
+        while (received := self._take()) is None:
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
                 raise CallTimeout(f"{self.pid} received nothing in {timeout} s")
+            self._runtime.check_other_thread("Mailbox.receive()")
+            check_no_loop("Mailbox.receive()", "`await mailbox.receive_async()`")
             self._inbox.wait(left)
+        return received
+
+    async def receive_async(self, timeout: float | None = None) -> Envelope:
+        """As `receive`, for asyncio: never blocks the loop. Cancelling it loses no envelope.
+
+        `async for envelope in mailbox` does so again and again, until the mailbox is closed or its
+        node has stopped. Several tasks of one loop may wait: each envelope goes to one of them.
+
+        The argument, the result and the errors are those of `receive`.
+
+        :raises RuntimeError: in the executor's thread, or if tasks of another loop wait.
+        """
+        end = self._end_of(timeout)
+        self._runtime.check_other_thread("Mailbox.receive_async()")
+        while (received := self._take()) is None:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                raise CallTimeout(f"{self.pid} received nothing in {timeout} s")
+            await self._loop_waits.wait(left)
+        return received
+
+    def __aiter__(self) -> Mailbox:
+        return self
+
+    async def __anext__(self) -> Envelope:
+        try:
+            return await self.receive_async()
+        except NodeStopped:
+            raise StopAsyncIteration from None
+
+    def _end_of(self, timeout: float | None) -> float | None:
+        """Until when to wait, in monotonic seconds; `None` is without end."""
+        within = math.inf if timeout is None else checked_timeout(timeout)
+        # In a forked child nothing would ever come.
+        self._runtime.check_owner()
+        self._loop_waits.check_thread()
+        return None if within == math.inf else time.monotonic() + within
+
+    def _take(self) -> Envelope | None:
+        """The next envelope, if there is one."""
+        while taken := self._inbox.take(1):
+            self._loop_waits.taken()
+            received = self._runtime.received(taken[0])
+            if received is not None:
+                return received
+        self._loop_waits.taken()
+        if self._inbox.closed:
+            raise NodeStopped(f"{self.pid}: the mailbox is closed, or its node stopped")
+        return None
 
     def close(self) -> None:
         """Give the pid back. Monitors are told `Down`. Idempotent, from any thread.
@@ -128,13 +174,18 @@ class Mailboxes:
         self.dropped: collections.deque[MailboxRef] = collections.deque()
         self._numbers = itertools.count()
 
-    def open(self, name: str | None, group: str | None) -> Mailbox:
+    def open(
+        self, name: str | None, group: str | None, envelopes_max: int | None = None
+    ) -> Mailbox:
         """See `Node.mailbox`."""
         runtime = self.runtime
+        most = runtime.limits.service_inbox_envelopes_max
+        if envelopes_max is not None:
+            most = checked_bound(envelopes_max, most)
         runtime.check_usable()
         runtime.check_group(group)
         self.close_dropped()
-        inbox = Inbox(runtime.limits.service_inbox_envelopes_max)
+        inbox = Inbox(most)
         pid = Pid(name or f"mailbox-{next(self._numbers)}", runtime.node_id, group)
         mailbox = Mailbox(self, pid, inbox)
         ref = MailboxRef(mailbox, self.dropped.append)
@@ -186,3 +237,15 @@ class Mailboxes:
             self.runtime.undelivered(envelope)
         self.runtime.discard(ref.pid, ref.inbox, DownReason("stopped"))
         self.refs.pop(id(ref), None)
+
+
+def checked_bound(value: Any, most: int) -> int:
+    """How many envelopes may wait in a mailbox; the error says what else was given."""
+    if type(value) is not int:
+        raise TypeError(f"mailbox: envelopes_max must be an int, not {given(value)}")
+    if not 1 <= value <= most:
+        raise ValueError(
+            f"mailbox: envelopes_max must be 1 to {most:,}, which is "
+            f"Limits.service_inbox_envelopes_max, not {given(value)}"
+        )
+    return value

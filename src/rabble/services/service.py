@@ -99,7 +99,13 @@ class ServiceNode(Protocol):
     async def call_async(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
         """See `Node.call_async`."""
 
-    def mailbox(self, name: str | None = None, group: str | None = None) -> Mailbox:
+    def mailbox(
+        self,
+        name: str | None = None,
+        group: str | None = None,
+        *,
+        envelopes_max: int | None = None,
+    ) -> Mailbox:
         """See `Node.mailbox`."""
 
     def register_service(
@@ -180,6 +186,9 @@ class ServiceNode(Protocol):
 
     def shutdown(self, timeout: float | None = None) -> None:
         """See `Node.shutdown`."""
+
+    async def shutdown_async(self, timeout: float | None = None) -> None:
+        """See `Node.shutdown_async`."""
 
 
 class Service:
