@@ -31,7 +31,7 @@ help:
 	@echo "make soak      the tests that take minutes"
 	@echo "make microbench  the benchmarks of single layers, under bench/"
 	@echo "make build     compile what changed, in place"
-	@echo "make lint      ruff, mypy, stubtest, cython-lint"
+	@echo "make lint      ruff, mypy, pyright, stubtest, cython-lint"
 	@echo "make format    let ruff lay the Python files out"
 	@echo "make debug     the tests against a build with checks, asserts and counters"
 	@echo "make asan      the tests against a build with address and undefined-behaviour sanitizers"
@@ -92,6 +92,7 @@ lint: $(VENV)/.has-build-test-lint build
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src
 	$(RUN) -m mypy
 	$(RUN) tools/check_stubs.py
+	$(RUN) tools/check_types.py
 
 format: $(VENV)/.has-build-test-lint
 	$(RUN) -m ruff check --fix-only --quiet $(wildcard $(LINTED))

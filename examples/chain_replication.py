@@ -101,6 +101,8 @@ class Link(Process):
                 return self.again()
             case GetHistory() if sender is not None:
                 return Envelope(sender, list(self.history), correlation_id=correlation_id)
+            case _:
+                pass
         return None
 
     def write(self, update: Update) -> Output:

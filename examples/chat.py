@@ -12,7 +12,7 @@ from typing import Any
 from nodes import NodeProcess, wait_until
 
 import rabble
-from rabble import CorrelationId, Down, Envelope, Mesh, Monitor, Node, Output, Pid, Process
+from rabble import CorrelationId, Down, Envelope, Mesh, Monitor, Node, Output, Pid, Process, Request
 
 NAMES = ("ann", "bob", "cem", "dee", "eve")
 
@@ -32,7 +32,7 @@ class Say:
 
 
 @rabble.message(name="chat.GetLines")
-class GetLines:
+class GetLines(Request[list[str]]):
     """Asks a guest for what it heard."""
 
 
@@ -47,10 +47,12 @@ class Room(Process):
             case Enter(name) if sender is not None:
                 self.guests[sender] = name
                 return [Envelope(self.executor, Monitor(sender)), *self.tell(f"{name} comes in")]
-            case Say(text) if sender in self.guests:
+            case Say(text) if sender is not None and sender in self.guests:
                 return self.tell(f"{self.guests[sender]}: {text}")
             case Down(guest, _):
                 return self.tell(f"{self.guests.pop(guest)} is gone")
+            case _:
+                pass
         return None
 
     def tell(self, line: str) -> list[Envelope]:
@@ -75,6 +77,8 @@ class Guest(Process):
                 return Envelope(self.room, msg)
             case GetLines() if sender is not None:
                 return Envelope(sender, list(self.lines), correlation_id=correlation_id)
+            case _:
+                pass
         return None
 
 
@@ -122,7 +126,7 @@ class Evening:
 def main() -> None:
     with contextlib.ExitStack() as stack:
         node = stack.enter_context(rabble.rouse("ann@127.0.0.1:0", mesh=Mesh()))
-        others = {}
+        others: dict[str, NodeProcess] = {}
         for name in NAMES[1:]:
             others[name] = stack.enter_context(NodeProcess(f"{name}@127.0.0.1:0", "chat:start"))
             node.join(others[name].node_id)

@@ -12,7 +12,7 @@ INCREMENTS = 100
 
 
 async def count() -> None:
-    with rabble.rouse() as node:
+    async with rabble.rouse() as node:
         replicas = start(node)
         calls = (node.call_async(replicas[0], Increment(1)) for _ in range(INCREMENTS))
         answers = await asyncio.gather(*calls)

@@ -39,6 +39,8 @@ class Divider(Process):
         match msg:
             case Divide(dividend, divisor) if sender is not None:
                 return Envelope(sender, dividend / divisor, correlation_id=correlation_id)
+            case _:
+                pass
         return None
 
 
@@ -55,6 +57,8 @@ class Keeper(Process):
         match msg:
             case Down(pid, reason):
                 return self.start(f"{pid.name} {reason.kind} ({reason.detail}), there is a new one")
+            case _:
+                pass
         return None
 
     def start(self, news: str) -> Output:

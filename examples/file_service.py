@@ -63,6 +63,8 @@ class FileReader(ServiceHandler):
                     reason = error.strerror if isinstance(error, OSError) else None
                     answer = FileRefused(path, reason or str(error))
                 return Envelope(sender, answer, correlation_id=correlation_id)
+            case _:
+                pass
         return None
 
 
@@ -116,6 +118,8 @@ class LineCounter(Process):
                 return self.answer(correlation_id, f"{path} has {lines} lines")
             case FileRefused(path, reason):
                 return self.answer(correlation_id, f"{path} was refused: {reason}")
+            case _:
+                pass
         return None
 
     def answer(self, request: CorrelationId | None, text: str) -> Output:

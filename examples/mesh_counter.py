@@ -75,6 +75,8 @@ class Counter(Process):
                 return Envelope(other, Counts(dict(self.by_start)))
             case NodeDown(node, _):
                 self.others.discard(Pid(self.pid.name, node))
+            case _:
+                pass
         return None
 
     def total(self, to: Pid | None, correlation_id: CorrelationId | None) -> list[Envelope]:
@@ -102,6 +104,8 @@ class Ticker(Process):
                 ]
             case Total(value):
                 return Envelope(self.printer, f"{self.node_id.name}: the total is {value}")
+            case _:
+                pass
         return None
 
 
@@ -160,6 +164,8 @@ def main() -> None:
         match news.receive(timeout=60).msg:
             case NodeDown(gone, incarnation) if (gone, incarnation) == (c.node_id, c.incarnation):
                 print("c was killed: it is down")
+            case _:
+                pass
         try:
             node.call(Pid("counter", c.node_id), Increment(1))
         except NotConnected:
@@ -172,6 +178,8 @@ def main() -> None:
                 case NodeUp(back, incarnation) if back == c.node_id:
                     if c.incarnation < incarnation == later.incarnation:
                         print("c is back: it is up, with a later incarnation")
+                case _:
+                    pass
             agree(nodes, 5 * INCREMENTS)
             increment(INCREMENTS, [later.node_id])
             agree(nodes, 6 * INCREMENTS)

@@ -33,6 +33,8 @@ class Player(Process):
                 return Envelope(sender, Ball(turns_left - 1))
             case "hits" if sender is not None:
                 return Envelope(sender, self.hits, correlation_id=correlation_id)
+            case _:
+                pass
         return None
 
 

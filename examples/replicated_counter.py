@@ -11,21 +11,9 @@ import dataclasses
 from typing import Any
 
 import rabble
-from rabble import CorrelationId, Envelope, Node, Output, Pid, Process
+from rabble import CorrelationId, Envelope, Node, Output, Pid, Process, Request
 
 INCREMENTS = 100
-
-
-@rabble.message(name="replicated_counter.Increment")
-class Increment:
-    """Asks a replica to add; it answers with `Total`."""
-
-    by: int
-
-
-@rabble.message(name="replicated_counter.GetTotal")
-class GetTotal:
-    """Asks a replica for its `Total`."""
 
 
 @rabble.message(name="replicated_counter.Total")
@@ -33,6 +21,18 @@ class Total:
     """What a replica has counted."""
 
     value: int
+
+
+@rabble.message(name="replicated_counter.Increment")
+class Increment(Request[Total]):
+    """Asks a replica to add; it answers with `Total`."""
+
+    by: int
+
+
+@rabble.message(name="replicated_counter.GetTotal")
+class GetTotal(Request[Total]):
+    """Asks a replica for its `Total`."""
 
 
 @dataclasses.dataclass
@@ -67,6 +67,8 @@ class Replica(Process):
                 return reply(sender, Total(self.total), correlation_id)
             case Total() if sender is not None and correlation_id is not None:
                 return self.acknowledge(sender, correlation_id)
+            case _:
+                pass
         return None
 
     def forward(
@@ -99,9 +101,8 @@ def start(node: Node) -> list[Pid]:
 def main() -> None:
     with rabble.rouse() as node:
         replicas = start(node)
-        for number in range(1, INCREMENTS + 1):
-            answer = node.call(replicas[0], Increment(number))
-        print(f"after {INCREMENTS} increments the primary answered {answer.value}")
+        answers = [node.call(replicas[0], Increment(n)) for n in range(1, INCREMENTS + 1)]
+        print(f"after {INCREMENTS} increments the primary answered {answers[-1].value}")
         totals = [node.call(replica, GetTotal()).value for replica in replicas]
         for replica, total in zip(replicas, totals, strict=True):
             print(f"{replica.name} has {total}")

@@ -58,6 +58,8 @@ class Metronome(Process):
             case TimerCancelled(_, was_active):
                 state = "was still running" if was_active else "had gone off"
                 return Envelope(self.listener, f"the alarm is cancelled, it {state}")
+            case _:
+                pass
         return None
 
 

@@ -59,6 +59,7 @@ from rabble.messages import (
 from rabble.node import Node, rouse
 from rabble.process import Output, Process, Runtime
 from rabble.registry import MessageRegistry, message
+from rabble.request import Request
 from rabble.services import Mailbox, Service, ServiceHandler
 
 __version__ = "0.1.0"
@@ -107,6 +108,7 @@ __all__ = [
     "QueueFull",
     "RabbleError",
     "Removed",
+    "Request",
     "Runtime",
     "Service",
     "ServiceHandler",

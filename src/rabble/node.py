@@ -6,7 +6,7 @@ import secrets
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from rabble._assembly import (
     check_options,
@@ -34,6 +34,7 @@ from rabble.messages import (
 )
 from rabble.process import Process
 from rabble.registry import MessageRegistry, default_registry
+from rabble.request import Replied, Request
 from rabble.services.loop_waits import check_no_loop
 from rabble.services.mailbox import Mailbox, Mailboxes
 from rabble.services.service import OnCrash, Service, ServiceHandler, start_service
@@ -177,6 +178,10 @@ class Node:
         else:
             self._runtime.check_usable()
 
+    @overload
+    def call(self, pid: Pid, msg: Request[Replied], timeout: float = 5.0) -> Replied: ...
+    @overload
+    def call(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any: ...
     def call(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
         """Send a request and wait for its reply. Blocks: not for processes or asyncio.
 
@@ -185,7 +190,7 @@ class Node:
         :param pid: whom to ask, on this node or another.
         :param msg: the request, which must not be changed any more.
         :param timeout: in seconds; infinity waits for as long as the node runs.
-        :returns: the reply.
+        :returns: the reply. Of a `Request[Value]` type checkers take it for a `Value`.
         :raises CallTimeout: if none came in time. One that comes later is dropped and counted.
         :raises NoProcess: if there is no such process.
         :raises ProcessCrashed: if it crashed while it handled this very message.
@@ -200,6 +205,12 @@ class Node:
         check_no_loop("call()", "`await node.call_async(...)`, or call() in another thread")
         return self._runtime.call(pid, msg, timeout)
 
+    @overload
+    def call_async(
+        self, pid: Pid, msg: Request[Replied], timeout: float = 5.0
+    ) -> Coroutine[Any, Any, Replied]: ...
+    @overload
+    def call_async(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Coroutine[Any, Any, Any]: ...
     def call_async(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Coroutine[Any, Any, Any]:
         """As `call`, for asyncio: never blocks the loop. Cancelling it gives the request up.
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol
 
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
+    from typing import Any, TypeAlias
+
+    # Type checkers bring this module themselves: a `Process` without parameters takes anything.
+    from typing_extensions import TypeVar
+
+    Message = TypeVar("Message", contravariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    Message = TypeVar("Message", contravariant=True)
 
 __all__ = ["Output", "Process", "Runtime"]
 
@@ -38,8 +47,12 @@ class Runtime(Protocol):
         """The process's own random source."""
 
 
-class Process:
+class Process(Generic[Message]):
     """An actor: state, and one method that takes a message and returns the envelopes to send.
+
+    For type checkers `Process[Sell | Refund]` says which messages it takes: those of its users, and
+    those of its runtime that it asks for, as `Timeout` or `Down`. Nothing of it is checked when it
+    runs. A plain `Process` takes anything.
 
     A subclass defines `receive` and, if it has something to say at its start, `init`. Both run in
     the executor's thread and should do no I/O, start no thread, read no clock and draw no random
@@ -63,8 +76,10 @@ class Process:
         """
         return None
 
-    def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
-        """Handle one message.
+    def receive(
+        self, msg: Message, sender: Pid | None, correlation_id: CorrelationId | None, /
+    ) -> Output:
+        """Handle one message. A generator's return type is `Iterator[Envelope]`.
 
         :param msg: what was said. It may be shared with others and must not be changed.
         :param sender: who said it; `None` from a thread that gave no sender.

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rabble import Envelope, NodeId, Output, Pid, Process, Stop
+import rabble
+from rabble import CorrelationId, Envelope, NodeId, Output, Pid, Process, Request, Stop
 
 NODE = NodeId("n", "h:1")
 
@@ -41,3 +42,25 @@ def test_the_base_class_says_nothing_and_takes_nothing() -> None:
     assert Process().init() is None
     with pytest.raises(TypeError, match="does not define receive"):
         Process().receive("anything", None, None)
+
+
+@rabble.message(name="tests.unit.test_process.Get")
+class Get(Request[int]):
+    key: str
+
+
+class Typed(Process[Get]):
+    __slots__ = ("asked",)
+
+    def receive(self, msg: Get, sender: Pid | None, cid: CorrelationId | None) -> Output:
+        self.asked = msg.key
+        return None if sender is None else Envelope(sender, len(msg.key), correlation_id=cid)
+
+
+def test_what_type_checkers_are_told_costs_nothing_and_changes_nothing() -> None:
+    assert Get.__slots__ == ("key",)
+    for instance in (Get("x"), Typed()):
+        assert not hasattr(instance, "__dict__")
+    assert Get("x") == Get("x")
+    with rabble.rouse(strict=True) as node:
+        assert node.call(node.spawn(Typed(), "typed"), Get("apple")) == 5

@@ -5,8 +5,8 @@ from __future__ import annotations
 import collections
 import selectors
 import threading
-from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal, Protocol, overload
 
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
@@ -16,6 +16,7 @@ from rabble._runtime import LocalRuntime, Sender, Spawner
 from rabble.limits import Limits
 from rabble.messages import ClusterStatus, DeadLetterReason, DownReason, ExecutorStatus, Metrics
 from rabble.process import Output, Process
+from rabble.request import Replied, Request
 from rabble.services.mailbox import Mailbox
 from rabble.steps import take_steps
 from rabble.texts import argument_text, described
@@ -93,11 +94,17 @@ class ServiceNode(Protocol):
     def stop(self, pid: Pid) -> None:
         """See `Node.stop`."""
 
-    def call(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
-        """See `Node.call`."""
+    @overload
+    def call(self, pid: Pid, msg: Request[Replied], timeout: float = 5.0) -> Replied: ...
+    @overload
+    def call(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any: ...
 
-    async def call_async(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Any:
-        """See `Node.call_async`."""
+    @overload
+    def call_async(
+        self, pid: Pid, msg: Request[Replied], timeout: float = 5.0
+    ) -> Coroutine[Any, Any, Replied]: ...
+    @overload
+    def call_async(self, pid: Pid, msg: Any, timeout: float = 5.0) -> Coroutine[Any, Any, Any]: ...
 
     def mailbox(
         self,
