@@ -53,6 +53,7 @@ from rabble.messages import (
     Stop,
     SubscribeDeadLetters,
     SubscribeNodes,
+    Tick,
     Timeout,
     TimerCancelled,
 )
@@ -119,6 +120,7 @@ __all__ = [
     "Stop",
     "SubscribeDeadLetters",
     "SubscribeNodes",
+    "Tick",
     "Timeout",
     "TimerCancelled",
     "TlsConfig",

@@ -30,6 +30,7 @@ from rabble._core.messages import (
     Stop,
     SubscribeDeadLetters,
     SubscribeNodes,
+    Tick,
     Timeout,
     TimerCancelled,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "Stop",
     "SubscribeDeadLetters",
     "SubscribeNodes",
+    "Tick",
     "TimerCancelled",
     "Timeout",
 ]

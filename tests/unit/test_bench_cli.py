@@ -62,7 +62,7 @@ TINY: list[tuple[Callable[..., list[Case]], dict[str, Any], list[int]]] = [
     (creation.skynet, {"leaves": 100}, [111]),
     (creation.spawn, {"processes": 100, "weighed": 50}, [100, 50]),
     (life.life, {"lives": 150, "processes": 60}, [150, 60, 60, 60]),
-    (timing.timers, {"outstanding": 100, "chains": 2, "per_chain": 3}, [150, 6]),
+    (timing.timers, {"outstanding": 100, "chains": 2, "per_chain": 3, "beats": 3}, [150, 6, 3]),
     (timing.wake, {"messages": 5, "idle_messages": 2, "idle_s": 0.01}, [5, 2, 0]),
     (codec.codec, {"envelopes": 70}, [70] * (15 if HAS_MSGSPEC else 11)),
     (values.values, {"envelopes": 70}, [70] * 5),
