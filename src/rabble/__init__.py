@@ -3,7 +3,7 @@
 Subclass `Process`, give it a `receive`, `rouse()` a node and spawn it there.
 """
 
-from rabble._core.envelope import Envelope
+from rabble._core.envelope import Envelope, reply
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble.cluster.config import Mesh
 from rabble.cluster.io.tls import TlsConfig
@@ -27,6 +27,7 @@ from rabble.errors import (
 )
 from rabble.limits import Limits
 from rabble.messages import (
+    Ask,
     BanStatus,
     Bounced,
     CancelTimer,
@@ -37,6 +38,7 @@ from rabble.messages import (
     Down,
     DownReason,
     ExecutorStatus,
+    Failed,
     GetMetrics,
     Lost,
     Metrics,
@@ -46,6 +48,7 @@ from rabble.messages import (
     NodeUp,
     PeerStatus,
     Removed,
+    Reply,
     Shutdown,
     Spawn,
     SpawnFailed,
@@ -65,6 +68,7 @@ from rabble.services import Mailbox, Service, ServiceHandler
 __version__ = "0.1.0"
 
 __all__ = [
+    "Ask",
     "BanStatus",
     "Bounced",
     "CallTimeout",
@@ -81,6 +85,7 @@ __all__ = [
     "EncodeError",
     "Envelope",
     "ExecutorStatus",
+    "Failed",
     "ForkedNode",
     "GetMetrics",
     "KeyFileError",
@@ -108,6 +113,7 @@ __all__ = [
     "QueueFull",
     "RabbleError",
     "Removed",
+    "Reply",
     "Runtime",
     "Service",
     "ServiceHandler",
@@ -125,6 +131,7 @@ __all__ = [
     "TimerCancelled",
     "TlsConfig",
     "message",
+    "reply",
     "rouse",
     "spawn_request",
 ]

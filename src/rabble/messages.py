@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from rabble._core.ids import NodeId
 from rabble._core.messages import (
+    Ask,
     Bounced,
     CancelTimer,
     DeadLetter,
@@ -18,11 +19,13 @@ from rabble._core.messages import (
     Demonitor,
     Down,
     DownReason,
+    Failed,
     GetMetrics,
     Lost,
     Monitor,
     NodeDown,
     NodeUp,
+    Reply,
     Shutdown,
     Spawn,
     SpawnFailed,
@@ -36,6 +39,7 @@ from rabble._core.messages import (
 )
 
 __all__ = [
+    "Ask",
     "BanStatus",
     "Bounced",
     "CancelTimer",
@@ -46,6 +50,7 @@ __all__ = [
     "Down",
     "DownReason",
     "ExecutorStatus",
+    "Failed",
     "GetMetrics",
     "Lost",
     "Metrics",
@@ -55,6 +60,7 @@ __all__ = [
     "NodeUp",
     "PeerStatus",
     "Removed",
+    "Reply",
     "Shutdown",
     "Spawn",
     "SpawnFailed",

@@ -11,11 +11,14 @@ import enum
 from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, Protocol
 
+from rabble._core.ask import Ask, Reply
 from rabble._core.envelope import Envelope
+from rabble._core.errors import RabbleError
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.texts import bounded_repr
 
 __all__ = [
+    "Ask",
     "Bounced",
     "CallFailed",
     "CancelTimer",
@@ -24,11 +27,13 @@ __all__ = [
     "Demonitor",
     "Down",
     "DownReason",
+    "Failed",
     "GetMetrics",
     "Lost",
     "Monitor",
     "NodeDown",
     "NodeUp",
+    "Reply",
     "Shutdown",
     "Spawn",
     "SpawnFailed",
@@ -162,6 +167,18 @@ class GetMetrics:
 
 
 # What a process is told.
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failed:
+    """No answer to an `Ask` comes."""
+
+    #: The one of the `Ask`.
+    tag: Any
+    #: Why: the error that `Node.call` would raise. `CallTimeout`, `ProcessCrashed` (with the text
+    #: and the number of the crash), `NoProcess`, `QueueFull`, `EncodeError`, `DecodeError`,
+    #: `NotConnected` or `NodeStopped`.
+    reason: RabbleError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

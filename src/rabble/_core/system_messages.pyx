@@ -9,6 +9,8 @@ cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
+from rabble._core.ask cimport Ask
+from rabble._core.asks cimport begin_ask, expire_ask, take_answer
 from rabble._core.dispatch cimport CALLBACK, DEAD_LETTERS, EXECUTOR, NODES, Entry
 from rabble._core.envelope cimport Envelope
 from rabble._core.distribution cimport (
@@ -26,7 +28,7 @@ from rabble._core.ids cimport CorrelationId, Pid, same_node
 from rabble._core.monitors cimport MONITORED, NO_PROCESS, MonitorStatus
 from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
 from rabble._core.connection cimport Connection
-from rabble._core.requests cimport Unanswered
+from rabble._core.requests cimport Asked, Unanswered
 from rabble._core.texts cimport (
     bounded_repr,
     described,
@@ -37,7 +39,7 @@ from rabble._core.texts cimport (
     type_name,
 )
 from rabble._core.timeouts cimport Alarm, Timeouts, has_fired
-from rabble._core.timers cimport Timer, period_ns_of
+from rabble._core.timers cimport Timer, delay_ms_of, period_ns_of
 from rabble._core.messages import (
     CancelTimer,
     Demonitor,
@@ -56,7 +58,6 @@ from rabble._core.messages import (
     Timeout,
     TimerCancelled,
 )
-from rabble._core.timers import validate_delay_ms
 
 __all__ = ["SystemMessages"]
 
@@ -80,6 +81,7 @@ cdef enum Message:
     NOT_DELIVERED
     NOT_ANSWERED
     CONNECTED
+    ASK
     START_TIMER
     CANCEL_TIMER
     SPAWN
@@ -117,6 +119,7 @@ cdef class SystemMessages(MessageHandler):
             Undelivered,
             Unanswered,
             Connected,
+            Ask,
             StartTimer,
             CancelTimer,
             Spawn,
@@ -148,6 +151,8 @@ cdef class SystemMessages(MessageHandler):
             return tell_unanswered(self.executor, <Unanswered>msg)
         if which == CONNECTED:
             return self.connected(<Connected>msg)
+        if which == ASK:
+            return begin_ask(self.executor, <Ask>msg, envelope, self.asker(envelope))
         if which == START_TIMER:
             return self.start_timer(msg, envelope)
         if which == CANCEL_TIMER:
@@ -168,7 +173,7 @@ cdef class SystemMessages(MessageHandler):
             return self.get_metrics(envelope)
         raise TypeError(
             f"the executor was sent a {type_name(msg)}; it understands "
-            "CancelTimer, Demonitor, GetMetrics, Monitor, Spawn, StartTimer, Stop, "
+            "Ask, CancelTimer, Demonitor, GetMetrics, Monitor, Spawn, StartTimer, Stop, "
             "SubscribeDeadLetters, SubscribeNodes"
         )
 
@@ -239,6 +244,8 @@ cdef class SystemMessages(MessageHandler):
         cdef Alarm alarm
         cdef int fired
         cdef object msg
+        if type(timer.owner) is Asked:
+            return expire_ask(self.executor, <Asked>timer.owner, timer)
         if type(timer.owner) is not Entry:
             raise TypeError("a Timer is nothing to be sent")
         entry = <Entry>timer.owner
@@ -275,7 +282,7 @@ cdef class SystemMessages(MessageHandler):
         cdef int64_t delay_ns
         if request.msg is None and not repeats:
             correlation_id_in(request)
-            delay_ns = <int64_t>validate_delay_ms(request.delay_ms) * 1_000_000
+            delay_ns = delay_ms_of(request.delay_ms) * 1_000_000
         else:
             known_by = alarm = Alarm.__new__(Alarm)
             alarm.key = key_in(request)
@@ -283,7 +290,7 @@ cdef class SystemMessages(MessageHandler):
             if repeats:
                 delay_ns = alarm.period_ns = period_ns_of(request.delay_ms)
             else:
-                delay_ns = <int64_t>validate_delay_ms(request.delay_ms) * 1_000_000
+                delay_ns = delay_ms_of(request.delay_ms) * 1_000_000
         if entry is None or entry.target is None:
             return 0
         delay_ns += self.executor.now_ns()
@@ -425,6 +432,9 @@ cdef class SystemMessages(MessageHandler):
         if entry is not None:
             self.executor.lives.subscribe(entry, DEAD_LETTERS, wanted)
         return 0
+
+    cdef int end_ask(self, Asked asked, Envelope envelope) except -1:
+        return take_answer(self.executor, asked, envelope)
 
     cdef int disconnect(self, Connection connection) except -1:
         return end_connection(self.executor, connection)

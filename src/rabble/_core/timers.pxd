@@ -46,6 +46,7 @@ cdef class TimerWheel:
     cdef void cascade(self, int slot) noexcept nogil
     cdef Py_ssize_t drop_all(self) noexcept
 
-# Of what a user asked for, in nanoseconds: as `validate_delay_ms`, but 1 ms at least, and not
-# rounded to whole milliseconds.
+# What a user asked for as a delay, in whole milliseconds: see `validate_delay_ms`.
+cdef int64_t delay_ms_of(object value) except -1
+# The same of a period, in nanoseconds: 1 ms at least, and not rounded to whole milliseconds.
 cdef int64_t period_ns_of(object value) except -1

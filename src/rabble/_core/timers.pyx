@@ -407,6 +407,10 @@ def validate_delay_ms(value):
     :raises TypeError: if it is no int or float; a bool is none either.
     :raises ValueError: if it is negative, too large or not a number.
     """
+    return delay_ms_of(value)
+
+
+cdef int64_t delay_ms_of(object value) except -1:
     cdef int overflow = 0
     cdef int64_t whole = 0
     cdef double given = 0
@@ -434,7 +438,7 @@ def validate_delay_ms(value):
 
 
 cdef int64_t period_ns_of(object value) except -1:
-    cdef int64_t whole_ms = validate_delay_ms(value)
+    cdef int64_t whole_ms = delay_ms_of(value)
     cdef double given
     if PyLong_Check(value):
         if whole_ms >= 1:
