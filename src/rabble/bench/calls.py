@@ -61,15 +61,9 @@ class Asker(Process):
         return Envelope(self.main, self.answered)
 
 
-class Sender(Process):
+class Sender(Asker):
     """Does the same by envelopes, each with a correlation id by which the answer is known: without
     a timeout, and without learning that none comes."""
-
-    def __init__(self, to: Pid, asks: int, main: Pid) -> None:
-        self.to = to
-        self.asks = asks
-        self.main = main
-        self.answered = 0
 
     def init(self) -> Output:
         self.request = CorrelationId(self.pid, request=0)
@@ -89,7 +83,7 @@ def ask(round_trips: int = 20_000) -> list[Case]:
     each stands for, there and back.
     """
 
-    def run(asker: type[Asker] | type[Sender]) -> Sample:
+    def run(asker: type[Asker]) -> Sample:
         with rouse() as node, node.mailbox() as main:
             to = node.spawn(Answerer(), "answerer")
             start = time.perf_counter()
