@@ -22,11 +22,14 @@ from rabble import (
     Pid,
     Process,
     QueueFull,
+    RabbleError,
     messages,
 )
 from rabble._core.debug import CAPACITIES
 from rabble._core.executor import Executor
 from rabble._core.system_messages import SystemMessages
+from rabble.call_failures import asks_full
+from rabble.calls import Calls
 from rabble.strict import Strict
 
 if interval := os.environ.get("RABBLE_SWITCH_INTERVAL"):
@@ -109,12 +112,23 @@ class Witness:
 
     def __init__(self) -> None:
         self.errors: list[tuple[Pid | None, BaseException]] = []
+        #: Has the words for how requests end.
+        self.calls = Calls(Pid("calls", BARE, "rabble"), 1)
 
     def crashed(self, pid: Pid | None, error: BaseException) -> None:
         self.errors.append((pid, error))
 
     def unencodable(self, envelope: Envelope, error: Exception) -> None:
         pass
+
+    def ask_failure(self, to: Pid, msg: Any) -> RabbleError:
+        return self.calls.failure_of(to, msg)
+
+    def ask_timeout(self, to: Pid, number: int, timeout_ms: float) -> RabbleError:
+        return self.calls.timeout_of(number, to, timeout_ms / 1_000)
+
+    def asks_full(self, to: Pid, waiting: int) -> RabbleError:
+        return asks_full(to, waiting)
 
     def quiet(self) -> bool:
         return True
@@ -131,6 +145,7 @@ def bare_executor(
     inbox_max: int = 1 << 24,
     spin_us: int = 0,
     process_class: type = Process,
+    asks_max: int = 1 << 20,
 ) -> Iterator[Executor]:
     """An executor without a thread, to be driven by `step`; ended when it is left.
 
@@ -146,6 +161,7 @@ def bare_executor(
         clock=clock,
         strict=None if codec is None else Strict(codec),
         local_classes=messages.LOCAL_CLASSES,
+        asks_max=asks_max,
     )
     SystemMessages(executor)
     try:

@@ -3,7 +3,7 @@
 Subclass `Process`, give it a `receive`, `rouse()` a node and spawn it there.
 """
 
-from rabble._core.envelope import Envelope
+from rabble._core.envelope import Envelope, reply
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble.cluster.config import Mesh
 from rabble.cluster.io.tls import TlsConfig
@@ -27,6 +27,7 @@ from rabble.errors import (
 )
 from rabble.limits import Limits
 from rabble.messages import (
+    Ask,
     BanStatus,
     Bounced,
     CancelTimer,
@@ -37,6 +38,7 @@ from rabble.messages import (
     Down,
     DownReason,
     ExecutorStatus,
+    Failed,
     GetMetrics,
     Lost,
     Metrics,
@@ -46,6 +48,7 @@ from rabble.messages import (
     NodeUp,
     PeerStatus,
     Removed,
+    Reply,
     Shutdown,
     Spawn,
     SpawnFailed,
@@ -53,6 +56,7 @@ from rabble.messages import (
     Stop,
     SubscribeDeadLetters,
     SubscribeNodes,
+    Tick,
     Timeout,
     TimerCancelled,
 )
@@ -65,6 +69,7 @@ from rabble.services import Mailbox, Service, ServiceHandler
 __version__ = "0.1.0"
 
 __all__ = [
+    "Ask",
     "BanStatus",
     "Bounced",
     "CallTimeout",
@@ -81,6 +86,7 @@ __all__ = [
     "EncodeError",
     "Envelope",
     "ExecutorStatus",
+    "Failed",
     "ForkedNode",
     "GetMetrics",
     "KeyFileError",
@@ -108,6 +114,7 @@ __all__ = [
     "QueueFull",
     "RabbleError",
     "Removed",
+    "Reply",
     "Request",
     "Runtime",
     "Service",
@@ -121,10 +128,12 @@ __all__ = [
     "Stop",
     "SubscribeDeadLetters",
     "SubscribeNodes",
+    "Tick",
     "Timeout",
     "TimerCancelled",
     "TlsConfig",
     "message",
+    "reply",
     "rouse",
     "spawn_request",
 ]

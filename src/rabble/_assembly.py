@@ -142,6 +142,7 @@ def make_executor(
         strict=mode,
         local_classes=messages.LOCAL_CLASSES,
         seed=seed,
+        asks_max=limits.asks_max,
     )
     SystemMessages(runtime.executor)
     runtime.send = runtime.executor.send

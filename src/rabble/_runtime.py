@@ -431,6 +431,7 @@ class LocalRuntime:
             "inbox_depth": status.inbox_depth,
             "timers": status.timers,
             "calls_waiting": len(self.calls),
+            "asks_waiting": self.calls.requests.asks_waiting,
             "uptime_s": status.uptime_s,
             **({} if self.cluster is None else self.cluster.gauges()),
         }

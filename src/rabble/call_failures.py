@@ -18,7 +18,7 @@ from rabble.errors import (
 )
 from rabble.messages import Bounced, DeadLetter, DeadLetterReason
 
-__all__ = ["call_failure", "end_failure", "node_failure"]
+__all__ = ["asks_full", "call_failure", "end_failure", "node_failure"]
 
 E = TypeVar("E", bound=RabbleError)
 
@@ -117,6 +117,12 @@ def node_failure(to: Pid, holder: Pid, why: str) -> RabbleError:
     if holder != to:
         text += f" ({to} had passed the request on)"
     return made(NotConnected(text), holder, holder.node, why)
+
+
+def asks_full(to: Pid, waiting: int) -> RabbleError:
+    """The error of an `Ask` that was not sent, since so many wait for their ends."""
+    text = f"{waiting} requests of processes wait already, which is Limits.asks_max"
+    return made(QueueFull(text), to, to.node, "")
 
 
 def crashed(pid: Pid, node: NodeId, detail: str, crash: int) -> RabbleError:

@@ -10,7 +10,7 @@ from rabble._core.calls import CallTable
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.messages import CallFailed
 from rabble.call_failures import call_failure, end_failure, node_failure
-from rabble.errors import CallTimeout, NodeStopped, QueueFull
+from rabble.errors import CallTimeout, NodeStopped, QueueFull, RabbleError
 from rabble.messages import Bounced, DeadLetter
 from rabble.timeouts import checked_timeout
 
@@ -161,7 +161,7 @@ class Calls(CallTable):
             f"{waiting} calls wait for their replies already; Limits.calls_max is {self._calls_max}"
         )
 
-    def failure_of(self, to: Pid, msg: DeadLetter | Bounced | CallFailed) -> Exception:
+    def failure_of(self, to: Pid, msg: DeadLetter | Bounced | CallFailed) -> RabbleError:
         """How a call ends of which the runtime says that no reply comes."""
         if isinstance(msg, CallFailed):
             return end_failure(to, msg)

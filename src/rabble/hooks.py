@@ -8,9 +8,12 @@ from typing import NoReturn
 from rabble._core.connection import Connection
 from rabble._core.envelope import Envelope
 from rabble._core.ids import Pid
+from rabble._core.messages import CallFailed
 from rabble._runtime import LocalRuntime
+from rabble.call_failures import asks_full
 from rabble.cluster.decide.refusal import RefusalCode, ended
-from rabble.messages import Metrics
+from rabble.errors import RabbleError
+from rabble.messages import Bounced, DeadLetter, Metrics
 from rabble.texts import TEXT_CHARS_MAX, text_of
 
 __all__ = ["Hooks"]
@@ -54,6 +57,18 @@ class Hooks:
     def disconnected(self, connection: Connection) -> None:
         """Another node can be reached no longer."""
         self._runtime.calls.disconnected(connection.session.peer, self.why_ended(connection))
+
+    def ask_failure(self, to: Pid, msg: DeadLetter | Bounced | CallFailed) -> RabbleError:
+        """Why no answer to a process's request comes: as for a call."""
+        return self._runtime.calls.failure_of(to, msg)
+
+    def ask_timeout(self, to: Pid, number: int, timeout_ms: float) -> RabbleError:
+        """The same of one for which none came in time."""
+        return self._runtime.calls.timeout_of(number, to, timeout_ms / 1_000)
+
+    def asks_full(self, to: Pid, waiting: int) -> RabbleError:
+        """The same of one that was not sent, as so many wait."""
+        return asks_full(to, waiting)
 
     def metrics(self) -> Metrics:
         """A process asks for them."""

@@ -54,6 +54,9 @@ class Limits:
     service_inbox_envelopes_max: int = bounded(1_048_576, 1, COUNT_MAX)
     #: Calls of `Node.call` and `Node.call_async` that wait for their reply. Beyond it: `QueueFull`.
     calls_max: int = bounded(65_536, 1, COUNT_MAX)
+    #: Requests of processes and services (`Ask`) that wait for their ends. Beyond it an `Ask` ends
+    #: by `Failed` with `QueueFull`.
+    asks_max: int = bounded(1_048_576, 1, COUNT_MAX)
     #: Names that a node exports, to be spawned by others. Beyond it `export` raises `ValueError`.
     exports_max: int = bounded(1_024, 1, COUNT_MAX)
     #: Bytes of one encoded message.

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from rabble._core.ids import NodeId
 from rabble._core.messages import (
+    Ask,
     Bounced,
     CancelTimer,
     DeadLetter,
@@ -18,11 +19,13 @@ from rabble._core.messages import (
     Demonitor,
     Down,
     DownReason,
+    Failed,
     GetMetrics,
     Lost,
     Monitor,
     NodeDown,
     NodeUp,
+    Reply,
     Shutdown,
     Spawn,
     SpawnFailed,
@@ -30,11 +33,13 @@ from rabble._core.messages import (
     Stop,
     SubscribeDeadLetters,
     SubscribeNodes,
+    Tick,
     Timeout,
     TimerCancelled,
 )
 
 __all__ = [
+    "Ask",
     "BanStatus",
     "Bounced",
     "CancelTimer",
@@ -45,6 +50,7 @@ __all__ = [
     "Down",
     "DownReason",
     "ExecutorStatus",
+    "Failed",
     "GetMetrics",
     "Lost",
     "Metrics",
@@ -54,6 +60,7 @@ __all__ = [
     "NodeUp",
     "PeerStatus",
     "Removed",
+    "Reply",
     "Shutdown",
     "Spawn",
     "SpawnFailed",
@@ -61,6 +68,7 @@ __all__ = [
     "Stop",
     "SubscribeDeadLetters",
     "SubscribeNodes",
+    "Tick",
     "TimerCancelled",
     "Timeout",
 ]

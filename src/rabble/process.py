@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Generic, Protocol
 
+from rabble._core.dispatch import executor_of
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
 
@@ -115,10 +116,14 @@ class Process(Generic[Message]):
         """The node it runs on."""
         return self._attached().pid.node
 
-    @property
-    def executor(self) -> Pid:
-        """The pid that control messages go to."""
-        return self._attached().executor
+    if TYPE_CHECKING:
+
+        @property
+        def executor(self) -> Pid: ...
+
+    else:
+        # Asked for with each control message, so nothing of it is Python.
+        executor = property(executor_of, doc="The pid that control messages go to.")
 
     @property
     def now(self) -> float:

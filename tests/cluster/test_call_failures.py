@@ -6,6 +6,7 @@ import asyncio
 import copy
 import dataclasses
 import pickle
+import queue
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,11 +15,13 @@ import pytest
 
 import rabble
 from rabble import (
+    Ask,
     CallTimeout,
     CorrelationId,
     DecodeError,
     EncodeError,
     Envelope,
+    Failed,
     MessageRegistry,
     Node,
     NoProcess,
@@ -28,6 +31,7 @@ from rabble import (
     Process,
     ProcessCrashed,
     QueueFull,
+    Reply,
     StartTimer,
     Stop,
     Timeout,
@@ -146,7 +150,7 @@ def three() -> Iterator[dict[str, Node]]:
         yield {"a": a, "near": a, "b": b, "far": b, "c": c}
 
 
-Ask = Callable[[Node, Pid, Any, float], Any]
+Way = Callable[[Node, Pid, Any, float], Any]
 
 
 def by_thread(node: Node, pid: Pid, msg: Any, timeout: float = LONG_S) -> Any:
@@ -157,11 +161,37 @@ def by_asyncio(node: Node, pid: Pid, msg: Any, timeout: float = LONG_S) -> Any:
     return asyncio.run(node.call_async(pid, msg, timeout))
 
 
-ways = pytest.mark.parametrize("ask", [by_thread, by_asyncio])
+class Asks(Process):
+    """Asks once, and says how that ended."""
+
+    def __init__(self, pid: Pid, msg: Any, timeout: float, ended: queue.SimpleQueue[Any]) -> None:
+        self.ask = Ask(pid, msg, timeout * 1_000, self)
+        self.ended = ended
+
+    def init(self) -> Output:
+        return Envelope(self.executor, self.ask)
+
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
+        assert msg.tag is self and sender == self.executor and correlation_id is None
+        self.ended.put(msg)
+        return Envelope(self.executor, Stop(self.pid))
+
+
+def by_process(node: Node, pid: Pid, msg: Any, timeout: float = LONG_S) -> Any:
+    ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    node.spawn(Asks(pid, msg, timeout, ended), f"asks-{next(numbers)}")
+    end = ended.get(timeout=LONG_S + PATIENCE_S)
+    if isinstance(end, Failed):
+        raise end.reason
+    assert isinstance(end, Reply)
+    return end.value
+
+
+ways = pytest.mark.parametrize("ask", [by_thread, by_asyncio, by_process])
 places = pytest.mark.parametrize("where", ["near", "far"])
 
 
-def failure(ask: Ask, three: dict[str, Node], pid: Pid, msg: Any) -> rabble.RabbleError:
+def failure(ask: Way, three: dict[str, Node], pid: Pid, msg: Any) -> rabble.RabbleError:
     """How the call ends: long before its time is over, and the same as a copy of it."""
     start = time.monotonic()
     with pytest.raises(rabble.RabbleError) as raised:
@@ -194,7 +224,7 @@ CRASHES = {
 @places
 @pytest.mark.parametrize("what", CRASHES)
 def test_a_crash_says_what_was_raised_and_where(
-    three: dict[str, Node], ask: Ask, where: str, what: str, caplog: pytest.LogCaptureFixture
+    three: dict[str, Node], ask: Way, where: str, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = three[where]
     pid = odd(node)
@@ -213,7 +243,7 @@ def test_a_crash_says_what_was_raised_and_where(
 @places
 @pytest.mark.parametrize("what", ["stop", "stop later"])
 def test_an_orderly_end_without_an_answer_says_so(
-    three: dict[str, Node], ask: Ask, where: str, what: str
+    three: dict[str, Node], ask: Way, where: str, what: str
 ) -> None:
     pid = odd(three[where])
     error = failure(ask, three, pid, what)
@@ -231,7 +261,7 @@ def test_an_orderly_end_without_an_answer_says_so(
     ],
 )
 def test_a_reply_that_cannot_be_encoded_says_why(
-    three: dict[str, Node], ask: Ask, what: str, said: str
+    three: dict[str, Node], ask: Way, what: str, said: str
 ) -> None:
     pid = odd(three["far"])
     error = failure(ask, three, pid, what)
@@ -243,7 +273,7 @@ def test_a_reply_that_cannot_be_encoded_says_why(
 
 
 @ways
-def test_a_reply_that_cannot_be_encoded_says_why_in_strict_mode_too(ask: Ask) -> None:
+def test_a_reply_that_cannot_be_encoded_says_why_in_strict_mode_too(ask: Way) -> None:
     with rabble.rouse("s@h:1", strict=True) as node:
         pid = node.spawn(Odd(), "odd")
         error = failure(ask, {"a": node}, pid, "lambda")
@@ -255,7 +285,7 @@ def test_a_reply_that_cannot_be_encoded_says_why_in_strict_mode_too(ask: Ask) ->
 
 
 @ways
-def test_a_reply_that_this_node_cannot_build_says_why(three: dict[str, Node], ask: Ask) -> None:
+def test_a_reply_that_this_node_cannot_build_says_why(three: dict[str, Node], ask: Way) -> None:
     pid = odd(three["far"])
     error = failure(ask, three, pid, "theirs")
     assert isinstance(error, DecodeError) and "failures.Theirs" in str(error)
@@ -264,7 +294,7 @@ def test_a_reply_that_this_node_cannot_build_says_why(three: dict[str, Node], as
 
 
 @ways
-def test_a_request_that_cannot_travel_says_why(three: dict[str, Node], ask: Ask) -> None:
+def test_a_request_that_cannot_travel_says_why(three: dict[str, Node], ask: Way) -> None:
     error = failure(ask, three, odd(three["far"]), lambda: 1)
     assert isinstance(error, EncodeError) and "function cannot be in a message" in str(error)
     assert str(error).startswith("the message for odd-")
@@ -272,7 +302,7 @@ def test_a_request_that_cannot_travel_says_why(three: dict[str, Node], ask: Ask)
 
 @ways
 def test_a_request_that_the_other_node_cannot_build_says_why(
-    three: dict[str, Node], ask: Ask
+    three: dict[str, Node], ask: Way
 ) -> None:
     pid = odd(three["c"])
     with pytest.raises(DecodeError, match=r"cannot be decoded by c@.*failures\.Theirs") as raised:
@@ -282,7 +312,7 @@ def test_a_request_that_the_other_node_cannot_build_says_why(
 
 @ways
 @places
-def test_a_full_mailbox_says_so(three: dict[str, Node], ask: Ask, where: str) -> None:
+def test_a_full_mailbox_says_so(three: dict[str, Node], ask: Way, where: str) -> None:
     class Endless(Process):
         """There is always one of its own before any other."""
 
@@ -305,7 +335,7 @@ def test_a_full_mailbox_says_so(three: dict[str, Node], ask: Ask, where: str) ->
 @ways
 @places
 def test_an_answer_that_was_sent_before_the_end_wins(
-    three: dict[str, Node], ask: Ask, where: str
+    three: dict[str, Node], ask: Way, where: str
 ) -> None:
     assert ask(three["a"], odd(three[where]), "answer and crash", LONG_S) == "answered"
 
@@ -313,7 +343,7 @@ def test_an_answer_that_was_sent_before_the_end_wins(
 @ways
 @places
 def test_a_request_is_that_of_the_life_that_took_it(
-    three: dict[str, Node], ask: Ask, where: str
+    three: dict[str, Node], ask: Way, where: str
 ) -> None:
     """The next life of that name answers what was sent to it, whatever became of the one before."""
     node = three[where]
@@ -326,7 +356,7 @@ def test_a_request_is_that_of_the_life_that_took_it(
 @ways
 @pytest.mark.parametrize(("via", "to"), ["aa", "ab", "ba", "bb", "bc"])
 def test_who_has_it_now_is_who_matters_and_not_who_passed_it_on(
-    three: dict[str, Node], ask: Ask, via: str, to: str
+    three: dict[str, Node], ask: Way, via: str, to: str
 ) -> None:
     last = odd(three[to])
     error = failure(ask, three, odd(three[via], last), "pass on")
@@ -340,7 +370,7 @@ def test_who_has_it_now_is_who_matters_and_not_who_passed_it_on(
 @ways
 @pytest.mark.parametrize(("via", "to"), ["aa", "ab", "ba", "bc"])
 def test_a_request_that_was_passed_on_to_nobody_says_so(
-    three: dict[str, Node], ask: Ask, via: str, to: str
+    three: dict[str, Node], ask: Way, via: str, to: str
 ) -> None:
     nobody = three[to].pid("nobody")
     error = failure(ask, three, odd(three[via], nobody), "pass on")
@@ -349,7 +379,7 @@ def test_a_request_that_was_passed_on_to_nobody_says_so(
 
 @ways
 def test_a_request_that_cannot_be_passed_on_names_who_passed_it_on(
-    three: dict[str, Node], ask: Ask
+    three: dict[str, Node], ask: Way
 ) -> None:
     a, b = three["a"], three["b"]
     offline = Pid("nobody", rabble.NodeId("offline", "127.0.0.1:1"))
@@ -383,7 +413,7 @@ def test_an_answer_without_the_correlation_id_is_mentioned(
 @ways
 @pytest.mark.parametrize("passed_on", [False, True])
 def test_the_end_of_the_node_that_has_it_ends_it(
-    three: dict[str, Node], ask: Ask, passed_on: bool
+    three: dict[str, Node], ask: Way, passed_on: bool
 ) -> None:
     """Also if it was sent to another node, which is there and has passed it on."""
     with rouse("d") as d:
@@ -404,7 +434,7 @@ def test_the_end_of_the_node_that_has_it_ends_it(
 
 @ways
 @places
-def test_whoever_calls_takes_no_calls(three: dict[str, Node], ask: Ask, where: str) -> None:
+def test_whoever_calls_takes_no_calls(three: dict[str, Node], ask: Way, where: str) -> None:
     """And the number of another node's call is none of this one's."""
     pid = three[where].pid("calls", "rabble")
     error = failure(ask, three, pid, "echo?")

@@ -22,6 +22,7 @@ from rabble import (
     SpawnFailed,
     StartTimer,
     Stop,
+    Tick,
     Timeout,
     TimerCancelled,
 )
@@ -41,6 +42,8 @@ numbers = st.integers(1, TIMERS_MAX)
 # Such that timers meet each other, the clock's steps, and the ends of the wheel's levels. (One of 0
 # that is started just at a tick may fire in it or in the next one.)
 delays = st.sampled_from([1, 1, 2, 3, 5, 8, 255, 256, 257, 65_535, 65_536, 70_000])
+# Of timers that repeat: of parts of a tick, too.
+periods = st.sampled_from([1, 1.5, 2, 2.25, 3, 5, 255.75, 256, 65_536])
 # One action of a process: a letter to somebody, or something asked of the executor.
 actions = st.one_of(
     st.tuples(st.sampled_from(["say", "say badly"]), names),
@@ -48,7 +51,8 @@ actions = st.one_of(
     # output is put into it depends on what was delivered before.
     st.tuples(st.just("say often"), names, st.sampled_from([2, 3, 100, 255, 256, 257, 300, 1_000])),
     st.tuples(st.sampled_from(["stop", "monitor", "demonitor", "spawn"]), names),
-    st.tuples(st.just("timer"), numbers, delays),
+    st.tuples(st.sampled_from(["timer", "alarm"]), numbers, delays),
+    st.tuples(st.just("every"), numbers, periods),
     st.tuples(st.just("cancel"), numbers, st.booleans()),
 )
 # What a process does on its n-th message: some actions, in one of the shapes that receive may
@@ -63,7 +67,8 @@ kick_offs = st.lists(
         st.tuples(st.sampled_from(["say", "stop", "spawn", "say badly"]), names),
         st.tuples(st.sampled_from(["spawn and stop", "spawn and say"]), names),
         # On behalf of a process, as a service may.
-        st.tuples(st.just("timer"), names, numbers, delays),
+        st.tuples(st.sampled_from(["timer", "alarm"]), names, numbers, delays),
+        st.tuples(st.just("every"), names, numbers, periods),
         st.tuples(st.just("wait"), st.sampled_from([1, 400_000, 999_999, 1_000_000])),
         st.tuples(st.just("wait"), delays.map(lambda ms: ms * 1_000_000)),
     ),
@@ -82,6 +87,8 @@ class Scripted(Process):
 
     def receive(self, msg: Any, sender: Pid | None, correlation_id: object) -> Any:
         about: Any = getattr(msg, "correlation_id", None)
+        if msg == "ring":
+            assert isinstance(correlation_id, CorrelationId) and correlation_id.pid == self.pid
         if isinstance(msg, Down):
             msg = ("down", msg.pid.name, msg.reason.kind)
         elif isinstance(msg, SpawnFailed):
@@ -89,6 +96,9 @@ class Scripted(Process):
         elif isinstance(msg, Timeout):
             assert about == correlation_id and about.pid == self.pid
             msg = ("timeout", about.request)
+        elif isinstance(msg, Tick):
+            assert msg.key == correlation_id and msg.key.pid == self.pid
+            msg = ("tick", msg.key.request, msg.msg, msg.missed)
         elif isinstance(msg, TimerCancelled):
             assert about == correlation_id and about.pid == self.pid
             msg = ("cancelled", about.request, msg.was_active)
@@ -185,6 +195,8 @@ class Model:
             return Spawn(self.process(about), about, mailbox_max=self.limits[about])
         if what == "timer":
             return StartTimer(CorrelationId(owner, None, about), how)
+        if what in ("alarm", "every"):
+            return StartTimer(CorrelationId(owner, None, about), how, "ring", what == "every")
         if what == "cancel":
             return CancelTimer(CorrelationId(owner, None, about), acknowledge=how)
         return {"stop": Stop, "monitor": Monitor, "demonitor": Demonitor}[what](Pid(about, BARE))
@@ -203,8 +215,8 @@ class Model:
         if what == "wait":
             self.clock.ns += about
             reference.now_ns = self.clock.ns - self.begin_ns
-        elif what == "timer":
-            owner, message = Pid(about, BARE), ("timer", *how)
+        elif what in ("timer", "alarm", "every"):
+            owner, message = Pid(about, BARE), (what, *how)
             self.executor.send(self.executor.pid, self.control(owner, *message), sender=owner)
             reference.inbox.append(("executor", message, about))
         if what.startswith("spawn"):

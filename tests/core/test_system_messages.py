@@ -61,7 +61,7 @@ def stop_for(reason: object) -> Stop:
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "what is no control message": (
         lambda: "a text",
-        "TypeError: the executor was sent a str; it understands CancelTimer, Demonitor, "
+        "TypeError: the executor was sent a str; it understands Ask, CancelTimer, Demonitor, "
         "GetMetrics, Monitor, Spawn, StartTimer, Stop, Sub",
     ),
     "a Timer of the wheel": (

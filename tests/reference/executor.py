@@ -41,6 +41,10 @@ class ReferenceTimer:
     number: int
     due_ns: int
     has_fired: bool = False
+    #: What it brings instead of a timeout.
+    brings: Any = None
+    #: Between two firings; 0: it fires once.
+    period_ns: int = 0
 
 
 class ReferenceExecutor:
@@ -191,7 +195,15 @@ class ReferenceExecutor:
             self.due_queued -= 1
             if about in self.timers:
                 self.timers.remove(about)
-                self.give(about.owner, ("timeout", about.number), "executor")
+                message = about.brings or ("timeout", about.number)
+                if about.period_ns:
+                    # How many more than this one are due, by the times since the start.
+                    missed = (self.now_ns - about.due_ns) // about.period_ns
+                    about.due_ns += (missed + 1) * about.period_ns
+                    about.has_fired = False
+                    self.timers.append(about)
+                    message = ("tick", about.number, about.brings, missed)
+                self.give(about.owner, message, "executor")
         elif what == "stop":
             if about in self.lives:
                 self.remove(self.lives[about], "stopped")
@@ -209,9 +221,15 @@ class ReferenceExecutor:
         elif what == "demonitor":
             if asker.name in self.watchers.get(about, []):
                 self.watchers[about].remove(asker.name)
-        elif what == "timer":
+        elif what in ("timer", "alarm", "every"):
             self.cancel(asker, about)
-            self.timers.append(ReferenceTimer(asker, about, self.now_ns + message[2] * TICK_NS))
+            delay_ns = round(message[2] * TICK_NS)
+            timer = ReferenceTimer(asker, about, self.now_ns + delay_ns)
+            if what != "timer":
+                timer.brings = "ring"
+            if what == "every":
+                timer.period_ns = delay_ns
+            self.timers.append(timer)
         elif what == "cancel":
             was_active = self.cancel(asker, about)
             if message[2]:

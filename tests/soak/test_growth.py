@@ -19,6 +19,7 @@ import pytest
 
 import rabble
 from rabble import (
+    Ask,
     CancelTimer,
     CorrelationId,
     Demonitor,
@@ -39,6 +40,7 @@ from tests.support import (
     TINY,
     Echo,
     HandClock,
+    Witness,
     bare_executor,
     subscribe_dead_letters,
 )
@@ -145,6 +147,23 @@ class Controlling(Process):
         ]
 
 
+class Asking(Process):
+    """Asks one that answers, one that does not, nobody, and a child that ends; and has a beat."""
+
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: Any) -> Any:
+        if not isinstance(msg, int):
+            return None
+        child = Pid(f"child of {self.pid.name}", BARE)
+        asked = (Pid("echo", BARE), Pid("sink", BARE), Pid("nobody", BARE), child)
+        return [
+            Envelope(self.executor, Spawn(Sink(), child.name)),
+            *(Envelope(self.executor, Ask(to, msg, 1, [msg])) for to in asked),
+            Envelope(self.executor, StartTimer(("beat", msg % 3), 1, [msg], repeat=True)),
+            Envelope(self.executor, Stop(child)),
+            Envelope(self.pid, msg + 1),
+        ]
+
+
 class Crashing(Process):
     """Each life has one message."""
 
@@ -166,16 +185,11 @@ class Sink(Process):
         return None
 
 
-class Crowd:
+class Crowd(Witness):
     """Takes what the executor reports, and keeps nothing."""
 
     def crashed(self, pid: Pid | None, error: BaseException) -> None:
         pass
-
-    unencodable = crashed
-
-    def quiet(self) -> bool:
-        return True
 
 
 SHAPES: dict[str, tuple[type[Process], int]] = {
@@ -187,6 +201,7 @@ SHAPES: dict[str, tuple[type[Process], int]] = {
     "losing": (Losing, 10),
     "controlling": (Controlling, 10),
     "crashing": (Spawning, 3),
+    "asking": (Asking, 10),
 }
 sizes = pytest.mark.parametrize(
     "share", [pytest.param(0.005, id="quick"), pytest.param(1.0, id="long", marks=pytest.mark.soak)]
@@ -196,12 +211,13 @@ sizes = pytest.mark.parametrize(
 @sizes
 @pytest.mark.parametrize("shape", SHAPES)
 def test_envelopes_leave_nothing_behind(shape: str, share: float) -> None:
-    if TINY and shape == "controlling":
+    if TINY and shape in ("controlling", "asking"):
         pytest.skip("of timers that are due its queue has one at a time, and more are started")
     process_class, millions = SHAPES[shape]
     count = int(millions * 1_000_000 * share)
-    with bare_executor(clock := HandClock(), Crowd()) as executor:  # type: ignore[arg-type]
+    with bare_executor(clock := HandClock(), Crowd()) as executor:
         executor.spawn(Sink(), "sink")
+        executor.spawn(Echo(), "echo")
         subscribe_dead_letters(executor, executor.spawn(Sink(), "undertaker"))
         for n in range(10):
             executor.send(executor.spawn(process_class(), f"p{n}"), n)

@@ -2,14 +2,15 @@
 
 Its modules, in order: each refers to those before it only, which a test holds by reading this.
 
-    values:   capacities errors failure texts tracebacks ids envelope messages
+    values:   capacities errors failure texts tracebacks ids envelope ask messages
     local:    queue inbox timers pid_slots dispatch timeouts backlog
     bytes:    byteorder buffer_writer buffer_reader
     codec:    checks plan values fields collisions encoder decoder codec
     wire:     frame byte_queue gather bulk_pairs fragments frame_encoder frame_decoder session
     sockets:  linux mac record transport receive connection keep_alive poller
     lives:    routes notices requests monitors lives
-    running:  interrupts hooks dead_letters admission idle executor distribution system_messages
+    running:  interrupts hooks dead_letters admission idle executor
+    handling: asks distribution system_messages
     asking:   calls
     tests:    debug
 """

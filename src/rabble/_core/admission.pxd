@@ -28,6 +28,7 @@ cdef class Admission:
     cdef int admit(self, Envelope envelope) except -1
     cdef int take_item(self, Entry entry, object item, int owners, list fresh) except -1
     cdef object checked(self, Envelope envelope)
+    cdef Envelope checked_ask(self, Envelope envelope)
 
 # Queue what `receive` returned: one envelope, or an iterable of them. If it fails, what it has
 # queued by then is the caller's to take back. (A function, so that it can be called with its

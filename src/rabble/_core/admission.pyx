@@ -7,10 +7,11 @@ All of it belongs to the executor's thread.
 cimport cython
 from cpython.object cimport PyObject
 
+from rabble._core.ask cimport Ask
 from rabble._core.dispatch cimport Entry
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.failure cimport owned, what_failed
-from rabble._core.ids cimport same_pid
+from rabble._core.ids cimport Pid, same_pid
 from rabble._core.inbox cimport Inbox
 from rabble._core.notices cimport Undelivered
 from rabble._core.texts cimport bounded_repr, failure_text, must_pass, type_name
@@ -101,9 +102,12 @@ cdef class Admission:
         """
         cdef PyObject* copied
         cdef Undelivered letter
+        if self.strict is None:
+            return envelope
+        if type(envelope.msg) is Ask and same_pid(envelope.to, self.pid):
+            return self.checked_ask(envelope)
         if (
-            self.strict is None
-            or <size_t>RABBLE_TYPE(envelope.msg) in self.local_classes
+            <size_t>RABBLE_TYPE(envelope.msg) in self.local_classes
             or same_pid(envelope.to, self.pid)
         ):
             return envelope
@@ -120,6 +124,22 @@ cdef class Admission:
         letter.reason = DeadLetterReason.UNENCODABLE
         letter.detail = failure_text(error)
         return letter
+
+    cdef Envelope checked_ask(self, Envelope envelope):
+        """The same of the request that an `Ask` stands for; the `Undelivered` is its message then.
+        """
+        cdef Ask ask = <Ask>envelope.msg
+        cdef object msg
+        if type(ask.to) is not Pid:
+            # Which is found in its turn.
+            return envelope
+        msg = self.checked(new_envelope(<Pid>ask.to, ask.msg, envelope.sender, None))
+        if type(msg) is Envelope:
+            msg = (<Envelope>msg).msg
+        return new_envelope(
+            envelope.to, Ask(ask.to, msg, ask.timeout_ms, ask.tag), envelope.sender,
+            envelope.correlation_id,
+        )
 
     cdef int admit(self, Envelope envelope) except -1:
         """Queue an envelope if its receiver's mailbox has room for it."""

@@ -394,7 +394,6 @@ cdef class CallTable:
     cdef dict waiting                       # number -> weak reference to what is to be ended
     cdef Py_ssize_t calls_max
     cdef Py_ssize_t sweep_at                # how many may wait before the table is swept
-    cdef long long numbers                  # given so far
     cdef LoopReplies recent                 # of the loop that called last
     cdef dict loops                         # loop -> its LoopReplies
 
@@ -413,8 +412,7 @@ cdef class CallTable:
 
     def next_number(self):
         """A number that no call has had."""
-        self.numbers += 1
-        return self.numbers
+        return self.requests.next_number()
 
     cdef object add(self, object reply):
         """Number a call that begins."""
@@ -422,8 +420,7 @@ cdef class CallTable:
             self.sweep()
             if len(self.waiting) >= self.calls_max:
                 self.full(len(self.waiting))
-        self.numbers += 1
-        number = self.numbers
+        number = self.requests.next_number()
         self.waiting[number] = PyWeakref_NewRef(reply, NULL)
         return number
 
@@ -518,7 +515,7 @@ cdef class CallTable:
             found = PyDict_GetItem(self.waiting, cid.request)
         if found is NULL:
             self.late_replies += 1
-            if cid is None and self.waiting:
+            if cid is None and (self.waiting or self.requests.asks_waiting):
                 self.note_stray(envelope.sender)
             return
         reply = rabble_referent(<object>found)

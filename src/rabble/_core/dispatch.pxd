@@ -28,6 +28,12 @@ cdef class Scene:
     cdef int64_t batch_ns          # when the executor's current batch began
     cdef str seed                  # of the processes' random sources
 
+cdef class Rare:
+    # What few lives have, made when it is first needed: so that the others have no room for it.
+    cdef object random_source      # made when first asked for
+    cdef PyObject* asks            # the newest Asked whose end it waits for, borrowed; or NULL
+    cdef PyObject* held            # the newest Asked whose request it has, borrowed; or NULL
+
 cdef class Entry:
     # One life of a process or service: its successor under the same name has another entry.
     cdef readonly Pid pid
@@ -37,7 +43,7 @@ cdef class Entry:
     cdef dict monitored_by         # pid that monitors it -> True, or a peer's reference; or None
     cdef PidSet monitoring         # pids that this one monitors; None while there are none
     cdef dict timers               # correlation id -> running Timer; None while there are none
-    cdef object random_source      # made when first asked for
+    cdef Rare rare                 # None: it has nothing of that
     cdef MailboxLimit limit        # None: no limit
     cdef readonly uint64_t life            # number of this spawn, unique in the node's incarnation
     cdef readonly int64_t delivered        # envelopes given to it
@@ -46,6 +52,9 @@ cdef class Entry:
     cdef unsigned char untracked   # the garbage collector was told to leave `target` out
     cdef unsigned char unstarted   # `init` is still to be called
     cdef unsigned char subscribed  # Subscription
+
+# What is rare of an entry, made if it has none.
+cdef Rare rare_of(Entry entry)
 
 cdef class DispatchTable:
     cdef PidSlots entries          # Entry each

@@ -14,7 +14,7 @@ from rabble._core.pid_slots cimport (
     PidSlots, begin_slots, drop_slots, put_item, remove_item, sort_taken, sorted_items, take_slots,
 )
 
-__all__ = ["DispatchTable", "Entry", "MailboxLimit", "Scene"]
+__all__ = ["DispatchTable", "Entry", "MailboxLimit", "Scene", "executor_of"]
 
 # Epochs are unique in the whole process, so that a pid cannot take one table's for another's.
 # Guarded by the GIL; 0 is never one.
@@ -57,6 +57,18 @@ cdef class Scene:
 
 @cython.final
 @cython.no_gc
+cdef class Rare:
+    """What few lives have. Its entry alone refers to it, and lets go of it when it ends."""
+
+
+cdef Rare rare_of(Entry entry):
+    if entry.rare is None:
+        entry.rare = Rare.__new__(Rare)
+    return entry.rare
+
+
+@cython.final
+@cython.no_gc
 cdef class Entry:
     """What the executor keeps of one life of a process, and what a process sees as its runtime.
 
@@ -82,9 +94,10 @@ cdef class Entry:
     @property
     def random(self):
         """This life's own `random.Random`, seeded from the node's seed, its pid and its number."""
-        if self.random_source is None:
-            self.random_source = self.runtime.new_random(self.pid, self.life)
-        return self.random_source
+        cdef Rare rare = rare_of(self)
+        if rare.random_source is None:
+            rare.random_source = self.runtime.new_random(self.pid, self.life)
+        return rare.random_source
 
     @property
     def queued(self):
@@ -98,6 +111,14 @@ cdef class Entry:
 
     def __repr__(self):
         return f"<Entry {self.pid} delivered={self.delivered}>"
+
+
+def executor_of(process):
+    """`Process.executor`."""
+    runtime = getattr(process, "_runtime", None)
+    if type(runtime) is Entry and type((<Entry>runtime).runtime) is Scene:
+        return (<Scene>(<Entry>runtime).runtime).pid
+    return process._attached().executor
 
 
 cdef PyObject* pid_of(PyObject* entry) noexcept:

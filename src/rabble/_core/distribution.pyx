@@ -7,6 +7,7 @@ thread, and runs between two deliveries.
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
+from rabble._core.asks cimport end_asks_of
 from rabble._core.dispatch cimport CALLBACK, Entry
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.executor cimport Executor
@@ -97,6 +98,7 @@ cdef int end_connection(Executor executor, Connection connection) except -1:
             entry = executor.monitors.forget_remote(<Pid>monitoring, <Pid>monitored)
             if entry is not None:
                 executor.notifier.notify(entry, down)
+    end_asks_of(executor, node, why)
     down = NodeDown(node, connection.session.incarnation, why)
     executor.notifier.notify_all(executor.node_subscribers, down)
     executor.hooks.target.disconnected(connection)

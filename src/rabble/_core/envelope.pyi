@@ -2,7 +2,7 @@ from typing import Any, final
 
 from rabble._core.ids import CorrelationId, Pid
 
-__all__ = ["Envelope"]
+__all__ = ["Envelope", "reply"]
 
 @final
 class Envelope:
@@ -26,3 +26,5 @@ class Envelope:
     def __eq__(self, other: object, /) -> bool: ...
     def __copy__(self) -> Envelope: ...
     def __deepcopy__(self, memo: dict[int, object]) -> Envelope: ...
+
+def reply(msg: object, sender: Pid | None, correlation_id: CorrelationId | None) -> Envelope: ...

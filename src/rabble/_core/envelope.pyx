@@ -26,7 +26,7 @@ from cpython.object cimport PyObject
 from rabble._core.ids cimport CorrelationId, NodeId, Pid
 from rabble._core.texts cimport bounded_repr, not_a_correlation_id, not_a_pid
 
-__all__ = ["Envelope"]
+__all__ = ["Envelope", "reply"]
 
 cdef extern from *:
     """
@@ -323,3 +323,17 @@ cdef int sort_arguments(
 
 if not rabble_set_up(Envelope, construct, NOBODY):
     raise ImportError("rabble._core.envelope: the fields of Envelope do not lie where they should")
+
+
+def reply(msg, sender, correlation_id):
+    """The answer to a request: an envelope to who sent it, with the request's correlation id.
+
+    :param msg: what is answered.
+    :param sender: as `receive` was given it. `None`, the sender of what a thread sent without one,
+        is nobody: then the answer becomes a `NO_RECEIVER` dead letter.
+    :param correlation_id: as `receive` was given it. By this an `Ask`, or a call, knows its answer.
+    :raises TypeError: if `sender` or `correlation_id` is of another type.
+
+    From any thread. A process returns the envelope, a service sends it.
+    """
+    return Envelope(sender, msg, None, correlation_id)

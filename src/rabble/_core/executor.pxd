@@ -16,7 +16,7 @@ from rabble._core.monitors cimport Monitors
 from rabble._core.notices cimport Notifier
 from rabble._core.connection cimport Connection
 from rabble._core.queue cimport EnvelopeQueue
-from rabble._core.requests cimport Requests
+from rabble._core.requests cimport Asked, Requests
 from rabble._core.routes cimport Routes
 from rabble._core.timeouts cimport Timeouts
 
@@ -32,6 +32,8 @@ cdef class MessageHandler:
     cdef int handle(self, Envelope envelope) except -1
     # Whether the runtime sends such a message, and no process.
     cdef bint is_own(self, object msg) noexcept
+    # A reply to what a process asked, or why none comes.
+    cdef int end_ask(self, Asked asked, Envelope envelope) except -1
     # A connection has come to its end, which the executor notices between two deliveries.
     cdef int disconnect(self, Connection connection) except -1
 
@@ -51,7 +53,9 @@ cdef class Executor:
     cdef DeadLetters letters               # what was not delivered
     cdef Notifier notifier                 # sends what the runtime has to say
     cdef dict node_subscribers             # Pid -> Entry of those that are sent NodeUp, NodeDown
+    cdef Py_ssize_t asks_max               # how many requests of processes may wait
     cdef MessageHandler system_messages    # handles the control messages
+    cdef Envelope follow_up                # to be delivered in place of the control message; None
     cdef HookCaller hooks                  # told of crashes and what cannot be encoded
     cdef Interrupts interrupts             # end a `receive` that does not return
     cdef Scene scene                       # what its processes may ask: batch, seed, its pid
@@ -92,6 +96,7 @@ cdef class Executor:
 
     # One delivery.
     cdef int deliver(self, Envelope envelope) except -1
+    cdef int deliver_request(self, Envelope envelope) except -1
     cdef int give_to_process(self, Entry entry, Envelope envelope) except -1
     cdef int give_to_target(self, Entry entry, Envelope envelope) except -1
     cdef int give_notice(self, Entry entry, object msg, CorrelationId correlation_id=*) except -1

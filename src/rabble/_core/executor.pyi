@@ -25,6 +25,7 @@ class Executor:
         local_classes: frozenset[type] = frozenset(),
         seed: int = 0,
         clock: Callable[[], int] | None = None,
+        asks_max: int = ...,
     ) -> Executor: ...
     @property
     def node(self) -> NodeId: ...

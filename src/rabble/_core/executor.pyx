@@ -46,7 +46,7 @@ from rabble._core.notices cimport Connected, Discard, Notice, Notifier, Undelive
 from rabble._core.connection cimport Connection
 from rabble._core.poller cimport Poller
 from rabble._core.queue cimport EnvelopeQueue
-from rabble._core.requests cimport Requests
+from rabble._core.requests cimport Asked, Requests
 from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, SENT, Routes
 from rabble._core.texts cimport described, failure_text, not_a_correlation_id, not_a_pid
 from rabble._core.timeouts cimport Timeouts
@@ -63,6 +63,7 @@ cdef enum:
     DRAIN_LOOK_NS = 2_000_000        # between two looks at whether the services are done
     GIL_OFFER_NS = 5_000_000         # CPython's own switch interval
     DRAIN_S_MAX = 31_622_400         # 366 days: what a drain without end is taken for
+    ASKS_MAX = 1_048_576             # the default of `Limits.asks_max`
 
 cdef extern from *:
     """
@@ -108,6 +109,9 @@ cdef class MessageHandler:
     cdef bint is_own(self, object msg) noexcept:
         return False
 
+    cdef int end_ask(self, Asked asked, Envelope envelope) except -1:
+        raise TypeError("this executor was given no handler of what processes ask")
+
     cdef int disconnect(self, Connection connection) except -1:
         raise TypeError("this executor was given no handler of the end of connections")
 
@@ -130,6 +134,7 @@ cdef class Executor:
     :param local_classes: of the messages that strict mode lets pass, as they never leave the node.
     :param seed: of the processes' random sources.
     :param clock: monotonic nanoseconds as an int; `None` takes the kernel's.
+    :param asks_max: how many requests of processes may wait for their ends.
 
     `run` belongs to one thread; all else but `step` is for any.
     """
@@ -146,8 +151,10 @@ cdef class Executor:
         local_classes=frozenset(),
         seed=0,
         clock=None,
+        Py_ssize_t asks_max=ASKS_MAX,
     ):
         self.node = node
+        self.asks_max = asks_max
         self.pid = Pid("executor", node, RESERVED_GROUP)
         self.born_after_forks = forks
         self.clock = clock
@@ -690,6 +697,36 @@ cdef class Executor:
             return self.handle_control(envelope)
         return self.give_to_target(entry, envelope)
 
+    cdef int deliver_request(self, Envelope envelope) except -1:
+        """Deliver the request of an `Ask`, in the turn of the latter.
+
+        So it keeps its place among what its asker sent. It never stood in the queue, so no mailbox
+        counts it; but one that is full takes none.
+        """
+        cdef PyObject* found = self.table.find(envelope.to)
+        cdef Connection connection
+        cdef Entry entry
+        if found is NULL:
+            if same_node(envelope.to.node, self.node):
+                return self.letters.drop(envelope, DeadLetterReason.NO_PROCESS)
+            if self.routes is not None:
+                connection = self.routes.find(envelope.to.node)
+                if connection is not None and self.routes.is_untold(connection):
+                    # It meant a start of the node that is no more.
+                    return self.letters.drop(envelope, DeadLetterReason.NOT_CONNECTED)
+            return self.route(envelope)
+        entry = <Entry>found
+        if entry.kind == EXECUTOR:
+            # Which may be an `Ask` again, and so on: each in its own turn.
+            self.run_queue.append(envelope)
+            return 0
+        self.delivered += 1
+        if entry.kind == PROCESS:
+            if entry.limit is not None and entry.limit.queued >= entry.limit.most:
+                return self.letters.drop(envelope, DeadLetterReason.MAILBOX_FULL)
+            return self.give_to_process(entry, envelope)
+        return self.give_to_target(entry, envelope)
+
     cdef int give_to_process(self, Entry entry, Envelope envelope) except -1:
         cdef PyObject* args[4]
         cdef PyObject* result
@@ -737,6 +774,7 @@ cdef class Executor:
     cdef int give_to_target(self, Entry entry, Envelope envelope) except -1:
         cdef PyObject* result
         cdef PyObject* args[1]
+        cdef Asked asked
         entry.delivered += 1
         if entry.kind == INBOX:
             if envelope.correlation_id is not None:
@@ -750,6 +788,10 @@ cdef class Executor:
                 )
                 self.letters.drop(envelope, reason)
             return 0
+        if envelope.correlation_id is not None and self.requests.asks:
+            asked = self.requests.ask_of(envelope)
+            if asked is not None:
+                return self.system_messages.end_ask(asked, envelope)
         args[0] = <PyObject*>envelope
         result = PyObject_Vectorcall(<PyObject*>entry.target, args, 1, NULL)
         if result is NULL:
@@ -925,7 +967,13 @@ cdef class Executor:
     # Control messages.
 
     cdef int handle_control(self, Envelope envelope) except -1:
+        cdef Envelope request
         cdef int status = (<quiet_control><void*>handle)(self.system_messages, envelope)
+        if self.follow_up is not None:
+            request = self.follow_up
+            self.follow_up = None
+            if status == 0:
+                return self.deliver_request(request)
         if status < 0:
             error = what_failed()
             if type(error) is MemoryError and self.system_messages.is_own(envelope.msg):
@@ -967,6 +1015,7 @@ cdef int take_requests(Executor executor, Requests requests) except -1:
     """The requests of calls, in the one place of those that know of them."""
     requests.executor = executor.pid
     requests.peers_max = executor.monitors.peer_monitors_max
+    requests.asks_max = executor.asks_max
     executor.requests = executor.lives.requests = executor.letters.requests = requests
     return 0
 
@@ -985,7 +1034,7 @@ cdef int note_sent(Executor executor, Envelope envelope) except -1:
         executor.requests.drop(key)
     elif envelope.sender is not None and same_pid(envelope.sender, cid.pid):
         if type(key) is int:
-            if key in executor.requests.holders:
+            if executor.requests.holder_of(key) is not None:
                 executor.requests.passed_on(key, envelope.to)
             return 0
         executor.requests.drop(key)

@@ -281,6 +281,8 @@ cdef class Lives:
             self.subscribe(entry, NODES, False)
         if timers is not None:
             self.timeouts.cancel_all(timers)
+        if entry.rare is not None and entry.rare.asks is not NULL:
+            self.requests.forget_asks(entry, self.timeouts)
         if monitored_by is not None:
             self.monitors.forget_monitored_by(entry.pid, monitored_by)
         if entry.kind == INBOX:
@@ -327,7 +329,13 @@ cdef class Lives:
     cdef void let_go(self, Entry entry) noexcept:
         """Drop what an entry that is in no table any more refers to, its target last."""
         entry.receive = None
-        entry.random_source = None
+        if entry.rare is not None:
+            self.requests.drop_asks(entry)
+            if entry.rare.held is NULL:
+                entry.rare = None
+            else:
+                # It ended without having answered these, which is still to be told.
+                entry.rare.random_source = None
         entry.takes_self = False
         if entry.untracked:
             entry.untracked = False

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, Protocol
 
+from rabble._core.ask import Ask, Reply
 from rabble._core.envelope import Envelope
+from rabble._core.errors import RabbleError
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.texts import bounded_repr
 
 __all__ = [
+    "Ask",
     "Bounced",
     "CallFailed",
     "CancelTimer",
@@ -24,11 +27,13 @@ __all__ = [
     "Demonitor",
     "Down",
     "DownReason",
+    "Failed",
     "GetMetrics",
     "Lost",
     "Monitor",
     "NodeDown",
     "NodeUp",
+    "Reply",
     "Shutdown",
     "Spawn",
     "SpawnFailed",
@@ -36,6 +41,7 @@ __all__ = [
     "Stop",
     "SubscribeDeadLetters",
     "SubscribeNodes",
+    "Tick",
     "Timeout",
     "TimerCancelled",
 ]
@@ -52,21 +58,31 @@ class Receiver(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StartTimer:
-    """Asks for a `Timeout`. A running timer of the same correlation id is replaced."""
+    """Asks for a `Timeout` or, with `msg` or `repeat`, for a message to oneself.
 
-    #: Names the timer; it comes back in the `Timeout`, and as the correlation id of its envelope.
-    correlation_id: CorrelationId
-    #: Milliseconds, 0 to 366 days. The timer never fires early.
+    A running timer of the same key is replaced.
+    """
+
+    #: Names the timer. A `CorrelationId`, which comes back in the `Timeout`, and as the correlation
+    #: id of its envelope; of a timer with `msg` or `repeat` any hashable key but `None`.
+    correlation_id: Hashable
+    #: Milliseconds, 0 to 366 days; to be repeated, 1 ms or more. The timer never fires early.
     delay_ms: int | float
+    #: Delivered instead of the `Timeout`, or as `Tick.msg`; the object itself. `None`: there is
+    #: none.
+    msg: Any = None
+    #: Whether to fire again and again, as a `Tick` each time. The n-th firing is due n times
+    #: `delay_ms` after the start, however late those before it came.
+    repeat: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CancelTimer:
     """Asks that a timer of one's own does not fire."""
 
-    #: Which timer.
-    correlation_id: CorrelationId
-    #: Whether to answer with `TimerCancelled`; after that no `Timeout` of it comes any more.
+    #: Which timer: its key.
+    correlation_id: Hashable
+    #: Whether to answer with `TimerCancelled`; after that nothing of it comes any more.
     acknowledge: bool = False
 
 
@@ -154,6 +170,18 @@ class GetMetrics:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Failed:
+    """No answer to an `Ask` comes."""
+
+    #: The one of the `Ask`.
+    tag: Any
+    #: Why: the error that `Node.call` would raise. `CallTimeout`, `ProcessCrashed` (with the text
+    #: and the number of the crash), `NoProcess`, `QueueFull`, `EncodeError`, `DecodeError`,
+    #: `NotConnected` or `NodeStopped`.
+    reason: RabbleError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Timeout:
     """A timer has fired."""
 
@@ -162,11 +190,24 @@ class Timeout:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class TimerCancelled:
-    """The answer to an acknowledged `CancelTimer`; no `Timeout` of that timer follows."""
+class Tick:
+    """A timer that repeats has fired."""
 
-    #: Which timer.
-    correlation_id: CorrelationId
+    #: Its key: `StartTimer.correlation_id`.
+    key: Any
+    #: The message that `StartTimer` was given, or `None`.
+    msg: Any = None
+    #: How many firings before this one, and after the last, came to nothing: this one stands for
+    #: them, as their time was over before the process had its turn.
+    missed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TimerCancelled:
+    """The answer to an acknowledged `CancelTimer`; nothing of that timer follows."""
+
+    #: Which timer: its key.
+    correlation_id: Any
     #: Whether it was running; if not, it had fired already or was never started.
     was_active: bool
 

@@ -1,6 +1,25 @@
+from cpython.object cimport PyObject
+
 from rabble._core.dispatch cimport Entry
 from rabble._core.envelope cimport Envelope
 from rabble._core.ids cimport CorrelationId, NodeId, Pid
+from rabble._core.timeouts cimport Timeouts
+from rabble._core.timers cimport Timer
+
+cdef class Asked:
+    # The request of an `Ask` that waits for its end. `Requests.asks` owns it.
+    cdef Entry entry                       # the life that asked
+    cdef object number                     # its key in `Requests.asks`
+    cdef Pid to                            # whom it was sent to
+    cdef object tag                        # of the asker's choice; not looked at
+    cdef CorrelationId correlation_id      # of the `Ask` itself, for its end; or None
+    cdef object timeout_ms                 # as the asker gave it
+    cdef Timer timer                       # the end of its time; None once it has ended
+    cdef object holder                     # who has the request: as in `Requests.holders`, or None
+    cdef PyObject* newer                   # of those that the same life waits for, borrowed ...
+    cdef PyObject* older                   # ... the next and the one before; or NULL
+    cdef PyObject* held_newer              # the same of those that the same life has
+    cdef PyObject* held_older
 
 cdef class Unanswered:
     # A life has ended without having answered these.
@@ -11,14 +30,32 @@ cdef class Unanswered:
     cdef unsigned long long crash          # the number of its crash in the log; 0: it did not crash
 
 cdef class Requests:
-    cdef readonly Pid asker                # the pid of this node's threads that call
+    cdef readonly Pid asker                # the pid that this node's requests come from
     cdef dict waiting                      # number -> anything, of this node's calls that wait
+    cdef dict asks                         # number -> Asked, of what its processes wait for
+    cdef Py_ssize_t asks_max               # how many of these there may be
+    cdef long long numbers                 # given so far, to calls and asks
     cdef Pid executor                      # handles `Unanswered`
     cdef Py_ssize_t peers_max              # how many requests of peers are known at once
     # Who has a request: the Entry of this node that took it, or the Pid that it was passed on to.
     cdef dict holders                      # number of a call of this node -> who
     cdef object peers                      # correlation id of a peer's -> who; the oldest first
-    cdef dict held                         # Entry -> its keys in these two, as a dict of None
+    cdef dict held                         # Entry -> its key in these two, or a dict of several
+
+    # The next call or ask.
+    cdef object next_number(self)
+    # An `Ask` whose fields and timer are set begins; it has come to its end, which cannot fail.
+    cdef int begin_ask(self, Asked asked) except -1
+    cdef void end_ask(self, Asked asked, Timeouts timeouts) noexcept
+    cdef void leave(self, Asked asked, Timeouts timeouts) noexcept
+    # All those of a life that ends, in two parts: nobody's code runs before `drop_asks`.
+    cdef void forget_asks(self, Entry entry, Timeouts timeouts) noexcept
+    cdef void drop_asks(self, Entry entry) noexcept
+    # Whose end an envelope to `asker` is, or None.
+    cdef Asked ask_of(self, Envelope envelope)
+    # A life has one; nobody has it any more, as far as is known.
+    cdef int hold(self, Asked asked, Entry entry) except -1
+    cdef void release(self, Asked asked) noexcept
 
     # A life of this node is given an envelope with a correlation id.
     cdef int taken(self, Entry entry, Envelope envelope) except -1

@@ -9,6 +9,8 @@ cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
+from rabble._core.ask cimport Ask
+from rabble._core.asks cimport begin_ask, expire_ask, take_answer
 from rabble._core.dispatch cimport CALLBACK, DEAD_LETTERS, EXECUTOR, NODES, Entry
 from rabble._core.envelope cimport Envelope
 from rabble._core.distribution cimport (
@@ -26,16 +28,18 @@ from rabble._core.ids cimport CorrelationId, Pid, same_node
 from rabble._core.monitors cimport MONITORED, NO_PROCESS, MonitorStatus
 from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
 from rabble._core.connection cimport Connection
-from rabble._core.requests cimport Unanswered
+from rabble._core.requests cimport Asked, Unanswered
 from rabble._core.texts cimport (
     bounded_repr,
     described,
+    given,
     must_pass,
     not_a_correlation_id,
     not_a_pid,
     type_name,
 )
-from rabble._core.timers cimport Timer
+from rabble._core.timeouts cimport Alarm, Timeouts, has_fired
+from rabble._core.timers cimport Timer, delay_ms_of, period_ns_of
 from rabble._core.messages import (
     CancelTimer,
     Demonitor,
@@ -50,15 +54,22 @@ from rabble._core.messages import (
     Stop,
     SubscribeDeadLetters,
     SubscribeNodes,
+    Tick,
     Timeout,
     TimerCancelled,
 )
-from rabble._core.timers import validate_delay_ms
 
 __all__ = ["SystemMessages"]
 
 cdef extern from "Python.h":
     PyObject* PyTuple_GET_ITEM(tuple items, Py_ssize_t place) noexcept
+
+cdef extern from *:
+    """
+    #define RABBLE_IS_UNHASHABLE(key) \
+        (Py_TYPE(key)->tp_hash == NULL || Py_TYPE(key)->tp_hash == PyObject_HashNotImplemented)
+    """
+    bint RABBLE_IS_UNHASHABLE(object key) noexcept
 
 # In the order of `SystemMessages.classes`: first what the runtime sends itself.
 cdef enum Message:
@@ -70,6 +81,7 @@ cdef enum Message:
     NOT_DELIVERED
     NOT_ANSWERED
     CONNECTED
+    ASK
     START_TIMER
     CANCEL_TIMER
     SPAWN
@@ -86,6 +98,7 @@ cdef enum Message:
 ctypedef int (*quiet_add)(
     Executor executor, Pid pid, object process, object mailbox_max
 ) noexcept
+ctypedef int (*quiet_fired)(Timeouts timeouts, Timer timer, int64_t now_ns) noexcept
 
 
 @cython.final
@@ -106,6 +119,7 @@ cdef class SystemMessages(MessageHandler):
             Undelivered,
             Unanswered,
             Connected,
+            Ask,
             StartTimer,
             CancelTimer,
             Spawn,
@@ -137,6 +151,8 @@ cdef class SystemMessages(MessageHandler):
             return tell_unanswered(self.executor, <Unanswered>msg)
         if which == CONNECTED:
             return self.connected(<Connected>msg)
+        if which == ASK:
+            return begin_ask(self.executor, <Ask>msg, envelope, self.asker(envelope))
         if which == START_TIMER:
             return self.start_timer(msg, envelope)
         if which == CANCEL_TIMER:
@@ -157,7 +173,7 @@ cdef class SystemMessages(MessageHandler):
             return self.get_metrics(envelope)
         raise TypeError(
             f"the executor was sent a {type_name(msg)}; it understands "
-            "CancelTimer, Demonitor, GetMetrics, Monitor, Spawn, StartTimer, Stop, "
+            "Ask, CancelTimer, Demonitor, GetMetrics, Monitor, Spawn, StartTimer, Stop, "
             "SubscribeDeadLetters, SubscribeNodes"
         )
 
@@ -225,14 +241,29 @@ cdef class SystemMessages(MessageHandler):
 
     cdef int timer(self, Timer timer) except -1:
         cdef Entry entry
+        cdef Alarm alarm
+        cdef int fired
+        cdef object msg
+        if type(timer.owner) is Asked:
+            return expire_ask(self.executor, <Asked>timer.owner, timer)
         if type(timer.owner) is not Entry:
             raise TypeError("a Timer is nothing to be sent")
         entry = <Entry>timer.owner
-        if not self.executor.timeouts.has_fired(timer):
-            return 0
-        return self.executor.give_notice(
-            entry, Timeout(timer.correlation_id), timer.correlation_id
+        fired = (<quiet_fired><void*>has_fired)(
+            self.executor.timeouts, timer, self.executor.now_ns()
         )
+        if fired < 0:
+            # What the process chose as a key cannot be looked up any more.
+            return self.executor.crash(entry, None, what_failed())
+        if fired == 0:
+            return 0
+        if type(timer.correlation_id) is not Alarm:
+            return self.executor.give_notice(
+                entry, Timeout(timer.correlation_id), timer.correlation_id
+            )
+        alarm = <Alarm>timer.correlation_id
+        msg = Tick(alarm.key, alarm.msg, alarm.missed) if alarm.period_ns else alarm.msg
+        return self.executor.give_notice(entry, msg, correlation_id_or_none(alarm.key))
 
     cdef int connected(self, Connected request) except -1:
         if request.connection is None or self.executor.routes is None:
@@ -245,27 +276,39 @@ cdef class SystemMessages(MessageHandler):
 
     cdef int start_timer(self, object request, Envelope envelope) except -1:
         cdef Entry entry = self.asker(envelope)
-        cdef CorrelationId correlation_id = correlation_id_in(request)
-        cdef int64_t delay_ms = validate_delay_ms(request.delay_ms)
+        cdef object known_by = request.correlation_id
+        cdef bint repeats = request.repeat
+        cdef Alarm alarm
+        cdef int64_t delay_ns
+        if request.msg is None and not repeats:
+            correlation_id_in(request)
+            delay_ns = delay_ms_of(request.delay_ms) * 1_000_000
+        else:
+            known_by = alarm = Alarm.__new__(Alarm)
+            alarm.key = key_in(request)
+            alarm.msg = request.msg
+            if repeats:
+                delay_ns = alarm.period_ns = period_ns_of(request.delay_ms)
+            else:
+                delay_ns = delay_ms_of(request.delay_ms) * 1_000_000
         if entry is None or entry.target is None:
             return 0
-        return self.executor.timeouts.start(
-            entry, correlation_id, self.executor.now_ns(), delay_ms
-        )
+        delay_ns += self.executor.now_ns()
+        if repeats:
+            alarm.due_ns = delay_ns
+        return self.executor.timeouts.start(entry, known_by, delay_ns)
 
     cdef int cancel_timer(self, object request, Envelope envelope) except -1:
         cdef Entry entry = self.asker(envelope)
-        cdef CorrelationId correlation_id = correlation_id_in(request)
+        cdef object key = key_in(request)
         cdef bint acknowledge = request.acknowledge
         cdef bint was_active
         if entry is None:
             return 0
-        was_active = self.executor.timeouts.cancel(entry, correlation_id)
+        was_active = self.executor.timeouts.cancel(entry, key)
         if acknowledge:
             self.executor.notifier.notify(
-                entry,
-                TimerCancelled(correlation_id, was_active),
-                correlation_id,
+                entry, TimerCancelled(key, was_active), correlation_id_or_none(key)
             )
         return 0
 
@@ -390,6 +433,9 @@ cdef class SystemMessages(MessageHandler):
             self.executor.lives.subscribe(entry, DEAD_LETTERS, wanted)
         return 0
 
+    cdef int end_ask(self, Asked asked, Envelope envelope) except -1:
+        return take_answer(self.executor, asked, envelope)
+
     cdef int disconnect(self, Connection connection) except -1:
         return end_connection(self.executor, connection)
 
@@ -410,6 +456,23 @@ cdef CorrelationId correlation_id_in(object request):
             f"{type_name(request)}: correlation_id", "CorrelationId", correlation_id
         )
     return <CorrelationId>correlation_id
+
+
+cdef object key_in(object request):
+    """The key of a timer that is started or cancelled. `TypeError` if it is none."""
+    key = request.correlation_id
+    if key is None:
+        correlation_id_in(request)
+    if type(key) is not CorrelationId and RABBLE_IS_UNHASHABLE(key):
+        raise TypeError(
+            f"{type_name(request)}: the key of a timer must be hashable, as a str, an int or a "
+            f"CorrelationId is, not {given(key)}"
+        )
+    return key
+
+
+cdef CorrelationId correlation_id_or_none(object key):
+    return <CorrelationId>key if type(key) is CorrelationId else None
 
 
 cdef int add(Executor executor, Pid pid, object process, object mailbox_max) except -1:

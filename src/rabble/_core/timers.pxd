@@ -34,6 +34,8 @@ cdef class TimerWheel:
     cdef Node slots[WHEEL_LEVELS * SLOTS]           # heads of rings, level after level
 
     cdef Timer c_start(self, object owner, object cid, int64_t delay)
+    # Start one that has fired once more, which takes no memory.
+    cdef void c_restart(self, Timer timer, int64_t delay) noexcept
     cdef bint c_cancel(self, Timer timer) except -1
     cdef int c_advance(self, int64_t now, list out) except -1
     cdef int64_t c_next_deadline(self) noexcept
@@ -43,3 +45,8 @@ cdef class TimerWheel:
     cdef void unlink(self, Node* node) noexcept nogil
     cdef void cascade(self, int slot) noexcept nogil
     cdef Py_ssize_t drop_all(self) noexcept
+
+# What a user asked for as a delay, in whole milliseconds: see `validate_delay_ms`.
+cdef int64_t delay_ms_of(object value) except -1
+# The same of a period, in nanoseconds: 1 ms at least, and not rounded to whole milliseconds.
+cdef int64_t period_ns_of(object value) except -1

@@ -24,6 +24,7 @@ from cpython.list cimport PyList_Append
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_Check
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.math cimport ceil
 from libc.stdint cimport int64_t, uint64_t
 
 from rabble._core.capacities cimport WHEEL_LEVELS, WHEEL_SLOT_BITS
@@ -60,8 +61,9 @@ cdef enum:
 # of them. An owner mostly keeps its timers, and a timer its owner, but no such cycle outlives its
 # use: a timer that runs is the wheel's, so there is nothing to collect; one that was cancelled or
 # cleared has let go of its owner; and one that fired its owner lets go of when it is told, or ends.
-# What it is known by is a CorrelationId, which leads to names only. No timer is another's owner,
-# or dropping one could drop the next, and so on, deeper than the C stack.
+# What it is known by leads to no timer: a CorrelationId, or an Alarm of `timeouts`, which only its
+# timer refers to. No timer is another's owner, or dropping one could drop the next, and so on,
+# deeper than the C stack.
 @cython.final
 @cython.no_gc
 @cython.freelist(1024)
@@ -227,6 +229,15 @@ cdef class TimerWheel:
         Py_INCREF(timer)
         self.count += 1
         return timer
+
+    cdef void c_restart(self, Timer timer, int64_t delay) noexcept:
+        if timer.wheel is not NULL:
+            return
+        timer.node.deadline = self.now + min(max(delay, 1), DELAY_REACH)
+        timer.wheel = <void*>self
+        self.link(&timer.node)
+        Py_INCREF(timer)
+        self.count += 1
 
     cdef bint c_cancel(self, Timer timer) except -1:
         if timer.wheel is not <void*>self:
@@ -396,6 +407,10 @@ def validate_delay_ms(value):
     :raises TypeError: if it is no int or float; a bool is none either.
     :raises ValueError: if it is negative, too large or not a number.
     """
+    return delay_ms_of(value)
+
+
+cdef int64_t delay_ms_of(object value) except -1:
     cdef int overflow = 0
     cdef int64_t whole = 0
     cdef double given = 0
@@ -419,4 +434,21 @@ def validate_delay_ms(value):
     raise ValueError(
         f"a delay must be from 0 to {DELAY_MAX} milliseconds (366 days), "
         f"not {bounded_repr(value, 60)}"
+    )
+
+
+cdef int64_t period_ns_of(object value) except -1:
+    cdef int64_t whole_ms = delay_ms_of(value)
+    cdef double given
+    if PyLong_Check(value):
+        if whole_ms >= 1:
+            return whole_ms * 1_000_000
+    else:
+        given = PyFloat_AS_DOUBLE(value)
+        if given >= 1.0:
+            # Rounded up, as never to be early.
+            return <int64_t>ceil(given * 1e6)
+    raise ValueError(
+        f"a timer that repeats does so every 1 millisecond or less often, "
+        f"not every {bounded_repr(value, 60)}"
     )

@@ -56,7 +56,9 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             Workload("skynet", creation.skynet, {"leaves": 10_000}),
             Workload("spawn", creation.spawn, {"processes": 150_000, "weighed": 50_000}),
             Workload("life", life.life, {"lives": 5_000, "processes": 60_000}),
-            Workload("timers", timing.timers, {"outstanding": 50_000, "per_chain": 25}),
+            Workload(
+                "timers", timing.timers, {"outstanding": 50_000, "per_chain": 25, "beats": 20}
+            ),
             Workload("wake", timing.wake, {"messages": 500, "idle_messages": 20, "idle_s": 0.5}),
             Workload("codec", codec.codec, {"envelopes": 5_000}),
             Workload("values", values.values, {"envelopes": 5_000}),

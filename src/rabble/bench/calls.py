@@ -12,16 +12,19 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from rabble._core.envelope import Envelope
-from rabble._core.ids import CorrelationId
+from rabble._core.ids import CorrelationId, Pid
 from rabble.bench.messaging import PATIENCE_S
 from rabble.bench.model import Case, Limit, Sample, Target, expect
 from rabble.bench.timing import wait_for
+from rabble.messages import Ask, Reply
 from rabble.node import rouse
-from rabble.process import Process
+from rabble.process import Output, Process
 
-__all__ = ["calls"]
+__all__ = ["ask", "calls"]
 
 UNIT = "round trips/s"
+#: Milliseconds that an `Ask` may take.
+ASK_MS = 60_000
 
 #: Runs a coroutine to its end in a loop of its own.
 Runner = Callable[[Coroutine[Any, Any, Sample]], Sample]
@@ -38,9 +41,73 @@ class Answerer(Process):
         return Envelope(sender, msg, correlation_id=correlation_id)
 
 
+class Asker(Process):
+    """Asks a number, again and again, and tells at the end how many answers it was given."""
+
+    def __init__(self, to: Pid, asks: int, main: Pid) -> None:
+        self.to = to
+        self.asks = asks
+        self.main = main
+        self.answered = 0
+
+    def init(self) -> Output:
+        return Envelope(self.executor, Ask(self.to, 0, ASK_MS))
+
+    def receive(self, msg: Any, sender: Any, correlation_id: CorrelationId | None) -> Output:
+        if type(msg) is Reply and msg.value == self.answered:
+            self.answered += 1
+            if self.answered < self.asks:
+                return Envelope(self.executor, Ask(self.to, self.answered, ASK_MS))
+        return Envelope(self.main, self.answered)
+
+
+class Sender(Asker):
+    """Does the same by envelopes, each with a correlation id by which the answer is known: without
+    a timeout, and without learning that none comes."""
+
+    def init(self) -> Output:
+        self.request = CorrelationId(self.pid, request=0)
+        return Envelope(self.to, 0, None, self.request)
+
+    def receive(self, msg: Any, sender: Any, correlation_id: CorrelationId | None) -> Output:
+        if correlation_id == self.request and msg == self.answered:
+            self.answered += 1
+            if self.answered < self.asks:
+                self.request = self.request.next_request()
+                return Envelope(self.to, self.answered, None, self.request)
+        return Envelope(self.main, self.answered)
+
+
+def ask(round_trips: int = 20_000) -> list[Case]:
+    """Round trips of `Ask` between two processes of a node; the limit is the plain envelopes that
+    each stands for, there and back.
+    """
+
+    def run(asker: type[Asker]) -> Sample:
+        with rouse() as node, node.mailbox() as main:
+            to = node.spawn(Answerer(), "answerer")
+            start = time.perf_counter()
+            node.spawn(asker(to, round_trips, main.pid), "asker")
+            answered = main.receive(PATIENCE_S).msg
+            seconds = time.perf_counter() - start
+        expect("asks answered", answered, round_trips)
+        return Sample(answered, seconds)
+
+    return [
+        Case(
+            "calls-ask",
+            {"round_trips": round_trips},
+            UNIT,
+            bound(run, Asker),
+            Limit("plain envelopes", bound(run, Sender)),
+            Target(0.5),
+        )
+    ]
+
+
 def calls(round_trips: int = 20_000, awaited: int = 100_000) -> list[Case]:
-    """Round trips of `Node.call` from 1 and 16 threads, and of `Node.call_async` from 1, 100 and
-    1,000 tasks of one loop, all to one process of the same node.
+    """Round trips of `Node.call` from 1 and 16 threads, of `Node.call_async` from 1, 100 and 1,000
+    tasks of one loop, and of `Ask` from a process, all to one process of the same node.
 
     The limit of threads is the hand-over by semaphores to a thread that answers, and back. That of
     tasks is written by hand: an `asyncio.Queue`, a task that takes from it, and a future for each
@@ -77,7 +144,7 @@ def calls(round_trips: int = 20_000, awaited: int = 100_000) -> list[Case]:
                 else {},
             )
         )
-    return cases
+    return cases + ask(round_trips)
 
 
 def bound(run: Callable[..., Sample], *arguments: Any) -> Callable[[], Sample]:

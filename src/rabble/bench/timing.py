@@ -14,7 +14,7 @@ from rabble._core.ids import CorrelationId, Pid
 from rabble._core.timers import TimerWheel
 from rabble.bench.messaging import PATIENCE_S
 from rabble.bench.model import Case, Limit, Sample, Target, expect, percentile
-from rabble.messages import StartTimer, Timeout
+from rabble.messages import StartTimer, Stop, Timeout
 from rabble.node import rouse
 from rabble.process import Output, Process
 
@@ -23,6 +23,11 @@ __all__ = ["timers", "wake"]
 SEED = 74755
 DELAY_MS_MAX = 3_600_000
 LATENESS_MS_MAX = 2.0
+#: Of a timer that repeats: its period, how long its process takes for each firing, and how late the
+#: last of very many may be.
+BEAT_MS = 10
+BEAT_WORK_MS = 3.0
+BEAT_LATENESS_MS_MAX = 15.0
 #: How recently an executor must have worked to count as active.
 ACTIVE_NS = 50_000
 IDLE_PERCENT_MAX = 0.1
@@ -56,9 +61,39 @@ class Chain(Process):
         return None
 
 
-def timers(outstanding: int = 1_000_000, chains: int = 8, per_chain: int = 75) -> list[Case]:
-    """Outstanding timers of mixed lengths, of which half are cancelled and half fire; and how late
-    timers of an otherwise idle node are.
+class Beat(Process):
+    """Has one timer fire again and again, takes its time for each, and notes how late each was."""
+
+    def __init__(self, beats: int, main: Pid) -> None:
+        self.beats = beats
+        self.main = main
+        self.start_ns = 0
+        self.fired = 0
+        self.missed = 0
+        self.lateness_ns: list[int] = []
+
+    def init(self) -> Output:
+        self.start_ns = time.perf_counter_ns()
+        return Envelope(self.executor, StartTimer("beat", BEAT_MS, repeat=True))
+
+    def receive(self, msg: Any, sender: Any, correlation_id: CorrelationId | None) -> Output:
+        now_ns = time.perf_counter_ns()
+        self.missed += msg.missed
+        self.fired += 1 + msg.missed
+        self.lateness_ns.append(now_ns - self.start_ns - self.fired * BEAT_MS * 1_000_000)
+        while time.perf_counter_ns() - now_ns < BEAT_WORK_MS * 1e6:
+            pass
+        if self.fired >= self.beats:
+            stop = Envelope(self.executor, Stop(self.pid))
+            return [stop, Envelope(self.main, self.fired)]
+        return None
+
+
+def timers(
+    outstanding: int = 1_000_000, chains: int = 8, per_chain: int = 75, beats: int = 100
+) -> list[Case]:
+    """Outstanding timers of mixed lengths, of which half are cancelled and half fire; how late
+    timers of an otherwise idle node are; and how late the last firing of one that repeats is.
 
     The limit is a heap of the same timers, used as asyncio uses its own: cancelling marks the
     entry, and when half are marked the heap is rebuilt without them. The rate is that of starting
@@ -130,6 +165,18 @@ def timers(outstanding: int = 1_000_000, chains: int = 8, per_chain: int = 75) -
             {"p50_ms": percentile(late_ms, 50), "max_ms": max(late_ms), "min_ms": min(late_ms)},
         )
 
+    def beat() -> Sample:
+        with rouse() as node, node.mailbox() as main:
+            process = Beat(beats, main.pid)
+            start = time.perf_counter()
+            node.spawn(process, "beat")
+            fired = main.receive(PATIENCE_S + beats * BEAT_MS / 1_000).msg
+            seconds = time.perf_counter() - start
+        late_ms = [ns / 1e6 for ns in process.lateness_ns]
+        return Sample(
+            fired, seconds, late_ms[-1], {"max_ms": max(late_ms), "missed": process.missed}
+        )
+
     return [
         Case(
             "timers",
@@ -145,6 +192,14 @@ def timers(outstanding: int = 1_000_000, chains: int = 8, per_chain: int = 75) -
             "ms p99",
             lateness,
             Limit("allowance", LATENESS_MS_MAX),
+            Target(1.0, "<="),
+        ),
+        Case(
+            "timers-beat",
+            {"beats": beats, "period_ms": BEAT_MS, "work_ms": BEAT_WORK_MS},
+            "ms late at the end",
+            beat,
+            Limit("allowance", BEAT_LATENESS_MS_MAX),
             Target(1.0, "<="),
         ),
     ]
