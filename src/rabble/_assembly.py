@@ -108,8 +108,14 @@ def make_executor(
     strict: bool | Literal["changes"],
     spin_us: int,
     seed: int,
+    hooks: Hooks | None = None,
+    clock_ns: Callable[[], int] | None = None,
 ) -> None:
-    """Make the executor. See `rouse` for the arguments, and for what is raised."""
+    """Make the executor. See `rouse` for the arguments, and for what is raised.
+
+    :param hooks: what it tells and asks of; `None` is a node's.
+    :param clock_ns: monotonic nanoseconds; `None` is the kernel's.
+    """
     if type(strict) is not bool and not (type(strict) is str and strict == "changes"):
         raise ValueError(f"strict must be False, True or 'changes', not {given(strict)}")
     if type(spin_us) is not int or not 0 <= spin_us <= SPIN_US_MAX:
@@ -136,12 +142,13 @@ def make_executor(
     runtime.executor = Executor(
         runtime.node_id,
         Process,
-        Hooks(runtime),
+        hooks or Hooks(runtime),
         inbox_max=limits.inbox_envelopes_max,
         spin_us=spin_us if len(os.sched_getaffinity(0)) > 1 else 0,
         strict=mode,
         local_classes=messages.LOCAL_CLASSES,
         seed=seed,
+        clock=clock_ns,
         asks_max=limits.asks_max,
     )
     SystemMessages(runtime.executor)

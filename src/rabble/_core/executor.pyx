@@ -292,6 +292,12 @@ cdef class Executor:
         return self.idle.spins
 
     @property
+    def next_timer_ns(self):
+        """In how many nanoseconds a timer may be due; `None` if none runs. For who has the clock."""
+        cdef int64_t left = self.timeouts.time_left(self.now_ns(), -1)
+        return None if left < 0 else left
+
+    @property
     def current_pid(self):
         """Whose `receive` runs, or `None`."""
         cdef Entry entry
