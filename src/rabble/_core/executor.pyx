@@ -293,7 +293,7 @@ cdef class Executor:
 
     @property
     def next_timer_ns(self):
-        """Nanoseconds until a timer may be due; `None` if none runs. For who has the clock in hand."""
+        """Nanoseconds until a timer may be due; `None` if none runs. For who holds the clock."""
         cdef int64_t left = self.timeouts.time_left(self.now_ns(), -1)
         return None if left < 0 else left
 
