@@ -82,12 +82,15 @@ cdef extern from *:
     }
     static inline uint64_t rabble_hash(const unsigned char *p, Py_ssize_t n) {
         uint64_t h = (uint64_t)n * 0x9e3779b97f4a7c15ULL, w;
-        for (; n >= 8; p += 8, n -= 8) {
+        for (; n > 8; p += 8, n -= 8) {
             memcpy(&w, p, 8);
             h = (h ^ w) * 0xff51afd7ed558ccdULL;
             h ^= h >> 32;
         }
-        for (w = 0; n > 0; p++, n--) w = w << 8 | *p;
+        /* The rest in as few loads as it takes, which may overlap: n is a part of the hash. */
+        if (n == 8) memcpy(&w, p, 8);
+        else if (n >= 4) w = (uint64_t)rabble_load_32(p) << 32 | rabble_load_32(p + n - 4);
+        else w = n > 0 ? p[0] | p[n >> 1] << 8 | p[n - 1] << 16 : 0;
         h = (h ^ w) * 0xff51afd7ed558ccdULL;
         return h ^ h >> 32;
     }
@@ -920,7 +923,10 @@ cdef class Decoder(CodecBounds):
         # Anybody can put things there.
         if found is not NULL and type(<object>found) is Plan and (<Plan>found).is_ready:
             if not known:
-                self.seen_names.keep(data, size, name)
+                # The table's own object if it is of that name (anybody can put a plan under another
+                # one): by what it has itself a dict finds it without comparing bytes.
+                own = (<Plan>found).key
+                self.seen_names.keep(data, size, own if own == name else name)
             return <Plan>found
         found = (<quiet_planner><void*>find_plan)(<PyObject*>self.registry, <PyObject*>name)
         if found is NULL:
