@@ -500,9 +500,33 @@ cdef class Encoder(CodecBounds):
         w.hashed -= 1
         return 0
 
+    cdef int write_moment(self, BufferWriter* w, int code, object value) except -1:
+        """Write a datetime or time."""
+        cdef Py_ssize_t start = w.size
+        cdef Py_ssize_t size
+        cdef unsigned char* p
+        self.spend(w, COST_VALUE)
+        if w.capacity - start < 3 + 16:
+            self.grow(w, 3 + 16)
+        p = w.data + start
+        size = put_fixed(p + 3, code, value)
+        zone = zone_of(value)
+        if zone is None:
+            w.size += put_ext_head(p, code, size) + size
+        elif zone is utc():
+            size += put_ext_head(p + 3 + size, EXT_TIMEZONE, 0)
+            w.size += put_ext_head(p, code, size) + size
+        else:
+            w.size += 3 + size
+            self.write_zone(w, zone)
+            self.write_ext(w, code, start)
+        return 0
+
     cdef int write_value(self, BufferWriter* w, int code, object value) except -1:
         """Write a value of one of the extensions of values.pxd."""
         cdef Py_ssize_t start, size
+        if code == EXT_DATETIME or code == EXT_TIME:
+            return self.write_moment(w, code, value)
         if code == EXT_SET or code == EXT_FROZENSET:
             return self.write_set(w, code, value)
         if code == EXT_TUPLE:
@@ -511,13 +535,6 @@ cdef class Encoder(CodecBounds):
         start = w.size
         if w.capacity - start < 3 + 16:
             self.grow(w, 3 + 16)
-        if code == EXT_DATETIME or code == EXT_TIME:
-            w.size += 3
-            w.size += put_fixed(w.data + w.size, code, value)
-            zone = zone_of(value)
-            if zone is not None:
-                self.write_zone(w, zone)
-            return self.write_ext(w, code, start)
         if code == EXT_BYTEARRAY:
             size = PyByteArray_GET_SIZE(value)
             self.grow(w, size + 6)
@@ -588,11 +605,6 @@ cdef class Encoder(CodecBounds):
 
     cdef int write_zone(self, BufferWriter* w, object zone) except -1:
         cdef int code
-        if zone is utc():
-            if w.capacity - w.size < 3:
-                self.grow(w, 3)
-            w.size += put_ext_head(w.data + w.size, EXT_TIMEZONE, 0)
-            return 0
         code = code_of(type(zone))
         if code != EXT_TIMEZONE and code != EXT_ZONEINFO:
             raise EncodeError(
@@ -628,6 +640,8 @@ cdef class Encoder(CodecBounds):
             return self.write_ext(w, EXT_CORRELATION_ID, start)
         # Classes that Python code made may be registered ones; some of values.pxd are among them.
         code = 0 if RABBLE_IS_HEAP_TYPE(cls) else code_of(cls)
+        if code == EXT_DATETIME:
+            return self.write_moment(w, code, value)
         if code:
             return self.write_value(w, code, value)
         found = PyDict_GetItemWithError(self.plans_by_class, plan_key(cls))
