@@ -493,10 +493,8 @@ cdef class Decoder(CodecBounds):
             value = self.read_set(r, code)
         elif code == EXT_TYPE:
             value = self.read_type(r)
-        elif code == EXT_DATETIME and r.nested == 0:
-            r.nested = 1
+        elif code == EXT_DATETIME or code == EXT_TIME:
             value = self.read_moment(r, code, size)
-            r.nested = 0
         else:
             value = self.read_other(r, code, size)
         if r.at != r.end:
@@ -513,8 +511,7 @@ cdef class Decoder(CodecBounds):
         """
         cdef int first = EXT_BYTEARRAY
         cdef int last = EXT_RANGE
-        if r.nested == NESTED_MAX:
-            raise malformed(r, f"an extension of type {code} is in one that has none")
+        check_nested(r, code)
         r.nested += 1
         # As ints: Cython compares as the enum, in which a negative code is a large one.
         if code >= first and code <= last:
@@ -615,8 +612,6 @@ cdef class Decoder(CodecBounds):
     cdef object read_value(self, BufferReader* r, int code, Py_ssize_t size):
         """A value of one of the extensions of values.pxd that are no containers."""
         cdef const unsigned char* p = r.at
-        if code == EXT_DATETIME or code == EXT_TIME:
-            return self.read_moment(r, code, size)
         spend(self, r, COST_VALUE)
         if code == EXT_FRACTION:
             first = self.read(r)
@@ -647,6 +642,7 @@ cdef class Decoder(CodecBounds):
         cdef const unsigned char* p = r.at
         cdef Py_ssize_t fixed = DATETIME_BYTES if code == EXT_DATETIME else TIME_BYTES
         cdef PyObject* found
+        check_nested(r, code)
         spend(self, r, COST_VALUE)
         if size < fixed:
             raise malformed(r, "a datetime or time ends within its numbers")
@@ -660,7 +656,9 @@ cdef class Decoder(CodecBounds):
             r.at += 3
             zone = utc()
         else:
+            r.nested += 1
             zone = self.read(r)
+            r.nested -= 1
             if not is_zone(zone):
                 raise malformed(r, f"the tzinfo of a datetime or time is a {type_name(zone)}")
         found = new_datetime(p, zone) if code == EXT_DATETIME else new_time(p, zone)
@@ -995,6 +993,13 @@ cdef int check_size(Decoder decoder, BufferReader* r) except -1:
         raise beyond(
             r, f"{r.end - r.at} bytes are more than the {decoder.message_bytes_max} allowed"
         )
+    return 0
+
+
+cdef inline int check_nested(BufferReader* r, int code) except -1:
+    """Whether an extension that is no container may be where it is, see `Decoder.read_other`."""
+    if r.nested == NESTED_MAX:
+        raise malformed(r, f"an extension of type {code} is in one that has none")
     return 0
 
 

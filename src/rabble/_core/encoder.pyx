@@ -36,7 +36,7 @@ from rabble._core.values cimport (
     COST_ATTRIBUTES, COST_CONTAINER, COST_ELEMENT, COST_ENTRY, COST_MEMBER, COST_PID, COST_SET,
     COST_VALUE, NUMBER_BYTES_MAX,
     UUID_BYTES, ZONE_BYTES_MAX, code_of, int_size, offset_of, parts_of, put_fixed, put_large,
-    put_uuid, utc, zone_of,
+    put_moment, put_uuid, utc,
 )
 
 import datetime
@@ -504,23 +504,20 @@ cdef class Encoder(CodecBounds):
         """Write a datetime or time."""
         cdef Py_ssize_t start = w.size
         cdef Py_ssize_t size
+        cdef PyObject* rest
         cdef unsigned char* p
         self.spend(w, COST_VALUE)
         if w.capacity - start < 3 + 16:
             self.grow(w, 3 + 16)
         p = w.data + start
-        size = put_fixed(p + 3, code, value)
-        zone = zone_of(value)
-        if zone is None:
+        size = put_moment(p + 3, code, value, &rest)
+        if rest is NULL:
             w.size += put_ext_head(p, code, size) + size
-        elif zone is utc():
-            size += put_ext_head(p + 3 + size, EXT_TIMEZONE, 0)
-            w.size += put_ext_head(p, code, size) + size
-        else:
-            w.size += 3 + size
-            self.write_zone(w, zone)
-            self.write_ext(w, code, start)
-        return 0
+            return 0
+        zone = <object>rest
+        w.size += 3 + size
+        self.write_zone(w, zone)
+        return self.write_ext(w, code, start)
 
     cdef int write_value(self, BufferWriter* w, int code, object value) except -1:
         """Write a value of one of the extensions of values.pxd."""
@@ -640,7 +637,7 @@ cdef class Encoder(CodecBounds):
             return self.write_ext(w, EXT_CORRELATION_ID, start)
         # Classes that Python code made may be registered ones; some of values.pxd are among them.
         code = 0 if RABBLE_IS_HEAP_TYPE(cls) else code_of(cls)
-        if code == EXT_DATETIME:
+        if code == EXT_DATETIME or code == EXT_TIME:
             return self.write_moment(w, code, value)
         if code:
             return self.write_value(w, code, value)
