@@ -205,3 +205,22 @@ def test_an_object_that_lies_about_its_class_is_refused_all_the_same():
             CODEC.encode_message(value)
     with pytest.raises(EncodeError, match="a Liar cannot be in a message"):
         CODEC.encode_message({Liar(): 1})
+
+
+@pytest.mark.parametrize("kind", [set, frozenset])
+@pytest.mark.parametrize("size", [0, 1, 5, 40, 3000])
+def test_a_set_is_written_in_its_order_without_what_was_taken_out_of_it(kind, size):
+    """Its table still has places of the elements that were."""
+    value = {f"element {n}" for n in range(size)} | set(range(size)) | {None}
+    for n in range(0, size, 3):
+        value.discard(n)
+        value.discard(f"element {n}")
+    if kind is frozenset:
+        value = frozenset(value)
+    code = 8 if kind is set else 9
+    written = CODEC.encode_message(value)
+    assert written.endswith(CODEC.encode_message(list(value)))
+    assert written[: written.index(CODEC.encode_message(list(value)))][-1] == code
+    found = CODEC.decode_message(written)
+    assert found == value
+    assert type(found) is kind

@@ -138,3 +138,23 @@ def test_what_stands_in_a_registrys_tables_is_looked_at():
     registry.plans_by_class[Empty] = plan
     with pytest.raises(EncodeError, match="an? Empty cannot"):
         codec.encode_message(Empty())
+
+
+def test_a_plan_under_another_name_is_found_by_that_name_only():
+    """Anybody can put it there, and take it away again."""
+    registry = MessageRegistry()
+
+    @message(name="Order", registry=registry)
+    class Order:
+        id: int
+
+    codec = Codec(registry)
+    data = codec.encode_message(Order(1))
+    assert codec.decode_message(data) == Order(1)
+    registry.plans_by_name[b"Other"] = registry.plans_by_name[b"Order"]
+    for _ in range(2):
+        assert codec.decode_message(ext(1, "Other", [1])) == Order(1)
+    del registry.plans_by_name[b"Other"]
+    with pytest.raises(DecodeError, match="no class is registered as 'Other'"):
+        codec.decode_message(ext(1, "Other", [1]))
+    assert codec.decode_message(data) == Order(1)

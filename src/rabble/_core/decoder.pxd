@@ -42,11 +42,10 @@ cdef class Decoder(CodecBounds):
     cdef tuple read_tuple(self, BufferReader* r)
     cdef object read_set(self, BufferReader* r, int code)
     cdef object read_any_set(
-        self, BufferReader* r, int code, const unsigned char* first, Py_ssize_t done, object item,
-        Py_ssize_t n,
+        self, BufferReader* r, int code, const unsigned char* first, Py_ssize_t done, Py_ssize_t n
     )
     cdef object read_value(self, BufferReader* r, int code, Py_ssize_t size)
-    cdef object read_zone(self, BufferReader* r)
+    cdef object read_moment(self, BufferReader* r, int code, Py_ssize_t size)
     cdef object read_timezone(self, BufferReader* r)
     cdef object read_zone_info(self, BufferReader* r, Py_ssize_t size)
     cdef object read_message(self, BufferReader* r)

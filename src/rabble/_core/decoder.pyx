@@ -19,13 +19,13 @@ from libc.string cimport memcmp, memcpy
 
 from rabble._core.buffer_reader cimport (
     BufferReader, array_header, beyond, check_end, check_length, malformed, read_str, str_header,
-    too_large, unknown, width_of,
+    too_large, unknown,
 )
 from rabble._core.byteorder cimport load_16, load_32, load_64
 from rabble._core.capacities cimport DECODER_CACHE_SLOTS
 from rabble._core.checks cimport RABBLE_CLASS
 from rabble._core.collisions cimport (
-    check_hashable, check_same_hash, is_harmless, most_of_one_hash, put_item, unseen_list,
+    begins_harmless, check_hashable, check_same_hash, most_of_one_hash, put_item, unseen_list,
 )
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.failure cimport PyErr_GivenExceptionMatches, owned, take_failure
@@ -82,12 +82,15 @@ cdef extern from *:
     }
     static inline uint64_t rabble_hash(const unsigned char *p, Py_ssize_t n) {
         uint64_t h = (uint64_t)n * 0x9e3779b97f4a7c15ULL, w;
-        for (; n >= 8; p += 8, n -= 8) {
+        for (; n > 8; p += 8, n -= 8) {
             memcpy(&w, p, 8);
             h = (h ^ w) * 0xff51afd7ed558ccdULL;
             h ^= h >> 32;
         }
-        for (w = 0; n > 0; p++, n--) w = w << 8 | *p;
+        /* The rest in as few loads as it takes, which may overlap: n is a part of the hash. */
+        if (n == 8) memcpy(&w, p, 8);
+        else if (n >= 4) w = (uint64_t)rabble_load_32(p) << 32 | rabble_load_32(p + n - 4);
+        else w = n > 0 ? p[0] | p[n >> 1] << 8 | p[n - 1] << 16 : 0;
         h = (h ^ w) * 0xff51afd7ed558ccdULL;
         return h ^ h >> 32;
     }
@@ -112,7 +115,6 @@ cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object value, object name, object item) noexcept
     void PyObject_GC_UnTrack(PyObject* value) noexcept
     void PyObject_GC_Track(PyObject* value) noexcept
-    bint PyObject_GC_IsTracked(PyObject* value) noexcept
     object PyByteArray_FromStringAndSize(const char* data, Py_ssize_t size)
     object PySet_New(PyObject* elements)
     object PyFrozenSet_New(PyObject* elements)
@@ -131,6 +133,23 @@ cdef enum:
     KNOWN_BYTES_MAX = 32      # ... and longer keys rarely come again
     FIELDS_NEAR = 16          # fields of a message for which no memory is taken
     NESTED_MAX = 2            # extensions around each other, each of which is no container
+
+
+# What the first 128 bytes are, which are numbers: they are there for ever, so each is made once.
+cdef PyObject* SMALL_INTS[128]
+
+
+cdef int make_small_ints() except -1:
+    cdef object number
+    cdef int n
+    for n in range(128):
+        number = n
+        Py_INCREF(number)
+        SMALL_INTS[n] = <PyObject*>number
+    return 0
+
+
+make_small_ints()
 
 
 cdef str shown(const unsigned char* data, Py_ssize_t size):
@@ -284,7 +303,6 @@ cdef class Decoder(CodecBounds):
 
     cdef object read(self, BufferReader* r):
         cdef unsigned char tag
-        cdef const unsigned char* p
         cdef Py_ssize_t n
         cdef uint32_t bits32
         cdef uint64_t bits64
@@ -295,7 +313,7 @@ cdef class Decoder(CodecBounds):
         tag = r.at[0]
         r.at += 1
         if tag < 0x80:
-            return <long>tag
+            return <object>SMALL_INTS[tag]
         if tag < 0x90:
             return self.read_map(r, tag & 15)
         if tag < 0xa0:
@@ -307,58 +325,55 @@ cdef class Decoder(CodecBounds):
             return read_str(r, tag & 31)
         if tag >= 0xe0:
             return <long><int8_t>tag
+        # As one chain of what it is equal to: a C compiler finds the place by a table.
         if tag == 0xc0:
             return None
-        if tag == 0xc2:
+        elif tag == 0xc2:
             return False
-        if tag == 0xc3:
+        elif tag == 0xc3:
             return True
-        if tag == 0xc1:
-            raise malformed(r, "0xc1 begins no value of msgpack")
-        if 0xd4 <= tag <= 0xd8:
-            return self.read_ext(r, 1 << (tag - 0xd4))
-        n = width_of(tag)
-        if r.end - r.at < n:
-            raise malformed(r, "the data ends within a number")
-        p = r.at
-        r.at += n
-        if tag == 0xca:
-            bits32 = load_32(p)
+        elif tag == 0xc7:
+            return self.read_ext(r, number_bytes(r, 1)[0])
+        elif tag == 0xc8 or tag == 0xc9:
+            return self.read_ext(r, read_number(r, 2 if tag == 0xc8 else 4))
+        elif tag == 0xca:
+            bits32 = load_32(number_bytes(r, 4))
             memcpy(&single, &bits32, 4)
             return <double>single
-        if tag == 0xcb:
-            bits64 = load_64(p)
+        elif tag == 0xcb:
+            bits64 = load_64(number_bytes(r, 8))
             memcpy(&number, &bits64, 8)
             return number
-        if tag == 0xcc:
-            return <long>p[0]
-        if tag == 0xcd:
-            return <long>load_16(p)
-        if tag == 0xce:
-            return <int64_t>load_32(p)
-        if tag == 0xcf:
-            return load_64(p)
-        if tag == 0xd0:
-            return <long><int8_t>p[0]
-        if tag == 0xd1:
-            return <long><int16_t>load_16(p)
-        if tag == 0xd2:
-            return <long><int32_t>load_32(p)
-        if tag == 0xd3:
-            return <int64_t>load_64(p)
-        # The rest are sizes, in one, two or four bytes.
-        n = p[0] if n == 1 else load_16(p) if n == 2 else load_32(p)
-        if tag == 0xc4 or tag == 0xc5 or tag == 0xc6:
+        elif tag == 0xcc:
+            return <long>number_bytes(r, 1)[0]
+        elif tag == 0xcd:
+            return <long>load_16(number_bytes(r, 2))
+        elif tag == 0xce:
+            return <int64_t>load_32(number_bytes(r, 4))
+        elif tag == 0xcf:
+            return load_64(number_bytes(r, 8))
+        elif tag == 0xd0:
+            return <long><int8_t>number_bytes(r, 1)[0]
+        elif tag == 0xd1:
+            return <long><int16_t>load_16(number_bytes(r, 2))
+        elif tag == 0xd2:
+            return <long><int32_t>load_32(number_bytes(r, 4))
+        elif tag == 0xd3:
+            return <int64_t>load_64(number_bytes(r, 8))
+        elif tag == 0xd4 or tag == 0xd5 or tag == 0xd6 or tag == 0xd7 or tag == 0xd8:
+            return self.read_ext(r, 1 << (tag - 0xd4))
+        elif tag == 0xc4 or tag == 0xc5 or tag == 0xc6:
+            n = read_number(r, 1 << (tag - 0xc4))
             check_length(r, n)
             r.at += n
             return PyBytes_FromStringAndSize(<const char*>r.at - n, n)
-        if tag == 0xc7 or tag == 0xc8 or tag == 0xc9:
-            return self.read_ext(r, n)
-        if tag == 0xd9 or tag == 0xda or tag == 0xdb:
-            return read_str(r, n)
-        if tag == 0xdc or tag == 0xdd:
-            return self.read_list(r, n)
-        return self.read_map(r, n)
+        elif tag == 0xd9 or tag == 0xda or tag == 0xdb:
+            return read_str(r, read_number(r, 1 << (tag - 0xd9)))
+        elif tag == 0xdc or tag == 0xdd:
+            return self.read_list(r, read_number(r, 2 if tag == 0xdc else 4))
+        elif tag == 0xde or tag == 0xdf:
+            return self.read_map(r, read_number(r, 2 if tag == 0xde else 4))
+        raise malformed(r, "0xc1 begins no value of msgpack")
 
     cdef str read_known_str(self, BufferReader* r, Py_ssize_t n):
         """A string that may well have come before, as tags and keys do.
@@ -478,6 +493,8 @@ cdef class Decoder(CodecBounds):
             value = self.read_set(r, code)
         elif code == EXT_TYPE:
             value = self.read_type(r)
+        elif code == EXT_DATETIME or code == EXT_TIME:
+            value = self.read_moment(r, code, size)
         else:
             value = self.read_other(r, code, size)
         if r.at != r.end:
@@ -494,8 +511,7 @@ cdef class Decoder(CodecBounds):
         """
         cdef int first = EXT_BYTEARRAY
         cdef int last = EXT_RANGE
-        if r.nested == NESTED_MAX:
-            raise malformed(r, f"an extension of type {code} is in one that has none")
+        check_nested(r, code)
         r.nested += 1
         # As ints: Cython compares as the enum, in which a negative code is a large one.
         if code >= first and code <= last:
@@ -536,7 +552,7 @@ cdef class Decoder(CodecBounds):
         return out
 
     cdef object read_set(self, BufferReader* r, int code):
-        cdef Py_ssize_t i
+        cdef Py_ssize_t done = 0
         cdef Py_ssize_t n = array_header(r)
         cdef Py_ssize_t outer = r.same_hash
         cdef const unsigned char* first = r.at
@@ -547,19 +563,15 @@ cdef class Decoder(CodecBounds):
         r.hashed += 1
         r.same_hash = 1
         out = PySet_New(NULL) if code == EXT_SET else PyFrozenSet_New(NULL)
-        # Until it has all its elements nobody comes by it: what compares them may be a user's.
-        PyObject_GC_UnTrack(<PyObject*>out)
-        for i in range(n):
+        # While only such come, nobody's code runs.
+        while done != n and r.at != r.end and begins_harmless(r.at[0], n):
             r.owed -= 1
             item = self.read(r)
-            if not is_harmless(type(item), n):
-                out = self.read_any_set(r, code, first, i, item, n)
-                break
             if PySet_Add(<PyObject*>out, <PyObject*>item) < 0:
                 check_hashable(r, -1)
-        # A frozenset of what is not tracked need not be, and CPython 3.15 tracks one by itself.
-        if not PyObject_GC_IsTracked(<PyObject*>out):
-            PyObject_GC_Track(<PyObject*>out)
+            done += 1
+        if done != n:
+            out = self.read_any_set(r, code, first, done, n)
         if PySet_GET_SIZE(out) != n:
             raise unknown(r, "a set has the same element twice")
         r.hashed -= 1
@@ -568,51 +580,39 @@ cdef class Decoder(CodecBounds):
         return out
 
     cdef object read_any_set(
-        self, BufferReader* r, int code, const unsigned char* first, Py_ssize_t done, object item,
-        Py_ssize_t n,
+        self, BufferReader* r, int code, const unsigned char* first, Py_ssize_t done, Py_ssize_t n
     ):
-        """The set, untracked, of `n` elements, of which `item` is the first that is not harmless.
+        """The set of `n` elements, of which the first that may take time comes after `done` others.
 
         What they all hash to is looked at before they go into it. Those before it, which are
         scalars, are read once more, from `first` on: so the order is that in which they came.
         """
         cdef Py_ssize_t i
-        cdef Py_ssize_t memory = r.memory
         cdef const unsigned char* at = r.at
         cdef list items = unseen_list(n)
-        # They were charged for when they came.
-        r.memory += done * COST_VALUE
         r.at = first
         for i in range(done):
             put_item(items, i, self.read(r))
         r.at = at
-        r.memory = memory
-        put_item(items, done, item)
-        for i in range(done + 1, n):
+        for i in range(done, n):
             r.owed -= 1
             put_item(items, i, self.read(r))
         r.same_hash *= most_of_one_hash(r, items, True)
         check_same_hash(r)
         out = PySet_New(NULL) if code == EXT_SET else PyFrozenSet_New(NULL)
+        # Until it has all its elements nobody comes by it: what compares them may be a user's.
         PyObject_GC_UnTrack(<PyObject*>out)
         for i in range(n):
             check_hashable(r, PySet_Add(<PyObject*>out, PyList_GET_ITEM(items, i)))
             # CPython 3.15 tracks a frozenset with what is put into it.
             PyObject_GC_UnTrack(<PyObject*>out)
+        PyObject_GC_Track(<PyObject*>out)
         return out
 
     cdef object read_value(self, BufferReader* r, int code, Py_ssize_t size):
         """A value of one of the extensions of values.pxd that are no containers."""
         cdef const unsigned char* p = r.at
-        cdef Py_ssize_t fixed
         spend(self, r, COST_VALUE)
-        if code == EXT_DATETIME or code == EXT_TIME:
-            fixed = DATETIME_BYTES if code == EXT_DATETIME else TIME_BYTES
-            if size < fixed:
-                raise malformed(r, "a datetime or time ends within its numbers")
-            r.at += fixed
-            zone = None if r.at == r.end else self.read_zone(r)
-            return made(r, new_datetime(p, zone) if code == EXT_DATETIME else new_time(p, zone))
         if code == EXT_FRACTION:
             first = self.read(r)
             second = self.read(r)
@@ -637,15 +637,34 @@ cdef class Decoder(CodecBounds):
         r.at += size
         return value
 
-    cdef object read_zone(self, BufferReader* r):
-        # What UTC is written as.
-        if r.end - r.at == 3 and r.at[0] == 0xc7 and r.at[1] == 0 and r.at[2] == EXT_TIMEZONE:
+    cdef object read_moment(self, BufferReader* r, int code, Py_ssize_t size):
+        """A datetime or time."""
+        cdef const unsigned char* p = r.at
+        cdef Py_ssize_t fixed = DATETIME_BYTES if code == EXT_DATETIME else TIME_BYTES
+        cdef PyObject* found
+        check_nested(r, code)
+        spend(self, r, COST_VALUE)
+        if size < fixed:
+            raise malformed(r, "a datetime or time ends within its numbers")
+        r.at += fixed
+        if size == fixed:
+            zone = None
+        elif size == fixed + 3 and p[fixed] == 0xc7 and p[fixed + 1] == 0 and (
+            p[fixed + 2] == EXT_TIMEZONE
+        ):
+            # What UTC is written as.
             r.at += 3
-            return utc()
-        zone = self.read(r)
-        if not is_zone(zone):
-            raise malformed(r, f"the tzinfo of a datetime or time is a {type_name(zone)}")
-        return zone
+            zone = utc()
+        else:
+            r.nested += 1
+            zone = self.read(r)
+            r.nested -= 1
+            if not is_zone(zone):
+                raise malformed(r, f"the tzinfo of a datetime or time is a {type_name(zone)}")
+        found = new_datetime(p, zone) if code == EXT_DATETIME else new_time(p, zone)
+        if found is NULL:
+            raise failure_of(r)
+        return owned(found)
 
     cdef object read_timezone(self, BufferReader* r):
         if r.at == r.end:
@@ -920,7 +939,10 @@ cdef class Decoder(CodecBounds):
         # Anybody can put things there.
         if found is not NULL and type(<object>found) is Plan and (<Plan>found).is_ready:
             if not known:
-                self.seen_names.keep(data, size, name)
+                # The table's own object if it is of that name (anybody can put a plan under another
+                # one): by what it has itself a dict finds it without comparing bytes.
+                own = (<Plan>found).key
+                self.seen_names.keep(data, size, own if own == name else name)
             return <Plan>found
         found = (<quiet_planner><void*>find_plan)(<PyObject*>self.registry, <PyObject*>name)
         if found is NULL:
@@ -942,6 +964,20 @@ cdef class Decoder(CodecBounds):
         return <Plan>plan
 
 
+cdef inline const unsigned char* number_bytes(BufferReader* r, Py_ssize_t n) except NULL:
+    """The next bytes, of a number or size, which are read with that."""
+    if r.end - r.at < n:
+        raise malformed(r, "the data ends within a number")
+    r.at += n
+    return r.at - n
+
+
+cdef inline Py_ssize_t read_number(BufferReader* r, int width) except -1:
+    """A size in one, two or four bytes."""
+    cdef const unsigned char* p = number_bytes(r, width)
+    return p[0] if width == 1 else load_16(p) if width == 2 else load_32(p)
+
+
 cdef inline bint is_number(object value) noexcept:
     """Whether a correlation id may have it as connection or request."""
     cdef int overflow = 0
@@ -957,6 +993,13 @@ cdef int check_size(Decoder decoder, BufferReader* r) except -1:
         raise beyond(
             r, f"{r.end - r.at} bytes are more than the {decoder.message_bytes_max} allowed"
         )
+    return 0
+
+
+cdef inline int check_nested(BufferReader* r, int code) except -1:
+    """Whether an extension that is no container may be where it is, see `Decoder.read_other`."""
+    if r.nested == NESTED_MAX:
+        raise malformed(r, f"an extension of type {code} is in one that has none")
     return 0
 
 

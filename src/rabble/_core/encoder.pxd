@@ -36,6 +36,7 @@ cdef class Encoder(CodecBounds):
     cdef int write_large(self, BufferWriter* w, object value) except -1
     cdef int write_tuple(self, BufferWriter* w, int code, object value, tuple items) except -1
     cdef int write_set(self, BufferWriter* w, int code, object value) except -1
+    cdef int write_moment(self, BufferWriter* w, int code, object value) except -1
     cdef int write_value(self, BufferWriter* w, int code, object value) except -1
     cdef int write_body(self, BufferWriter* w, int code, object value) except -1
     cdef int write_numbers(self, BufferWriter* w, tuple numbers, str what) except -1

@@ -36,7 +36,7 @@ from rabble._core.values cimport (
     COST_ATTRIBUTES, COST_CONTAINER, COST_ELEMENT, COST_ENTRY, COST_MEMBER, COST_PID, COST_SET,
     COST_VALUE, NUMBER_BYTES_MAX,
     UUID_BYTES, ZONE_BYTES_MAX, code_of, int_size, offset_of, parts_of, put_fixed, put_large,
-    put_uuid, utc, zone_of,
+    put_moment, put_uuid, utc,
 )
 
 import datetime
@@ -54,13 +54,53 @@ cdef extern from "Python.h":
     # These return NULL with their exception pending, for who calls them to look at.
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) noexcept
     PyObject* PyObject_GetAttr(object value, object name) noexcept
-    PyObject* PySequence_Tuple(object value) noexcept
     Py_ssize_t PyByteArray_GET_SIZE(object value) noexcept
     char* PyByteArray_AS_STRING(object value) noexcept
     PyObject* PyObject_CallOneArg(object callee, object argument) noexcept
     bint PyType_Check(object value) noexcept
     long long PyLong_AsLongLongAndOverflow(object value, int* overflow) except? -1
     unsigned long long PyLong_AsUnsignedLongLong(object value) except? 0xffffffffffffffff
+
+cdef extern from *:
+    """
+    /* An int of one digit, as nearly all are: what it is needs no call then. */
+    #if PY_VERSION_HEX >= 0x030C0000
+    #define RABBLE_IS_COMPACT(value) PyUnstable_Long_IsCompact((const PyLongObject *)(value))
+    #define RABBLE_COMPACT(value) PyUnstable_Long_CompactValue((const PyLongObject *)(value))
+    #else
+    #define RABBLE_IS_COMPACT(value) ((size_t)Py_SIZE(value) + 1 < 3)
+    #define RABBLE_COMPACT(value) (Py_SIZE(value) * ((PyLongObject *)(value))->ob_digit[0])
+    #endif
+    /* The elements of a set, as it stands: a tuple of them, or NULL with an exception pending. */
+    static PyObject *rabble_elements_of(PyObject *set) {
+    #if PY_VERSION_HEX < 0x03100000
+        /* An iterator takes three times as long. */
+        PyObject *out = PyTuple_New(PySet_GET_SIZE(set));
+        PySetObject *table = (PySetObject *)set;
+        Py_ssize_t i, n = 0;
+        if (out == NULL) return NULL;
+        /* To make it may have run the collector, and so anybody's code. From here on none runs. */
+        if (table->used != PyTuple_GET_SIZE(out)) {
+            Py_DECREF(out);
+            PyErr_SetString(PyExc_RuntimeError, "a set changed its size");
+            return NULL;
+        }
+        for (i = 0; i <= table->mask && n < PyTuple_GET_SIZE(out); i++) {
+            PyObject *element = table->table[i].key;
+            /* A place that was left has a key, and a hash that nothing has. */
+            if (element == NULL || table->table[i].hash == -1) continue;
+            Py_INCREF(element);
+            PyTuple_SET_ITEM(out, n++, element);
+        }
+        return out;
+    #else
+        return PySequence_Tuple(set);
+    #endif
+    }
+    """
+    bint RABBLE_IS_COMPACT(object value) noexcept
+    int64_t RABBLE_COMPACT(object value) noexcept
+    PyObject* rabble_elements_of(object value) noexcept
 
 cdef enum:
     REASON_CHARS_MAX = 500    # of what an exception of the user's says of itself
@@ -308,7 +348,11 @@ cdef class Encoder(CodecBounds):
         cdef int overflow = 0
         cdef unsigned char* p = w.data + w.size
         cdef uint64_t large
-        cdef int64_t n = PyLong_AsLongLongAndOverflow(value, &overflow)
+        cdef int64_t n
+        if RABBLE_IS_COMPACT(value):
+            w.size += put_int(p, RABBLE_COMPACT(value))
+            return 0
+        n = PyLong_AsLongLongAndOverflow(value, &overflow)
         if overflow:
             if overflow < 0 or value >= 1 << 64:
                 return self.write_large(w, value)
@@ -444,7 +488,7 @@ cdef class Encoder(CodecBounds):
 
     cdef int write_set(self, BufferWriter* w, int code, object value) except -1:
         # What is written may run code that changes the set.
-        cdef PyObject* found = PySequence_Tuple(value)
+        cdef PyObject* found = rabble_elements_of(value)
         if found is NULL:
             matches = PyErr_ExceptionMatches(RuntimeError)
             error = take_failure()
@@ -456,9 +500,30 @@ cdef class Encoder(CodecBounds):
         w.hashed -= 1
         return 0
 
+    cdef int write_moment(self, BufferWriter* w, int code, object value) except -1:
+        """Write a datetime or time."""
+        cdef Py_ssize_t start = w.size
+        cdef Py_ssize_t size
+        cdef PyObject* rest
+        cdef unsigned char* p
+        self.spend(w, COST_VALUE)
+        if w.capacity - start < 3 + 16:
+            self.grow(w, 3 + 16)
+        p = w.data + start
+        size = put_moment(p + 3, code, value, &rest)
+        if rest is NULL:
+            w.size += put_ext_head(p, code, size) + size
+            return 0
+        zone = <object>rest
+        w.size += 3 + size
+        self.write_zone(w, zone)
+        return self.write_ext(w, code, start)
+
     cdef int write_value(self, BufferWriter* w, int code, object value) except -1:
         """Write a value of one of the extensions of values.pxd."""
         cdef Py_ssize_t start, size
+        if code == EXT_DATETIME or code == EXT_TIME:
+            return self.write_moment(w, code, value)
         if code == EXT_SET or code == EXT_FROZENSET:
             return self.write_set(w, code, value)
         if code == EXT_TUPLE:
@@ -467,13 +532,6 @@ cdef class Encoder(CodecBounds):
         start = w.size
         if w.capacity - start < 3 + 16:
             self.grow(w, 3 + 16)
-        if code == EXT_DATETIME or code == EXT_TIME:
-            w.size += 3
-            w.size += put_fixed(w.data + w.size, code, value)
-            zone = zone_of(value)
-            if zone is not None:
-                self.write_zone(w, zone)
-            return self.write_ext(w, code, start)
         if code == EXT_BYTEARRAY:
             size = PyByteArray_GET_SIZE(value)
             self.grow(w, size + 6)
@@ -544,11 +602,6 @@ cdef class Encoder(CodecBounds):
 
     cdef int write_zone(self, BufferWriter* w, object zone) except -1:
         cdef int code
-        if zone is utc():
-            if w.capacity - w.size < 3:
-                self.grow(w, 3)
-            w.size += put_ext_head(w.data + w.size, EXT_TIMEZONE, 0)
-            return 0
         code = code_of(type(zone))
         if code != EXT_TIMEZONE and code != EXT_ZONEINFO:
             raise EncodeError(
@@ -584,6 +637,8 @@ cdef class Encoder(CodecBounds):
             return self.write_ext(w, EXT_CORRELATION_ID, start)
         # Classes that Python code made may be registered ones; some of values.pxd are among them.
         code = 0 if RABBLE_IS_HEAP_TYPE(cls) else code_of(cls)
+        if code == EXT_DATETIME or code == EXT_TIME:
+            return self.write_moment(w, code, value)
         if code:
             return self.write_value(w, code, value)
         found = PyDict_GetItemWithError(self.plans_by_class, plan_key(cls))

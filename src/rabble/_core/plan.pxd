@@ -43,6 +43,7 @@ cdef enum Build:
 cdef class Plan:
     cdef object cls             # what is built
     cdef str name               # its wire name
+    cdef bytes key              # ... in UTF-8: the object that the registry has the plan by
     cdef tuple fields           # of a message: names of its fields
     cdef Py_ssize_t count       # ... how many
     cdef Py_ssize_t required    # ... how many have to come: the others have defaults

@@ -106,6 +106,7 @@ cdef Plan plan_of(object registry, object registration):
     found = registry.plans_by_name.get(name)
     if type(found) is not Plan or (<Plan>found).cls is None:
         found = make_plan(registration)
+        (<Plan>found).key = name
         registry.plans_by_name[name] = found
     return <Plan>found
 

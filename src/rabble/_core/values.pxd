@@ -32,7 +32,8 @@ cdef int code_of(object cls) noexcept
 
 # Store the body, or its beginning, of a value of `code`, for which there is room; bytes taken.
 cdef int put_fixed(unsigned char* p, int code, object value) noexcept
-cdef object zone_of(object value)               # the tzinfo of a time or datetime, or None
+# Of a datetime or time, with its zone if that is UTC; any other one is put into `zone`, borrowed.
+cdef int put_moment(unsigned char* p, int code, object value, PyObject** zone) noexcept
 # Bytes of an int's two's complement, and how to store them.
 cdef Py_ssize_t int_size(object value) except -1
 cdef int put_large(unsigned char* p, Py_ssize_t size, object value) except -1

@@ -11,6 +11,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from rabble._core.buffer_writer cimport put_ext_head
 from rabble._core.byteorder cimport load_32, load_64, store_32, store_64
 from rabble._core.failure cimport PyErr_GivenExceptionMatches, owned, take_failure
 from rabble._core.plan cimport (
@@ -68,11 +69,10 @@ cdef extern from *:
     }
 
     static inline PyObject *rabble_zone_of(PyObject *value) {
-        PyObject *zone = PyDateTime_Check(value) ? PyDateTime_DATE_GET_TZINFO(value)
-                                                 : PyDateTime_TIME_GET_TZINFO(value);
-        Py_INCREF(zone);
-        return zone;
+        return PyDateTime_CheckExact(value) ? PyDateTime_DATE_GET_TZINFO(value)
+                                            : PyDateTime_TIME_GET_TZINFO(value);
     }
+    #define RABBLE_UTC (PyDateTimeAPI->TimeZone_UTC)
 
     /* All of these check what they are given. */
     #define RABBLE_US(p) (((p)[3] & 0x7f) << 16 | (p)[4] << 8 | (p)[5])
@@ -163,7 +163,8 @@ cdef extern from *:
     int days_of "PyDateTime_DELTA_GET_DAYS" (object value) noexcept
     int seconds_of "PyDateTime_DELTA_GET_SECONDS" (object value) noexcept
     int microseconds_of "PyDateTime_DELTA_GET_MICROSECONDS" (object value) noexcept
-    object rabble_zone_of(object value)
+    PyObject* rabble_zone_of(object value) noexcept     # borrowed
+    PyObject* RABBLE_UTC
     object rabble_new_date(const unsigned char* p)
     PyObject* rabble_new_time(const unsigned char* p, object zone) noexcept
     PyObject* rabble_new_datetime(const unsigned char* p, object zone) noexcept
@@ -254,17 +255,27 @@ cdef int code_of(object cls) noexcept:
 
 # How they are written.
 
-cdef int put_fixed(unsigned char* p, int code, object value) noexcept:
-    cdef Py_complex number
+cdef int put_moment(unsigned char* p, int code, object value, PyObject** zone) noexcept:
+    cdef int size = DATETIME_BYTES if code == EXT_DATETIME else TIME_BYTES
     if code == EXT_DATETIME:
         rabble_put_datetime(p, value)
-        return DATETIME_BYTES
+    else:
+        rabble_put_time(p, value)
+    zone[0] = rabble_zone_of(value)
+    if zone[0] is RABBLE_UTC:
+        # An extension of nothing.
+        zone[0] = NULL
+        return size + put_ext_head(p + size, EXT_TIMEZONE, 0)
+    if zone[0] is <PyObject*>None:
+        zone[0] = NULL
+    return size
+
+
+cdef int put_fixed(unsigned char* p, int code, object value) noexcept:
+    cdef Py_complex number
     if code == EXT_DATE:
         rabble_put_date(p, value)
         return DATE_BYTES
-    if code == EXT_TIME:
-        rabble_put_time(p, value)
-        return TIME_BYTES
     if code == EXT_TIMEDELTA:
         store_32(p, <uint32_t>days_of(value))
         store_32(p + 4, <uint32_t>seconds_of(value))
@@ -280,10 +291,6 @@ cdef inline void put_double(unsigned char* p, double number) noexcept:
     cdef uint64_t bits
     memcpy(&bits, &number, 8)
     store_64(p, bits)
-
-
-cdef object zone_of(object value):
-    return rabble_zone_of(value)
 
 
 cdef Py_ssize_t int_size(object value) except -1:
