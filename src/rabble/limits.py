@@ -149,7 +149,8 @@ class Limits:
     #: and if none is, the earliest. Nodes of one mesh should have the same, as of the next one.
     bans_max: int = bounded(256, 1, ENTRIES_MAX)
     #: Seconds that a ban may take: 400 days, as long as a certificate of `rabble cert` is good for.
-    #: One that others tell of is cut to it.
+    #: Of one that others tell of it is for this node alone: it is over here so many seconds after
+    #: it was said, and others are told what was told.
     ban_seconds_max: int = bounded(400 * 86_400, 1, 2**31 - 1)
 
     def __post_init__(self) -> None:

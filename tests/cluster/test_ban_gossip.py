@@ -90,6 +90,20 @@ def test_a_ban_is_told_to_all_at_once_and_what_was_told_to_nobody_again() -> Non
     assert side.sent("b") == side.sent("c") == []
 
 
+def test_what_many_are_told_is_encoded_once() -> None:
+    side = Side(A)
+    peers = [NodeId(f"peer-{number}", "h:1") for number in range(40)]
+    for node in peers:
+        side.connect(node)
+    side.ban(*(f"x{number}" for number in range(100)))
+    codec = side.gossip.bans._codec = Mock(wraps=CODEC)
+    side.tick(0.0)
+    assert codec.encode_message.call_count == 1
+    for node in peers:
+        [message] = side.sent(node.name)
+        assert len(message["b"]) == 100
+
+
 def test_what_a_peer_told_is_told_to_the_others_a_little_later() -> None:
     side = Side(A)
     side.connect(B)
@@ -180,6 +194,23 @@ def test_nobody_is_believed_about_its_name_or_its_keys() -> None:
     side.ban("b", bytes(32))
     side.read("b", {"b": [["b", 99, 0, "a", 0, False], [bytes(32), 99, 0, "a", 0, False]]})
     assert len(side.bans.in_force(0.0)) == 2
+
+
+def test_who_is_let_in_as_its_ban_is_cut_here_is_not_told_that_it_is_banned() -> None:
+    """It would believe it; and nobody here keeps it out."""
+    side = Side(A, Limits(ban_seconds_max=60, gossip_gather_ms=100))
+    side.connect(B)
+    side.read("b", {"b": [row("c", "b", 1), row(bytes(32), "b", 2), row("y", "b", 3)]})
+    side.tick(60.0)
+    side.connect(C, bytes(32))
+    side.connect(NodeId("d", "h:1"))
+    for name, told in (("c", ["y"]), ("d", ["c", "y", bytes(32)])):
+        side.gossip.send_state(side.peers[name], side.now)
+        assert [each[0] for each in side.sent(name)[0]["b"]] == told
+    side.read("b", {"b": [row("z", "b", 4), ["c", 5, 10**6, "b", 10**6 - 70_000, False]]})
+    side.tick(1.0)
+    assert [each[0] for each in side.sent("c")[0]["b"]] == ["z"]
+    assert [each[0] for each in side.sent("d")[0]["b"]] == ["c", "z"]
 
 
 def test_more_bans_than_fit_into_a_frame_go_by_several() -> None:

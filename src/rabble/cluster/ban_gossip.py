@@ -10,6 +10,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from rabble._core.codec import Codec
 from rabble._core.frame import FRAME_KINDS
@@ -65,9 +66,8 @@ class BanGossip:
             return
         by_id = {peer.connection_id: peer for peer in peers}
         for subjects, connection_ids in self._dissemination.take(now).items():
-            for connection_id in connection_ids:
-                if (peer := by_id.get(connection_id)) is not None:
-                    self._send(peer, now, subjects, is_for_all=True)
+            told = [by_id[each] for each in connection_ids if each in by_id]
+            self._send(told, now, subjects, is_for_all=True)
 
     def digests(self, digest: bytes, now: float) -> Callable[[PeerConnection], bytes]:
         """Makes the digest of all that is known, for a peer.
@@ -109,29 +109,42 @@ class BanGossip:
 
     def send_all(self, peer: PeerConnection, now: float) -> None:
         """Send all bans that are known to a peer."""
-        self._send(peer, now, None, is_for_all=False)
+        self._send([peer], now, None, is_for_all=False)
 
     def tell_before_parting(self, peer: PeerConnection, now: float) -> None:
         """Send a peer whose connection ends what it has not been told yet."""
         if subjects := self._dissemination.untold_to(peer.connection_id):
-            self._send(peer, now, subjects, is_for_all=True)
+            self._send([peer], now, subjects, is_for_all=True)
 
     def send_about(self, peer: PeerConnection, subjects: Iterable[Subject], now: float) -> None:
         """Send a peer what is known of these: it is banned, and may not hear it from others."""
-        self._send(peer, now, subjects, is_for_all=False)
+        self._send([peer], now, subjects, is_for_all=False)
 
     def _send(
         self,
-        peer: PeerConnection,
+        peers: Iterable[PeerConnection],
         now: float,
         subjects: Iterable[Subject] | None,
         *,
         is_for_all: bool,
     ) -> None:
-        rows = self._bans.rows(now, subjects)
-        for i in range(0, len(rows), self._rows_max):
-            message = {"b": rows[i : i + self._rows_max], **({} if is_for_all else {"k": True})}
-            peer.connection.send_control(KIND_MEMBERSHIP, self._codec.encode_message(message))
+        """Send all these peers the same; it is encoded once."""
+        bodies: dict[frozenset[Subject], list[bytes]] = {}
+        for peer in peers:
+            # It would believe that it is banned, and here nobody keeps it out.
+            about = (peer.node.name, *peer.keys)
+            without = frozenset(each for each in about if self._bans.is_cut(each, now))
+            if without not in bodies:
+                rows = self._bans.rows(now, subjects, without)
+                bodies[without] = self._encoded(rows, is_for_all=is_for_all)
+            for body in bodies[without]:
+                peer.connection.send_control(KIND_MEMBERSHIP, body)
+
+    def _encoded(self, rows: list[list[Any]], *, is_for_all: bool) -> list[bytes]:
+        """The frames of these rows."""
+        more = {} if is_for_all else {"k": True}
+        parts = (rows[i : i + self._rows_max] for i in range(0, len(rows), self._rows_max))
+        return [self._codec.encode_message({"b": part, **more}) for part in parts]
 
     # What comes.
 
