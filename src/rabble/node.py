@@ -296,8 +296,9 @@ class Node:
 
         Its connections end everywhere, and until the time is over, or `lift_ban`, no node of the
         mesh takes one of it. What is banned is a name, whoever has it, or a key, by whatever name,
-        or both. A node of that name is made no member, as by `leave`. All nodes learn of it, and
-        those that join later; it is forgotten when all that know of it have ended.
+        or both. All nodes learn of it, and those that join later; it is forgotten when all that
+        know of it have ended. When it is over the node, if it runs, is connected again by itself:
+        it was a member all the time. One that is not to come back has to `leave` as well.
 
         :param node: a `NodeId` or a node's name; `None` if only the key is banned.
         :param seconds: for how long, above 0, at most `Limits.ban_seconds_max`. A new ban takes the
@@ -317,8 +318,8 @@ class Node:
     def lift_ban(self, node: NodeId | str | None = None, *, key: str | None = None) -> None:
         """Let a node in again before its ban is over. Returns at once.
 
-        Everywhere, as soon as the others are told. It has to `join`, if its name was banned. What
-        is not banned, as far as this node knows, stays as it is.
+        Everywhere, as soon as the others are told; they dial it. What is not banned, as far as this
+        node knows, stays as it is.
 
         :param node: a `NodeId` or a node's name, if that was banned.
         :param key: the fingerprint of the key, if that was.

@@ -128,7 +128,7 @@ def test_what_two_have_told_to_all_is_told_to_nobody() -> None:
         assert bool(side.sent("d")) is not spread
 
 
-def test_a_removal_that_a_ban_has_caused_is_told_behind_it() -> None:
+def test_a_removal_that_goes_with_a_ban_is_told_behind_it() -> None:
     side = Side(A)
     side.membership.add(C)
     side.gossip.changed(0.0)

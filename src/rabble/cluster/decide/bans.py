@@ -84,13 +84,15 @@ class Word(NamedTuple):
 class Entry:
     """The last word on a subject, and when it ends, in monotonic seconds of this node.
 
-    :param until: as it was told. Here it may end before that, by `ban_seconds_max`.
+    :param until: as it was told.
+    :param holds_until: when it ends here, which is before that if this node allows itself less.
     :param is_first_hand: its giver told it, or this node is its giver.
     :param is_noted_over: `Bans.tick` has said that it is over here.
     """
 
     word: Word
     until: float
+    holds_until: float
     is_first_hand: bool
     is_noted_over: bool = False
 
@@ -171,14 +173,14 @@ class Bans:
     def get(self, subject: Subject, now: float) -> BanInForce | None:
         """The ban of a subject, if it holds."""
         entry = self._entries.get(subject)
-        if entry is None or (until := self._holds_until(entry)) <= now:
+        if entry is None or entry.holds_until <= now:
             return None
-        return BanInForce(subject, entry.word.by, until)
+        return BanInForce(subject, entry.word.by, entry.holds_until)
 
     def is_cut(self, subject: Subject, now: float) -> bool:
         """Whether a ban goes on elsewhere, and is over here, as this node allows itself less."""
         entry = self._entries.get(subject)
-        return entry is not None and self._holds_until(entry) <= now < entry.until
+        return entry is not None and entry.holds_until <= now < entry.until
 
     def refusal(self, name: str, keys: Iterable[bytes], now: float) -> Refusal | None:
         """Why a node may not be connected: the ban that holds for the longest, if there is one.
@@ -197,7 +199,7 @@ class Bans:
     def next_tick(self) -> float | None:
         """When a ban ends that holds, in monotonic seconds."""
         return min(
-            (self._holds_until(each) for each in self._entries.values() if not each.is_noted_over),
+            (each.holds_until for each in self._entries.values() if not each.is_noted_over),
             default=None,
         )
 
@@ -205,7 +207,7 @@ class Bans:
         """The subjects whose bans are over since the last call, by time or by a lifting."""
         over = []
         for subject, entry in self._entries.items():
-            if not entry.is_noted_over and self._holds_until(entry) <= now:
+            if not entry.is_noted_over and entry.holds_until <= now:
                 entry.is_noted_over = True
                 over.append(subject)
         return over
@@ -288,16 +290,19 @@ class Bans:
                 disbelieved += 1
                 continue
             self._time = max(self._time, word.time)
-            until = now + left_ms / 1_000
+            # Of the whole ban the same part is cut off by all that allow themselves as much.
+            cut_ms = max(word.duration_ms - self._seconds_max * 1_000, 0)
+            until, holds_until = now + left_ms / 1_000, now + (left_ms - cut_ms) / 1_000
             is_first_hand = is_own and word.by in told_by[:1]
             known = self._entries.get(subject)
             if known is None or word > known.word:
-                entry = self._entries[subject] = Entry(word, until, is_first_hand)
                 # One that was over at once has never been in force here.
-                entry.is_noted_over = known is None and self._holds_until(entry) <= now
+                is_over = holds_until <= now and known is None
+                self._entries[subject] = Entry(word, until, holds_until, is_first_hand, is_over)
                 learned[subject] = None
             elif word == known.word:
                 known.until = min(known.until, until)
+                known.holds_until = min(known.holds_until, holds_until)
                 known.is_first_hand |= is_first_hand
                 confirmed.append(subject)
         # What there is no room for at all is not forgotten: it was never known.
@@ -311,13 +316,10 @@ class Bans:
 
     # The rest is internal.
 
-    def _holds_until(self, entry: Entry) -> float:
-        """When a ban ends here: all that know it and allow themselves as much come to the same."""
-        return entry.until - max(entry.word.duration_ms / 1_000 - self._seconds_max, 0.0)
-
     def _say(self, subject: Subject, duration_ms: int, until: float) -> None:
         self._time = min(self._time + 1, COUNTER_MAX)
-        self._entries[subject] = Entry(Word(self._time, duration_ms, self._own.name), until, True)
+        word = Word(self._time, duration_ms, self._own.name)
+        self._entries[subject] = Entry(word, until, until, True)
 
     def _forget_surplus(self, now: float) -> tuple[Subject, ...]:
         """Keep as many words as there may be; the subjects whose bans were in force and are not."""
