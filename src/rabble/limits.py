@@ -88,7 +88,8 @@ class Limits:
     redial_first_ms: int = bounded(100, 1, MS_MAX)
     #: Milliseconds that this wait grows to.
     redial_most_ms: int = bounded(30_000, 1, MS_MAX)
-    #: Milliseconds of the least wait after a peer refused the version, the cluster or the proof.
+    #: Milliseconds of the least wait after a peer refused the version, the cluster or the proof, or
+    #: was removed itself.
     redial_refused_ms: int = bounded(30_000, 1, MS_MAX)
     #: Milliseconds that a connection has to last for the wait to start again from the first.
     redial_settled_ms: int = bounded(10_000, 1, MS_MAX)

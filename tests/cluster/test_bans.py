@@ -141,6 +141,18 @@ def test_a_join_of_an_address_where_somebody_is_banned_says_so_once(
     assert text.endswith("BANNED: the name x is banned for 1000 s more")
 
 
+def test_a_connection_of_who_is_banned_ends_though_the_step_that_ends_it_broke_off(
+    abc: tuple[Plane, Plane, Plane],
+) -> None:
+    a, _b, c = abc
+    a.plane.members.shut_out._bans.ban("c", 1_000, time.monotonic())
+    turn_while(3, *abc)
+    assert "c" in a.peers
+    a.plane.failures.note("the test", OSError())
+    turn_until(lambda: "c" not in a.peers and "a" not in c.peers, *abc)
+    assert [each for each in texts(c, "banned") if "that is this node" in each]
+
+
 def test_what_is_not_banned_cannot_be_lifted_which_is_said(
     abc: tuple[Plane, Plane, Plane],
 ) -> None:

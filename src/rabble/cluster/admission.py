@@ -59,7 +59,12 @@ class Admission:
         if self.is_draining:
             return Refusal(RefusalCode.SHUTDOWN)
         if self._life.is_removed:
-            return Refusal(RefusalCode.STATE, "this node was removed from the cluster")
+            own = self._membership.own.name
+            text = (
+                f"the node {own} was removed from its cluster and lets nobody in: "
+                f"call join() on {own} itself, or start it anew"
+            )
+            return Refusal(RefusalCode.NOT_JOINED, text)
         connection_id = self._connection_manager.connection_of(peer.node.name)
         silent_s = None if connection_id is None else self._connections.silent_s(connection_id)
         return (

@@ -413,7 +413,7 @@ class ControlPlane:
     def _established(self, done: HandshakeSocket, established: Established) -> None:
         """A handshake is done. Its socket is this method's from now on."""
         sock, initiated, peer = done.take(), done.initiated, established.peer
-        self._failed_handshakes.succeeded(done.remote, peer.node.name)
+        self._failed_handshakes.succeeded(done.remote, peer.node)
         owned: socket.socket | None = sock
         try:
             for action in self._connection_manager.established(
