@@ -39,19 +39,13 @@ class Admission:
         self.is_draining = False
 
     def refusal_of_answer(self, connection_id: int, peer: Peer) -> Refusal | None:
-        """Why not to send a PROOF, now that it is known who answers a dial; that has ended then."""
+        """Why not to send a PROOF, now that it is known who answers a dial. That has ended then,
+        unless the peer is banned.
+        """
         now = self._clock()
-        refusal = self._shut_out.refusal(peer, now)
-        if refusal is None:
-            refusal = self._connection_manager.authenticating(
-                connection_id, peer.node, peer.incarnation, now
-            )
-        else:
-            # It has proven nothing, so no action follows.
-            self._connection_manager.dial_failed(
-                connection_id, now, code=refusal.code, ban_s=refusal.ban_s
-            )
-        return refusal
+        return self._shut_out.refusal(peer, now) or self._connection_manager.authenticating(
+            connection_id, peer.node, peer.incarnation, now
+        )
 
     def refusal(self, peer: Peer) -> Refusal | None:
         """Why not to accept a peer that dialled and has authenticated itself."""

@@ -381,19 +381,14 @@ class ControlPlane:
                 case Authenticate(peer):
                     # Is the dial still wanted, now that it is known who answers?
                     refusal = self._admission.refusal_of_answer(connection_id, peer)
-                    if refusal is not None:
-                        if refusal.code is RefusalCode.BANNED:
-                            failed = Failed(refusal.code, refusal.text, False)
-                            self._failed_handshakes.count(
-                                connection_id,
-                                failed,
-                                handshake_socket.remote,
-                                True,
-                                handshake_socket,
-                            )
+                    if refusal is None:
+                        outcome = self._handshakes.authenticate(handshake_socket, outcome)
+                    elif refusal.code is RefusalCode.BANNED:
+                        # It may not dial by itself, and would not know why nobody lets it in.
+                        outcome = self._handshakes.refuse(handshake_socket, refusal)
+                    else:
                         self._handshakes.drop(connection_id)
                         return
-                    outcome = self._handshakes.authenticate(handshake_socket, outcome)
                 case Authorize(peer):
                     outcome = self._handshakes.decide(
                         handshake_socket, self._admission.refusal(peer)

@@ -92,7 +92,7 @@ class FailedHandshakes:
         self, failed: Failed, initiated: bool, handshake_socket: HandshakeSocket | None
     ) -> bool:
         """Whether it was said already that this node, or the peer, is banned."""
-        if initiated and failed.by_peer:
+        if failed.by_peer:
             before, self._is_banned = self._is_banned, True
             return before
         claimed = claimed_name(handshake_socket)

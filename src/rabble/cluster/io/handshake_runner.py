@@ -147,6 +147,12 @@ class HandshakeRunner:
         handshake_socket.extend(self._clock())
         return self._take(handshake_socket, lambda: [Send(question.proof)])
 
+    def refuse(self, handshake_socket: HandshakeSocket, refusal: Refusal) -> Outcome | None:
+        """Write, in place of the PROOF, why this node does not want the peer that was dialled."""
+        handshake = handshake_socket.handshake
+        assert handshake is not None
+        return self._take(handshake_socket, functools.partial(handshake.refuse, refusal))
+
     def decide(self, handshake_socket: HandshakeSocket, refusal: Refusal | None) -> Outcome | None:
         """Write the answer to a peer that dialled and has proven itself: `None` accepts it."""
         handshake = handshake_socket.handshake
