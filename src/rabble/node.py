@@ -306,9 +306,9 @@ class Node:
         :param key: the fingerprint of the key of its certificate, or of its own key, as
             `PeerStatus.keys` and `rabble fingerprint FILE` show it.
         :raises TypeError: if an argument is of another type.
-        :raises ValueError: if `seconds` is out of range, the name or key is none that can be, or
-            is this node's own, or the nodes of this mesh have no keys of their own; or if there is
-            neither.
+        :raises ValueError: if `seconds` is out of range, the name or key is none that can be (as an
+            address is), or is this node's own, or the nodes of this mesh have no keys of their own;
+            or if there is neither.
         :raises RuntimeError: if the node was roused without a mesh.
         :raises NodeStopped: if the node was shut down.
         """

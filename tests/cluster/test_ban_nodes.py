@@ -123,12 +123,27 @@ def test_what_cannot_be_banned_says_why(tmp_path: Path) -> None:
             (("b", "9"), {}, TypeError, "seconds must be a number, not '9'"),
             (("b", True), {}, TypeError, "seconds must be a number, not True"),
             ((None, 9), {}, ValueError, "ban needs a node's name, or key=..."),
+            (("10.0.0.1:4000", 9), {}, ValueError, "not an address: '10.0.0.1:4000'"),
+            (("[::1]:4000", 9), {}, ValueError, "see cluster_status().members"),
+            (("db.internal:4000", 9), {}, ValueError, "a node of that name is given as a NodeId"),
+            (("0f" * 32, 9), {}, ValueError, "looks like the fingerprint of a key: give it as key="),
+            ((":".join(["0F"] * 32), 9), {}, ValueError, "looks like the fingerprint of a key"),
         ]
         for arguments, named, error, text in wrong:
             with pytest.raises(error, match=re.escape(text)):
                 a.ban(*arguments, **named)
         with pytest.raises(ValueError, match="lift_ban needs a node's name"):
             a.lift_ban()
+        with pytest.raises(ValueError, match="lift_ban takes a node's name, not an address"):
+            a.lift_ban("10.0.0.1:4000")
+        assert a.cluster_status().bans == ()
+        # Who is really called so is banned all the same.
+        a.ban(rabble.NodeId("db:1", "10.0.0.1:4000"), 9)
+        a.ban("db:2@10.0.0.1:4000", 9)
+        until(lambda: [ban.node for ban in a.cluster_status().bans] == ["db:1", "db:2"])
+        a.lift_ban("db:1@10.0.0.1:4000")
+        a.lift_ban(rabble.NodeId("db:2", "10.0.0.1:4000"))
+        until(lambda: not a.cluster_status().bans)
         # What is not banned stays as it is.
         a.lift_ban("b", key="0f" * 32)
         assert a.cluster_status().bans == ()
