@@ -54,6 +54,9 @@ class Limits:
     service_inbox_envelopes_max: int = bounded(1_048_576, 1, COUNT_MAX)
     #: Calls of `Node.call` and `Node.call_async` that wait for their reply. Beyond it: `QueueFull`.
     calls_max: int = bounded(65_536, 1, COUNT_MAX)
+    #: Calls of `join`, `leave`, `ban` and `lift_ban` that the thread of the mesh has not come to.
+    #: Beyond it they raise `QueueFull`.
+    mesh_commands_max: int = bounded(4_096, 1, COUNT_MAX)
     #: Names that a node exports, to be spawned by others. Beyond it `export` raises `ValueError`.
     exports_max: int = bounded(1_024, 1, COUNT_MAX)
     #: Bytes of one encoded message.

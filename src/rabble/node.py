@@ -273,6 +273,7 @@ class Node:
             a node is asked for its name first.
         :raises ValueError: if it is no address.
         :raises RuntimeError: if the node was roused without a mesh.
+        :raises QueueFull: if `Limits.mesh_commands_max` such calls wait already.
         :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_usable()
@@ -285,6 +286,7 @@ class Node:
         :param node: a `NodeId` or a node's name; `None` is this one. The address of a `join` that
             nobody answered yet is dialled no longer.
         :raises RuntimeError: if the node was roused without a mesh.
+        :raises QueueFull: if `Limits.mesh_commands_max` such calls wait already.
         :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_usable()
@@ -310,6 +312,7 @@ class Node:
             address is), or is this node's own, or the nodes of this mesh have no keys of their own;
             or if there is neither.
         :raises RuntimeError: if the node was roused without a mesh.
+        :raises QueueFull: if `Limits.mesh_commands_max` such calls wait already.
         :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_usable()
@@ -326,6 +329,7 @@ class Node:
         :raises TypeError: if an argument is of another type.
         :raises ValueError: if the name or key is none that can be, or there is neither.
         :raises RuntimeError: if the node was roused without a mesh.
+        :raises QueueFull: if `Limits.mesh_commands_max` such calls wait already.
         :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_usable()
