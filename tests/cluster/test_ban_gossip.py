@@ -38,8 +38,10 @@ class Side:
         self.membership = Membership(own, 10, limits)
         self.bans = Bans(own, limits)
         self.now = 0.0
+        self.own_keys: tuple[bytes, ...] = (KEY,)
+        subjects = lambda: (own.name, *self.own_keys)  # noqa: E731
         self.gossip = Gossip(
-            own, self.membership, runtime, limits, 0.0, Least(), self.bans, lambda: (own.name, KEY)
+            own, self.membership, runtime, limits, 0.0, Least(), self.bans, subjects
         )
         self.gossip.tick(0.0, [])
         self.peers: dict[str, PeerConnection] = {}
@@ -186,6 +188,26 @@ def test_what_is_said_of_the_two_themselves_makes_no_difference_to_them() -> Non
     # What was said of itself it forgets when somebody lets it in.
     side.connect(NodeId("d", "h:1"))
     assert [each[0] for each in side.bans.rows(0.0)] == ["b", bytes(32)]
+
+
+def test_nodes_agree_though_one_has_come_to_a_key_that_is_banned() -> None:
+    """Of a connection those keys count that were shown when it came up, to both of its sides."""
+    old, new = KEY, bytes(32)
+    side, other = Side(A), Side(B)
+    side.connect(B, bytes([1]) * 32)
+    other.own_keys = (bytes([1]) * 32,)
+    other.connect(A, old)
+    other.ban(new)
+    [row] = other.bans.rows(0.0)
+    side.read("b", {"b": [row]})
+    side.own_keys = (new,)
+    for each in (side, other):
+        each.membership.merge(Side(A).membership.known())
+        each.membership.merge(Side(B).membership.known())
+    assert side.digest("b") == other.digest("a")
+    # Where it has been shown it is left out.
+    side.connect(NodeId("d", "h:1"))
+    assert new not in side.bans
 
 
 def test_nobody_is_believed_about_its_name_or_its_keys() -> None:

@@ -126,7 +126,7 @@ def test_what_cannot_be_banned_says_why(tmp_path: Path) -> None:
             (("10.0.0.1:4000", 9), {}, ValueError, "not an address: '10.0.0.1:4000'"),
             (("[::1]:4000", 9), {}, ValueError, "see cluster_status().members"),
             (("db.internal:4000", 9), {}, ValueError, "a node of that name is given as a NodeId"),
-            (("0f" * 32, 9), {}, ValueError, "looks like the fingerprint of a key: give it as key="),
+            (("0f" * 32, 9), {}, ValueError, "this looks like the fingerprint of a key"),
             ((":".join(["0F"] * 32), 9), {}, ValueError, "looks like the fingerprint of a key"),
         ]
         for arguments, named, error, text in wrong:

@@ -52,6 +52,9 @@ class BanGossip:
         self._runtime = runtime
         self._codec = codec
         self._own_subjects = own_subjects
+        #: What this node showed its peer when a connection came up, by the id of the connection: it
+        #: may have another key by now, and the peer does not know that.
+        self._shown: dict[int, tuple[Subject, ...]] = {}
         self._rows_max = (limits.frame_bytes_max - HEAD_BYTES) // ROW_BYTES_MAX
         self._dissemination: Dissemination[Subject] = Dissemination(rng, limits)
 
@@ -77,11 +80,11 @@ class BanGossip:
 
         :param digest: that of the membership.
         """
-        own = self._own_subjects()
         made: dict[frozenset[Subject], bytes] = {}
 
         def digest_for(peer: PeerConnection) -> bytes:
-            both: tuple[Subject, ...] = (*own, peer.node.name, *peer.keys)
+            shown = self._shown.get(peer.connection_id, ())
+            both: tuple[Subject, ...] = (*shown, peer.node.name, *peer.keys)
             without = frozenset(each for each in both if each in self._bans)
             if without not in made:
                 summary = self._bans.summary(now, without)
@@ -96,11 +99,13 @@ class BanGossip:
     def connection_up(self, connection_id: int) -> None:
         """From now on a peer is told what changes."""
         # Who lets this node in knows better what is said of it.
-        self._bans.forget(self._own_subjects())
+        own = self._shown[connection_id] = self._own_subjects()
+        self._bans.forget(own)
         self._dissemination.connection_up(connection_id)
 
     def connection_down(self, connection_id: int) -> None:
         """Tell it nothing more."""
+        self._shown.pop(connection_id, None)
         self._dissemination.connection_down(connection_id)
 
     def changed(self, subjects: Iterable[Subject], now: float) -> None:
@@ -132,7 +137,7 @@ class BanGossip:
         bodies: dict[frozenset[Subject], list[bytes]] = {}
         for peer in peers:
             # It would believe that it is banned, and here nobody keeps it out.
-            about = (peer.node.name, *peer.keys)
+            about: tuple[Subject, ...] = (peer.node.name, *peer.keys)
             without = frozenset(each for each in about if self._bans.is_cut(each, now))
             if without not in bodies:
                 rows = self._bans.rows(now, subjects, without)

@@ -26,8 +26,8 @@ class ShutOut:
     :param own_subjects: this node's name and keys, now.
     :param carry_out: does what `ConnectionManager` decided.
 
-    Who is banned stays a member, and is so again when that is over, by itself: a removal would last,
-    and would come to those who hear of it late when the ban is over.
+    Who is banned stays a member, and is connected again by itself when that is over: a removal
+    would last, and reach those who hear of it late when there is no ban any more.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class ShutOut:
                 continue
             self._report(logging.WARNING, f"{about}, by {ban.by}")
             if isinstance(ban.subject, str) and not self._is_connected(ban.subject):
-                self._part(ban.subject, (), now)
+                self._keep_out(ban.subject, (), now)
         for peer in self._connections.all():
             self.look_at(peer)
 
@@ -136,12 +136,12 @@ class ShutOut:
         if self._bans.refusal(peer.node.name, peer.keys, now) is not None:
             # By which it learns for how long.
             self._gossip.bans.send_about(peer, (peer.node.name, *peer.keys), now)
-            self._part(peer.node.name, peer.keys, now)
+            self._keep_out(peer.node.name, peer.keys, now)
 
     def _is_connected(self, name: str) -> bool:
         return self._connection_manager.connection_of(name) is not None
 
-    def _part(self, name: str, keys: Iterable[bytes], now: float) -> None:
+    def _keep_out(self, name: str, keys: Iterable[bytes], now: float) -> None:
         """End the connection or the dial to who is banned; from now on it is dialled seldom."""
         refusal = self._bans.refusal(name, keys, now)
         if refusal is not None:

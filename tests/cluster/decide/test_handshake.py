@@ -1384,6 +1384,7 @@ def test_who_is_banned_is_told_for_how_long_and_believes_it_behind_the_proof(ban
     assert (code, number) == (RefusalCode.BANNED, ban_s)
 
 
+OTHER = bytes(31) + b"x"
 BAN = Refusal(RefusalCode.BANNED, "the key of beta is banned for a while", ban_s=77)
 
 
@@ -1394,7 +1395,7 @@ BAN = Refusal(RefusalCode.BANNED, "the key of beta is banned for a while", ban_s
         (OPEN_A, OPEN_B),
         (OWN_A, OWN_B),
         # While the key is changed.
-        (dataclasses.replace(AT_A, key=bytes(31) + b"x"), dataclasses.replace(AT_B, other_keys=(bytes(31) + b"x",))),
+        (dataclasses.replace(AT_A, key=OTHER), dataclasses.replace(AT_B, other_keys=(OTHER,))),
     ],
     ids=["key", "no key", "keys of their own", "the other key"],
 )

@@ -329,7 +329,7 @@ def test_a_node_key_with_a_digit_that_was_mistyped_is_not_taken(data: st.DataObj
     assume(changed != WHOLE)
     with pytest.raises(KeyFileError) as raised:
         parsed_node_key(changed, "a.key")
-    assert "%x" % 0x0202 not in str(raised.value)
+    assert "202" not in str(raised.value)
 
 
 def test_what_is_said_of_a_digit_that_was_mistyped(file: Path) -> None:
