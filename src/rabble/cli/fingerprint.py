@@ -10,7 +10,7 @@ from rabble.cli.output import print_line
 from rabble.cli.status import USAGE_ERROR
 from rabble.cluster.decide.node_keys import NodeKey
 from rabble.cluster.io.keys import is_cluster_key_file, is_node_key_file, read_key_file
-from rabble.cluster.io.tls import certificate_key
+from rabble.cluster.io.tls import certificate_fingerprint
 from rabble.errors import KeyFileError
 
 __all__ = ["add_command", "run"]
@@ -50,7 +50,7 @@ def fingerprint_of(path: Path) -> bytes:
             f"ban a name, or give each node a key of its own (`rabble keygen --node`)"
         )
     if not is_node_key_file(path):
-        return certificate_key(path)
+        return certificate_fingerprint(path)
     key = read_key_file(path)
     if not isinstance(key, NodeKey):
         raise KeyFileError(f"{path}: has become another key just now")

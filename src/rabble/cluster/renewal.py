@@ -62,7 +62,7 @@ class Renewal:
         self._refresh_s = limits.credentials_refresh_ms / 1000
         self._tls: WatchedFiles[TlsContexts] | None = None
         self._key_file: WatchedFiles[Credentials] | None = None
-        #: What this node proves itself with. For any thread, as is `certificate_key`.
+        #: What this node proves itself with. For any thread, as is `certificate_fingerprint`.
         self.credentials = Credentials()
         if mesh.key is None or isinstance(mesh.key, bytes):
             self.credentials = mesh.read_credentials()
@@ -84,9 +84,9 @@ class Renewal:
         return None if self._tls is None else self._tls.content.client
 
     @property
-    def certificate_key(self) -> bytes | None:
+    def certificate_fingerprint(self) -> bytes | None:
         """The fingerprint of the public key in the node's certificate."""
-        return None if self._tls is None else self._tls.content.key
+        return None if self._tls is None else self._tls.content.fingerprint
 
     @property
     def server(self) -> ssl.SSLContext | None:

@@ -1352,7 +1352,7 @@ def test_the_fingerprint_of_a_certificate_comes_first() -> None:
     for config, more in ((OWN_B, [OWN_A.node_key.fingerprint]), (OPEN_B, [])):
         peer = OWN_A if more else OPEN_A
         left = initiator(peer, certified=names)
-        right = responder(config, certified=names, certificate_key=fingerprint)
+        right = responder(config, certified=names, certificate_fingerprint=fingerprint)
         talk(left, right)
         assert right.established.peer.keys == (fingerprint, *more)
 

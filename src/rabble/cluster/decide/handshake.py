@@ -95,7 +95,7 @@ class Handshake:
     :param expected: the node that was dialled; `None` where only its address is known. For the
         initiator.
     :param certified: the names in the peer's certificate; `None` if the stream is not TLS.
-    :param certificate_key: the fingerprint of that certificate's public key.
+    :param certificate_fingerprint: the fingerprint of that certificate's public key.
     :param on_loopback: the stream does not leave this machine.
     :raises ValueError: if an argument cannot be used.
 
@@ -113,7 +113,7 @@ class Handshake:
         expected: NodeId | None = None,
         *,
         certified: frozenset[str] | None = None,
-        certificate_key: bytes | None = None,
+        certificate_fingerprint: bytes | None = None,
         on_loopback: bool = False,
     ) -> None:
         if len(nonce) != wire.NONCE_BYTES:
@@ -131,7 +131,7 @@ class Handshake:
         self._join = join
         self._expected = expected
         self._certified = certified
-        self._certificate_key = certificate_key
+        self._certificate_fingerprint = certificate_fingerprint
         #: Whether what follows is to be authenticated; the peer may ask for it, too.
         self._authenticates_stream = (
             config.is_keyed
@@ -514,7 +514,9 @@ class Handshake:
 
     def _keys_of(self, hello: Hello) -> tuple[bytes, ...]:
         """The fingerprints of what the peer alone can prove itself with."""
-        certificate = () if self._certificate_key is None else (self._certificate_key,)
+        certificate = (
+            () if self._certificate_fingerprint is None else (self._certificate_fingerprint,)
+        )
         if not hello.key_id:
             return certificate
         return (*certificate, fingerprint_of(hello.name.decode(), hello.key_id))

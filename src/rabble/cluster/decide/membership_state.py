@@ -218,6 +218,7 @@ class State:
                     lost.append(join)
 
         touched = {*new_starts, *(row[3] for row in lost), *(row[3] for row in gained.values())}
+        received: list[Start | Version] = [*starts.values(), *versions.values()]
         ends = [row[3] for row in new_starts.values()]
         ends += [row[3] for row in new_versions.values()]
         return News(
@@ -229,7 +230,7 @@ class State:
             max(ends, default=0),
             starts,
             versions,
-            max(map(highest_in, (*starts.values(), *versions.values())), default=0),
+            max(map(highest_in, received), default=0),
             # A known join that stays is of a replica of which more was seen than is received.
             (new_starts, new_versions, gained) == (starts, versions, joins)
             and known_starts.keys() <= starts.keys()

@@ -105,7 +105,7 @@ class HandshakeRunner:
             join,
             expected,
             certified=None if certificate is None else certificate.names,
-            certificate_key=None if certificate is None else certificate.key,
+            certificate_fingerprint=None if certificate is None else certificate.fingerprint,
             on_loopback=on_loopback,
         )
 
