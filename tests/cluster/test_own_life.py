@@ -41,8 +41,8 @@ def test_who_dials_a_removed_node_is_told_once_on_which_one_somebody_has_to_join
     turn_until(lambda: a.refusals.get("NOT_JOINED", 0) >= 3, *ab)
     assert b.refusals.get("NOT_JOINED", 0) >= 3
     words = (
-        "the node b was removed from its cluster and lets nobody in: "
-        "call join() on b itself, or start it anew"
+        "the node that answers was removed from its cluster and lets nobody in: "
+        "call join() there, or start it anew; it is b"
     )
     assert [text for level, text in said_by_a if level == logging.WARNING] == [
         f"a: dialling {b.own.addr}: NOT_JOINED: the peer refused: {words}"

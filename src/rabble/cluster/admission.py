@@ -53,10 +53,10 @@ class Admission:
         if self.is_draining:
             return Refusal(RefusalCode.SHUTDOWN)
         if self._life.is_removed:
-            own = self._membership.own.name
+            # The name is last, as it may be long, and the text is cut.
             text = (
-                f"the node {own} was removed from its cluster and lets nobody in: "
-                f"call join() on {own} itself, or start it anew"
+                f"the node that answers was removed from its cluster and lets nobody in: "
+                f"call join() there, or start it anew; it is {self._membership.own.name}"
             )
             return Refusal(RefusalCode.NOT_JOINED, text)
         connection_id = self._connection_manager.connection_of(peer.node.name)

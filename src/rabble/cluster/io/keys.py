@@ -154,13 +154,8 @@ def parsed_node_key(content: bytes, path: str | os.PathLike[str]) -> NodeKey:
     """The node key that a file holds."""
     try:
         _, name, key_id, *numbers, checksum = content.decode().rstrip("\n").split("\n")
-        lines = (name, key_id, checksum)
-        heads = ("name ", "id ", CHECKSUM_HEAD)
-        if not all(line.startswith(head) for line, head in zip(lines, heads, strict=True)):
-            raise ValueError
-        name, key_id, checksum = (
-            line.removeprefix(head) for line, head in zip(lines, heads, strict=True)
-        )
+        name, key_id = without_head(name, "name "), without_head(key_id, "id ")
+        checksum = without_head(checksum, CHECKSUM_HEAD)
         if len(numbers) != COLLUDERS_MAX + 1 or any(len(each) != 2 * KEY_BYTES for each in numbers):
             raise ValueError
         NodeId(name, "localhost:0")
@@ -182,6 +177,13 @@ def parsed_node_key(content: bytes, path: str | os.PathLike[str]) -> NodeKey:
             f"numbers and their checksum, a line each; `rabble keygen --node NAME --from FILE` "
             f"makes one"
         ) from None
+
+
+def without_head(line: str, head: str) -> str:
+    """What follows the head of a line."""
+    if not line.startswith(head):
+        raise ValueError(f"a line does not begin with {head!r}")
+    return line.removeprefix(head)
 
 
 def node_key_text(name: str, key_id: bytes, coefficients: Iterable[int]) -> bytes:
