@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import string
 from typing import Any
 
 from rabble._core.ids import HOST_CHARS_MAX, RESERVED_GROUP, NodeId, host_problem
@@ -85,7 +86,7 @@ def banned_subjects(
     :param method: for the errors.
     :param node: a `NodeId`, its text, or a node's name.
     :param key: hexadecimal digits, as they are or in pairs with colons between.
-    :raises ValueError: if a text is none, or nothing is given.
+    :raises ValueError: if a text is none, or is an address, or nothing is given.
     :raises TypeError: if one of them is something else.
     """
     if node is None and key is None:
@@ -95,11 +96,33 @@ def banned_subjects(
         if not isinstance(node, NodeId | str):
             raise TypeError(f"{method} takes a NodeId or a node's name, not {argument_text(node)}")
         name = member_name(node)
+        if node == name:
+            check_plain_name(method, name)
         NodeId(name, "localhost:0")
         subjects.append(name)
     if key is not None:
         subjects.append(fingerprint(method, key))
     return tuple(subjects)
+
+
+def check_plain_name(method: str, name: str) -> None:
+    """Raise the `ValueError` of a name that is meant for something else.
+
+    A node may be called so all the same: a `NodeId`, or its text, says that it is.
+    """
+    meant: str | None = None
+    try:
+        split_address(name)
+    except ValueError:
+        digits = name.replace(":", "")
+        if len(digits) == 2 * FINGERPRINT_BYTES and set(digits) <= set(string.hexdigits):
+            meant = "a name, and this looks like the fingerprint of a key: give it as key="
+    else:
+        meant = f"a node's name, not an address: {name!r}; see cluster_status().members"
+    if meant is not None:
+        raise ValueError(
+            f"{method} takes {meant}; a node of that name is given as a NodeId, or NAME@HOST:PORT"
+        )
 
 
 def fingerprint(method: str, key: object) -> bytes:

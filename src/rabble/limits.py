@@ -57,6 +57,9 @@ class Limits:
     #: Requests of processes and services (`Ask`) that wait for their ends. Beyond it an `Ask` ends
     #: by `Failed` with `QueueFull`.
     asks_max: int = bounded(1_048_576, 1, COUNT_MAX)
+    #: Calls of `join`, `leave`, `ban` and `lift_ban` that the thread of the mesh has not come to.
+    #: Beyond it they raise `QueueFull`.
+    mesh_commands_max: int = bounded(4_096, 1, COUNT_MAX)
     #: Names that a node exports, to be spawned by others. Beyond it `export` raises `ValueError`.
     exports_max: int = bounded(1_024, 1, COUNT_MAX)
     #: Bytes of one encoded message.
@@ -91,7 +94,8 @@ class Limits:
     redial_first_ms: int = bounded(100, 1, MS_MAX)
     #: Milliseconds that this wait grows to.
     redial_most_ms: int = bounded(30_000, 1, MS_MAX)
-    #: Milliseconds of the least wait after a peer refused the version, the cluster or the proof.
+    #: Milliseconds of the least wait after a peer refused the version, the cluster or the proof, or
+    #: was removed itself.
     redial_refused_ms: int = bounded(30_000, 1, MS_MAX)
     #: Milliseconds that a connection has to last for the wait to start again from the first.
     redial_settled_ms: int = bounded(10_000, 1, MS_MAX)
@@ -152,7 +156,8 @@ class Limits:
     #: and if none is, the earliest. Nodes of one mesh should have the same, as of the next one.
     bans_max: int = bounded(256, 1, ENTRIES_MAX)
     #: Seconds that a ban may take: 400 days, as long as a certificate of `rabble cert` is good for.
-    #: One that others tell of is cut to it.
+    #: Of one that others tell of it is for this node alone: it is over here so many seconds after
+    #: it was said, and others are told what was told.
     ban_seconds_max: int = bounded(400 * 86_400, 1, 2**31 - 1)
 
     def __post_init__(self) -> None:

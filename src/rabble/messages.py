@@ -199,7 +199,8 @@ class ClusterStatus:
     certificate_days_left: float | None = None
     #: A short name of each key that this node accepts, 8 hexadecimal digits that give nothing of it
     #: away: first that of the key which it proves itself with. Two while the key is changed, none
-    #: without a key.
+    #: without a key. Of a key of its own it is the beginning of the fingerprint, by which it is
+    #: banned: see `PeerStatus.keys` of its peers.
     key_ids: tuple[str, ...] = ()
     #: The bans that this node knows of and that hold, those of names first.
     bans: tuple[BanStatus, ...] = ()

@@ -297,6 +297,7 @@ class Node:
             a node is asked for its name first.
         :raises ValueError: if it is no address.
         :raises RuntimeError: if the node was roused without a mesh.
+        :raises QueueFull: if `Limits.mesh_commands_max` such calls wait already.
         :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_usable()
@@ -309,6 +310,7 @@ class Node:
         :param node: a `NodeId` or a node's name; `None` is this one. The address of a `join` that
             nobody answered yet is dialled no longer.
         :raises RuntimeError: if the node was roused without a mesh.
+        :raises QueueFull: if `Limits.mesh_commands_max` such calls wait already.
         :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_usable()
@@ -320,8 +322,9 @@ class Node:
 
         Its connections end everywhere, and until the time is over, or `lift_ban`, no node of the
         mesh takes one of it. What is banned is a name, whoever has it, or a key, by whatever name,
-        or both. A node of that name is made no member, as by `leave`. All nodes learn of it, and
-        those that join later; it is forgotten when all that know of it have ended.
+        or both. All nodes learn of it, and those that join later; it is forgotten when all that
+        know of it have ended. When it is over the node, if it runs, is connected again by itself:
+        it was a member all the time. One that is not to come back has to `leave` as well.
 
         :param node: a `NodeId` or a node's name; `None` if only the key is banned.
         :param seconds: for how long, above 0, at most `Limits.ban_seconds_max`. A new ban takes the
@@ -329,10 +332,11 @@ class Node:
         :param key: the fingerprint of the key of its certificate, or of its own key, as
             `PeerStatus.keys` and `rabble fingerprint FILE` show it.
         :raises TypeError: if an argument is of another type.
-        :raises ValueError: if `seconds` is out of range, the name or key is none that can be, or
-            is this node's own, or the nodes of this mesh have no keys of their own; or if there is
-            neither.
+        :raises ValueError: if `seconds` is out of range, the name or key is none that can be (as an
+            address is), or is this node's own, or the nodes of this mesh have no keys of their own;
+            or if there is neither.
         :raises RuntimeError: if the node was roused without a mesh.
+        :raises QueueFull: if `Limits.mesh_commands_max` such calls wait already.
         :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_usable()
@@ -341,14 +345,15 @@ class Node:
     def lift_ban(self, node: NodeId | str | None = None, *, key: str | None = None) -> None:
         """Let a node in again before its ban is over. Returns at once.
 
-        Everywhere, as soon as the others are told. It has to `join`, if its name was banned. What
-        is not banned, as far as this node knows, stays as it is.
+        Everywhere, as soon as the others are told; they dial it. What is not banned, as far as this
+        node knows, stays as it is.
 
         :param node: a `NodeId` or a node's name, if that was banned.
         :param key: the fingerprint of the key, if that was.
         :raises TypeError: if an argument is of another type.
         :raises ValueError: if the name or key is none that can be, or there is neither.
         :raises RuntimeError: if the node was roused without a mesh.
+        :raises QueueFull: if `Limits.mesh_commands_max` such calls wait already.
         :raises NodeStopped: if the node was shut down.
         """
         self._runtime.check_usable()

@@ -76,10 +76,11 @@ class Plane:
         name: str,
         first_incarnation: int = 1,
         node_key: NodeKey | None = None,
+        port: int = 0,
         **limits: int,
     ) -> None:
         self.limits = Limits(**{**QUICK, **limits})
-        listeners = open_listeners("127.0.0.1:0", loopback_only=True)
+        listeners = open_listeners(f"127.0.0.1:{port}", loopback_only=True)
         self.own = NodeId(name, f"127.0.0.1:{listeners[0].getsockname()[1]}")
         self.runtime = Runtime(self.own)
         self.commands: collections.deque[Callable[[], None]] = collections.deque()

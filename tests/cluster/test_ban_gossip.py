@@ -38,8 +38,10 @@ class Side:
         self.membership = Membership(own, 10, limits)
         self.bans = Bans(own, limits)
         self.now = 0.0
+        self.own_keys: tuple[bytes, ...] = (KEY,)
+        subjects = lambda: (own.name, *self.own_keys)  # noqa: E731
         self.gossip = Gossip(
-            own, self.membership, runtime, limits, 0.0, Least(), self.bans, lambda: (own.name, KEY)
+            own, self.membership, runtime, limits, 0.0, Least(), self.bans, subjects
         )
         self.gossip.tick(0.0, [])
         self.peers: dict[str, PeerConnection] = {}
@@ -90,6 +92,20 @@ def test_a_ban_is_told_to_all_at_once_and_what_was_told_to_nobody_again() -> Non
     assert side.sent("b") == side.sent("c") == []
 
 
+def test_what_many_are_told_is_encoded_once() -> None:
+    side = Side(A)
+    peers = [NodeId(f"peer-{number}", "h:1") for number in range(40)]
+    for node in peers:
+        side.connect(node)
+    side.ban(*(f"x{number}" for number in range(100)))
+    codec = side.gossip.bans._codec = Mock(wraps=CODEC)
+    side.tick(0.0)
+    assert codec.encode_message.call_count == 1
+    for node in peers:
+        [message] = side.sent(node.name)
+        assert len(message["b"]) == 100
+
+
 def test_what_a_peer_told_is_told_to_the_others_a_little_later() -> None:
     side = Side(A)
     side.connect(B)
@@ -114,7 +130,7 @@ def test_what_two_have_told_to_all_is_told_to_nobody() -> None:
         assert bool(side.sent("d")) is not spread
 
 
-def test_a_removal_that_a_ban_has_caused_is_told_behind_it() -> None:
+def test_a_removal_that_goes_with_a_ban_is_told_behind_it() -> None:
     side = Side(A)
     side.membership.add(C)
     side.gossip.changed(0.0)
@@ -174,12 +190,49 @@ def test_what_is_said_of_the_two_themselves_makes_no_difference_to_them() -> Non
     assert [each[0] for each in side.bans.rows(0.0)] == ["b", bytes(32)]
 
 
+def test_nodes_agree_though_one_has_come_to_a_key_that_is_banned() -> None:
+    """Of a connection those keys count that were shown when it came up, to both of its sides."""
+    old, new = KEY, bytes(32)
+    side, other = Side(A), Side(B)
+    side.connect(B, bytes([1]) * 32)
+    other.own_keys = (bytes([1]) * 32,)
+    other.connect(A, old)
+    other.ban(new)
+    [row] = other.bans.rows(0.0)
+    side.read("b", {"b": [row]})
+    side.own_keys = (new,)
+    for each in (side, other):
+        each.membership.merge(Side(A).membership.known())
+        each.membership.merge(Side(B).membership.known())
+    assert side.digest("b") == other.digest("a")
+    # Where it has been shown it is left out.
+    side.connect(NodeId("d", "h:1"))
+    assert new not in side.bans
+
+
 def test_nobody_is_believed_about_its_name_or_its_keys() -> None:
     side = Side(A)
     side.connect(B, bytes(32))
     side.ban("b", bytes(32))
     side.read("b", {"b": [["b", 99, 0, "a", 0, False], [bytes(32), 99, 0, "a", 0, False]]})
     assert len(side.bans.in_force(0.0)) == 2
+
+
+def test_who_is_let_in_as_its_ban_is_cut_here_is_not_told_that_it_is_banned() -> None:
+    """It would believe it; and nobody here keeps it out."""
+    side = Side(A, Limits(ban_seconds_max=60, gossip_gather_ms=100))
+    side.connect(B)
+    side.read("b", {"b": [row("c", "b", 1), row(bytes(32), "b", 2), row("y", "b", 3)]})
+    side.tick(60.0)
+    side.connect(C, bytes(32))
+    side.connect(NodeId("d", "h:1"))
+    for name, told in (("c", ["y"]), ("d", ["c", "y", bytes(32)])):
+        side.gossip.send_state(side.peers[name], side.now)
+        assert [each[0] for each in side.sent(name)[0]["b"]] == told
+    side.read("b", {"b": [row("z", "b", 4), ["c", 5, 10**6, "b", 10**6 - 70_000, False]]})
+    side.tick(1.0)
+    assert [each[0] for each in side.sent("c")[0]["b"]] == ["z"]
+    assert [each[0] for each in side.sent("d")[0]["b"]] == ["c", "z"]
 
 
 def test_more_bans_than_fit_into_a_frame_go_by_several() -> None:

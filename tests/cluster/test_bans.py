@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rabble import NodeId, Removed
+from rabble import NodeId
 from rabble.cluster.decide.bans import DURATION_MS_MAX
 from rabble.cluster.decide.node_keys import NodeKey, derived
 from rabble.cluster.gossip import KIND_MEMBERSHIP
@@ -66,7 +66,9 @@ def test_a_banned_node_is_let_go_by_all_and_told_for_how_long(
     turn_until(lambda: a.members == b.members == {"a", "b"}, *abc)
     # By which NodeDown has its reason, and `refusals` its count.
     assert [each.code for each in seen] == [22]
-    assert c.plane.status().removed and c.runtime.news == [Removed(None)]
+    # It is no member less: all is as it was when the ban is over.
+    assert not c.plane.status().removed and c.runtime.news == []
+    assert all("c" in each.plane._membership for each in abc)
     [text] = texts(c, "banned")
     assert text == (
         "c: the name c is banned for 1000 s, by a: that is this node, which nobody lets in "
@@ -87,24 +89,26 @@ def test_a_banned_node_that_joins_again_is_refused_with_words_and_backs_off(
 ) -> None:
     a, b, c = abc
     ban(a, "c")
-    turn_until(lambda: c.plane.status().removed and b.banned and not (c.peers), *abc)
+    turn_until(lambda: b.banned and not c.peers, *abc)
     c.runtime.reports.clear()
     levels: list[tuple[int, str]] = []
     c.runtime.report = lambda level, words: levels.append((level, words()))  # type: ignore[method-assign]
     c.plane.join(a.own)
+    targets = c.plane._connection_manager._members.values()
+    turn_until(lambda: all(each.ban_s > 900 for each in targets), *abc)
     turn_until(lambda: c.refusals.get("BANNED", 0) >= 6, *abc)
     warned = [text for level, text in levels if level == logging.WARNING]
     assert len(warned) == 1
+    # It dialled, or was dialled.
     assert "BANNED: the peer refused: the name c is banned for " in warned[0]
     for each in (a, b):
         assert not each.peers & {"c"} and each.members == {"a", "b"}
         assert each.refusals.get("BANNED", 0) >= 1
-        assert len(texts(each, "a connection from", "BANNED")) >= 1
+        assert len(texts(each, "BANNED")) >= 1
     # Each peer is dialled less and less often.
     now = time.monotonic()
     statuses = c.plane._connection_manager.statuses(now)
     assert all(status.refusal is not None for status in statuses.values())
-    assert all(target.ban_s > 900 for target in c.plane._connection_manager._members.values())
 
 
 def test_another_node_of_the_name_is_refused_as_well(abc: tuple[Plane, Plane, Plane]) -> None:
@@ -134,9 +138,21 @@ def test_a_join_of_an_address_where_somebody_is_banned_says_so_once(
     with Plane("x", START, **QUICK) as x:
         a.plane.join(x.own.addr)
         turn_until(lambda: a.refusals.get("BANNED", 0) >= 3, *abc, x)
-        assert not x.peers and not x.refusals.get("BANNED")
+        assert not x.peers and x.refusals.get("BANNED")
     [text] = texts(a, f"dialling {x.own.addr}")[:1]
     assert text.endswith("BANNED: the name x is banned for 1000 s more")
+
+
+def test_a_connection_of_who_is_banned_ends_though_the_step_that_ends_it_broke_off(
+    abc: tuple[Plane, Plane, Plane],
+) -> None:
+    a, _b, c = abc
+    a.plane.members.shut_out._bans.ban("c", 1_000, time.monotonic())
+    turn_while(3, *abc)
+    assert "c" in a.peers
+    a.plane.failures.note("the test", OSError())
+    turn_until(lambda: "c" not in a.peers and "a" not in c.peers, *abc)
+    assert [each for each in texts(c, "banned") if "that is this node" in each]
 
 
 def test_what_is_not_banned_cannot_be_lifted_which_is_said(
@@ -150,17 +166,20 @@ def test_what_is_not_banned_cannot_be_lifted_which_is_said(
     ]
 
 
-def test_whoever_joins_elsewhere_in_spite_of_a_ban_is_no_member_and_not_dialled(
+def test_whoever_is_joined_elsewhere_in_spite_of_a_ban_is_shown_by_nobody(
     abc: tuple[Plane, Plane, Plane],
 ) -> None:
-    """As of two acts that did not know of each other; who banned it removes it."""
+    """As of two acts that did not know of each other."""
     a, b, _c = abc
     b.plane.join(NodeId("x", "127.0.0.1:1"))
     ban(a, "x")
     turn_until(lambda: all(each.banned == {"x"} for each in abc), *abc)
+    turn_until(lambda: all("x" in each.plane._membership for each in abc), *abc)
+    assert all(each.members == {"a", "b", "c"} for each in abc)
+    # Until somebody has it leave, it is a member.
+    a.plane.leave("x")
     turn_until(lambda: all("x" not in each.plane._membership for each in abc), *abc)
-    for each in abc:
-        assert each.members == {"a", "b", "c"} and "x" not in each.desired
+    assert all("x" not in each.desired for each in abc)
 
 
 def test_a_node_that_comes_later_learns_of_the_ban_from_who_still_lives(
@@ -185,11 +204,10 @@ def test_a_ban_is_over_by_time_and_the_node_comes_in_by_itself(
 ) -> None:
     a, b, c = abc
     ban(a, "c", seconds=1.0)
-    turn_until(lambda: c.plane.status().removed and b.banned, *abc)
-    c.plane.join(b.own)
+    turn_until(lambda: b.banned and not c.peers, *abc)
     turn_until(lambda: c.peers == {"a", "b"} and a.members == {"a", "b", "c"}, *abc)
     assert c.refusals.get("BANNED", 0) >= 1
-    assert not a.banned | b.banned
+    assert not a.banned | b.banned and not c.plane.status().removed
     assert texts(a, "the name c is banned no longer")
     turn_until(lambda: not any(each.plane.status().bans for each in abc), *abc)
 
@@ -199,10 +217,9 @@ def test_a_ban_that_is_lifted_anywhere_is_over_everywhere(
 ) -> None:
     a, b, c = abc
     ban(a, "c")
-    turn_until(lambda: c.plane.status().removed and b.banned, *abc)
+    turn_until(lambda: b.banned and not c.peers, *abc)
     lift(b, "c")
     turn_until(lambda: not (a.banned or b.banned), *abc)
-    c.plane.join(a.own)
     turn_until(lambda: c.peers == {"a", "b"} and b.members == {"a", "b", "c"}, *abc)
     # Nothing is left to be told.
     turn_until(lambda: agree(*abc), *abc)
@@ -220,19 +237,65 @@ def agree(*planes: Plane) -> bool:
     )
 
 
+def cut_off(plane: Plane) -> None:
+    """End its connections; as long as the others take no turns it is by itself."""
+    for peer in plane.plane._connections.all():
+        plane.plane._abandon(peer.connection_id, "the test", OSError())
+
+
+def test_what_is_said_by_itself_ends_with_its_time_and_parts_nobody_then(
+    abc: tuple[Plane, Plane, Plane],
+) -> None:
+    """So it was with a removal that went with the ban, and spread after it."""
+    a, b, c = abc
+    cut_off(a)
+    ban(a, "c", seconds=0.2)
+    turn_until(lambda: not a.banned, a)
+    turn_until(lambda: a.peers == {"b", "c"} and c.peers == {"a", "b"}, *abc)
+    turn_until(lambda: agree(*abc), *abc)
+    assert not c.plane.status().removed and not b.banned | c.banned
+    assert a.members == b.members == c.members == {"a", "b", "c"}
+
+
+def test_who_is_banned_and_bans_others_is_with_them_again_when_both_are_over(
+    abc: tuple[Plane, Plane, Plane],
+) -> None:
+    a, b, c = abc
+    ban(a, "c", seconds=1.0)
+    turn_until(lambda: b.banned and not c.peers, *abc)
+    ban(c, "a", "b", seconds=2.0)
+    # It connects to nobody whom it bans, and nobody else is told of that.
+    turn_until(lambda: not a.banned | b.banned, *abc)
+    assert not c.peers and a.peers == {"b"}
+    turn_until(lambda: c.peers == {"a", "b"} and a.peers == {"b", "c"}, *abc)
+    assert a.members == b.members == c.members == {"a", "b", "c"}
+    assert not any(each.plane.status().removed for each in abc)
+
+
+def test_who_is_shut_out_and_has_to_leave_is_no_member_when_the_ban_is_over(
+    abc: tuple[Plane, Plane, Plane],
+) -> None:
+    a, b, c = abc
+    ban(a, "c", seconds=0.5)
+    a.plane.leave("c")
+    turn_until(lambda: a.peers == {"b"} and b.peers == {"a"} and not c.peers, *abc)
+    turn_until(lambda: not a.banned | b.banned, *abc)
+    assert a.members == b.members == {"a", "b"}
+    turn_until(lambda: c.plane.status().removed, *abc)
+
+
 def test_a_member_whose_name_is_let_in_again_is_dialled(abc: tuple[Plane, Plane, Plane]) -> None:
     """It was made a member by somebody who had not heard of the ban."""
-    a, b, c = abc
+    a, *_ = abc
+    ban(a, "x")
     with Plane("x", START, **QUICK) as x:
-        for each in (b, c):
-            each.plane._membership.add(x.own)
-        b.plane.members._changed()
-        turn_until(lambda: "x" in a.plane._membership, *abc)
-        a.plane._membership.remove("x")
-        a.plane.members.shut_out._bans.ban("x", 1_000, time.monotonic())
-        b.plane._membership.add(x.own)
-        a.plane.members.shut_out.lift(["x"])
-        turn_until(lambda: x.peers >= {"b", "c"}, *abc, x)
+        a.plane._membership.add(x.own)
+        a.plane.members._changed()
+        a.plane.members._add_peers([x.own])
+        turn_until(lambda: all(each.refusals.get("BANNED") for each in abc), *abc, x)
+        assert not x.peers
+        lift(a, "x")
+        turn_until(lambda: x.peers >= {"a", "b", "c"}, *abc, x)
 
 
 # A key.
@@ -296,6 +359,30 @@ def test_a_banned_key_is_shut_out_and_the_name_comes_back_with_another_one(
         turn_until(lambda: again.peers == {"a", "b"} and a.peers == {"b", "c"}, a, b, again)
 
 
+@pytest.mark.parametrize("what", ["its key", "its name"])
+def test_a_banned_node_that_is_only_dialled_learns_why_it_is_alone(
+    keyed: tuple[Plane, Plane, Plane], what: str
+) -> None:
+    """It was started anew, and knows nobody: members dial it, as they do who was away."""
+    a, b, c = keyed
+    key = key_of("c").fingerprint
+    ban(a, key if what == "its key" else "c")
+    turn_until(lambda: b.banned and not c.peers, *keyed)
+    port = int(c.own.addr.rpartition(":")[2])
+    c.close()
+    with Plane("c", START * 2, key_of("c"), port=port, **QUICK) as again:
+        levels: list[tuple[int, str]] = []
+        again.runtime.report = lambda level, words: levels.append((level, words()))  # type: ignore[method-assign]
+        turn_until(lambda: again.refusals.get("BANNED", 0) >= 4, a, b, again)
+        assert again.refusals.keys() == {"BANNED"} and not again.peers | again.desired
+    [warning] = [text for level, text in levels if level == logging.WARNING]
+    assert "c: a connection from 127.0.0.1:" in warning
+    about = f"the key {key.hex()}" if what == "its key" else "the name c"
+    assert f"BANNED: the peer refused: {about} is banned for " in warning
+    for each in (a, b):
+        assert len(texts(each, f"dialling {c.own.addr}: BANNED")) >= 1
+
+
 def test_a_node_whose_key_is_let_in_again_is_dialled_at_once(
     keyed: tuple[Plane, Plane, Plane],
 ) -> None:
@@ -356,14 +443,13 @@ def test_what_one_member_made_up_an_operator_undoes_on_any_other(
     """It costs what a forged removal does, a join, and one lifting."""
     a, b, m = abc
     claim(m, [["a", 99, DURATION_MS_MAX, "b", DURATION_MS_MAX, False]])
-    turn_until(lambda: a.plane.status().removed and not a.peers, *abc)
+    turn_until(lambda: a.peers == {"c"} and b.peers == {"c"}, *abc)
     ban(b, "c")
-    turn_until(lambda: m.plane.status().removed and not m.peers, *abc)
+    turn_until(lambda: b.peers == set(), *abc)
     assert all(ban.seconds_left <= 400 * 86_400 for ban in b.plane.status().bans)
     lift(b, "a")
-    a.plane.join(b.own)
-    turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, a, b)
-    turn_until(lambda: a.banned == b.banned == {"c"}, a, b)
+    turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, *abc)
+    turn_until(lambda: a.banned == b.banned == {"c"} and not m.peers, *abc)
 
 
 def test_a_flood_of_bans_fills_no_table_and_keeps_no_ban_out(
@@ -419,11 +505,12 @@ def test_a_ban_that_only_the_banned_node_was_told_of_is_forgotten_when_others_ta
     [peer] = [each for each in m.plane._connections.all() if each.node == a.own]
     body = CODEC.encode_message({"b": [["a", 99, 10**6, "b", 10**6, False]], "k": True})
     peer.connection.send_control(KIND_MEMBERSHIP, body)
-    turn_until(lambda: a.plane.status().removed and not a.peers, *abc)
+    turn_until(lambda: a.banned == {"a"}, *abc)
+    assert a.peers == {"b", "c"} and not b.banned
+    with Plane("d", START, **QUICK) as d:
+        d.plane.join(a.own)
+        turn_until(lambda: a.peers == {"b", "c", "d"} and not a.banned, *abc, d)
     assert not b.banned
-    a.plane.join(b.own)
-    turn_until(lambda: a.peers == {"b", "c"} and "a" in b.peers, *abc)
-    assert not a.banned and not b.banned
 
 
 @pytest.mark.parametrize("end", ["leave", "stop"])

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from rabble import KeyFileError, Limits, Mesh, NodeId
-from rabble.cluster.io.keys import key_id
+from rabble.cluster.decide.node_keys import derived
+from rabble.cluster.io.keys import key_id, write_key, write_node_key
 from rabble.cluster.renewal import Renewal
 from rabble.cluster.status import StatusBoard
 from tests.cluster.io.test_tls import DAY, TODAY, Issuer
@@ -157,8 +158,8 @@ def test_a_key_file_that_cannot_be_used_is_one_warning_and_changes_nothing(
     assert text.startswith(f"a: the keys stay those of before: {file}: ")
     assert why in text
     assert text.endswith(
-        "put a file there that can be used, and it is read without a restart; with this one the "
-        "node would not start again"
+        "put a file there that can be used, and it is read without a restart; the next start needs "
+        "it"
     )
     assert NEW.hex()[:8] not in text
     # It is mended.
@@ -167,6 +168,44 @@ def test_a_key_file_that_cannot_be_used_is_one_warning_and_changes_nothing(
     write(file, NEW, OLD)
     it.settle()
     assert it.renewal.credentials.keys == (NEW, OLD)
+    assert it.runtime.levels == [logging.WARNING, logging.INFO]
+
+
+@pytest.mark.parametrize("first", ["the cluster's", "its own"])
+def test_a_key_of_another_kind_is_not_taken_by_a_node_that_runs(tmp_path: Path, first: str) -> None:
+    """With it nobody of its mesh would let it in any more."""
+    file = tmp_path / "key"
+
+    def put(is_own: bool) -> None:
+        file.unlink(missing_ok=True)
+        if is_own:
+            write_node_key(file, derived(OLD, "a", bytes(16)))
+        else:
+            write_key(file, OLD)
+        stamp(file)
+
+    put(first == "its own")
+    it = Renewing(key=file)
+    before, ids = it.renewal.credentials, it.board.key_ids
+    put(first != "its own")
+    for _ in range(3):
+        it.tick()
+    assert it.renewal.credentials is before and it.board.key_ids == ids
+    assert it.runtime.levels == [logging.WARNING]
+    kinds = ["the key of a cluster", "the key of one node"]
+    found, known = kinds if first == "its own" else kinds[::-1]
+    [text] = it.runtime.reports
+    assert f"a: the keys stay those of before: {file}: {found}, in place of {known}: " in text
+    assert "stop all nodes of the mesh" in text
+    # Another one of the same kind is taken.
+    file.unlink()
+    if first == "its own":
+        write_node_key(file, derived(OLD, "a", bytes([1]) * 16))
+    else:
+        write_key(file, NEW)
+    stamp(file)
+    it.settle()
+    assert it.renewal.credentials != before
     assert it.runtime.levels == [logging.WARNING, logging.INFO]
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 import pytest
 
 import rabble
-from rabble import Limits, Mesh, NodeId, NodeStopped
+from rabble import Limits, Mesh, NodeId, NodeStopped, QueueFull
 from rabble.cluster.failures import IN_A_ROW_MAX, RETRY_S
 from rabble.cluster.io.listener import open_listeners
-from rabble.cluster.server import ClusterServer, new_incarnation
+from rabble.cluster.server import COMMANDS_PER_TURN, ClusterServer, new_incarnation
 from tests.cluster.plane import KEY, Runtime, make_poller
 from tests.support import PATIENCE_S, until
 
@@ -24,7 +24,7 @@ from tests.support import PATIENCE_S, until
 class Server:
     """A cluster server with a runtime that keeps what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, **limits: int) -> None:
         self.listeners = open_listeners("127.0.0.1:0", loopback_only=True)
         own = NodeId("a", f"127.0.0.1:{self.listeners[0].getsockname()[1]}")
         self.runtime = Runtime(own)
@@ -34,7 +34,7 @@ class Server:
             self.listeners,
             make_poller(Limits()),
             self.runtime,
-            limits=Limits(),
+            limits=Limits(**limits),
             clock=time.monotonic,
             rng=random.Random(1),
             token_bytes=os.urandom,
@@ -74,6 +74,53 @@ def test_what_was_posted_before_the_end_is_done_before_it() -> None:
     of.server.start()
     of.end()
     assert done == list(range(10))
+
+
+def test_no_more_commands_wait_than_there_may_be_and_then_there_is_room_again() -> None:
+    of = Server(mesh_commands_max=3)
+    commands: list[Callable[[], None]] = [
+        lambda: of.server.join(NodeId("b", "127.0.0.1:1")),
+        lambda: of.server.leave("b"),
+        lambda: of.server.ban(["x"], 9),
+        lambda: of.server.lift_ban(["x"]),
+        lambda: of.server.watch_seed_file("none"),
+    ]
+    for command in commands[:3]:
+        command()
+    for command in commands:
+        with pytest.raises(QueueFull, match="3 .*; Limits.mesh_commands_max is 3"):
+            command()
+    # What the node itself has to be done finds room, or it could not end.
+    done = threading.Event()
+    of.server.post(done.set)
+    of.server.start()
+    assert done.wait(PATIENCE_S)
+    until(lambda: [ban.node for ban in of.server.status().bans] == ["x"])
+    for _ in range(3):
+        of.server.lift_ban(["x"])
+        until(lambda: not of.server._waiting)
+    of.end()
+    assert of.runtime.failures == []
+
+
+def test_many_commands_keep_the_thread_from_nothing_else() -> None:
+    of = Server()
+    looks: list[int] = []
+    done: list[int] = []
+    look = of.server._look
+
+    def looked() -> None:
+        looks.append(len(done))
+        look()
+
+    of.server._look = looked  # type: ignore[method-assign]
+    for number in range(1_000):
+        of.server.post(lambda number=number: done.append(number))  # type: ignore[misc]
+    of.server.start()
+    until(lambda: len(done) == 1_000)
+    assert done == list(range(1_000))
+    assert max(two - one for one, two in itertools.pairwise(looks)) <= COMMANDS_PER_TURN
+    of.end()
 
 
 def test_one_that_was_never_started_lets_go_of_all_it_was_given() -> None:

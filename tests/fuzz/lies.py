@@ -93,8 +93,6 @@ class HonestNode:
         except MembershipError:
             assert self.bans.rows(self.mesh.seconds) == before, "taken in by half"
             raise
-        if self.bans.get(self.node.name, self.mesh.seconds) is not None:
-            self.is_told_removed = True
         self.check_bounds()
 
     def lift_all(self) -> None:

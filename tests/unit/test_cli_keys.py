@@ -106,7 +106,18 @@ def test_the_fingerprint_of_a_certificate_is_that_of_its_public_key(
 
 def test_what_has_no_fingerprint(tmp_path: Path, capsys: Output) -> None:
     assert cli.main(["keygen", str(tmp_path / "key")]) == 0
-    for name, text in (("none", "No such file"), ("key", "no certificate in PEM")):
+    both = (tmp_path / "key").read_text() + "00" * 31 + "01\r\n"
+    (tmp_path / "both").write_text(both)
+    (tmp_path / "text").write_text("text")
+    (tmp_path / "node").write_text("rabble node key 1\n")
+    (tmp_path / "node").chmod(0o600)
+    for name, text in (
+        ("none", "No such file"),
+        ("key", "the key of a cluster, which all its nodes have: by it no node can be banned"),
+        ("both", "the key of a cluster, which all its nodes have"),
+        ("text", "no certificate in PEM"),
+        ("node", "not a whole node key"),
+    ):
         assert cli.main(["fingerprint", str(tmp_path / name)]) == 2
         assert text in capsys.readouterr().err
 

@@ -61,6 +61,7 @@ cdef enum Code:
     CODE_SHUTDOWN = 20
     CODE_INTEGRITY = 21
     CODE_BANNED = 22
+    CODE_NOT_JOINED = 23
 
 cdef enum:
     PID_TEXT_MIN = 8        # bytes: n::n@h:1

@@ -9,8 +9,8 @@ from pathlib import Path
 from rabble.cli.output import print_line
 from rabble.cli.status import USAGE_ERROR
 from rabble.cluster.decide.node_keys import NodeKey
-from rabble.cluster.io.keys import is_node_key_file, read_key_file
-from rabble.cluster.io.tls import certificate_key
+from rabble.cluster.io.keys import is_cluster_key_file, is_node_key_file, read_key_file
+from rabble.cluster.io.tls import certificate_fingerprint
 from rabble.errors import KeyFileError
 
 __all__ = ["add_command", "run"]
@@ -44,8 +44,13 @@ def run(options: argparse.Namespace) -> int:
 
 def fingerprint_of(path: Path) -> bytes:
     """The fingerprint of what a file holds; raises `KeyFileError`."""
+    if is_cluster_key_file(path):
+        raise KeyFileError(
+            f"{path}: the key of a cluster, which all its nodes have: by it no node can be banned; "
+            f"ban a name, or give each node a key of its own (`rabble keygen --node`)"
+        )
     if not is_node_key_file(path):
-        return certificate_key(path)
+        return certificate_fingerprint(path)
     key = read_key_file(path)
     if not isinstance(key, NodeKey):
         raise KeyFileError(f"{path}: has become another key just now")

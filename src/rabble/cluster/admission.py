@@ -39,19 +39,13 @@ class Admission:
         self.is_draining = False
 
     def refusal_of_answer(self, connection_id: int, peer: Peer) -> Refusal | None:
-        """Why not to send a PROOF, now that it is known who answers a dial; that has ended then."""
+        """Why not to send a PROOF, now that it is known who answers a dial. That has ended then,
+        unless the peer is banned.
+        """
         now = self._clock()
-        refusal = self._shut_out.refusal(peer, now)
-        if refusal is None:
-            refusal = self._connection_manager.authenticating(
-                connection_id, peer.node, peer.incarnation, now
-            )
-        else:
-            # It has proven nothing, so no action follows.
-            self._connection_manager.dial_failed(
-                connection_id, now, code=refusal.code, ban_s=refusal.ban_s
-            )
-        return refusal
+        return self._shut_out.refusal(peer, now) or self._connection_manager.authenticating(
+            connection_id, peer.node, peer.incarnation, now
+        )
 
     def refusal(self, peer: Peer) -> Refusal | None:
         """Why not to accept a peer that dialled and has authenticated itself."""
@@ -59,7 +53,12 @@ class Admission:
         if self.is_draining:
             return Refusal(RefusalCode.SHUTDOWN)
         if self._life.is_removed:
-            return Refusal(RefusalCode.STATE, "this node was removed from the cluster")
+            # The name is last, as it may be long, and the text is cut.
+            text = (
+                f"the node that answers was removed from its cluster and lets nobody in: "
+                f"call join() there, or start it anew; it is {self._membership.own.name}"
+            )
+            return Refusal(RefusalCode.NOT_JOINED, text)
         connection_id = self._connection_manager.connection_of(peer.node.name)
         silent_s = None if connection_id is None else self._connections.silent_s(connection_id)
         return (

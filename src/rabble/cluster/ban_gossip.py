@@ -10,6 +10,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from rabble._core.codec import Codec
 from rabble._core.frame import FRAME_KINDS
@@ -51,6 +52,9 @@ class BanGossip:
         self._runtime = runtime
         self._codec = codec
         self._own_subjects = own_subjects
+        #: What this node showed its peer when a connection came up, by the id of the connection: it
+        #: may have another key by now, and the peer does not know that.
+        self._shown: dict[int, tuple[Subject, ...]] = {}
         self._rows_max = (limits.frame_bytes_max - HEAD_BYTES) // ROW_BYTES_MAX
         self._dissemination: Dissemination[Subject] = Dissemination(rng, limits)
 
@@ -65,9 +69,8 @@ class BanGossip:
             return
         by_id = {peer.connection_id: peer for peer in peers}
         for subjects, connection_ids in self._dissemination.take(now).items():
-            for connection_id in connection_ids:
-                if (peer := by_id.get(connection_id)) is not None:
-                    self._send(peer, now, subjects, is_for_all=True)
+            told = [by_id[each] for each in connection_ids if each in by_id]
+            self._send(told, now, subjects, is_for_all=True)
 
     def digests(self, digest: bytes, now: float) -> Callable[[PeerConnection], bytes]:
         """Makes the digest of all that is known, for a peer.
@@ -77,11 +80,11 @@ class BanGossip:
 
         :param digest: that of the membership.
         """
-        own = self._own_subjects()
         made: dict[frozenset[Subject], bytes] = {}
 
         def digest_for(peer: PeerConnection) -> bytes:
-            both: tuple[Subject, ...] = (*own, peer.node.name, *peer.keys)
+            shown = self._shown.get(peer.connection_id, ())
+            both: tuple[Subject, ...] = (*shown, peer.node.name, *peer.keys)
             without = frozenset(each for each in both if each in self._bans)
             if without not in made:
                 summary = self._bans.summary(now, without)
@@ -96,11 +99,13 @@ class BanGossip:
     def connection_up(self, connection_id: int) -> None:
         """From now on a peer is told what changes."""
         # Who lets this node in knows better what is said of it.
-        self._bans.forget(self._own_subjects())
+        own = self._shown[connection_id] = self._own_subjects()
+        self._bans.forget(own)
         self._dissemination.connection_up(connection_id)
 
     def connection_down(self, connection_id: int) -> None:
         """Tell it nothing more."""
+        self._shown.pop(connection_id, None)
         self._dissemination.connection_down(connection_id)
 
     def changed(self, subjects: Iterable[Subject], now: float) -> None:
@@ -109,29 +114,42 @@ class BanGossip:
 
     def send_all(self, peer: PeerConnection, now: float) -> None:
         """Send all bans that are known to a peer."""
-        self._send(peer, now, None, is_for_all=False)
+        self._send([peer], now, None, is_for_all=False)
 
     def tell_before_parting(self, peer: PeerConnection, now: float) -> None:
         """Send a peer whose connection ends what it has not been told yet."""
         if subjects := self._dissemination.untold_to(peer.connection_id):
-            self._send(peer, now, subjects, is_for_all=True)
+            self._send([peer], now, subjects, is_for_all=True)
 
     def send_about(self, peer: PeerConnection, subjects: Iterable[Subject], now: float) -> None:
         """Send a peer what is known of these: it is banned, and may not hear it from others."""
-        self._send(peer, now, subjects, is_for_all=False)
+        self._send([peer], now, subjects, is_for_all=False)
 
     def _send(
         self,
-        peer: PeerConnection,
+        peers: Iterable[PeerConnection],
         now: float,
         subjects: Iterable[Subject] | None,
         *,
         is_for_all: bool,
     ) -> None:
-        rows = self._bans.rows(now, subjects)
-        for i in range(0, len(rows), self._rows_max):
-            message = {"b": rows[i : i + self._rows_max], **({} if is_for_all else {"k": True})}
-            peer.connection.send_control(KIND_MEMBERSHIP, self._codec.encode_message(message))
+        """Send all these peers the same; it is encoded once."""
+        bodies: dict[frozenset[Subject], list[bytes]] = {}
+        for peer in peers:
+            # It would believe that it is banned, and here nobody keeps it out.
+            about: tuple[Subject, ...] = (peer.node.name, *peer.keys)
+            without = frozenset(each for each in about if self._bans.is_cut(each, now))
+            if without not in bodies:
+                rows = self._bans.rows(now, subjects, without)
+                bodies[without] = self._encoded(rows, is_for_all=is_for_all)
+            for body in bodies[without]:
+                peer.connection.send_control(KIND_MEMBERSHIP, body)
+
+    def _encoded(self, rows: list[list[Any]], *, is_for_all: bool) -> list[bytes]:
+        """The frames of these rows."""
+        more = {} if is_for_all else {"k": True}
+        parts = (rows[i : i + self._rows_max] for i in range(0, len(rows), self._rows_max))
+        return [self._codec.encode_message({"b": part, **more}) for part in parts]
 
     # What comes.
 

@@ -385,19 +385,14 @@ class ControlPlane:
                 case Authenticate(peer):
                     # Is the dial still wanted, now that it is known who answers?
                     refusal = self._admission.refusal_of_answer(connection_id, peer)
-                    if refusal is not None:
-                        if refusal.code is RefusalCode.BANNED:
-                            failed = Failed(refusal.code, refusal.text, False)
-                            self._failed_handshakes.count(
-                                connection_id,
-                                failed,
-                                handshake_socket.remote,
-                                True,
-                                handshake_socket,
-                            )
+                    if refusal is None:
+                        outcome = self._handshakes.authenticate(handshake_socket, outcome)
+                    elif refusal.code is RefusalCode.BANNED:
+                        # It may not dial by itself, and would not know why nobody lets it in.
+                        outcome = self._handshakes.refuse(handshake_socket, refusal)
+                    else:
                         self._handshakes.drop(connection_id)
                         return
-                    outcome = self._handshakes.authenticate(handshake_socket, outcome)
                 case Authorize(peer):
                     outcome = self._handshakes.decide(
                         handshake_socket, self._admission.refusal(peer)
@@ -417,7 +412,7 @@ class ControlPlane:
     def _established(self, done: HandshakeSocket, established: Established) -> None:
         """A handshake is done. Its socket is this method's from now on."""
         sock, initiated, peer = done.take(), done.initiated, established.peer
-        self._failed_handshakes.succeeded(done.remote, peer.node.name)
+        self._failed_handshakes.succeeded(done.remote, peer.node)
         owned: socket.socket | None = sock
         try:
             for action in self._connection_manager.established(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from rabble._core.ids import NodeId
 from rabble.cluster.decide.connection_manager import ConnectionManager
 from rabble.cluster.decide.handshake import Failed
 from rabble.cluster.decide.refusal import RefusalCode
@@ -20,8 +21,8 @@ CLOSED = "CLOSED"
 REFUSED = "REFUSED"
 #: How one ends that gives way to a later one.
 TOO_MANY = Failed(RefusalCode.BUSY, "too many handshakes", False, silent=True)
-#: Addresses that lead to no node, and names that are banned, of which is remembered that it was
-#: said: so many of each.
+#: Addresses that lead to no node, or to a removed one, and names of who is refused for a ban or
+#: dials this node when it is removed: of so many of each is remembered that it was said.
 SAID_MAX = 1_024
 
 
@@ -46,6 +47,8 @@ class FailedHandshakes:
         #: Names that were refused as they are banned; and whether this node has been, by anybody.
         self._banned: dict[str, None] = {}
         self._is_banned = False
+        #: Addresses of removed nodes; or names of who dials this one, which is removed.
+        self._not_joined: dict[str, None] = {}
 
     def count(
         self,
@@ -69,27 +72,31 @@ class FailedHandshakes:
             usual = said_before(self._unreached, remote)
         elif failed.code is RefusalCode.BANNED:
             usual = self._is_usual_ban(failed, initiated, handshake_socket)
+        elif failed.code is RefusalCode.NOT_JOINED:
+            claimed = claimed_name(handshake_socket)
+            usual = said_before(self._not_joined, remote if initiated else claimed or remote)
         self._runtime.report(
             logging.DEBUG if usual else logging.WARNING,
             lambda: f"{self._name}: {whose} {remote}: {counted_as}: {failed.text}",
         )
 
-    def succeeded(self, remote: str, name: str) -> None:
-        """Somebody of that name answers at an address."""
+    def succeeded(self, remote: str, node: NodeId) -> None:
+        """A node answers at an address, or was let in from there."""
         self._unreached.pop(remote, None)
-        self._banned.pop(name, None)
+        self._banned.pop(node.name, None)
+        for each in (remote, node.addr, node.name):
+            self._not_joined.pop(each, None)
         self._is_banned = False
 
     def _is_usual_ban(
         self, failed: Failed, initiated: bool, handshake_socket: HandshakeSocket | None
     ) -> bool:
         """Whether it was said already that this node, or the peer, is banned."""
-        if initiated and failed.by_peer:
+        if failed.by_peer:
             before, self._is_banned = self._is_banned, True
             return before
-        handshake = None if handshake_socket is None else handshake_socket.handshake
-        claimed = None if handshake is None else handshake.claimed
-        return claimed is not None and said_before(self._banned, claimed.name)
+        claimed = claimed_name(handshake_socket)
+        return claimed is not None and said_before(self._banned, claimed)
 
     def _counted_as(
         self, failed: Failed, initiated: bool, handshake_socket: HandshakeSocket | None
@@ -98,14 +105,20 @@ class FailedHandshakes:
         if initiated:
             return REFUSED if failed.nobody else failed.code.name
         if failed.hung_up and handshake_socket is not None:
-            handshake = handshake_socket.handshake
-            claimed = None if handshake is None else handshake.claimed
+            claimed = claimed_name(handshake_socket)
             if claimed is None:
                 return CLOSED
-            if self._connection_manager.is_tied(claimed.name):
+            if self._connection_manager.is_tied(claimed):
                 # It dropped its dial, as it has or will have another connection to here.
                 return RefusalCode.DUPLICATE.name
         return failed.code.name
+
+
+def claimed_name(handshake_socket: HandshakeSocket | None) -> str | None:
+    """What the peer calls itself, if it has said so."""
+    handshake = None if handshake_socket is None else handshake_socket.handshake
+    claimed = None if handshake is None else handshake.claimed
+    return None if claimed is None else claimed.name
 
 
 def said_before(said: dict[str, None], what: str) -> bool:

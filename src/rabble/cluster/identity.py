@@ -23,15 +23,18 @@ class Identity:
         self._own = own
         self._renewal = renewal
 
-    def own_keys(self) -> tuple[bytes, ...]:
+    def own_fingerprints(self) -> tuple[bytes, ...]:
         """The fingerprints of the keys that this node alone has, now."""
-        certificate, node_key = self._renewal.certificate_key, self._renewal.credentials.node_key
+        certificate, node_key = (
+            self._renewal.certificate_fingerprint,
+            self._renewal.credentials.node_key,
+        )
         own = () if node_key is None else (node_key.fingerprint,)
         return own if certificate is None else (certificate, *own)
 
     def subjects(self) -> tuple[Subject, ...]:
         """All by which this node can be banned."""
-        return (self._own.name, *self.own_keys())
+        return (self._own.name, *self.own_fingerprints())
 
 
 def check_ban(

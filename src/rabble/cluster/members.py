@@ -89,9 +89,6 @@ class Members:
             clock=clock,
             own_subjects=identity.subjects,
             carry_out=carry_out,
-            leave=self.leave,
-            connect_again=self._connect_again,
-            be_removed=self.life.be_removed,
         )
 
     # What the node asks for.
@@ -172,13 +169,9 @@ class Members:
         else:
             now = self._clock()
             for name in list(self._connection_manager.statuses(now)):
-                if self.shut_out.must_leave(name):
-                    self.leave(name)
-                elif self.shut_out.is_banned(name) or (
-                    # Whoever is connected may be a later start, of which the state is on its way.
-                    self._connection_manager.connection_of(name) is None
-                    and self._membership.standing(name, 0) == "removed"
-                ):
+                # Whoever is connected may be a later start, of which the state is on its way.
+                is_connected = self._connection_manager.connection_of(name) is not None
+                if not is_connected and self._membership.standing(name, 0) == "removed":
                     self._remove_peer(name, now)
             for peer in self._connections.all():
                 self.shut_out.look_at(peer)
@@ -203,9 +196,6 @@ class Members:
         for node in changes.removed:
             if node.name not in self._membership:
                 self._remove_peer(node.name, now)
-        for node in changes.added:
-            if self.shut_out.must_leave(node.name):
-                self.leave(node.name)
         self._add_peers(changes.added)
 
     def _remove_peer(self, name: str, now: float) -> None:
@@ -221,13 +211,7 @@ class Members:
     def _add_peers(self, nodes: Iterable[NodeId]) -> None:
         now = self._clock()
         for node in nodes:
-            if not self.shut_out.is_banned(node.name):
-                self._carry_out(self._connection_manager.add_peer(node, now))
-
-    def _connect_again(self, name: str) -> None:
-        """A name is banned no longer."""
-        if not self.life.is_removed and (node := self._membership.members().get(name)):
-            self._add_peers([node])
+            self._carry_out(self._connection_manager.add_peer(node, now))
 
     def _part(self) -> None:
         """End all connections and dials, as this node was removed."""

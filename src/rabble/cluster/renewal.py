@@ -25,8 +25,7 @@ WARN_EVERY_S = 86_400.0
 #: Files that have changed are looked at again after so many seconds, and read if they stand still.
 SETTLED_S = 1.0
 REMEDY = (
-    "put a file there that can be used, and it is read without a restart; with this one the node "
-    "would not start again"
+    "put a file there that can be used, and it is read without a restart; the next start needs it"
 )
 
 
@@ -63,12 +62,12 @@ class Renewal:
         self._refresh_s = limits.credentials_refresh_ms / 1000
         self._tls: WatchedFiles[TlsContexts] | None = None
         self._key_file: WatchedFiles[Credentials] | None = None
-        #: What this node proves itself with. For any thread, as is `certificate_key`.
-        self.credentials: Credentials
+        #: What this node proves itself with. For any thread, as is `certificate_fingerprint`.
+        self.credentials = Credentials()
         if mesh.key is None or isinstance(mesh.key, bytes):
             self.credentials = mesh.read_credentials()
         else:
-            self._key_file = WatchedFiles([mesh.key], functools.partial(credentials_of, name=name))
+            self._key_file = WatchedFiles([mesh.key], self._read_credentials)
             self.credentials = self._key_file.content
         if mesh.tls is not None:
             files = [mesh.tls.cert, mesh.tls.key, mesh.tls.ca]
@@ -85,9 +84,9 @@ class Renewal:
         return None if self._tls is None else self._tls.content.client
 
     @property
-    def certificate_key(self) -> bytes | None:
+    def certificate_fingerprint(self) -> bytes | None:
         """The fingerprint of the public key in the node's certificate."""
-        return None if self._tls is None else self._tls.content.key
+        return None if self._tls is None else self._tls.content.fingerprint
 
     @property
     def server(self) -> ssl.SSLContext | None:
@@ -124,6 +123,18 @@ class Renewal:
         watched = (self._key_file, self._tls)
         if any(files is not None and files.is_settling for files in watched):
             self.next_tick = now + min(SETTLED_S, self._refresh_s)
+
+    def _read_credentials(self, path: str) -> Credentials:
+        """What the key file holds, if nodes that have what is used so far take it."""
+        found, kinds = credentials_of(path, self._name), ("a cluster", "one node")
+        has_own, had_own = (each.node_key is not None for each in (found, self.credentials))
+        if self.credentials.ids and has_own != had_own:
+            raise KeyFileError(
+                f"{path}: the key of {kinds[has_own]}, in place of the key of {kinds[had_own]}: "
+                f"who has the one refuses who has the other. To change from one to the other stop "
+                f"all nodes of the mesh"
+            )
+        return found
 
     def _is_new(self, files: WatchedFiles[Any], what: str) -> bool:
         """Whether files have another content; a file that cannot be used is reported."""

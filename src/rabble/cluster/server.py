@@ -23,7 +23,7 @@ from rabble.cluster.control_plane import ControlPlane
 from rabble.cluster.decide.bans import Subject
 from rabble.cluster.identity import check_ban
 from rabble.cluster.runtime import ClusterRuntime
-from rabble.errors import NodeStopped
+from rabble.errors import NodeStopped, QueueFull
 from rabble.limits import Limits
 from rabble.messages import ClusterStatus
 from rabble.steps import take_steps
@@ -32,6 +32,8 @@ __all__ = ["ClusterServer", "new_incarnation"]
 
 #: The loop looks around now and then whatever it waits for: epoll's timeout is a C int.
 PATIENCE_MAX_S = 3_600.0
+#: Then the sockets are looked at again: a thousand bans take tenths of a second.
+COMMANDS_PER_TURN = 64
 
 
 def new_incarnation(
@@ -77,6 +79,9 @@ class ClusterServer:
         self._limits = limits
         self._clock = clock
         self._commands: collections.deque[Callable[[], None]] = collections.deque()
+        #: One entry for each of those that a user has asked for. Threads that ask at the same time
+        #: may go beyond the bound by as many as they are.
+        self._waiting: collections.deque[None] = collections.deque()
         #: What was ready at the last look at the sockets.
         self._ready: list[tuple[selectors.SelectorKey, int]] = []
         #: Seconds that a peer may take nothing, and that the end may take, once it is asked for.
@@ -133,14 +138,13 @@ class ClusterServer:
         """Make a node a member, or whoever answers at an address. Returns at once.
 
         :raises NodeStopped: if the server has ended. So do the other commands.
+        :raises QueueFull: if `Limits.mesh_commands_max` of them wait already.
         """
-        self._check_runs()
-        self.post(functools.partial(self._control_plane.join, target))
+        self._ask(self._control_plane.join, target)
 
     def leave(self, name: str) -> None:
         """Make the node of that name no member, or dial that address no longer. Returns at once."""
-        self._check_runs()
-        self.post(functools.partial(self._control_plane.leave, name))
+        self._ask(self._control_plane.leave, name)
 
     def ban(self, subjects: Sequence[Subject], seconds: float) -> None:
         """Shut names and keys out, for so many seconds. Returns at once.
@@ -150,17 +154,31 @@ class ClusterServer:
         """
         self._check_runs()
         check_ban(subjects, seconds, self._limits, self._control_plane.identity)
-        self.post(functools.partial(self._control_plane.members.shut_out.ban, subjects, seconds))
+        self._ask(self._control_plane.members.shut_out.ban, subjects, seconds)
 
     def lift_ban(self, subjects: Sequence[Subject]) -> None:
         """Let names and keys in again. Returns at once."""
-        self._check_runs()
-        self.post(functools.partial(self._control_plane.members.shut_out.lift, subjects))
+        self._ask(self._control_plane.members.shut_out.lift, subjects)
 
     def watch_seed_file(self, path: str | os.PathLike[str]) -> None:
         """Join who is listed in a file, which is read again when it changes. Returns at once."""
+        self._ask(self._control_plane.sockets.seeds.watch_file, os.fspath(path))
+
+    def _ask(self, command: Callable[..., object], *arguments: object) -> None:
+        """Post what a user asks for, as long as not too much of that waits."""
         self._check_runs()
-        self.post(functools.partial(self._control_plane.sockets.seeds.watch_file, os.fspath(path)))
+        waiting, most = len(self._waiting), self._limits.mesh_commands_max
+        if waiting >= most:
+            raise QueueFull(
+                f"{waiting} commands for the mesh wait already; Limits.mesh_commands_max is {most}"
+            )
+        self._waiting.append(None)
+
+        def do() -> None:
+            self._waiting.pop()
+            command(*arguments)
+
+        self.post(do)
 
     def _check_runs(self) -> None:
         if self._closed:
@@ -257,14 +275,15 @@ class ClusterServer:
 
     def _do_commands(self) -> None:
         # Asked before the commands are counted: what was posted before the end is done before it.
-        stop_within = self._stop_within
-        for _ in range(len(self._commands)):
+        stop_within = None if self._is_stopping else self._stop_within
+        count = len(self._commands)
+        for _ in range(min(count, COMMANDS_PER_TURN) if stop_within is None else count):
             command = self._commands.popleft()
             try:
                 command()
             except BaseException as error:
                 self._failures.note("a command", error)
-        if stop_within is not None and not self._is_stopping:
+        if stop_within is not None:
             self._is_stopping = True
             self._control_plane.stop(*stop_within)
 

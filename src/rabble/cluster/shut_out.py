@@ -25,9 +25,9 @@ class ShutOut:
 
     :param own_subjects: this node's name and keys, now.
     :param carry_out: does what `ConnectionManager` decided.
-    :param leave: makes the node of a name no member, and ends what there is to it.
-    :param connect_again: keeps a connection to a node of that name from now on, if it is a member.
-    :param be_removed: this node was shut out.
+
+    Who is banned stays a member, and is connected again by itself when that is over: a removal
+    would last, and reach those who hear of it late when there is no ban any more.
     """
 
     def __init__(
@@ -43,9 +43,6 @@ class ShutOut:
         clock: Callable[[], float],
         own_subjects: Callable[[], tuple[Subject, ...]],
         carry_out: Callable[[Sequence[Action]], None],
-        leave: Callable[[str], None],
-        connect_again: Callable[[str], None],
-        be_removed: Callable[[NodeId | None], object],
     ) -> None:
         self._own = own
         self._bans = bans
@@ -57,18 +54,10 @@ class ShutOut:
         self._clock = clock
         self._own_subjects = own_subjects
         self._carry_out = carry_out
-        self._leave = leave
-        self._connect_again = connect_again
-        self._be_removed = be_removed
 
     def is_banned(self, name: str) -> bool:
         """Whether a name is banned."""
         return self._bans.get(name, self._clock()) is not None
-
-    def must_leave(self, name: str) -> bool:
-        """Whether a member is to be removed: it is banned, and by this node. One does that."""
-        ban = self._bans.get(name, self._clock())
-        return ban is not None and ban.by == self._own.name
 
     def in_force(self) -> list[BanInForce]:
         """The bans that hold."""
@@ -87,12 +76,9 @@ class ShutOut:
         over = self._bans.tick(now)
         if over:
             self._status_board.has_changed = True
-            # Whose key was banned is a member still.
             self._connection_manager.dial_banned(now)
         for subject in over:
             self._report(logging.INFO, f"{subject_text(subject)} is banned no longer")
-            if isinstance(subject, str):
-                self._connect_again(subject)
 
     # What the operator of this node says.
 
@@ -103,9 +89,6 @@ class ShutOut:
             self._gossip.bans.report_forgotten(self._bans.ban(subject, seconds, now))
         self._gossip.bans_changed(subjects, now)
         self._enforce(subjects, now)
-        for subject in subjects:
-            if isinstance(subject, str):
-                self._leave(subject)
 
     def lift(self, subjects: Iterable[Subject]) -> None:
         """Let these in again."""
@@ -138,42 +121,32 @@ class ShutOut:
         for ban in bans:
             about = f"{subject_text(ban.subject)} is banned for {ban.left_s(now)} s"
             if ban.subject in own:
-                self._be_banned(ban, about)
+                about += f", by {ban.by}: that is this node, which nobody lets in until then"
+                self._report(logging.WARNING, about)
                 continue
             self._report(logging.WARNING, f"{about}, by {ban.by}")
-            if isinstance(ban.subject, str):
-                # Of a dial, too; and of a member that is dialled later.
-                self._part(ban.subject, now)
+            if isinstance(ban.subject, str) and not self._is_connected(ban.subject):
+                self._keep_out(ban.subject, (), now)
         for peer in self._connections.all():
             self.look_at(peer)
 
     def look_at(self, peer: PeerConnection) -> None:
         """End the connection to a peer that is banned."""
         now = self._clock()
-        refusal = self._bans.refusal(peer.node.name, peer.keys, now)
-        if refusal is None:
-            return
-        # By which it learns for how long.
-        self._gossip.bans.send_about(peer, (peer.node.name, *peer.keys), now)
-        actions = self._connection_manager.shut_out(
-            peer.node.name, now, refusal.text, refusal.ban_s
-        )
-        self._carry_out(actions)
-        if self._bans.get(peer.node.name, now) is not None:
-            self._carry_out(self._connection_manager.remove_peer(peer.node.name, now))
+        if self._bans.refusal(peer.node.name, peer.keys, now) is not None:
+            # By which it learns for how long.
+            self._gossip.bans.send_about(peer, (peer.node.name, *peer.keys), now)
+            self._keep_out(peer.node.name, peer.keys, now)
 
-    def _part(self, name: str, now: float) -> None:
-        """Dial a banned name no longer. If it is connected `look_at` sees to it."""
-        connection_id = self._connection_manager.connection_of(name)
-        if connection_id is None:
-            self._carry_out(self._connection_manager.remove_peer(name, now))
+    def _is_connected(self, name: str) -> bool:
+        return self._connection_manager.connection_of(name) is not None
 
-    def _be_banned(self, ban: BanInForce, about: str) -> None:
-        """Peers say that this node is banned: it says so, once for each time that it is banned."""
-        text = f"{about}, by {ban.by}: that is this node, which nobody lets in until then"
-        self._report(logging.WARNING, text)
-        if isinstance(ban.subject, str):
-            self._be_removed(None)
+    def _keep_out(self, name: str, keys: Iterable[bytes], now: float) -> None:
+        """End the connection or the dial to who is banned; from now on it is dialled seldom."""
+        refusal = self._bans.refusal(name, keys, now)
+        if refusal is not None:
+            actions = self._connection_manager.shut_out(name, now, refusal.text, refusal.ban_s)
+            self._carry_out(actions)
 
     def _report(self, level: int, text: str) -> None:
         self._runtime.report(level, functools.partial(str, f"{self._own.name}: {text}"))

@@ -219,6 +219,53 @@ def test_nobody_bans_for_longer_than_may_be() -> None:
     assert banned(a, 50.0) == {"x": 10.0}
 
 
+def test_a_node_that_allows_itself_less_cuts_a_ban_for_itself_alone() -> None:
+    a, b, cuts = bans_of("a"), bans_of("b"), bans_of("c", Limits(ban_seconds_max=60))
+    a.ban("x", 1_000, 0.0)
+    cuts.merge(sent(a), 0.0)
+    assert banned(cuts) == {"x": 60.0} and cuts.next_tick() == 60.0
+    # What it passes on is what it was told.
+    for other in (a, b):
+        other.merge(sent(cuts, 10.0), 10.0)
+        assert banned(other, 10.0) == {"x": 990.0}
+    # When it is over there, others know nothing else of it, nor has it been said that it is over.
+    assert cuts.tick(60.0) == ["x"] and not banned(cuts, 60.0) and cuts.next_tick() is None
+    assert cuts.get("x", 60.0) is None and cuts.refusal("x", (), 60.0) is None
+    settle(a, b, cuts, now=60.0)
+    assert a.summary(60.0) == b.summary(60.0) == cuts.summary(60.0)
+    assert banned(a, 60.0) == banned(b, 60.0) == {"x": 940.0}
+    # It can be lifted there all the same.
+    assert cuts.lift("x", 61.0)
+    settle(a, b, cuts, now=61.0)
+    assert not banned(a, 61.0)
+
+
+def test_a_cut_is_of_the_whole_ban_so_that_whoever_hears_of_it_later_holds_it_no_longer() -> None:
+    limits = Limits(ban_seconds_max=60)
+    first, later, last = (bans_of(name, limits) for name in "abc")
+    first.merge([["x", 1, DURATION_MS_MAX, "m", DURATION_MS_MAX, False]], 0.0)
+    later.merge(sent(first, 20.0), 20.0)
+    assert banned(first, 20.0) == banned(later, 20.0) == {"x": 40.0}
+    last.merge(sent(later, 70.0), 70.0)
+    assert not banned(last, 70.0) and last.tick(70.0) == [] and "x" in last
+    assert first.summary(70.0) == later.summary(70.0) == last.summary(70.0)
+
+
+def test_what_is_cut_here_holds_its_place_in_the_table_as_it_does_elsewhere() -> None:
+    """Or else nodes would forget different ones, and never agree."""
+    a, cuts = bans_of("a", FEW), bans_of("c", Limits(bans_max=3, ban_seconds_max=60))
+    a.ban("x", 1_000, 0.0)
+    for name in ("y", "z"):
+        a.ban(name, 100, 0.0)
+    settle(a, cuts)
+    a.lift("y", 70.0)
+    settle(a, cuts, now=70.0)
+    a.ban("u", 10, 70.0)
+    settle(a, cuts, now=70.0)
+    assert [row[0] for row in a.rows(70.0)] == ["u", "x", "z"]
+    assert a.summary(70.0) == cuts.summary(70.0)
+
+
 def test_a_time_beyond_belief_is_left_out_and_after_any_other_there_is_a_later_word() -> None:
     a, b = bans_of("a"), bans_of("b")
     rows = [["x", FAR + 1, 9, "m", 9, True], ["y", FAR, 9_000, "m", 9_000, True]]

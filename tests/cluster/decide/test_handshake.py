@@ -67,7 +67,10 @@ class Side:
             elif isinstance(action, Authenticate):
                 assert self.answered is None
                 self.answered = action.peer
-                self.write(action.proof)
+                if self.verdict is not None:
+                    self.take(self.handshake.refuse(self.verdict))
+                else:
+                    self.write(action.proof)
             elif isinstance(action, Authorize):
                 assert self.judged is None
                 self.judged = action.peer
@@ -110,8 +113,13 @@ class Side:
         return self.established.stream_keys
 
 
-def initiator(config: HandshakeConfig = AT_A, nonce: bytes = NONCE_A, **more) -> Side:
-    return Side(Handshake(Role.INITIATOR, config, nonce, 0.0, **more))
+def initiator(
+    config: HandshakeConfig = AT_A,
+    nonce: bytes = NONCE_A,
+    verdict: Refusal | None = None,
+    **more,
+) -> Side:
+    return Side(Handshake(Role.INITIATOR, config, nonce, 0.0, **more), verdict)
 
 
 def responder(
@@ -1344,7 +1352,7 @@ def test_the_fingerprint_of_a_certificate_comes_first() -> None:
     for config, more in ((OWN_B, [OWN_A.node_key.fingerprint]), (OPEN_B, [])):
         peer = OWN_A if more else OPEN_A
         left = initiator(peer, certified=names)
-        right = responder(config, certified=names, certificate_key=fingerprint)
+        right = responder(config, certified=names, certificate_fingerprint=fingerprint)
         talk(left, right)
         assert right.established.peer.keys == (fingerprint, *more)
 
@@ -1374,3 +1382,69 @@ def test_who_is_banned_is_told_for_how_long_and_believes_it_behind_the_proof(ban
     )
     [(code, _, number, _)] = refusals(right.sent[right.sent.index(b"\x01\x00\x20") :])
     assert (code, number) == (RefusalCode.BANNED, ban_s)
+
+
+OTHER = bytes(31) + b"x"
+BAN = Refusal(RefusalCode.BANNED, "the key of beta is banned for a while", ban_s=77)
+
+
+@pytest.mark.parametrize(
+    ("dials", "answers"),
+    [
+        (AT_A, AT_B),
+        (OPEN_A, OPEN_B),
+        (OWN_A, OWN_B),
+        # While the key is changed.
+        (dataclasses.replace(AT_A, key=OTHER), dataclasses.replace(AT_B, other_keys=(OTHER,))),
+    ],
+    ids=["key", "no key", "keys of their own", "the other key"],
+)
+def test_who_is_dialled_and_is_banned_is_told_so_in_place_of_the_proof(
+    dials: HandshakeConfig, answers: HandshakeConfig
+) -> None:
+    left, right = initiator(dials, verdict=BAN), responder(answers)
+    talk(left, right)
+    assert left.failed == Failed(RefusalCode.BANNED, BAN.text, False, ban_s=77)
+    text = f"the peer refused: {BAN.text}"
+    assert right.failed == Failed(RefusalCode.BANNED, text, True, by_peer=True, ban_s=77)
+    assert right.judged is None
+
+
+def at_the_proof(verdict: Refusal | None = BAN) -> tuple[Side, bytes]:
+    """A responder that waits for the PROOF, and what an initiator says in its place."""
+    left, right = initiator(verdict=verdict), responder()
+    right.hear(left.flush())
+    left.hear(right.flush())
+    return right, left.flush()
+
+
+def test_nobody_without_the_key_tells_a_node_that_it_is_banned() -> None:
+    _, said = at_the_proof()
+    forged = [
+        # Of another handshake; with another word; without a MAC; with that of somebody else.
+        responder(nonce=b"c" * 32),
+        *(at_the_proof()[0] for _ in range(3)),
+    ]
+    other = initiator(dataclasses.replace(AT_A, key=b"x" * 32), verdict=BAN)
+    lies = [said, said.replace(b"beta", b"Beta"), wire.pack_refuse(BAN, (1, 1)), b""]
+    forged[0].hear(hello_of())
+    right = forged[3]
+    other.hear(right.sent)
+    lies[3] = other.flush()[-len(said) :]
+    for right, lie in zip(forged, lies, strict=True):
+        right.hear(lie)
+        assert right.failed.code is RefusalCode.AUTH, right.failed
+        assert not right.failed.authenticated and not right.failed.ban_s
+
+
+def test_what_else_an_initiator_refuses_with_needs_no_proof_and_is_not_believed() -> None:
+    right, _ = at_the_proof()
+    right.hear(wire.pack_refuse(Refusal(RefusalCode.VERSION, "no"), (1, 1)))
+    assert right.failed.code is RefusalCode.VERSION and not right.failed.authenticated
+
+
+def test_only_an_initiator_that_was_answered_refuses() -> None:
+    left = initiator()
+    for handshake in (left.handshake, responder().handshake):
+        with pytest.raises(RuntimeError, match="refuse on a handshake"):
+            handshake.refuse(BAN)

@@ -16,18 +16,18 @@ def test_each_code_of_the_core_has_a_name_and_a_meaning() -> None:
 
 
 def test_each_code_has_a_number_of_its_own() -> None:
-    assert [int(code) for code in RefusalCode] == list(range(1, 23))
+    assert [int(code) for code in RefusalCode] == list(range(1, 24))
 
 
-@pytest.mark.parametrize("number", [0, 23, 255, -1])
+@pytest.mark.parametrize("number", [0, 24, 255, -1])
 def test_an_unknown_code_raises_where_it_is_looked_up(number: int) -> None:
     with pytest.raises(ValueError, match="is not a valid RefusalCode"):
         RefusalCode(number)
 
 
 def test_a_later_version_may_send_a_code_that_is_unknown_here() -> None:
-    assert known_code(23) is None
-    assert ended(23) == "lost"
+    assert known_code(24) is None
+    assert ended(24) == "lost"
 
 
 def test_a_code_of_the_wire_is_known_by_its_number() -> None:

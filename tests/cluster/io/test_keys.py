@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import stat
@@ -9,13 +10,17 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from rabble import KeyFileError, RabbleError
 from rabble.cluster.io import keys
 from rabble.cluster.io.keys import (
+    NODE_KEY_HEAD,
     is_node_key_file,
     new_key,
     new_node_key,
+    parsed_node_key,
     read_key,
     read_key_file,
     read_keys,
@@ -281,22 +286,26 @@ def test_a_name_that_no_node_can_have_gets_no_key() -> None:
         new_node_key(KEY, "a ", bytes)
 
 
-WHOLE = b"rabble node key 1\nname a\nid " + b"01" * 16 + b"\n" + (b"02" * 32 + b"\n") * 64
+NUMBERS = b"".join(b"%064x\n" % (0x0202 << number) for number in range(64))
+LINES = b"rabble node key 1\nname a\nid " + b"01" * 16 + b"\n" + NUMBERS
+WHOLE = LINES + b"sha256 " + hashlib.sha256(LINES).hexdigest().encode() + b"\n"
 
 
 @pytest.mark.parametrize(
     "text",
     [
         WHOLE[:-1] + b"0\n",
-        WHOLE[:-66],
+        WHOLE[:-73],
+        LINES,
+        LINES[:-65] + WHOLE[-73:],
         WHOLE + b"02" * 32,
+        WHOLE.replace(b"sha256", b"sha512"),
         WHOLE.replace(b"name a", b"name a "),
         WHOLE.replace(b"name a", b"a"),
         WHOLE.replace(b"name a", b"name \xff"),
         WHOLE.replace(b"id 01", b"id 0"),
         WHOLE.replace(b"id", b"it"),
-        WHOLE.replace(b"02" * 32, b"ff" * 32, 1),
-        WHOLE.replace(b"02", b"0x", 1),
+        WHOLE.replace(b"%064x" % 0x0202, b"0x" * 32),
         WHOLE[:18],
     ],
 )
@@ -308,3 +317,46 @@ def test_what_is_no_whole_node_key(file: Path, text: bytes) -> None:
     with pytest.raises(KeyFileError, match="not a whole node key") as raised:
         read_key_file(file)
     assert "0202" not in str(raised.value)
+
+
+@given(st.data())
+def test_a_node_key_with_a_digit_that_was_mistyped_is_not_taken(data: st.DataObject) -> None:
+    """Wherever it is: or else it would be a key that nobody takes, or has another name."""
+    places = [n for n in range(len(NODE_KEY_HEAD) + 1, len(WHOLE)) if WHOLE[n : n + 1].isalnum()]
+    place = data.draw(st.sampled_from(places))
+    digit = data.draw(st.sampled_from(b"0123456789abcdefx"))
+    changed = WHOLE[:place] + bytes([digit]) + WHOLE[place + 1 :]
+    assume(changed != WHOLE)
+    with pytest.raises(KeyFileError) as raised:
+        parsed_node_key(changed, "a.key")
+    assert "202" not in str(raised.value)
+
+
+def test_what_is_said_of_a_digit_that_was_mistyped(file: Path) -> None:
+    put(file, WHOLE.replace(b"0202", b"0203", 1))
+    with pytest.raises(KeyFileError, match="its checksum does not fit: a digit is not what it was"):
+        read_key_file(file)
+    file.unlink()
+    lines = WHOLE.split(b"\n")
+    lines[7], lines[8] = lines[8], lines[7]
+    put(file, b"\n".join(lines))
+    with pytest.raises(KeyFileError, match="its checksum does not fit"):
+        read_key_file(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        WHOLE.replace(b"\n", b"\r\n"),
+        WHOLE[:-1],
+        WHOLE + b"\n\n",
+        LINES[:-65] + WHOLE[len(LINES) - 65 :].upper().replace(b"SHA256", b"sha256"),
+    ],
+    ids=["of Windows", "no end of line", "empty lines", "capitals"],
+)
+def test_a_node_key_that_people_have_copied(file: Path, text: bytes) -> None:
+    put(file, WHOLE)
+    whole = read_key_file(file)
+    file.unlink()
+    put(file, text)
+    assert read_key_file(file) == whole and is_node_key_file(file)

@@ -116,6 +116,24 @@ def test_a_name_stands_for_all_its_addresses() -> None:
     assert seen.reports == []
 
 
+def test_a_name_is_asked_for_again_though_its_answer_could_not_be_handed_over() -> None:
+    seen = Seen(Mesh(seeds=["rabble.svc:4000"]))
+    seen.seeds.start()
+    post = seen.seeds._post
+
+    def fails(call: Callable[[], None]) -> None:
+        raise MemoryError
+
+    seen.seeds._post = fails
+    with pytest.raises(MemoryError):
+        seen.names.answer("rabble.svc:4000", found("10.0.0.1:4000"))
+    seen.seeds._post = post
+    assert not seen.names.asked
+    seen.look_again()
+    seen.names.answer("rabble.svc:4000", found("10.0.0.1:4000"))
+    assert seen.dialled == {"10.0.0.1:4000"}
+
+
 def test_a_name_that_is_not_found_keeps_its_addresses() -> None:
     seen = Seen(Mesh(seeds=["rabble.svc:4000"]))
     seen.seeds.start()

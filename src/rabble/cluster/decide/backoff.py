@@ -10,8 +10,10 @@ from rabble.limits import Limits
 
 __all__ = ["Backoff", "Uniform"]
 
-#: Refusals that do not pass by themselves: the other side has to be set up differently.
-LASTING = frozenset({RefusalCode.VERSION, RefusalCode.CLUSTER, RefusalCode.AUTH})
+#: Refusals that do not pass by themselves: the other side has to be set up, or told to join.
+LASTING = frozenset(
+    {RefusalCode.VERSION, RefusalCode.CLUSTER, RefusalCode.AUTH, RefusalCode.NOT_JOINED}
+)
 #: How a dial fails if the network lets nothing through.
 UNREACHED = frozenset({None, RefusalCode.TIMEOUT})
 #: Seconds within which who could not be reached is tried again when another peer could be.

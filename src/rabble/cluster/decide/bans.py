@@ -13,7 +13,10 @@ on its way through the mesh a ban gets longer by what that way takes, and never 
 either the later ones. A word that is over is kept as long as there is room, so that who was away
 does not bring it back. Before all others come the last few words in force that a node was told by
 their giver itself: whoever floods the table pushes out what others said only where he is believed
-to be them. No ban goes on for longer than `ban_seconds_max`, whoever says so.
+to be them.
+
+**How long at most.** Here a ban holds for its first `ban_seconds_max`, whoever said it. What is
+beyond that this node does not carry out, but knows, and passes on: it decides for itself alone.
 
 **What is claimed.** A member may ban and lift what it likes, as it may remove whom it likes: what
 it says is told from what an operator says by nothing. But nobody is believed about itself, or who
@@ -79,14 +82,17 @@ class Word(NamedTuple):
 
 @dataclasses.dataclass(slots=True)
 class Entry:
-    """The last word on a subject, and when it ends here, in monotonic seconds.
+    """The last word on a subject, and when it ends, in monotonic seconds of this node.
 
+    :param until: as it was told.
+    :param holds_until: when it ends here, which is before that if this node allows itself less.
     :param is_first_hand: its giver told it, or this node is its giver.
-    :param is_noted_over: `Bans.tick` has said that it is over.
+    :param is_noted_over: `Bans.tick` has said that it is over here.
     """
 
     word: Word
     until: float
+    holds_until: float
     is_first_hand: bool
     is_noted_over: bool = False
 
@@ -161,18 +167,20 @@ class Bans:
 
     def in_force(self, now: float) -> list[BanInForce]:
         """The bans that hold, names first, in their order."""
-        return [
-            BanInForce(subject, entry.word.by, entry.until)
-            for subject, entry in self._sorted()
-            if entry.until > now
-        ]
+        bans = (self.get(subject, now) for subject, _ in self._sorted())
+        return [ban for ban in bans if ban is not None]
 
     def get(self, subject: Subject, now: float) -> BanInForce | None:
         """The ban of a subject, if it holds."""
         entry = self._entries.get(subject)
-        if entry is None or entry.until <= now:
+        if entry is None or entry.holds_until <= now:
             return None
-        return BanInForce(subject, entry.word.by, entry.until)
+        return BanInForce(subject, entry.word.by, entry.holds_until)
+
+    def is_cut(self, subject: Subject, now: float) -> bool:
+        """Whether a ban goes on elsewhere, and is over here, as this node allows itself less."""
+        entry = self._entries.get(subject)
+        return entry is not None and entry.holds_until <= now < entry.until
 
     def refusal(self, name: str, keys: Iterable[bytes], now: float) -> Refusal | None:
         """Why a node may not be connected: the ban that holds for the longest, if there is one.
@@ -191,7 +199,7 @@ class Bans:
     def next_tick(self) -> float | None:
         """When a ban ends that holds, in monotonic seconds."""
         return min(
-            (entry.until for entry in self._entries.values() if not entry.is_noted_over),
+            (each.holds_until for each in self._entries.values() if not each.is_noted_over),
             default=None,
         )
 
@@ -199,20 +207,28 @@ class Bans:
         """The subjects whose bans are over since the last call, by time or by a lifting."""
         over = []
         for subject, entry in self._entries.items():
-            if entry.until <= now and not entry.is_noted_over:
+            if not entry.is_noted_over and entry.holds_until <= now:
                 entry.is_noted_over = True
                 over.append(subject)
         return over
 
     # What is sent of it.
 
-    def rows(self, now: float, subjects: Iterable[Subject] | None = None) -> list[list[Any]]:
-        """The words on these subjects, or all, as they are sent: see MEMBERSHIP in the protocol."""
+    def rows(
+        self,
+        now: float,
+        subjects: Iterable[Subject] | None = None,
+        without: Collection[Subject] = (),
+    ) -> list[list[Any]]:
+        """The words on these subjects, or all, as they are sent: see MEMBERSHIP in the protocol.
+
+        :param without: subjects that are left out.
+        """
         wanted = None if subjects is None else set(subjects)
         return [
             [subject, *entry.word, left_ms_of(entry, now), self._is_own(entry)]
             for subject, entry in self._sorted()
-            if wanted is None or subject in wanted
+            if (wanted is None or subject in wanted) and subject not in without
         ]
 
     def summary(self, now: float, without: Collection[Subject] = ()) -> list[list[Any]]:
@@ -244,9 +260,9 @@ class Bans:
     def lift(self, subject: Subject, now: float) -> bool:
         """End a ban.
 
-        :returns: whether it was in force.
+        :returns: whether it was in force, here or elsewhere.
         """
-        if self.get(subject, now) is None:
+        if self.get(subject, now) is None and not self.is_cut(subject, now):
             return False
         self._say(subject, 0, now)
         self._forget_surplus(now)
@@ -274,16 +290,19 @@ class Bans:
                 disbelieved += 1
                 continue
             self._time = max(self._time, word.time)
-            until = now + min(left_ms / 1_000, self._seconds_max)
+            # Of the whole ban the same part is cut off by all that allow themselves as much.
+            cut_ms = max(word.duration_ms - self._seconds_max * 1_000, 0)
+            until, holds_until = now + left_ms / 1_000, now + (left_ms - cut_ms) / 1_000
             is_first_hand = is_own and word.by in told_by[:1]
             known = self._entries.get(subject)
             if known is None or word > known.word:
                 # One that was over at once has never been in force here.
-                is_over = until <= now and known is None
-                self._entries[subject] = Entry(word, until, is_first_hand, is_over)
+                is_over = holds_until <= now and known is None
+                self._entries[subject] = Entry(word, until, holds_until, is_first_hand, is_over)
                 learned[subject] = None
             elif word == known.word:
                 known.until = min(known.until, until)
+                known.holds_until = min(known.holds_until, holds_until)
                 known.is_first_hand |= is_first_hand
                 confirmed.append(subject)
         # What there is no room for at all is not forgotten: it was never known.
@@ -299,7 +318,8 @@ class Bans:
 
     def _say(self, subject: Subject, duration_ms: int, until: float) -> None:
         self._time = min(self._time + 1, COUNTER_MAX)
-        self._entries[subject] = Entry(Word(self._time, duration_ms, self._own.name), until, True)
+        word = Word(self._time, duration_ms, self._own.name)
+        self._entries[subject] = Entry(word, until, until, True)
 
     def _forget_surplus(self, now: float) -> tuple[Subject, ...]:
         """Keep as many words as there may be; the subjects whose bans were in force and are not."""
@@ -314,7 +334,7 @@ class Bans:
             return (subject in first, entry.until > now, entry.word, order_of(subject))
 
         lowest = sorted(self._entries, key=rank)[:surplus]
-        in_force = tuple(subject for subject in lowest if self._entries[subject].until > now)
+        in_force = tuple(subject for subject in lowest if self.get(subject, now) is not None)
         self.forget(lowest)
         return in_force
 

@@ -149,7 +149,8 @@ class ConnectionManager:
     def shut_out(self, name: str, now: float, text: str, ban_s: float) -> list[Action]:
         """The node of this name, or its key, is banned for so long: end what there is to it.
 
-        If it stays desired it is dialled now and then: it may have another key by then.
+        If it stays desired it is dialled now and then: it may have another key by then, and whoever
+        is banned is told so.
         """
         if (member := self._members.get(name)) is None:
             return []

@@ -95,7 +95,7 @@ class Handshake:
     :param expected: the node that was dialled; `None` where only its address is known. For the
         initiator.
     :param certified: the names in the peer's certificate; `None` if the stream is not TLS.
-    :param certificate_key: the fingerprint of that certificate's public key.
+    :param certificate_fingerprint: the fingerprint of that certificate's public key.
     :param on_loopback: the stream does not leave this machine.
     :raises ValueError: if an argument cannot be used.
 
@@ -113,7 +113,7 @@ class Handshake:
         expected: NodeId | None = None,
         *,
         certified: frozenset[str] | None = None,
-        certificate_key: bytes | None = None,
+        certificate_fingerprint: bytes | None = None,
         on_loopback: bool = False,
     ) -> None:
         if len(nonce) != wire.NONCE_BYTES:
@@ -131,7 +131,7 @@ class Handshake:
         self._join = join
         self._expected = expected
         self._certified = certified
-        self._certificate_key = certificate_key
+        self._certificate_fingerprint = certificate_fingerprint
         #: Whether what follows is to be authenticated; the peer may ask for it, too.
         self._authenticates_stream = (
             config.is_keyed
@@ -142,6 +142,8 @@ class Handshake:
         self._buffer = bytearray()
         self._consumed_bytes = 0
         self._transcript = hashlib.sha256()
+        #: Of both HELLOs. An initiator has it apart, as it writes a PROOF that it may hold back.
+        self._hellos = self._transcript
         self._authenticated = False
         self._peer: Peer | None = None
 
@@ -219,6 +221,18 @@ class Handshake:
         said = self._write_proof() + self._proven(wire.follow_up(wire.ACCEPT, b"", self._mac_bytes))
         return [Send(said), Established(self._peer, b"", self._stream_keys())]
 
+    def refuse(self, refusal: Refusal) -> list[Action]:
+        """Answer `Authenticate`: refuse the responder, in place of the PROOF, and prove that.
+
+        :raises RuntimeError: if there is nothing to refuse.
+        """
+        if not self._initiates or self._stage is not Stage.PROOF:
+            raise RuntimeError(f"refuse on a handshake that waits for {self._stage.value}")
+        self._stage = Stage.DONE
+        refuse = wire.pack_refuse(refusal, self._config.versions, self._mac_bytes)
+        said = refuse + self._refusal_mac(self._key, refuse)
+        return [Send(said), Failed(refusal.code, refusal.text, False, ban_s=refusal.ban_s)]
+
     # Messages of the peer.
 
     def _advance(self) -> list[Action]:
@@ -230,7 +244,10 @@ class Handshake:
             if self._stage is Stage.VERDICT:
                 self._check_verdict(message)
             if what == wire.REFUSE:
-                raise self._refused(body)
+                fault = self._refused(body)
+                if self._stage is Stage.PROOF and not self._initiates:
+                    self._check_refusal(fault, message)
+                raise fault
             if self._stage is Stage.HELLO:
                 return self._read_hello(body, message)
             if self._stage is Stage.VERDICT:
@@ -291,6 +308,7 @@ class Handshake:
         self._transcript.update(message)
         self._stage = Stage.PROOF
         if self._initiates:
+            self._hellos = self._transcript.copy()
             return [Authenticate(self._peer, self._write_proof())]
         return [Send(self._write_hello())]
 
@@ -323,6 +341,19 @@ class Handshake:
         if not hmac.compare_digest(self._proven(covered), message):
             self._authenticated = False
             raise Fault(RefusalCode.AUTH, "the answer to the proof is not of who has proven itself")
+
+    def _check_refusal(self, fault: Fault, message: bytes) -> None:
+        """An initiator's refusal in place of its PROOF: one that is to be believed proves itself.
+
+        What it says of this node's HELLO needs no proof, and nothing comes of it here.
+        """
+        covered = message[: len(message) - self._mac_bytes]
+        self._authenticated = any(
+            hmac.compare_digest(covered + self._refusal_mac(key, covered), message)
+            for key in (self._key, *self._config.other_keys)
+        )
+        if fault.failed.code is RefusalCode.BANNED and not self._authenticated:
+            raise Fault(RefusalCode.AUTH, "the refusal is of nobody who has proven itself")
 
     def _read_accept(self) -> list[Action]:
         assert self._peer is not None
@@ -401,6 +432,12 @@ class Handshake:
         transcript.update(verdict)
         return verdict + wire.proof_of(self._key, wire.VERDICT_LABEL, transcript.digest())
 
+    def _refusal_mac(self, key: bytes | None, refuse: bytes) -> bytes:
+        """Of a REFUSE in place of a PROOF; it covers both HELLOs, too."""
+        transcript = self._hellos.copy()
+        transcript.update(refuse)
+        return wire.proof_of(key, wire.REFUSAL_LABEL, transcript.digest())
+
     def _stream_keys(self) -> tuple[bytes, bytes] | None:
         """Of what this side sends and of what it receives. Both PROOFs are in the transcript."""
         key = self._key
@@ -477,7 +514,9 @@ class Handshake:
 
     def _keys_of(self, hello: Hello) -> tuple[bytes, ...]:
         """The fingerprints of what the peer alone can prove itself with."""
-        certificate = () if self._certificate_key is None else (self._certificate_key,)
+        certificate = (
+            () if self._certificate_fingerprint is None else (self._certificate_fingerprint,)
+        )
         if not hello.key_id:
             return certificate
         return (*certificate, fingerprint_of(hello.name.decode(), hello.key_id))

@@ -54,7 +54,8 @@ class Send:
 class Authenticate:
     """The responder's HELLO is good: write `proof` if this peer is still to be connected.
 
-    Otherwise close the connection, and drop the handshake. From the PROOF on the peer may take the
+    Otherwise call `Handshake.refuse` if it is to know why, or close the connection, and drop the
+    handshake. From the PROOF on the peer may take the
     connection for established.
     """
 

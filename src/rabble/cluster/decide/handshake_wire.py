@@ -27,6 +27,7 @@ __all__ = [
     "NODE_KEY_FLAG",
     "NONCE_BYTES",
     "PROOF",
+    "REFUSAL_LABEL",
     "REFUSE",
     "RESPONDER_LABEL",
     "RESPONDER_STREAM_LABEL",
@@ -71,6 +72,7 @@ REFUSE = 3
 INITIATOR_LABEL = b"rabble 1 initiator"
 RESPONDER_LABEL = b"rabble 1 responder"
 VERDICT_LABEL = b"rabble 1 verdict"
+REFUSAL_LABEL = b"rabble 1 refusal"
 INITIATOR_STREAM_LABEL = b"rabble 1 initiator's stream"
 RESPONDER_STREAM_LABEL = b"rabble 1 responder's stream"
 

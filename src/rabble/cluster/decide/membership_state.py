@@ -130,6 +130,8 @@ class News(NamedTuple):
     #: The rows of the one that are other than those of the other.
     received_starts: dict[str, Start]
     received_versions: dict[Replica, Version]
+    #: The highest of their incarnations, counters and times.
+    highest: int
     #: Whether the two together are the received one, as no row of the known one adds to it.
     is_all: bool
 
@@ -216,6 +218,7 @@ class State:
                     lost.append(join)
 
         touched = {*new_starts, *(row[3] for row in lost), *(row[3] for row in gained.values())}
+        received: list[Start | Version] = [*starts.values(), *versions.values()]
         ends = [row[3] for row in new_starts.values()]
         ends += [row[3] for row in new_versions.values()]
         return News(
@@ -227,6 +230,7 @@ class State:
             max(ends, default=0),
             starts,
             versions,
+            max(map(highest_in, received), default=0),
             # A known join that stays is of a replica of which more was seen than is received.
             (new_starts, new_versions, gained) == (starts, versions, joins)
             and known_starts.keys() <= starts.keys()
@@ -315,16 +319,21 @@ def text_bytes(text: str) -> int:
     return size + 1 + (size >= 32)
 
 
+def highest_in(row: Start | Version) -> int:
+    """The highest of the numbers of a row."""
+    return max(row[1:4])
+
+
 def believed(state: State, news: News, highest: int) -> State:
     """What is believed of a state: the same one, if all of it is.
 
     :param news: what it adds to what is known and believed already.
     :param highest: see `belief`. A replica that has more joins than that has none.
     """
-    starts = [row for row in news.received_starts.values() if max(row[1:4]) > highest]
-    versions = [row for row in news.received_versions.values() if max(row[1:4]) > highest]
-    if not (starts or versions):
+    if news.highest <= highest:
         return state
+    starts = [row for row in news.received_starts.values() if highest_in(row) > highest]
+    versions = [row for row in news.received_versions.values() if highest_in(row) > highest]
     replicas = {row[:2] for row in versions}
     rows = Rows(
         state.rows.starts.difference(starts),

@@ -56,6 +56,7 @@ class RefusalCode(enum.IntEnum):
     SHUTDOWN = REFUSAL_CODES["SHUTDOWN"], "the node ends"
     INTEGRITY = REFUSAL_CODES["INTEGRITY"], "the stream is not what was sent"
     BANNED = REFUSAL_CODES["BANNED"], "the node, or its key, is banned for a time"
+    NOT_JOINED = REFUSAL_CODES["NOT_JOINED"], "the node that answers was removed, and has to join"
 
 
 def known_code(number: int) -> RefusalCode | None:

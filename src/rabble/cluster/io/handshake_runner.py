@@ -105,7 +105,7 @@ class HandshakeRunner:
             join,
             expected,
             certified=None if certificate is None else certificate.names,
-            certificate_key=None if certificate is None else certificate.key,
+            certificate_fingerprint=None if certificate is None else certificate.fingerprint,
             on_loopback=on_loopback,
         )
 
@@ -146,6 +146,12 @@ class HandshakeRunner:
         handshake_socket.is_authenticating = True
         handshake_socket.extend(self._clock())
         return self._take(handshake_socket, lambda: [Send(question.proof)])
+
+    def refuse(self, handshake_socket: HandshakeSocket, refusal: Refusal) -> Outcome | None:
+        """Write, in place of the PROOF, why this node does not want the peer that was dialled."""
+        handshake = handshake_socket.handshake
+        assert handshake is not None
+        return self._take(handshake_socket, functools.partial(handshake.refuse, refusal))
 
     def decide(self, handshake_socket: HandshakeSocket, refusal: Refusal | None) -> Outcome | None:
         """Write the answer to a peer that dialled and has proven itself: `None` accepts it."""

@@ -5,16 +5,19 @@ do with keys (paste it, keep it in a secret store, read it out), and raw bytes d
 is changed the file holds two, each on a line of its own.
 
 The file of a node key begins with a line that says so, one with the name, and one with the key's
-id. The numbers of its polynomial follow, a line each.
+id. The numbers of its polynomial follow, a line each, and the SHA-256 of all these lines: with a
+number that was mistyped the node would be refused everywhere, and nothing would say why. (Of a
+cluster's key that is told by `key_id`, which all nodes show.)
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import hmac
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rabble._core.ids import NodeId
@@ -23,6 +26,7 @@ from rabble.cluster.decide.node_keys import COLLUDERS_MAX, KEY_ID_BYTES, NodeKey
 from rabble.errors import KeyFileError
 
 __all__ = [
+    "is_cluster_key_file",
     "is_node_key_file",
     "key_id",
     "new_key",
@@ -36,8 +40,9 @@ __all__ = [
     "write_private",
 ]
 
-#: The first line of a node key's file.
+#: The first line of a node key's file, and what the last one begins with.
 NODE_KEY_HEAD = b"rabble node key 1"
+CHECKSUM_HEAD = "sha256 "
 
 #: While it is changed.
 KEYS_MAX = 2
@@ -76,7 +81,8 @@ def read_key_file(path: str | os.PathLike[str]) -> tuple[bytes, ...] | NodeKey:
 
     :raises KeyFileError: as `read_keys`.
     """
-    content = read_private(path)
+    # Text that came by way of Windows is the same text.
+    content = read_private(path).replace(b"\r\n", b"\n")
     if content.startswith(NODE_KEY_HEAD + b"\n"):
         return parsed_node_key(content, path)
     keys = tuple(parsed(text, path) for text in content.split() or [b""])
@@ -117,15 +123,29 @@ def parsed(text: bytes, path: str | os.PathLike[str]) -> bytes:
 
 def is_node_key_file(path: str | os.PathLike[str]) -> bool:
     """Whether a file says that it is one of a node key. False if it cannot be read."""
+    return beginning_of(path, len(NODE_KEY_HEAD)) == NODE_KEY_HEAD
+
+
+def is_cluster_key_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds the key of a cluster, or two. False if it cannot be read."""
+    texts = beginning_of(path, FILE_BYTES_MAX).split()
+    try:
+        return bool(texts) and all(parsed(text, path) for text in texts)
+    except KeyFileError:
+        return False
+
+
+def beginning_of(path: str | os.PathLike[str], bytes_max: int) -> bytes:
+    """The first bytes of a file, whoever may read it; none if it cannot be read."""
     try:
         # A named pipe would keep the reader waiting.
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
-        return False
+        return b""
     try:
-        return os.read(file, len(NODE_KEY_HEAD)) == NODE_KEY_HEAD
+        return os.read(file, bytes_max)
     except OSError:
-        return False
+        return b""
     finally:
         os.close(file)
 
@@ -133,24 +153,44 @@ def is_node_key_file(path: str | os.PathLike[str]) -> bool:
 def parsed_node_key(content: bytes, path: str | os.PathLike[str]) -> NodeKey:
     """The node key that a file holds."""
     try:
-        _, name, key_id, *numbers = content.decode().removesuffix("\n").split("\n")
-        if not (name.startswith("name ") and key_id.startswith("id ")):
+        _, name, key_id, *numbers, checksum = content.decode().rstrip("\n").split("\n")
+        name, key_id = without_head(name, "name "), without_head(key_id, "id ")
+        checksum = without_head(checksum, CHECKSUM_HEAD)
+        if len(numbers) != COLLUDERS_MAX + 1 or any(len(each) != 2 * KEY_BYTES for each in numbers):
             raise ValueError
-        if any(len(number) != 2 * KEY_BYTES for number in numbers):
-            raise ValueError
-        name = name.removeprefix("name ")
         NodeId(name, "localhost:0")
-        return NodeKey(
-            name,
-            bytes.fromhex(key_id.removeprefix("id ")),
-            tuple(int.from_bytes(bytes.fromhex(number), "big") for number in numbers),
-        )
+        coefficients = tuple(int.from_bytes(bytes.fromhex(number), "big") for number in numbers)
+        text = node_key_text(name, bytes.fromhex(key_id), coefficients)
+        if hashlib.sha256(text).digest() != bytes.fromhex(checksum):
+            raise KeyFileError(
+                f"{path}: its checksum does not fit: a digit is not what it was, or lines are not "
+                f"where they were; copy it anew, or make another one with `rabble keygen --node "
+                f"NAME --from FILE`"
+            )
+        return NodeKey(name, bytes.fromhex(key_id), coefficients)
+    except KeyFileError:
+        raise
     except ValueError:
         # Its text may have what the file holds.
         raise KeyFileError(
-            f"{path}: not a whole node key, which has its name, its id and {COLLUDERS_MAX + 1} "
-            f"numbers, a line each; `rabble keygen --node NAME --from FILE` makes one"
+            f"{path}: not a whole node key, which has its name, its id, {COLLUDERS_MAX + 1} "
+            f"numbers and their checksum, a line each; `rabble keygen --node NAME --from FILE` "
+            f"makes one"
         ) from None
+
+
+def without_head(line: str, head: str) -> str:
+    """What follows the head of a line."""
+    if not line.startswith(head):
+        raise ValueError(f"a line does not begin with {head!r}")
+    return line.removeprefix(head)
+
+
+def node_key_text(name: str, key_id: bytes, coefficients: Iterable[int]) -> bytes:
+    """The file of a node key, but for its last line."""
+    numbers = (number.to_bytes(KEY_BYTES, "big").hex() for number in coefficients)
+    lines = [NODE_KEY_HEAD.decode(), f"name {name}", f"id {key_id.hex()}", *numbers]
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def new_node_key(authority: bytes, name: str, token_bytes: Callable[[int], bytes]) -> NodeKey:
@@ -170,9 +210,9 @@ def write_node_key(path: str | os.PathLike[str], key: NodeKey) -> None:
     :param path: of the file, which must not exist yet.
     :raises KeyFileError: if it exists or cannot be written.
     """
-    numbers = (number.to_bytes(KEY_BYTES, "big").hex() for number in key.coefficients)
-    lines = [NODE_KEY_HEAD.decode(), f"name {key.name}", f"id {key.key_id.hex()}", *numbers]
-    write_private(path, "".join(f"{line}\n" for line in lines).encode())
+    text = node_key_text(key.name, key.key_id, key.coefficients)
+    checksum = f"{CHECKSUM_HEAD}{hashlib.sha256(text).hexdigest()}\n"
+    write_private(path, text + checksum.encode())
 
 
 def write_key(path: str | os.PathLike[str], key: bytes) -> None:

@@ -220,7 +220,12 @@ class Seeds:
         seed.is_asked = True
 
         def answer(found: list[Address] | OSError) -> None:
-            self._post(functools.partial(self._answered, addr, seed, found))
+            try:
+                self._post(functools.partial(self._answered, addr, seed, found))
+            except BaseException:
+                # Memory is exhausted, say. The next look asks again.
+                seed.is_asked = False
+                raise
 
         # Until it is no seed any more: put in again it would be behind all others.
         seed.question = self._resolver.resolve(addr, answer, math.inf)

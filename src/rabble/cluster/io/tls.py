@@ -24,7 +24,7 @@ __all__ = [
     "TlsConfig",
     "TlsContexts",
     "certificate_end",
-    "certificate_key",
+    "certificate_fingerprint",
     "key_fingerprint",
     "peer_certificate",
     "peer_names",
@@ -103,13 +103,13 @@ class TlsContexts:
     :param client: for connections that it dials.
     :param server: for connections that it accepts.
     :param ends_at: when its certificate ends, in seconds since 1970.
-    :param key: the fingerprint of the public key in it.
+    :param fingerprint: of the public key in it.
     """
 
     client: ssl.SSLContext
     server: ssl.SSLContext
     ends_at: float
-    key: bytes
+    fingerprint: bytes
 
     @classmethod
     def read(cls, config: TlsConfig) -> TlsContexts:
@@ -121,7 +121,7 @@ class TlsContexts:
             config.client_context(),
             config.server_context(),
             certificate_end(config.cert),
-            certificate_key(config.cert),
+            certificate_fingerprint(config.cert),
         )
 
 
@@ -154,7 +154,7 @@ def certificate_end(path: str | os.PathLike[str]) -> float:
         raise KeyFileError(f"{path}: no certificate in PEM: {error}") from error
 
 
-def certificate_key(path: str | os.PathLike[str]) -> bytes:
+def certificate_fingerprint(path: str | os.PathLike[str]) -> bytes:
     """The fingerprint of the public key in the first certificate of a file in PEM.
 
     :raises KeyFileError: if there is none.
@@ -228,11 +228,11 @@ class PeerCertificate:
     """What counts of a peer's certificate.
 
     :param names: that it gives to nodes.
-    :param key: the fingerprint of its public key, 32 bytes.
+    :param fingerprint: of its public key, 32 bytes.
     """
 
     names: frozenset[str]
-    key: bytes
+    fingerprint: bytes
 
 
 def peer_certificate(connection: ssl.SSLObject | ssl.SSLSocket) -> PeerCertificate:
@@ -242,11 +242,11 @@ def peer_certificate(connection: ssl.SSLObject | ssl.SSLSocket) -> PeerCertifica
     """
     der = connection.getpeercert(binary_form=True)
     try:
-        key = key_fingerprint(der or b"")
+        fingerprint = key_fingerprint(der or b"")
     except (ValueError, IndexError) as error:
         # Without it a ban could not be told to be of that peer.
         raise ssl.SSLError(f"the peer's certificate has no public key: {error}") from error
-    return PeerCertificate(peer_names(connection), key)
+    return PeerCertificate(peer_names(connection), fingerprint)
 
 
 def peer_names(connection: ssl.SSLObject | ssl.SSLSocket) -> frozenset[str]:
