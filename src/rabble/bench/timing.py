@@ -170,7 +170,8 @@ def timers(
             process = Beat(beats, main.pid)
             start = time.perf_counter()
             node.spawn(process, "beat")
-            fired = main.receive(PATIENCE_S + beats * BEAT_MS / 1_000).msg
+            # On a busy machine the last one may stand for some beyond.
+            fired = min(main.receive(PATIENCE_S + beats * BEAT_MS / 1_000).msg, beats)
             seconds = time.perf_counter() - start
         late_ms = [ns / 1e6 for ns in process.lateness_ns]
         return Sample(
