@@ -85,9 +85,8 @@ def test_a_gap_is_told_between_what_is_around_it() -> None:
         to = b.spawn(Does(take), "to")
         b.subscribe_dead_letters(to)
         a.join(b.node_id)
-        until(
-            lambda: len(a.cluster_status().connections) == len(b.cluster_status().connections) == 1
-        )
+        until_up(a, b)
+        until_up(b, a)
         sender = Pid("anybody", a.node_id)
         for number in range(last):
             a.send(to, [number, bytes(1_000)], sender=sender)

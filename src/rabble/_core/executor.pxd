@@ -90,7 +90,7 @@ cdef class Executor:
     cdef int64_t now_ns(self) except -1
     cdef int turn(self, int64_t most) except -1
     cdef int poll(self, int64_t now) except -1
-    cdef int receive(self) except -1
+    cdef int receive(self, bint looks) except -1
     cdef int wait(self, int64_t most) except -1
     cdef bint drained(self) noexcept
 

@@ -60,6 +60,7 @@ __all__ = ["Executor"]
 cdef enum:
     TURN_NS_MAX = 1_000_000          # between two looks at the inbox and the timers
     CLOCK_STRIDE = 16                # deliveries between two looks at the clock, if they are fast
+    TURN_BATCHES_MAX = 6             # of what peers sent, if nothing else is to be done
     DRAIN_LOOK_NS = 2_000_000        # between two looks at whether the services are done
     GIL_OFFER_NS = 5_000_000         # CPython's own switch interval
     DRAIN_S_MAX = 31_622_400         # 366 days: what a drain without end is taken for
@@ -613,17 +614,24 @@ cdef class Executor:
         cdef int64_t start = self.now_ns()
         cdef int64_t looked = start
         cdef int64_t now, _, until_look
+        cdef int batches = TURN_BATCHES_MAX
         cdef PyObject* taken
         self.scene.batch_ns = start
         self.in_turn = True
         try:
             self.poll(start)
             if self.routes is not None:
-                self.receive()
+                self.receive(True)
             until_look = self.stride
             for _ in range(min(most, TURN_DELIVERIES_MAX)):
                 if self.run_queue.count() == 0:
-                    break
+                    batches -= 1
+                    if batches <= 0 or self.routes is None:
+                        break
+                    # More may have come together with what was delivered just now.
+                    self.receive(False)
+                    if self.run_queue.count() == 0:
+                        break
                 taken = self.run_queue.take_owned()
                 self.backlog.popped += 1
                 try_deliver(self, taken)
@@ -944,8 +952,8 @@ cdef class Executor:
             self.letters.drop(envelope, DeadLetterReason.PEER_BUSY)
         return 0
 
-    cdef int receive(self) except -1:
-        """Look at the sockets, and queue what came."""
+    cdef int receive(self, bint looks) except -1:
+        """Queue a batch of what came, and look at the sockets before if so told."""
         cdef Poller poller = self.routes.poller
         cdef Connection connection
         cdef size_t before, count
@@ -956,7 +964,8 @@ cdef class Executor:
             return 0
         if poller.sockets.connections == 0 and not poller.sockets.pending:
             return 0
-        poller.look()
+        if looks:
+            poller.look()
         if not poller.sockets.pending:
             return 0
         before = self.run_queue.count()
