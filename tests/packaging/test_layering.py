@@ -92,6 +92,8 @@ CLUSTER_ORDER = (
     "decide.bans",
     "decide.standing",
     "decide.dissemination",
+    "decide.directory_state",
+    "decide.directory",
     "failures",
     "io.watched_files",
     "io.keys",
