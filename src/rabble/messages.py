@@ -9,6 +9,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from rabble._core.directory_messages import (
+    GetGroupMembers,
+    GroupChanged,
+    GroupJoined,
+    GroupLeft,
+    GroupMembers,
+    GroupRefused,
+    JoinGroup,
+    LeaveGroup,
+    NameHolder,
+    NameLost,
+    NameRefused,
+    Register,
+    Registered,
+    SubscribeGroup,
+    Unregister,
+    Unregistered,
+    WhereIs,
+)
 from rabble._core.ids import NodeId
 from rabble._core.messages import (
     Bounced,
@@ -45,14 +64,27 @@ __all__ = [
     "Down",
     "DownReason",
     "ExecutorStatus",
+    "GetGroupMembers",
     "GetMetrics",
+    "GroupChanged",
+    "GroupJoined",
+    "GroupLeft",
+    "GroupMembers",
+    "GroupRefused",
+    "JoinGroup",
+    "LeaveGroup",
     "Lost",
     "Metrics",
     "Monitor",
+    "NameHolder",
+    "NameLost",
+    "NameRefused",
     "NodeDown",
     "NodeStalled",
     "NodeUp",
     "PeerStatus",
+    "Register",
+    "Registered",
     "Removed",
     "Shutdown",
     "Spawn",
@@ -60,9 +92,13 @@ __all__ = [
     "StartTimer",
     "Stop",
     "SubscribeDeadLetters",
+    "SubscribeGroup",
     "SubscribeNodes",
-    "TimerCancelled",
     "Timeout",
+    "TimerCancelled",
+    "Unregister",
+    "Unregistered",
+    "WhereIs",
 ]
 
 

@@ -110,6 +110,7 @@ CLUSTER_ORDER = (
     "config",
     "handshake_configs",
     "remote_spawn",
+    "directory_service",
     "runtime",
     "connections",
     "ban_gossip",

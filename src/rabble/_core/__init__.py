@@ -10,7 +10,8 @@ Its modules, in order: each refers to those before it only, which a test holds b
     wire:     frame byte_queue gather bulk_pairs fragments frame_encoder frame_decoder session
     sockets:  linux mac record transport receive connection poller
     lives:    routes notices requests monitors lives
-    running:  interrupts hooks dead_letters admission idle executor distribution system_messages
+    running:  interrupts hooks dead_letters admission idle executor distribution
+    control:  directory_requests system_messages
     asking:   calls
     tests:    debug
 """

@@ -13,6 +13,7 @@ from rabble._core.ids import NodeId, Pid
 from rabble._core.texts import bounded_repr
 
 __all__ = [
+    "DIRECTORY_NAME",
     "DIRECTORY_REQUESTS",
     "GetGroupMembers",
     "GroupChanged",
@@ -34,6 +35,8 @@ __all__ = [
     "checked_name",
 ]
 
+#: The name in the reserved group of the pid that knows the names and groups.
+DIRECTORY_NAME = "directory"
 #: A node that is nobody's.
 NOWHERE = NodeId("nowhere", "localhost:0")
 
@@ -157,16 +160,14 @@ class SubscribeGroup:
 
 
 #: The classes of all requests.
-DIRECTORY_REQUESTS: frozenset[type] = frozenset(
-    {
-        GetGroupMembers,
-        JoinGroup,
-        LeaveGroup,
-        Register,
-        SubscribeGroup,
-        Unregister,
-        WhereIs,
-    }
+DIRECTORY_REQUESTS: tuple[type, ...] = (
+    GetGroupMembers,
+    JoinGroup,
+    LeaveGroup,
+    Register,
+    SubscribeGroup,
+    Unregister,
+    WhereIs,
 )
 
 # What a process is told.

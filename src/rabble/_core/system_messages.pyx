@@ -9,6 +9,7 @@ cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
+from rabble._core.directory_requests cimport ask_directory
 from rabble._core.dispatch cimport CALLBACK, DEAD_LETTERS, EXECUTOR, NODES, Entry
 from rabble._core.envelope cimport Envelope
 from rabble._core.distribution cimport (
@@ -36,6 +37,7 @@ from rabble._core.texts cimport (
     type_name,
 )
 from rabble._core.timers cimport Timer
+from rabble._core.directory_messages import DIRECTORY_NAME, DIRECTORY_REQUESTS
 from rabble._core.messages import (
     CancelTimer,
     Demonitor,
@@ -79,7 +81,8 @@ cdef enum Message:
     SUBSCRIBE_NODES
     SUBSCRIBE_DEAD_LETTERS
     GET_METRICS
-    MESSAGES
+    DIRECTORY_FIRST
+    MESSAGES = 24
 
 
 # Called so that what it raises stays pending: it returns -1 then.
@@ -115,7 +118,9 @@ cdef class SystemMessages(MessageHandler):
             SubscribeNodes,
             SubscribeDeadLetters,
             GetMetrics,
+            *DIRECTORY_REQUESTS,
         )
+        self.directory = Pid(DIRECTORY_NAME, executor.node, executor.pid.group)
         executor.system_messages = self
 
     cdef int handle(self, Envelope envelope) except -1:
@@ -155,10 +160,13 @@ cdef class SystemMessages(MessageHandler):
             return self.subscribe_dead_letters(msg, envelope)
         if which == GET_METRICS:
             return self.get_metrics(envelope)
+        if which >= DIRECTORY_FIRST and which < MESSAGES:
+            return self.ask_directory(envelope)
         raise TypeError(
             f"the executor was sent a {type_name(msg)}; it understands "
-            "CancelTimer, Demonitor, GetMetrics, Monitor, Spawn, StartTimer, Stop, "
-            "SubscribeDeadLetters, SubscribeNodes"
+            "CancelTimer, Demonitor, GetGroupMembers, GetMetrics, JoinGroup, LeaveGroup, Monitor, "
+            "Register, Spawn, StartTimer, Stop, SubscribeDeadLetters, SubscribeGroup, "
+            "SubscribeNodes, Unregister, WhereIs"
         )
 
     cdef inline int place_of(self, object msg) noexcept:
@@ -389,6 +397,12 @@ cdef class SystemMessages(MessageHandler):
         if entry is not None:
             self.executor.lives.subscribe(entry, DEAD_LETTERS, wanted)
         return 0
+
+    cdef int ask_directory(self, Envelope envelope) except -1:
+        cdef Entry entry = self.asker(envelope)
+        if entry is None:
+            return 0
+        return ask_directory(self.executor, self.directory, entry, envelope)
 
     cdef int disconnect(self, Connection connection) except -1:
         return end_connection(self.executor, connection)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from rabble._core.codec import Codec
 from rabble._core.connection import Connection
+from rabble._core.directory_messages import DIRECTORY_NAME
 from rabble._core.executor import Executor
 from rabble._core.fragments import UnfinishedMessages
 from rabble._core.ids import NodeId
@@ -19,7 +20,7 @@ from rabble.reports import Reporter
 __all__ = ["ClusterRuntime", "NodeRuntime", "OPEN_NAMES"]
 
 #: Of the node's own services, those that peers may send to.
-OPEN_NAMES = frozenset({CALLS_NAME, SPAWNER_NAME})
+OPEN_NAMES = frozenset({CALLS_NAME, DIRECTORY_NAME, SPAWNER_NAME})
 
 
 class ClusterRuntime(Protocol):

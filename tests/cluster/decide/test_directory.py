@@ -429,7 +429,7 @@ def test_what_is_not_well_formed_changes_nothing(message: object) -> None:
     mesh = Mesh(A, B)
     with pytest.raises(DirectoryError):
         mesh.all[A].read(B, message, 0.0)
-    assert mesh.all[A].names == {} and mesh.all[A].due is not None
+    assert mesh.all[A].names == {} and mesh.all[A].tick(0.0) == []
 
 
 def test_whoever_has_no_room_acknowledges_all_the_same() -> None:

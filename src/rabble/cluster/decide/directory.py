@@ -200,7 +200,9 @@ class Directory:
     @property
     def due(self) -> float | None:
         """When to call `tick`; `None`: nothing will have to be done."""
-        times = [time for time in (self._tell_at, self._digest_at) if time is not None]
+        # Who has never said anything has no digest to say.
+        digest_at = self._digest_at if self._entries.version else None
+        times = [time for time in (self._tell_at, digest_at) if time is not None]
         times += [claim.deadline for claim in self._claims.values()]
         return min(times, default=None)
 
