@@ -23,7 +23,7 @@ cdef class SystemMessages(MessageHandler):
     cdef int get_metrics(self, Envelope envelope) except -1
     cdef int subscribe_nodes(self, object request, Envelope envelope) except -1
     cdef int subscribe_dead_letters(self, object request, Envelope envelope) except -1
-    cdef int ask_directory(self, Envelope envelope) except -1
+    cdef int pass_to_directory(self, Envelope envelope) except -1
 
     # What the runtime sends itself.
     cdef int notice(self, Notice notice) except -1

@@ -161,7 +161,7 @@ cdef class SystemMessages(MessageHandler):
         if which == GET_METRICS:
             return self.get_metrics(envelope)
         if which >= DIRECTORY_FIRST and which < MESSAGES:
-            return self.ask_directory(envelope)
+            return self.pass_to_directory(envelope)
         raise TypeError(
             f"the executor was sent a {type_name(msg)}; it understands "
             "CancelTimer, Demonitor, GetGroupMembers, GetMetrics, JoinGroup, LeaveGroup, Monitor, "
@@ -398,7 +398,7 @@ cdef class SystemMessages(MessageHandler):
             self.executor.lives.subscribe(entry, DEAD_LETTERS, wanted)
         return 0
 
-    cdef int ask_directory(self, Envelope envelope) except -1:
+    cdef int pass_to_directory(self, Envelope envelope) except -1:
         cdef Entry entry = self.asker(envelope)
         if entry is None:
             return 0
