@@ -102,7 +102,7 @@ def test_keys_are_spread_and_of_their_type() -> None:
         group.member_of(True)
 
 
-VECTOR = [1, 1, 4]
+VECTOR = [0, 3, 1]
 
 
 def test_a_name_that_can_be_none_is_refused() -> None:

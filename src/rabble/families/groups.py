@@ -130,7 +130,10 @@ class Group:
         seed = hashlib.blake2b(data, digest_size=16).digest()
 
         def weight(member: Pid) -> bytes:
-            return hashlib.blake2b(str(member).encode(), digest_size=8, key=seed).digest()
+            # By the node's name, and not its address: so a node that is started again elsewhere has
+            # the same keys.
+            text = f"{member.group or ''}::{member.name}::{member.node.name}"
+            return hashlib.blake2b(text.encode(), digest_size=8, key=seed).digest()
 
         return max(self.members, key=lambda member: (weight(member), member), default=None)
 
