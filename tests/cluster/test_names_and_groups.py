@@ -21,6 +21,7 @@ from rabble import (
     NameLost,
     NameTaken,
     Node,
+    NodeUp,
     NoProcess,
     Output,
     Pid,
@@ -31,7 +32,7 @@ from rabble import (
     WhereIs,
 )
 from rabble.cluster.decide.handshake import Established
-from tests.cluster.mesh import meet, nothing_left, rouse
+from tests.cluster.mesh import Told, meet, nothing_left, rouse
 from tests.faults.raw import RawPeer
 from tests.support import PATIENCE_S, Echo, until
 
@@ -280,3 +281,22 @@ def test_a_peer_that_says_nonsense_of_its_names_harms_nobody(
         assert node.status == "running" and node.names.whereis("x") == Pid("p", peer.node)
         peer.close()
         until(lambda: node.names.whereis("x") is None)
+
+
+def test_a_node_is_told_with_its_labels() -> None:
+    one = rouse("n1", mesh={"labels": ["storage", "ssd"]})
+    other = rouse("n2")
+    try:
+        first, second = meet(one, other)
+        (up,) = second.of(one.node_id)
+        assert isinstance(up, NodeUp) and up.labels == {"storage", "ssd"}
+        (up,) = first.of(other.node_id)
+        assert isinstance(up, NodeUp) and up.labels == frozenset()
+        # Who subscribes later is told the same.
+        late = Told(other)
+        late.up(one)
+        (up,) = late.of(one.node_id)
+        assert isinstance(up, NodeUp) and up.labels == {"storage", "ssd"}
+    finally:
+        one.shutdown()
+        other.shutdown()

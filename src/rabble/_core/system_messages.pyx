@@ -386,7 +386,9 @@ cdef class SystemMessages(MessageHandler):
                 self.executor.notifier.notify(
                     entry,
                     NodeUp(
-                        connection.session.peer, connection.session.incarnation
+                        connection.session.peer,
+                        connection.session.incarnation,
+                        connection.session.labels,
                     ),
                 )
         return 0
