@@ -108,3 +108,24 @@ VECTOR = [0, 3, 1]
 def test_a_name_that_can_be_none_is_refused() -> None:
     with pytest.raises(ValueError):
         Group("")
+
+
+@given(
+    st.lists(st.tuples(st.sets(st.integers(0, 40)), st.sets(st.integers(0, 40)))),
+    st.sets(st.integers(0, 40)),
+    st.sampled_from([HERE, None]),
+)
+def test_however_few_change_the_order_is_the_same(
+    changes: list[tuple[set[int], set[int]]], first: set[int], node: NodeId | None
+) -> None:
+    pids = [Pid(f"p{number}", HERE if number % 3 else THERE) for number in range(41)]
+    group = Group("g", node, [pids[number] for number in first])
+    known = set(first)
+    for joined, left in changes:
+        left -= joined
+        known = known - left | joined
+        told = (tuple(pids[number] for number in sorted(some)) for some in (joined, left))
+        assert group.takes(GroupChanged("g", *told))
+        fresh = Group("g", node, [pids[number] for number in known])
+        assert group.members == fresh.members and len(group) == len(known)
+        assert group._near == fresh._near

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import itertools
 from collections.abc import Iterable
@@ -23,6 +24,9 @@ from rabble.messages import (
 
 __all__ = ["Group", "Groups"]
 
+#: Of how many members one has to change for all to be sorted anew.
+MANY = 8
+
 
 class Group:
     """The members of a group as its holder was told of them, and envelopes to them.
@@ -35,18 +39,27 @@ class Group:
     :param members: those that are known by now.
 
     :ivar name: of the group.
-    :ivar members: the members, those of `node` first, and of either the lesser pids.
     """
 
-    __slots__ = ("_near", "_node", "_turns", "members", "name")
+    __slots__ = ("_members", "_near", "_node", "_order", "_turns", "name")
 
     def __init__(self, name: str, node: NodeId | None = None, members: Iterable[Pid] = ()) -> None:
         self.name = GetGroupMembers(name).group
         self._node = node
         self._turns = itertools.count()
-        self.members: tuple[Pid, ...] = ()
+        self._order: list[Pid] = []
+        #: The same as it is shown; made when it is asked for.
+        self._members: tuple[Pid, ...] | None = None
+        #: How many of them are near.
         self._near = 0
         self._set(members)
+
+    @property
+    def members(self) -> tuple[Pid, ...]:
+        """The members, those of `node` first, and of either the lesser pids."""
+        if self._members is None:
+            self._members = tuple(self._order)
+        return self._members
 
     def subscribe(self, executor: Pid) -> Envelope:
         """What a process sends to be told of the group.
@@ -62,7 +75,7 @@ class Group:
         :returns: whether it was one.
         """
         if type(msg) is GroupChanged and msg.group == self.name:
-            self._set({*self.members, *msg.joined}.difference(msg.left))
+            self._change(msg)
             return True
         if type(msg) is GroupMembers and msg.group == self.name:
             self._set(msg.members)
@@ -91,7 +104,8 @@ class Group:
         self, msg: Any, *, correlation_id: CorrelationId | None = None
     ) -> list[Envelope]:
         """As `to_one`, among the members of this node if it has any."""
-        return self._in_turn(self._near or len(self.members), msg, correlation_id)
+        members = self.members
+        return self._in_turn(self._near or len(members), msg, correlation_id)
 
     def to_key(
         self, key: str | bytes | int, msg: Any, *, correlation_id: CorrelationId | None = None
@@ -138,12 +152,34 @@ class Group:
         return max(self.members, key=lambda member: (weight(member), member), default=None)
 
     def __len__(self) -> int:
-        return len(self.members)
+        return len(self._order)
+
+    def _place(self, pid: Pid) -> tuple[bool, Pid]:
+        return pid.node != self._node, pid
 
     def _set(self, members: Iterable[Pid]) -> None:
-        near = self._node
-        self.members = tuple(sorted(members, key=lambda pid: (pid.node != near, pid)))
-        self._near = sum(pid.node == near for pid in self.members)
+        self._order = sorted(set(members), key=self._place)
+        self._members = None
+        self._near = sum(pid.node == self._node for pid in self._order)
+
+    def _change(self, msg: GroupChanged) -> None:
+        if MANY * (len(msg.joined) + len(msg.left)) > len(self._order):
+            self._set({*self._order, *msg.joined}.difference(msg.left))
+            return
+        # To sort a thousand members takes as long as to send to them.
+        order, place = self._order, self._place
+        for pid in (*msg.left, *msg.joined):
+            at = bisect.bisect_left(order, place(pid), key=place)
+            is_there = at < len(order) and order[at] == pid
+            if is_there is (pid in msg.joined):
+                continue
+            if is_there:
+                del order[at]
+            else:
+                order.insert(at, pid)
+            if pid.node == self._node:
+                self._near += -1 if is_there else 1
+        self._members = None
 
     def _in_turn(
         self, count: int, msg: Any, correlation_id: CorrelationId | None
