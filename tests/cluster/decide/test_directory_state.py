@@ -270,6 +270,27 @@ def test_what_is_not_well_formed_is_refused_with_a_short_text(wrong: dict[str, A
     assert len(str(caught.value)) < 400 and str(caught.value).isascii()
 
 
+def test_nobody_has_this_node_look_at_more_than_a_statement_holds() -> None:
+    rows = [[number, "g", f"p{number}", None] for number in range(1, 4_098)]
+    with pytest.raises(DirectoryError, match="4097 members and 0 dots are more than 4096"):
+        said({"f": 0, "t": 5_000, "n": [], "g": rows})
+    said({"f": 0, "t": 5_000, "n": [], "g": rows[:4_096]})
+    with pytest.raises(DirectoryError, match="more than 4096"):
+        said({"f": 5_000, "t": 5_001, "n": [], "g": [], "x": list(range(1, 5_000))})
+
+
+def test_what_a_node_says_is_never_more_than_another_one_looks_at() -> None:
+    own, known = OwnEntries(LIMITS), PeerEntries(OWNER, LIMITS)
+    entries = [own.add_member("g", pid(f"p{number}")) for number in range(9_000)]
+    for message in own.deltas():
+        known.read(said(message))
+    for entry in entries:
+        own.drop(entry)
+    for message in own.deltas():
+        known.read(said(message))
+    assert known.version == own.version and not known.entries
+
+
 def test_the_same_is_said_well() -> None:
     known = PeerEntries(OWNER, LIMITS)
     known.read(said(GOOD))

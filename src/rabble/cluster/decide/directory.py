@@ -193,11 +193,6 @@ class Directory:
         return {group: self.members(group) for group in sorted(self._members)}
 
     @property
-    def counts(self) -> tuple[int, int]:
-        """How many names this node's processes have, and memberships of groups."""
-        return len(self._entries.names), sum(map(len, self._entries.groups.values()))
-
-    @property
     def due(self) -> float | None:
         """When to call `tick`; `None`: nothing will have to be done."""
         # Who has never said anything has no digest to say.

@@ -46,6 +46,8 @@ ROW_HEAD_BYTES = 32
 STATEMENT_BYTES_MAX = 32 * 1024
 #: Bytes that a dropped dot takes of it.
 DOT_BYTES = 9
+#: Of all of these in one statement. What those bytes hold is less.
+CHANGES_MAX = 4_096
 MEMBERS = "members of one group"
 
 
@@ -396,6 +398,12 @@ class Statement:
             whole = checked_int(whole, last, "'w'")
         names, members = (checked_array(message.get(key), key) for key in ("n", "g"))
         gone = checked_array(message.get("x", []), "x")
+        # Before any of them is looked at: that takes some time for each.
+        if len(names) + len(members) + len(gone) > CHANGES_MAX:
+            raise DirectoryError(
+                f"{len(names)} names, {len(members)} members and {len(gone)} dots are more than "
+                f"{CHANGES_MAX} in one statement"
+            )
         if whole is not None and gone:
             raise DirectoryError("a part of a whole says what went")
         if first == last:
