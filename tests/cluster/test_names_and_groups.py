@@ -300,3 +300,39 @@ def test_a_node_is_told_with_its_labels() -> None:
     finally:
         one.shutdown()
         other.shutdown()
+
+
+@pytest.mark.parametrize("strict", [True, "changes"])
+def test_in_strict_mode_nodes_tell_each_other_the_same(strict: Any) -> None:
+    one, other = rouse("n1", strict=strict), rouse("n2", strict=strict)
+    try:
+        meet(one, other)
+        process = Asks()
+        pid = one.spawn(process, "p")
+        one.names.register("x", pid)
+        one.groups.join("g", pid)
+        until(lambda: other.names.whereis("x") == pid and other.groups.members("g") == (pid,))
+        assert not one.executor_status().dead_letters and not other.executor_status().dead_letters
+    finally:
+        one.shutdown()
+        other.shutdown()
+
+
+def test_many_names_and_members_come_whole_and_in_parts() -> None:
+    """More than one statement holds, before and after the nodes know each other."""
+    one, other = rouse("n1"), rouse("n2")
+    try:
+        pids = [one.spawn(Echo(), f"p{number}") for number in range(1_200)]
+        for pid in pids[:600]:
+            one.groups.join("g", pid)
+        meet(one, other)
+        for pid in pids[600:]:
+            one.groups.join("g", pid)
+        until(lambda: set(other.groups.members("g")) == set(pids))
+        for pid in pids[::2]:
+            one.stop(pid)
+        until(lambda: set(other.groups.members("g")) == set(pids[1::2]))
+        assert not one.executor_status().dead_letters and not other.executor_status().dead_letters
+    finally:
+        one.shutdown()
+        other.shutdown()

@@ -150,6 +150,13 @@ def test_what_a_life_had_goes_with_it_and_its_successor_inherits_nothing() -> No
     second = life("p", number=2)
     alone.join("h", second, asker(second), 0.0)
     assert alone.names == {} and alone.groups == {"h": (p.pid,)}
+    alone.register("x", second, asker(second), 0.0)
+    third = life("p", number=3)
+    assert answers(alone.register("x", third, asker(third), 0.0)) == [("p", Registered("x", p.pid))]
+    alone.ended(second, 0.0)
+    assert alone.names == {"x": p.pid} and alone.groups == {}
+    alone.ended(third, 0.0)
+    assert alone.names == {}
 
 
 def test_members_of_this_node_come_first_and_the_others_in_order() -> None:

@@ -73,7 +73,7 @@ def histories(draw: st.DrawFn) -> tuple[dict[int, frozenset[Entry]], list[dict[s
     return snapshots, [statements[number] for number in order], own
 
 
-@pytest.fixture(params=[1, 200, 32 * 1024], ids=lambda size: f"{size}_bytes")
+@pytest.fixture(params=[1, 200, 12 * 1024], ids=lambda size: f"{size}_bytes")
 def statement_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """In how small parts all is said."""
     size: int = request.param

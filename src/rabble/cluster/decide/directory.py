@@ -205,6 +205,7 @@ class Directory:
 
     def register(self, name: str, owner: Life, asker: Asker, now: float) -> list[Action]:
         """A process is to have a name."""
+        names = self._owner(owner).names
         entry = self._entries.names.get(name)
         if entry is None:
             entry = min(self._known_of(name), key=order, default=None)
@@ -224,7 +225,7 @@ class Directory:
         except DirectoryLimit as error:
             self._answer(asker, NameRefused(name, "limit", detail=str(error)))
             return self._done()
-        self._owner(owner).names.add(name)
+        names.add(name)
         deadline = now + self._claim_s
         self._claims[name] = Claim(entry, [asker], set(self._peers), deadline)
         self._settle(name, now)
@@ -249,13 +250,14 @@ class Directory:
 
     def join(self, group: str, owner: Life, asker: Asker, now: float) -> list[Action]:
         """A process is to be a member of a group."""
+        groups = self._owner(owner).groups
         if owner.pid not in self._entries.groups.get(group, ()):
             try:
                 entry = self._entries.add_member(group, owner.pid)
             except DirectoryLimit as error:
                 self._answer(asker, GroupRefused(group, "limit", str(error)))
                 return self._done()
-            self._owner(owner).groups.add(group)
+            groups.add(group)
             self._came((entry,))
             self._changed(now)
         self._answer(asker, GroupJoined(group, owner.pid))

@@ -42,8 +42,9 @@ __all__ = [
 VERSION_MAX = 2**63 - 1
 #: Bytes of a row besides its texts, at most.
 ROW_HEAD_BYTES = 32
-#: Bytes of the rows of one statement: more of them are told in several.
-STATEMENT_BYTES_MAX = 32 * 1024
+#: Bytes of the rows of one statement: more of them are told in several. As it is shorter than a
+#: fragment, by default, no small message that is sent later overtakes it.
+STATEMENT_BYTES_MAX = 12 * 1024
 #: Bytes that a dropped dot takes of it.
 DOT_BYTES = 9
 #: Of all of these in one statement. What those bytes hold is less.
