@@ -20,5 +20,7 @@ cdef class DirectoryPort:
 
     cdef Entry entry(self)
 
+# Whether a message is a request to the directory.
+cdef bint is_directory_request(object msg) noexcept
 # Hand a request of `asker` to the directory, which monitors whom it concerns from now on.
 cdef int ask_directory(Executor executor, Pid directory, Entry asker, Envelope envelope) except -1

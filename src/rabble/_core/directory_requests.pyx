@@ -15,7 +15,25 @@ from rabble._core.executor cimport Executor
 from rabble._core.ids cimport CorrelationId, Pid, same_node
 from rabble._core.texts cimport type_name
 
+from rabble._core.directory_messages import DIRECTORY_REQUESTS
+
 __all__ = ["Asked", "DirectoryPort"]
+
+cdef extern from "Python.h":
+    PyObject* PyTuple_GET_ITEM(tuple items, Py_ssize_t place) noexcept
+    Py_ssize_t PyTuple_GET_SIZE(tuple items) noexcept
+
+cdef tuple CLASSES = DIRECTORY_REQUESTS
+
+
+cdef bint is_directory_request(object msg) noexcept:
+    cdef object cls = type(msg)
+    cdef Py_ssize_t i
+    # By identity: a class's own metaclass may say anything of equality and hash.
+    for i in range(PyTuple_GET_SIZE(CLASSES)):
+        if PyTuple_GET_ITEM(CLASSES, i) is <PyObject*>cls:
+            return True
+    return False
 
 
 @cython.final

@@ -9,7 +9,7 @@ cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
-from rabble._core.directory_requests cimport ask_directory
+from rabble._core.directory_requests cimport ask_directory, is_directory_request
 from rabble._core.dispatch cimport CALLBACK, DEAD_LETTERS, EXECUTOR, NODES, Entry
 from rabble._core.envelope cimport Envelope
 from rabble._core.distribution cimport (
@@ -37,7 +37,7 @@ from rabble._core.texts cimport (
     type_name,
 )
 from rabble._core.timers cimport Timer
-from rabble._core.directory_messages import DIRECTORY_NAME, DIRECTORY_REQUESTS
+from rabble._core.directory_messages import DIRECTORY_NAME
 from rabble._core.messages import (
     CancelTimer,
     Demonitor,
@@ -81,8 +81,7 @@ cdef enum Message:
     SUBSCRIBE_NODES
     SUBSCRIBE_DEAD_LETTERS
     GET_METRICS
-    DIRECTORY_FIRST
-    MESSAGES = 24
+    MESSAGES
 
 
 # Called so that what it raises stays pending: it returns -1 then.
@@ -118,7 +117,6 @@ cdef class SystemMessages(MessageHandler):
             SubscribeNodes,
             SubscribeDeadLetters,
             GetMetrics,
-            *DIRECTORY_REQUESTS,
         )
         self.directory = Pid(DIRECTORY_NAME, executor.node, executor.pid.group)
         executor.system_messages = self
@@ -160,7 +158,7 @@ cdef class SystemMessages(MessageHandler):
             return self.subscribe_dead_letters(msg, envelope)
         if which == GET_METRICS:
             return self.get_metrics(envelope)
-        if which >= DIRECTORY_FIRST and which < MESSAGES:
+        if is_directory_request(msg):
             return self.pass_to_directory(envelope)
         raise TypeError(
             f"the executor was sent a {type_name(msg)}; it understands "
