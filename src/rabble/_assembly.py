@@ -9,6 +9,7 @@ import random
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from rabble._core.texts import given
 from rabble._runtime import LocalRuntime
 from rabble._shutdown import Teardown, end_at_exit, interpreter_ends
 from rabble.cluster.config import Mesh
+from rabble.cluster.directory_service import DirectoryService
 from rabble.cluster.remote_spawn import Exports
 from rabble.cluster.runtime import NodeRuntime
 from rabble.cluster.server import ClusterServer
@@ -42,6 +44,7 @@ __all__ = [
     "check_options",
     "checked_node_id",
     "join_mesh",
+    "make_directory",
     "make_executor",
     "make_exports",
     "make_threads",
@@ -208,6 +211,19 @@ def make_exports(runtime: LocalRuntime) -> Exports:
         deliver = runtime.changes.callback(deliver, answers=False)
     runtime.executor.add_callback(exports.pid, deliver)
     return exports
+
+
+def make_directory(runtime: LocalRuntime) -> None:
+    """Make the pid that knows the names and groups. Behind `join_mesh`."""
+    service = DirectoryService(
+        runtime.executor, runtime.reporter, runtime.limits, runtime.clock, time.time
+    )
+    deliver: Callable[[Envelope], None] = service.deliver
+    if runtime.changes is not None:
+        deliver = runtime.changes.callback(deliver, answers=False)
+    runtime.executor.add_callback(service.pid, deliver)
+    if runtime.cluster is not None:
+        service.follow_nodes()
 
 
 def start_threads(runtime: LocalRuntime, teardown: Teardown) -> None:

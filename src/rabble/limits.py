@@ -159,6 +159,17 @@ class Limits:
     #: Of one that others tell of it is for this node alone: it is over here so many seconds after
     #: it was said, and others are told what was told.
     ban_seconds_max: int = bounded(400 * 86_400, 1, 2**31 - 1)
+    #: Names that the processes of one node have. Beyond it a `Register` is refused, and of a peer
+    #: nothing more is taken in. Nodes of one mesh should have the same, as of the next three.
+    names_max: int = bounded(16_384, 1, ENTRIES_MAX)
+    #: Groups that the processes of one node are members of.
+    groups_max: int = bounded(4_096, 1, ENTRIES_MAX)
+    #: Members of one group on one node.
+    group_members_max: int = bounded(16_384, 1, ENTRIES_MAX)
+    #: Bytes of the names and groups of one node together, each entry with 32 besides its texts.
+    directory_bytes_max: int = bounded(4 * 1024 * 1024, 1, 2**30)
+    #: Milliseconds for which a `Register` waits for the other nodes to know of it.
+    name_claim_ms: int = bounded(5_000, 1, MS_MAX)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -12,6 +12,7 @@ from rabble._assembly import (
     check_options,
     checked_node_id,
     join_mesh,
+    make_directory,
     make_executor,
     make_exports,
     make_threads,
@@ -23,6 +24,8 @@ from rabble._shutdown import Teardown
 from rabble.addresses import banned_subjects, member_name, parse_target
 from rabble.cluster.config import Mesh, listen_as
 from rabble.cluster.remote_spawn import pid_of_answer, spawn_request
+from rabble.families.groups import Groups
+from rabble.families.names import Names
 from rabble.limits import Limits
 from rabble.messages import (
     ClusterStatus,
@@ -103,6 +106,8 @@ class Node:
 
     :ivar node_id: its `NodeId`, with the port it listens on.
     :ivar limits: its bounds.
+    :ivar names: the names of the mesh, each with one owner; see `Names`.
+    :ivar groups: the groups of the mesh; see `Groups`.
     """
 
     def __new__(cls, *args: Any, **parts: Any) -> Node:
@@ -130,6 +135,8 @@ class Node:
         self._runtime = runtime = LocalRuntime(node_id, limits)
         self.monotonic = runtime.clock
         self._mailboxes = Mailboxes(runtime)
+        self.names = Names(runtime)
+        self.groups = Groups(runtime)
         self._teardown = Teardown(runtime, self._mailboxes)
         make_threads(runtime, self._teardown, self._mailboxes)
         try:
@@ -139,6 +146,7 @@ class Node:
             self._exports = make_exports(runtime)
             if mesh is not None:
                 join_mesh(runtime, registry, mesh, listeners)
+            make_directory(runtime)
             start_threads(runtime, self._teardown)
         except BaseException:
             self._teardown.abandon()

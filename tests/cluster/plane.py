@@ -57,7 +57,13 @@ class Runtime:
     def notify_nodes(self, msg: object) -> None:
         self.news.append(msg)
 
-    def make_session(self, peer: NodeId, incarnation: int, peer_message_bytes_max: int) -> Session:
+    def make_session(
+        self,
+        peer: NodeId,
+        incarnation: int,
+        peer_message_bytes_max: int,
+        labels: frozenset[str] = frozenset(),
+    ) -> Session:
         executor = Pid("executor", self.own, "rabble")
         return Session(self.own, peer, incarnation, executor, codec=Codec(MessageRegistry()))
 

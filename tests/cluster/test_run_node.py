@@ -220,6 +220,7 @@ CONFIG = """
 node = "a@10.0.0.1:4000"
 app = "shop:start"
 join = ["b@10.0.0.2:4000", "seeds.example:4000"]
+label = ["storage", "ssd"]
 seed-file = "seeds"
 key = "/etc/cluster.key"
 tls-cert = "a.pem"
@@ -242,6 +243,7 @@ def test_a_file_says_all_that_the_command_line_can(tmp_path: Path) -> None:
     assert found.node == NodeId("a", "10.0.0.1:4000")
     assert found.app == "shop:start"
     assert found.join == ("b@10.0.0.2:4000", "seeds.example:4000")
+    assert found.mesh.labels == ("storage", "ssd")
     assert found.seed_file == tmp_path / "seeds"
     assert found.mesh.key == "/etc/cluster.key"
     assert found.mesh.tls == rabble.TlsConfig(
@@ -256,10 +258,12 @@ def test_a_file_says_all_that_the_command_line_can(tmp_path: Path) -> None:
 def test_the_command_line_comes_first(tmp_path: Path) -> None:
     file = tmp_path / "node.toml"
     file.write_text(CONFIG)
-    arguments = "b@10.0.0.2:4000 --join c:1 d:2 --join e:3 --key k --log-level error --cluster x"
+    arguments = (
+        "b@10.0.0.2:4000 --join c:1 d:2 --join e:3 --label x --key k --log-level error --cluster x"
+    )
     found = settings(*arguments.split(), "--config", str(file))
     assert found.node.name == "b"
-    assert found.join == ("c:1", "d:2", "e:3")
+    assert found.join == ("c:1", "d:2", "e:3") and found.mesh.labels == ("x",)
     assert (found.mesh.key, found.log_level, found.mesh.cluster) == ("k", "error", "x")
     assert found.app == "shop:start"
 

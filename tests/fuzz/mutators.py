@@ -75,6 +75,7 @@ HEADS = {
     "message": 0,
     "membership": 1,
     "lies": 0,
+    "directory": 0,
     "poller": 2,
     "records": 5,
 }
@@ -261,6 +262,7 @@ CHANGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "message": change_message,
     "membership": change_state,
     "lies": change_bytes,
+    "directory": change_bytes,
     "poller": change_frames,
     "records": change_frames,
 }

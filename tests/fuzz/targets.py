@@ -32,6 +32,7 @@ from rabble.limits import Limits
 from tests.cluster.decide import test_handshake as hands
 from tests.core import sessions
 from tests.core.strategies import same
+from tests.fuzz.directory_lies import play as play_directory
 from tests.fuzz.lies import play
 from tests.reference import codec as slow_codec
 from tests.reference import records as slow_records
@@ -432,6 +433,13 @@ def lies(data: bytes) -> None:
     play(data)
 
 
+# Directory: the same of names and groups.
+
+
+def directory(data: bytes) -> None:
+    play_directory(data)
+
+
 # Poller: options, pieces, and what a peer writes.
 
 MEMBERSHIP, BYE, PING, PONG, WINDOW_UPDATE = (
@@ -608,5 +616,15 @@ def is_bulk(kind: int, flags: int) -> bool:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     each.__name__: each
-    for each in (handshake, frames, session, message, membership, lies, poller, records)
+    for each in (
+        handshake,
+        frames,
+        session,
+        message,
+        membership,
+        lies,
+        directory,
+        poller,
+        records,
+    )  # fmt: skip
 }

@@ -24,6 +24,7 @@ from rabble.bench import (
     footprint,
     forming,
     forming_side,
+    groups,
     instructions,
     life,
     mesh,
@@ -72,6 +73,7 @@ TINY: list[tuple[Callable[..., list[Case]], dict[str, Any], list[int]]] = [
     (remote_large.remote_large, {"megabytes": 1}, [1 << 20, 8 << 20, 1 << 20, 1]),
     (remote.rtt, {"rounds": 20}, [20, 20, 20]),
     (mesh.mesh, {"messages": 100}, [2_000]),
+    (groups.groups, {"members": 10, "rounds": 8, "changes": 20}, [80, 40, 4]),
     (forming.forming, {"sizes": (3,), "settle_s": 0.1, "idle_s": 0.1}, [3, 3, 0]),
 ]
 

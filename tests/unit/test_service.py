@@ -365,4 +365,6 @@ def test_the_node_of_a_service_is_all_that_a_node_is() -> None:
     attributes = set(ServiceNode.__annotations__)
     assert of_node <= of_service | attributes
     # These are set by `Node`'s constructor.
-    assert attributes == {"node_id", "limits", "spawn", "send", "monotonic"}
+    assert attributes == {
+        "node_id", "limits", "spawn", "send", "monotonic", "names", "groups",
+    }  # fmt: skip

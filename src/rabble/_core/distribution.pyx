@@ -56,7 +56,9 @@ cdef int add_connection(Executor executor, Connection connection) except -1:
     told.is_told = True
     # Right before the first NodeUp: nobody but those who are told runs between them.
     executor.run_queue.append(new_envelope(executor.pid, told, None, None))
-    up = NodeUp(connection.session.peer, connection.session.incarnation)
+    up = NodeUp(
+        connection.session.peer, connection.session.incarnation, connection.session.labels
+    )
     return executor.notifier.notify_all(executor.node_subscribers, up)
 
 

@@ -283,6 +283,8 @@ class NodeUp:
     node: NodeId
     #: Which start of it: a higher one is a later one.
     incarnation: int
+    #: What it says that it is for: its `Mesh(labels=...)`.
+    labels: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ cdef class Session:
         to 8,192.
     :param unfinished: counts the bytes of messages that come in fragments, among those of others;
         `None` if nothing does.
+    :param labels: that the peer gives itself.
     :raises ValueError: if a bound is not usable.
     """
 
@@ -71,7 +72,7 @@ cdef class Session:
         Pid executor not None, *, Codec codec not None, Py_ssize_t fragment_bytes=65536,
         message_bytes_max=None, peer_message_bytes_max=None, Py_ssize_t frame_bytes_max=1 << 20,
         open_names=frozenset(), Py_ssize_t pid_cache_slots=PID_CACHE_SLOTS_USED,
-        UnfinishedMessages unfinished=None,
+        UnfinishedMessages unfinished=None, frozenset labels=frozenset(),
     ):
         if message_bytes_max is None:
             message_bytes_max = codec.message_bytes_max
@@ -100,6 +101,7 @@ cdef class Session:
         self.own = own
         self.peer = peer
         self.incarnation = incarnation
+        self.labels = labels
         self.codec = codec
         self.frame_encoder = FrameEncoder(
             own, peer, executor, codec.encoder, fragment_bytes, message_bytes_max,

@@ -8,6 +8,7 @@ from rabble._core.timers cimport Timer
 cdef class SystemMessages(MessageHandler):
     cdef Executor executor
     cdef tuple classes             # of the messages, in the order of the .pyx's `Message`
+    cdef Pid directory             # who knows the names and groups
 
     cdef int place_of(self, object msg) noexcept
     cdef Entry asker(self, Envelope envelope)
@@ -22,6 +23,7 @@ cdef class SystemMessages(MessageHandler):
     cdef int get_metrics(self, Envelope envelope) except -1
     cdef int subscribe_nodes(self, object request, Envelope envelope) except -1
     cdef int subscribe_dead_letters(self, object request, Envelope envelope) except -1
+    cdef int pass_to_directory(self, Envelope envelope) except -1
 
     # What the runtime sends itself.
     cdef int notice(self, Notice notice) except -1

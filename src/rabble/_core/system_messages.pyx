@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t
 
 from rabble._core.ask cimport Ask
 from rabble._core.asks cimport begin_ask, expire_ask, take_answer
+from rabble._core.directory_requests cimport ask_directory, is_directory_request
 from rabble._core.dispatch cimport CALLBACK, DEAD_LETTERS, EXECUTOR, NODES, Entry
 from rabble._core.envelope cimport Envelope
 from rabble._core.distribution cimport (
@@ -40,6 +41,7 @@ from rabble._core.texts cimport (
 )
 from rabble._core.timeouts cimport Alarm, Timeouts, has_fired
 from rabble._core.timers cimport Timer, delay_ms_of, period_ns_of
+from rabble._core.directory_messages import DIRECTORY_NAME
 from rabble._core.messages import (
     CancelTimer,
     Demonitor,
@@ -130,6 +132,7 @@ cdef class SystemMessages(MessageHandler):
             SubscribeDeadLetters,
             GetMetrics,
         )
+        self.directory = Pid(DIRECTORY_NAME, executor.node, executor.pid.group)
         executor.system_messages = self
 
     cdef int handle(self, Envelope envelope) except -1:
@@ -171,10 +174,13 @@ cdef class SystemMessages(MessageHandler):
             return self.subscribe_dead_letters(msg, envelope)
         if which == GET_METRICS:
             return self.get_metrics(envelope)
+        if is_directory_request(msg):
+            return self.pass_to_directory(envelope)
         raise TypeError(
             f"the executor was sent a {type_name(msg)}; it understands "
-            "Ask, CancelTimer, Demonitor, GetMetrics, Monitor, Spawn, StartTimer, Stop, "
-            "SubscribeDeadLetters, SubscribeNodes"
+            "Ask, CancelTimer, Demonitor, GetGroupMembers, GetMetrics, JoinGroup, LeaveGroup, "
+            "Monitor, Register, Spawn, StartTimer, Stop, SubscribeDeadLetters, SubscribeGroup, "
+            "SubscribeNodes, Unregister, WhereIs"
         )
 
     cdef inline int place_of(self, object msg) noexcept:
@@ -421,7 +427,9 @@ cdef class SystemMessages(MessageHandler):
                 self.executor.notifier.notify(
                     entry,
                     NodeUp(
-                        connection.session.peer, connection.session.incarnation
+                        connection.session.peer,
+                        connection.session.incarnation,
+                        connection.session.labels,
                     ),
                 )
         return 0
@@ -435,6 +443,12 @@ cdef class SystemMessages(MessageHandler):
 
     cdef int end_ask(self, Asked asked, Envelope envelope) except -1:
         return take_answer(self.executor, asked, envelope)
+
+    cdef int pass_to_directory(self, Envelope envelope) except -1:
+        cdef Entry entry = self.asker(envelope)
+        if entry is None:
+            return 0
+        return ask_directory(self.executor, self.directory, entry, envelope)
 
     cdef int disconnect(self, Connection connection) except -1:
         return end_connection(self.executor, connection)

@@ -15,6 +15,7 @@ from rabble.bench import (
     codec,
     creation,
     forming,
+    groups,
     life,
     mesh,
     messaging,
@@ -68,6 +69,7 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             Workload("remote-large", remote_large.remote_large, {"megabytes": 16}),
             Workload("rtt", remote.rtt, {"rounds": 1_000}),
             Workload("mesh", mesh.mesh, {"messages": 2_000}),
+            Workload("groups", groups.groups, {"rounds": 40, "changes": 500}),
             Workload("forming", forming.forming, {"sizes": (10,), "settle_s": 2.0, "idle_s": 1.0}),
         )
     }

@@ -22,11 +22,24 @@ from rabble.messages import NodeUp
 from rabble.node import rouse
 from rabble.process import Output, Process
 
-__all__ = ["ACK_EVERY", "KEYED", "Counter", "Exchanger", "Pinger", "main"]
+__all__ = [
+    "ACK_EVERY",
+    "ANSWERED_ROUNDS",
+    "GROUP",
+    "KEYED",
+    "Counter",
+    "Exchanger",
+    "Member",
+    "Pinger",
+    "main",
+]
 
 #: How many messages a counter takes before it says so, and how many may be under way.
 ACK_EVERY = 8_192
 WINDOW = 8 * ACK_EVERY
+#: How often a member of a group answers.
+ANSWERED_ROUNDS = 4
+GROUP = "members"
 PATIENCE_S = 120.0
 #: Of nodes whose stream is authenticated; that key opens nothing else.
 KEYED = Mesh(key=bytes(range(32)), authenticate_loopback=True)
@@ -172,6 +185,25 @@ def mesh_side(name: str) -> None:
             ready(json.dumps([counted, time.perf_counter() - start]))
 
 
+class Member(Process):
+    """One of a group. It answers each so many-th round: then all before it have come."""
+
+    def receive(
+        self, msg: Any, sender: Any, correlation_id: CorrelationId | None
+    ) -> Envelope | None:
+        return Envelope(sender, msg) if msg % ANSWERED_ROUNDS == 0 else None
+
+
+def group_side(name: str, members: str) -> None:
+    """A node with so many members of a group. Its input says whom to join."""
+    with rouse(f"{name}@127.0.0.1:0", mesh=Mesh()) as node:
+        for number in range(int(members)):
+            node.groups.join(GROUP, node.spawn(Member(), f"member-{number}"))
+        ready(node.node_id)
+        node.join(NodeId.parse(sys.stdin.readline().strip()))
+        sys.stdin.read()
+
+
 def zmq_side() -> None:
     """Counts what comes in frames of pyzmq, and tells the total when it is asked.
 
@@ -200,6 +232,7 @@ def zmq_side() -> None:
 ROLES: dict[str, Callable[..., None]] = {
     "node": node_side,
     "mesh": mesh_side,
+    "group": group_side,
     "zmq": zmq_side,
 }
 

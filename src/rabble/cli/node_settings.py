@@ -25,7 +25,9 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 PATHS = ("seed-file", "key", "tls-cert", "tls-key", "tls-ca")
 #: Those that are either true or false.
 SWITCHES = ("authenticate-loopback",)
-KEYS = ("node", "app", "join", "cluster", "bind", "log-level", *SWITCHES, *PATHS)
+#: Those that have several values.
+LISTS = ("join", "label")
+KEYS = ("node", "app", *LISTS, "cluster", "bind", "log-level", *SWITCHES, *PATHS)
 
 
 class SettingsError(RabbleError, ValueError):
@@ -66,6 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--join", nargs="+", action="extend", metavar="ADDR", help="nodes to join: HOST:PORT"
+    )
+    parser.add_argument(
+        "--label", nargs="+", action="extend", metavar="LABEL", help="what the node is for"
     )
     parser.add_argument("--seed-file", metavar="FILE", help="more of them, a line each; watched")
     parser.add_argument("--key", metavar="FILE", help="the cluster's, of rabble keygen")
@@ -119,6 +124,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
                 tls=tls_of(values),
                 bind=values.get("bind"),
                 authenticate_loopback=values.get("authenticate-loopback", False),
+                labels=tuple(values.get("label", ())),
             ),
             limits=Limits(**limits),
             app=values.get("app"),
@@ -157,9 +163,9 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     check_keys(path, found, (*KEYS, "limits"))
     check_keys(path, limits, [field.name for field in dataclasses.fields(Limits)], "[limits] ")
     for key, value in found.items():
-        if key == "join":
-            if not isinstance(value, list) or not all(isinstance(addr, str) for addr in value):
-                raise SettingsError(f"{path}: join must be an array of strings, not {value!r}")
+        if key in LISTS:
+            if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+                raise SettingsError(f"{path}: {key} must be an array of strings, not {value!r}")
         elif key in SWITCHES:
             if not isinstance(value, bool):
                 raise SettingsError(f"{path}: {key} must be true or false, not {value!r}")

@@ -6,12 +6,12 @@ import dataclasses
 import ipaddress
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rabble._core.ids import NodeId
 from rabble._core.texts import given, type_name
 from rabble.addresses import split_address
-from rabble.cluster.decide.handshake_config import check_cluster, check_key
+from rabble.cluster.decide.handshake_config import check_cluster, check_key, check_labels
 from rabble.cluster.decide.node_keys import NodeKey
 from rabble.cluster.io.keys import ID_BYTES, key_id, read_key_file
 from rabble.cluster.io.listener import open_listeners
@@ -46,6 +46,8 @@ class Mesh:
     :param seeds: addresses `host:port` of nodes to join. Of a host name with several addresses all
         are joined, now and whenever they change.
     :param seed_file: a file with one such address a line, which is read again when it changes.
+    :param labels: what this node is for, say: other nodes are told by `NodeUp`. Each is as the name
+        of a process may be; all together, each with one byte more, take at most 255 bytes.
     :raises TypeError: if an argument is of another type.
     :raises ValueError: says what cannot be used. Neither ever shows the key.
     """
@@ -57,12 +59,14 @@ class Mesh:
     seeds: Sequence[str] = ()
     seed_file: str | os.PathLike[str] | None = None
     authenticate_loopback: bool = False
+    labels: Collection[str] = ()
 
     def __post_init__(self) -> None:
         check_types(self)
         for addr in (*self.seeds, *(() if self.bind is None else (self.bind,))):
             split_address(addr)
         check_cluster(self.cluster)
+        check_labels(self.labels)
         if isinstance(self.key, bytes):
             check_key(self.key)
 
@@ -161,6 +165,11 @@ def check_types(mesh: Mesh) -> None:
     for seed in mesh.seeds:
         if not isinstance(seed, str):
             raise TypeError(f"Mesh: a seed must be an address 'host:port', not {given(seed)}")
+    if isinstance(mesh.labels, str | bytes) or not isinstance(mesh.labels, Collection):
+        raise TypeError(f"Mesh: labels must be a list or set of str, not {given(mesh.labels)}")
+    for label in mesh.labels:
+        if not isinstance(label, str):
+            raise TypeError(f"Mesh: a label must be a str, not {given(label)}")
     if not isinstance(mesh.seed_file, str | os.PathLike | None):
         raise TypeError(
             f"Mesh: seed_file must be the path of a file or None, not {given(mesh.seed_file)}"

@@ -131,7 +131,10 @@ class Connections:
         connection: Connection | None = None
         try:
             session = self._runtime.make_session(
-                up.peer, up.incarnation, established.peer.message_bytes_max
+                up.peer,
+                up.incarnation,
+                established.peer.message_bytes_max,
+                established.peer.labels,
             )
             fd = self._descriptor_of(sock)
             connection = self._poller.attach(

@@ -73,4 +73,5 @@ class HandshakeConfigs:
             deadline_s=self._limits.handshake_ms / 1000,
             highest_believed=self._highest_believed(),
             message_bytes_max=self._limits.message_bytes_max,
+            labels=frozenset(self._mesh.labels),
         )

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from rabble._core.codec import Codec
 from rabble._core.connection import Connection
+from rabble._core.directory_messages import DIRECTORY_NAME
 from rabble._core.executor import Executor
 from rabble._core.fragments import UnfinishedMessages
 from rabble._core.ids import NodeId
@@ -19,7 +20,7 @@ from rabble.reports import Reporter
 __all__ = ["ClusterRuntime", "NodeRuntime", "OPEN_NAMES"]
 
 #: Of the node's own services, those that peers may send to.
-OPEN_NAMES = frozenset({CALLS_NAME, SPAWNER_NAME})
+OPEN_NAMES = frozenset({CALLS_NAME, DIRECTORY_NAME, SPAWNER_NAME})
 
 
 class ClusterRuntime(Protocol):
@@ -31,8 +32,17 @@ class ClusterRuntime(Protocol):
     def notify_nodes(self, msg: object) -> None:
         """Send a message to all that subscribed to nodes."""
 
-    def make_session(self, peer: NodeId, incarnation: int, peer_message_bytes_max: int) -> Session:
-        """The encoder and decoder of a new connection, whose peer takes messages of that size."""
+    def make_session(
+        self,
+        peer: NodeId,
+        incarnation: int,
+        peer_message_bytes_max: int,
+        labels: frozenset[str] = frozenset(),
+    ) -> Session:
+        """The encoder and decoder of a new connection, whose peer takes messages of that size.
+
+        :param labels: that the peer gives itself.
+        """
 
     def report(self, level: int, words: Callable[[], str]) -> None:
         """Write to the log, at a bounded rate."""
@@ -62,7 +72,13 @@ class NodeRuntime:
         self.report: Callable[[int, Callable[[], str]], None] = reporter.report
         self.failed = failed
 
-    def make_session(self, peer: NodeId, incarnation: int, peer_message_bytes_max: int) -> Session:
+    def make_session(
+        self,
+        peer: NodeId,
+        incarnation: int,
+        peer_message_bytes_max: int,
+        labels: frozenset[str] = frozenset(),
+    ) -> Session:
         """With a codec of its own: the peer chooses the names that a codec keeps."""
         limits = self._limits
         codec = Codec(
@@ -83,4 +99,5 @@ class NodeRuntime:
             frame_bytes_max=limits.frame_bytes_max,
             open_names=OPEN_NAMES,
             unfinished=self._unfinished,
+            labels=labels,
         )

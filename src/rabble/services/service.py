@@ -13,6 +13,8 @@ from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.inbox import Inbox
 from rabble._core.texts import bounded_repr
 from rabble._runtime import LocalRuntime, Sender, Spawner
+from rabble.families.groups import Groups
+from rabble.families.names import Names
 from rabble.limits import Limits
 from rabble.messages import ClusterStatus, DeadLetterReason, DownReason, ExecutorStatus, Metrics
 from rabble.process import Output, Process
@@ -87,6 +89,8 @@ class ServiceNode(Protocol):
     spawn: Spawner
     send: Sender
     monotonic: Callable[[], float]
+    names: Names
+    groups: Groups
 
     def pid(self, name: str, group: str | None = None) -> Pid:
         """See `Node.pid`."""

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from rabble import Limits, NodeId
+from rabble import Limits, Mesh, NodeId
 from rabble.cluster.decide import handshake_wire as wire
 from rabble.cluster.decide.handshake import (
     Action,
@@ -1344,6 +1344,65 @@ def test_what_is_said_of_a_key_is_checked(flags: int, key_id: bytes, text: str) 
     right.hear(hello_of(flags=flags, key_id=key_id))
     assert right.failed.code is RefusalCode.PROTOCOL and text in right.failed.text
     assert text in refusals(right.sent)[0][3]
+
+
+# What a node says that it is for.
+
+
+def test_labels_are_told() -> None:
+    labels = frozenset({"storage", "größer"})
+    left = initiator(dataclasses.replace(AT_A, labels=labels))
+    right = responder(AT_B)
+    talk(left, right)
+    assert right.established.peer.labels == labels
+    assert left.established.peer.labels == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("labels", "code", "text"),
+    [
+        (None, RefusalCode.PROTOCOL, "the labels exceed the HELLO"),
+        ((b"",), RefusalCode.NAME_INVALID, "empty"),
+        ((b"\xff",), RefusalCode.NAME_INVALID, "utf-8"),
+        ((b"a::b",), RefusalCode.NAME_INVALID, "::"),
+        ((b"a\n",), RefusalCode.NAME_INVALID, ""),
+    ],
+)
+def test_labels_are_checked(labels: tuple[bytes, ...] | None, code: RefusalCode, text: str) -> None:
+    right = responder(AT_B)
+    flags = wire.KEY_FLAG | wire.STREAM_FLAG | wire.LABELS_FLAG
+    if labels is None:
+        right.hear(
+            hello_of(flags=flags & ~wire.LABELS_FLAG, labels=(), extra=b"").replace(
+                (wire.KEY_FLAG | wire.STREAM_FLAG).to_bytes(2, "big"), flags.to_bytes(2, "big"), 1
+            )
+        )
+    else:
+        right.hear(hello_of(flags=flags, labels=labels))
+    assert right.failed.code is code and text in right.failed.text
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        ({""}, "label '' is not usable"),
+        ({"x" * 255}, "the labels take 256 bytes"),
+        ({f"label-{number:04}" for number in range(24)}, "the labels take 264 bytes"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused(labels: set[str], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        dataclasses.replace(AT_A, labels=frozenset(labels))
+    with pytest.raises(ValueError, match=text):
+        Mesh(labels=labels)
+
+
+def test_labels_of_another_type_are_refused() -> None:
+    for labels in ("storage", b"storage", 5, iter(["a"])):
+        with pytest.raises(TypeError, match="labels must be a list or set of str"):
+            Mesh(labels=labels)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a label must be a str"):
+        Mesh(labels=[1])  # type: ignore[list-item]
 
 
 def test_the_fingerprint_of_a_certificate_comes_first() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
 import json
@@ -24,11 +25,14 @@ u64 = st.integers(0, 2**64 - 1)
 @st.composite
 def hellos(draw: st.DrawFn) -> wire.Hello:
     size = draw(st.sampled_from((0, KEY_ID_BYTES)))
-    flags = draw(st.integers(0, 2**16 - 1)) & ~wire.NODE_KEY_FLAG
+    flags = draw(st.integers(0, 2**16 - 1)) & ~(wire.NODE_KEY_FLAG | wire.LABELS_FLAG)
+    labels = draw(st.none() | st.lists(st.binary(max_size=41), max_size=6).map(tuple))
     return wire.Hello(
         lowest=draw(u8),
         highest=draw(u8),
-        flags=flags | (wire.NODE_KEY_FLAG if size else 0),
+        flags=flags
+        | (wire.NODE_KEY_FLAG if size else 0)
+        | (wire.LABELS_FLAG if labels is not None else 0),
         incarnation=draw(u64),
         nonce=draw(st.binary(min_size=wire.NONCE_BYTES, max_size=wire.NONCE_BYTES)),
         cluster=draw(st.binary(max_size=255)),
@@ -36,6 +40,7 @@ def hellos(draw: st.DrawFn) -> wire.Hello:
         addr=draw(st.binary(max_size=255)),
         message_bytes_max=draw(u64),
         key_id=draw(st.binary(min_size=size, max_size=size)),
+        labels=labels or (),
     )
 
 
@@ -91,12 +96,33 @@ def test_a_hello_is_what_was_packed_whatever_a_later_version_adds(
 
 @given(hellos(), st.data())
 def test_a_hello_that_is_cut_is_refused(hello: wire.Hello, data: st.DataObject) -> None:
-    """But for the id of a key, of which a later version may have none."""
+    """But for the id of a key and for labels, of which a later version may have none."""
+    hello = dataclasses.replace(hello, flags=hello.flags & ~wire.LABELS_FLAG, labels=())
     body = wire.pack_hello(hello)[wire.HELLO_HEAD :]
     body = body.removesuffix(hello.key_id)
     size = data.draw(st.integers(0, len(body) - 1))
     with pytest.raises(ValueError, match="HELLO"):
         wire.parse_hello(body[:size])
+
+
+@given(st.binary(max_size=40))
+def test_labels_are_read_as_far_as_there_are_any(rest: bytes) -> None:
+    found = wire.labels_in(rest)
+    if found is not None:
+        written = b"".join(bytes([len(each)]) + each for each in found)
+        assert rest.startswith(bytes([len(written)]) + written)
+
+
+@pytest.mark.parametrize("rest", ["", "01", "ff", "4106", "0203", "020061ff03", "0102"])
+def test_labels_that_exceed_what_is_there_are_none(rest: str) -> None:
+    assert wire.labels_in(bytes.fromhex(rest)) is None
+
+
+def test_labels_stand_behind_the_limits_and_the_key() -> None:
+    hello = wire.Hello(
+        1, 1, wire.LABELS_FLAG, 0, bytes(32), b"", b"", b"", 1, b"", (b"ssd", b"hdd")
+    )
+    assert wire.pack_hello(hello).endswith(bytes.fromhex("0000000000000001 08 03737364 03686464"))
 
 
 def test_the_least_hello_has_three_empty_texts() -> None:

@@ -22,7 +22,12 @@ from rabble.cluster.decide.handshake_actions import (
     Peer,
     Send,
 )
-from rabble.cluster.decide.handshake_config import HandshakeConfig, check_cluster, check_key
+from rabble.cluster.decide.handshake_config import (
+    HandshakeConfig,
+    check_cluster,
+    check_key,
+    check_labels,
+)
 from rabble.cluster.decide.handshake_wire import Hello, printable
 from rabble.cluster.decide.node_keys import KEY_ID_BYTES, fingerprint_of
 from rabble.cluster.decide.refusal import Refusal, RefusalCode, known_code
@@ -398,6 +403,7 @@ class Handshake:
             | (wire.NODE_KEY_FLAG if config.node_key is not None else 0)
             | (wire.JOIN_FLAG if self._join else 0)
             | (wire.STREAM_FLAG if self._authenticates_stream else 0)
+            | (wire.LABELS_FLAG if config.labels else 0)
         )
         hello = Hello(
             *config.versions,
@@ -409,6 +415,7 @@ class Handshake:
             config.own.addr.encode(),
             config.message_bytes_max,
             b"" if config.node_key is None else config.node_key.key_id,
+            tuple(label.encode() for label in sorted(config.labels)),
         )
         message = wire.pack_hello(hello)
         self._transcript.update(message)
@@ -468,12 +475,16 @@ class Handshake:
             | (0 if self._initiates else wire.JOIN_FLAG)
             | (wire.STREAM_FLAG if keyed and self._certified is None else 0)
             | (wire.NODE_KEY_FLAG if keyed else 0)
+            | wire.LABELS_FLAG
         )
         if hello.flags & ~allowed:
             text = f"flags {hello.flags:#06x}, allowed are {allowed:#06x}"
             raise Fault(RefusalCode.PROTOCOL, text, peer_text=text)
         if has_own and len(hello.key_id) < KEY_ID_BYTES:
             text = "the id of the key exceeds the HELLO"
+            raise Fault(RefusalCode.PROTOCOL, text, peer_text=text)
+        if hello.labels is None:
+            text = "the labels exceed the HELLO"
             raise Fault(RefusalCode.PROTOCOL, text, peer_text=text)
         if keyed != config.is_keyed:
             text = "the peer has a key, this node none" if keyed else "the peer has no key"
@@ -490,6 +501,8 @@ class Handshake:
             raise Fault(RefusalCode.AUTH, "the peer's nonce is this node's own, reflected")
         try:
             node = NodeId(hello.name.decode(), hello.addr.decode())
+            labels = frozenset(label.decode() for label in hello.labels)
+            check_labels(labels)
         except ValueError as error:
             text = printable(str(error))
             raise Fault(RefusalCode.NAME_INVALID, text, peer_text=text) from None
@@ -510,6 +523,7 @@ class Handshake:
             version,
             hello.message_bytes_max,
             self._keys_of(hello),
+            labels,
         )
 
     def _keys_of(self, hello: Hello) -> tuple[bytes, ...]:

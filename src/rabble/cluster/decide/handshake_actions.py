@@ -33,6 +33,7 @@ class Peer:
     :param message_bytes_max: of the longest message that it takes.
     :param keys: the fingerprints of the keys that it alone has, 32 bytes each: of its certificate's
         public key, of its own key; none in a mesh with one key for all.
+    :param labels: that it gives itself.
     """
 
     node: NodeId
@@ -41,6 +42,7 @@ class Peer:
     version: int
     message_bytes_max: int = MESSAGE_BYTES_MAX
     keys: tuple[bytes, ...] = ()
+    labels: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

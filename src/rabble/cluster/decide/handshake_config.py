@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import unicodedata
+from collections.abc import Iterable
 
+from rabble._core.directory_messages import checked_name
 from rabble._core.ids import NodeId, misleading
 from rabble.cluster.decide import handshake_wire as wire
 from rabble.cluster.decide.belief import INCARNATION_MAX
@@ -12,7 +14,7 @@ from rabble.cluster.decide.handshake_actions import MESSAGE_BYTES_MAX
 from rabble.cluster.decide.handshake_wire import printable
 from rabble.cluster.decide.node_keys import NodeKey
 
-__all__ = ["HandshakeConfig", "check_cluster", "check_key"]
+__all__ = ["HandshakeConfig", "check_cluster", "check_key", "check_labels"]
 
 CLUSTER_BYTES_MAX = 64
 
@@ -31,6 +33,21 @@ def check_cluster(cluster: str) -> None:
     problem = misleading(cluster)
     if problem is not None:
         raise ValueError(f"cluster id {printable(cluster)} is not usable: {problem}")
+
+
+def check_labels(labels: Iterable[str]) -> None:
+    """Raise `ValueError` if these cannot be the labels of a node."""
+    for label in labels:
+        try:
+            checked_name(label)
+        except ValueError as error:
+            raise ValueError(f"label {printable(label)!r} is not usable: {error}") from None
+    size = sum(1 + len(label.encode()) for label in labels)
+    if size > wire.LABELS_BYTES_MAX:
+        raise ValueError(
+            f"the labels take {size} bytes, one for each and those of their texts in UTF-8: "
+            f"at most {wire.LABELS_BYTES_MAX} are allowed"
+        )
 
 
 def check_key(key: bytes) -> None:
@@ -57,6 +74,7 @@ class HandshakeConfig:
     :param deadline_s: seconds that the whole handshake may take.
     :param highest_believed: of the incarnations of others, now; see `belief`.
     :param message_bytes_max: of the longest message that the node takes, which its peers are told.
+    :param labels: of this node, which its peers are told.
     :raises ValueError: says what cannot be used. It never shows the key.
     """
 
@@ -72,11 +90,13 @@ class HandshakeConfig:
     deadline_s: float = 5.0
     highest_believed: int = INCARNATION_MAX
     message_bytes_max: int = MESSAGE_BYTES_MAX
+    labels: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not 0 <= self.incarnation < 1 << 64:
             raise ValueError(f"incarnation must be 0 to 2**64 - 1, not {self.incarnation}")
         check_cluster(self.cluster)
+        check_labels(self.labels)
         for key in (self.key, *self.other_keys):
             if key is not None:
                 check_key(key)

@@ -22,6 +22,8 @@ __all__ = [
     "JOIN_FLAG",
     "KEY_BYTES",
     "KEY_FLAG",
+    "LABELS_BYTES_MAX",
+    "LABELS_FLAG",
     "MAC_BYTES",
     "MAGIC",
     "NODE_KEY_FLAG",
@@ -64,6 +66,7 @@ KEY_FLAG = 1
 JOIN_FLAG = 2
 STREAM_FLAG = 4
 NODE_KEY_FLAG = 8
+LABELS_FLAG = 16
 
 PROOF = 1
 ACCEPT = 2
@@ -82,6 +85,8 @@ TEXT_CHARACTERS_MAX = 200
 HELLO_FIELDS = struct.Struct(">BBHQ32s")
 #: Behind the texts: bytes of the longest message that the node takes.
 HELLO_LIMITS = struct.Struct(">Q")
+#: Bytes of all labels, each with its length in front.
+LABELS_BYTES_MAX = 255
 REFUSE_FIELDS = struct.Struct(">BBBQB")
 
 
@@ -100,6 +105,8 @@ class Hello:
     message_bytes_max: int
     #: Of the key that the node alone has, with `NODE_KEY_FLAG`.
     key_id: bytes = b""
+    #: With `LABELS_FLAG`; `None` where they exceed the HELLO.
+    labels: tuple[bytes, ...] | None = ()
 
 
 def pack_hello(hello: Hello) -> bytes:
@@ -110,6 +117,9 @@ def pack_hello(hello: Hello) -> bytes:
     for text in (hello.cluster, hello.name, hello.addr):
         body += bytes([len(text)]) + text
     body += HELLO_LIMITS.pack(hello.message_bytes_max) + hello.key_id
+    if hello.flags & LABELS_FLAG:
+        labels = b"".join(bytes([len(label)]) + label for label in hello.labels or ())
+        body += bytes([len(labels)]) + labels
     return MAGIC + len(body).to_bytes(2, "big") + body
 
 
@@ -135,6 +145,8 @@ def parse_hello(body: bytes) -> Hello:
     at += HELLO_LIMITS.size
     # Whether it is whole is asked once the version is known.
     key_id = body[at : at + KEY_ID_BYTES] if flags & NODE_KEY_FLAG else b""
+    at += len(key_id)
+    labels = labels_in(body[at:]) if flags & LABELS_FLAG else ()
     cluster, name, addr = texts
     return Hello(
         lowest,
@@ -147,7 +159,22 @@ def parse_hello(body: bytes) -> Hello:
         addr,
         message_bytes_max,
         key_id,
+        labels,
     )
+
+
+def labels_in(rest: bytes) -> tuple[bytes, ...] | None:
+    """The labels that a HELLO goes on with; `None` if they are longer than what there is."""
+    labels = []
+    said = rest[1 : 1 + rest[0]] if rest else b""
+    at = 0
+    while at < len(said):
+        end = at + 1 + said[at]
+        if end > len(said):
+            return None
+        labels.append(said[at + 1 : end])
+        at = end
+    return tuple(labels) if rest and len(said) == rest[0] else None
 
 
 def follow_up(what: int, body: bytes = b"", mac_bytes: int = 0) -> bytes:

@@ -1,0 +1,1 @@
+"""What stands above the core in Python: names and groups."""
