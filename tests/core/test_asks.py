@@ -755,8 +755,18 @@ def test_nothing_is_kept_of_what_has_ended() -> None:
         settle(executor)
         assert [tag() for tag in tags[4:7]] == [None] * 3
         assert tags[7]() is not None and executor.timers == 1
-    gc.collect()
     assert tags[7]() is None
+    # So does one whose timer has fired, and stands in the queue of an executor that ends.
+    with bare_executor(clock := HandClock()) as executor:
+        asker, _ = spawn_recorder(executor, "asker")
+        silent, _ = spawn_recorder(executor, "silent")
+        ask(executor, asker, silent, 1, 10, new())
+        settle(executor)
+        clock.go_on(20)
+        executor.step(0)
+        assert executor.queue_depth == 1
+    gc.collect()
+    assert tags[8]() is None
 
 
 def test_what_a_tag_does_at_its_end_finds_its_process_gone() -> None:
