@@ -722,6 +722,13 @@ def test_an_ask_that_meant_the_start_before_reaches_no_later_one(hub: Hub) -> No
 # What is kept.
 
 
+class Wordless(Witness):
+    """Has no memory for the words of a timeout."""
+
+    def ask_timeout(self, to: Pid, number: int, timeout_ms: float) -> RabbleError:
+        raise MemoryError
+
+
 def test_nothing_is_kept_of_what_has_ended() -> None:
     class Tag:
         """Somebody's object."""
@@ -756,15 +763,15 @@ def test_nothing_is_kept_of_what_has_ended() -> None:
         assert [tag() for tag in tags[4:7]] == [None] * 3
         assert tags[7]() is not None and executor.timers == 1
     assert tags[7]() is None
-    # So does one whose timer has fired, and stands in the queue of an executor that ends.
-    with bare_executor(clock := HandClock()) as executor:
+    # So does one whose timer has fired, and could not be told, in an executor that ends.
+    with bare_executor(clock := HandClock(), Wordless()) as executor:
         asker, _ = spawn_recorder(executor, "asker")
         silent, _ = spawn_recorder(executor, "silent")
         ask(executor, asker, silent, 1, 10, new())
         settle(executor)
         clock.go_on(20)
-        executor.step(0)
-        assert executor.queue_depth == 1
+        with pytest.raises(MemoryError):
+            executor.step()
     gc.collect()
     assert tags[8]() is None
 
