@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, Protocol
 from rabble._core.dispatch import executor_of
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
+from rabble._core.messages import DownReason
 
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
@@ -55,11 +56,11 @@ class Process(Generic[Message]):
     those of its runtime that it asks for, as `Timeout` or `Down`. Nothing of it is checked when it
     runs. A plain `Process` takes anything.
 
-    A subclass defines `receive` and, if it has something to say at its start, `init`. Both run in
-    the executor's thread and should do no I/O, start no thread, read no clock and draw no random
-    number but from `now` and `random`: then the process can be tested by calling its methods,
-    simulated and replayed. What it wants of its runtime it sends to `executor`:
-    `Envelope(self.executor, Stop(self.pid))`.
+    A subclass defines `receive`, and `init` and `terminate` if it has something to say at its start
+    and its end. They run in the executor's thread and should do no I/O, start no thread, read no
+    clock and draw no random number but from `now` and `random`: then the process can be tested by
+    calling its methods, simulated and replayed. What it wants of its runtime it sends to
+    `executor`: `Envelope(self.executor, Stop(self.pid))`.
 
     A raising method ends the process; nothing that this call returned is sent.
 
@@ -89,6 +90,18 @@ class Process(Generic[Message]):
         :raises Exception: whatever it raises ends the process, and is the reason of its `Down`.
         """
         raise TypeError(f"{type(self).__name__} does not define receive(msg, sender, cid)")
+
+    def terminate(self, reason: DownReason) -> Output:
+        """Called when the process is ended in order: by a `Stop`, or with its node.
+
+        Not after a crash, nor before `init`. When the node ends, those that were spawned last come
+        first, each when what the one before had to say is delivered, as long as there is time.
+
+        :param reason: of that end: what its monitors are told.
+        :returns: last envelopes, as `receive` does: they are sent before its monitors are told.
+        :raises Exception: whatever it raises is its end, a crash, and nothing of this is sent.
+        """
+        return None
 
     def attach(self, runtime: Runtime) -> None:
         """Give the process its runtime. A node does it at the spawn, a test may instead.

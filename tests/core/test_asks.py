@@ -387,6 +387,16 @@ def test_a_successor_is_told_nothing_and_what_comes_late_is_dropped() -> None:
         assert told == told_next == [] and executor.dead_letters == {}
 
 
+def test_the_request_is_delivered_in_the_turn_of_the_ask() -> None:
+    with bare_executor() as executor:
+        asker, told = spawn_recorder(executor, "asker")
+        to, got = spawn_recorder(executor, "to")
+        ask(executor, asker, to, 1)
+        ask(executor, asker, to, 2)
+        assert (executor.step(1), got) == (1, [1])
+        assert (executor.step(1), got) == (1, [1, 2])
+
+
 def test_a_second_answer_is_dropped() -> None:
     with bare_executor() as executor:
         asker, told = spawn_recorder(executor, "asker")
@@ -722,6 +732,13 @@ def test_an_ask_that_meant_the_start_before_reaches_no_later_one(hub: Hub) -> No
 # What is kept.
 
 
+class Wordless(Witness):
+    """Has no memory for the words of a timeout."""
+
+    def ask_timeout(self, to: Pid, number: int, timeout_ms: float) -> RabbleError:
+        raise MemoryError
+
+
 def test_nothing_is_kept_of_what_has_ended() -> None:
     class Tag:
         """Somebody's object."""
@@ -755,8 +772,18 @@ def test_nothing_is_kept_of_what_has_ended() -> None:
         settle(executor)
         assert [tag() for tag in tags[4:7]] == [None] * 3
         assert tags[7]() is not None and executor.timers == 1
-    gc.collect()
     assert tags[7]() is None
+    # So does one whose timer has fired, and could not be told, in an executor that ends.
+    with bare_executor(clock := HandClock(), Wordless()) as executor:
+        asker, _ = spawn_recorder(executor, "asker")
+        silent, _ = spawn_recorder(executor, "silent")
+        ask(executor, asker, silent, 1, 10, new())
+        settle(executor)
+        clock.go_on(20)
+        with pytest.raises(MemoryError):
+            executor.step()
+    gc.collect()
+    assert tags[8]() is None
 
 
 def test_what_a_tag_does_at_its_end_finds_its_process_gone() -> None:

@@ -8,6 +8,7 @@ import datetime
 import decimal
 import logging
 import math
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -18,21 +19,25 @@ from hypothesis import strategies as st
 
 import rabble
 from rabble import (
+    Ask,
     CorrelationId,
     DeadLetterReason,
     EncodeError,
     Envelope,
+    Failed,
     Output,
     Pid,
     Process,
     ProcessCrashed,
+    Reply,
     Service,
     ServiceHandler,
+    reply,
 )
 from rabble._core.codec import Codec
 from rabble.registry import MessageRegistry
 from rabble.strict import Strict
-from tests.support import BARE, PATIENCE_S, Does, until
+from tests.support import BARE, PATIENCE_S, Does, Echo, until
 
 CLASSES = MessageRegistry()
 
@@ -439,3 +444,67 @@ def test_a_frozen_class_that_shares_a_list_names_the_field(node: rabble.Node) ->
     assert "changed the Order" in detail
     assert "msg.items: the list [1] was sent, and the list [1, 2] is there now" in detail
     assert dataclasses.is_dataclass(Order)
+
+
+class AsksWhatItChanges(Process):
+    """Asks with a list that it changes before the request has its turn."""
+
+    def __init__(self, to: Pid, changes: bool, told: queue.SimpleQueue[Any]) -> None:
+        self.to = to
+        self.told = told
+        self.changes = changes
+        self.items = [1]
+
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
+        if isinstance(msg, (Reply, Failed)):
+            self.told.put(msg)
+        elif msg == "ask":
+            ask = Envelope(self.executor, Ask(self.to, self.items, 60_000))
+            return [Envelope(self.pid, "change"), ask] if self.changes else ask
+        elif msg == "change":
+            self.items.append(2)
+        return None
+
+
+class AnswersWhatItChanges(Process):
+    """Answers with a list that it changes before the answer has its turn."""
+
+    def __init__(self) -> None:
+        self.items = [1]
+
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
+        if msg == "change":
+            self.items.append(2)
+            return None
+        return [Envelope(self.pid, "change"), reply(self.items, sender, correlation_id)]
+
+
+class ChangesWhatItIsAsked(Process):
+    def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
+        msg.append(3)
+        return reply(0, sender, correlation_id)
+
+
+@pytest.mark.parametrize(
+    ("answers", "changes", "said"),
+    [
+        (Echo, False, None),
+        (Echo, True, "the message for answers::{} was changed after it was sent"),
+        (AnswersWhatItChanges, False, "the reply of answers::{} was changed after it was sent"),
+        (ChangesWhatItIsAsked, False, "answers::{} crashed: "),
+    ],
+)
+def test_who_asks_is_told_of_what_was_changed(
+    node: rabble.Node, answers: type[Process], changes: bool, said: str | None
+) -> None:
+    told: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    to = node.spawn(answers(), "answers")
+    asker = AsksWhatItChanges(to, changes, told)
+    node.send(node.spawn(asker, "asks"), "ask")
+    end = told.get(timeout=PATIENCE_S)
+    if said is None:
+        # The very object, there and back.
+        assert end == Reply(None, [1]) and end.value is asker.items
+    else:
+        assert isinstance(end, Failed)
+        assert str(end.reason).startswith(said.format(node.node_id))

@@ -51,6 +51,7 @@ cdef class Entry:
     cdef unsigned char takes_self  # `receive` is the class's function, to be called with `target`
     cdef unsigned char untracked   # the garbage collector was told to leave `target` out
     cdef unsigned char unstarted   # `init` is still to be called
+    cdef unsigned char terminates  # its class has a `terminate`, which was not called yet
     cdef unsigned char subscribed  # Subscription
 
 # What is rare of an entry, made if it has none.

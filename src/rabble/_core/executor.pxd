@@ -67,6 +67,8 @@ cdef class Executor:
     cdef PyObject* current                 # whose `receive` runs: its Entry, which its caller holds
     cdef volatile bint is_stopping         # drain, then end
     cdef volatile int64_t stop_ns          # ... by this time at the latest
+    cdef volatile int64_t last_words_ns    # ... and by this time those that have last words
+    cdef list last_words                   # entries that may have some, the next last; or None
     cdef bint shutdown_sent                # its monitors were sent Shutdown
     cdef bint in_turn                      # a turn is on: `step` and `run` refuse
     cdef bint has_run
@@ -101,6 +103,8 @@ cdef class Executor:
     cdef int give_to_target(self, Entry entry, Envelope envelope) except -1
     cdef int give_notice(self, Entry entry, object msg, CorrelationId correlation_id=*) except -1
     cdef bint start(self, Entry entry) except -1
+    cdef int stop(self, Entry entry, object reason) except -1
+    cdef bint terminate(self, Entry entry, object reason) except -1
     cdef int finish(self, Entry entry, PyObject* result, Envelope envelope) except -1
     cdef int finish_output(self, Entry entry, PyObject* result, Envelope envelope) except -1
     cdef int crash(self, Entry entry, Envelope envelope, object error) except -1
@@ -110,4 +114,5 @@ cdef class Executor:
 
     # The end.
     cdef int tell_shutdown(self) except -1
+    cdef bint terminate_next(self) except -1
     cdef int send_shutdown(self, Pid to) except -1

@@ -98,6 +98,7 @@ cdef extern from "Python.h":
 ctypedef int (*quiet_step)(Executor executor) noexcept
 ctypedef int (*quiet_output)(Admission admission, Entry entry, PyObject* output) noexcept
 ctypedef int (*quiet_send)(Routes routes, Envelope envelope) noexcept
+ctypedef int (*quiet_end)(Lives lives, Entry entry, object reason) noexcept
 ctypedef int (*quiet_control)(MessageHandler system_messages, Envelope envelope) noexcept
 
 
@@ -509,10 +510,11 @@ cdef class Executor:
         """
         if drain_s != drain_s:
             raise ValueError("the time to drain must be seconds, not NaN")
+        cdef int64_t drain_ns
         if not self.is_stopping:
-            self.stop_ns = self.now_ns() + <int64_t>(
-                min(max(drain_s, 0.0), <double>DRAIN_S_MAX) * 1e9
-            )
+            drain_ns = <int64_t>(min(max(drain_s, 0.0), <double>DRAIN_S_MAX) * 1e9)
+            self.stop_ns = self.now_ns() + drain_ns
+            self.last_words_ns = self.stop_ns - drain_ns // 4
             self.is_stopping = True
         self.inbox.wake()
         self.idle.recall()
@@ -734,7 +736,6 @@ cdef class Executor:
             # Which may be an `Ask` again, and so on: each in its own turn.
             self.run_queue.append(envelope)
             return 0
-        self.delivered += 1
         if entry.kind == PROCESS:
             if entry.limit is not None and entry.limit.queued >= entry.limit.most:
                 return self.letters.drop(envelope, DeadLetterReason.MAILBOX_FULL)
@@ -779,6 +780,41 @@ cdef class Executor:
             bound = PyObject_GetAttr(<PyObject*>process, <PyObject*>"init")
             if bound is not NULL:
                 result = PyObject_Vectorcall(bound, NULL, 0, NULL)
+                Py_DECREF(<object>bound)
+            self.finish(entry, result, None)
+        finally:
+            self.current = NULL
+        return entry.target is not None
+
+    cdef int stop(self, Entry entry, object reason) except -1:
+        """End a process or service of this node in order."""
+        cdef bint has_last_words = entry.terminates
+        if not self.terminate(entry, reason):
+            # It raised instead: that is a crash, of which all have been told.
+            return 0
+        if (<quiet_end><void*>end_life)(self.lives, entry, reason) < 0:
+            error = what_failed()
+            if not has_last_words:
+                raise error
+            # There is no memory for an end in order, and it has said its last words.
+            return self.crash(entry, None, error)
+        return 0
+
+    cdef bint terminate(self, Entry entry, object reason) except -1:
+        """Call `terminate`, if there is one to be called. False if that ended the process."""
+        cdef PyObject* bound
+        cdef PyObject* result = NULL
+        cdef PyObject* args[1]
+        if not entry.terminates or entry.unstarted:
+            return True
+        entry.terminates = False
+        process = entry.target
+        args[0] = <PyObject*>reason
+        self.current = <PyObject*>entry
+        try:
+            bound = PyObject_GetAttr(<PyObject*>process, <PyObject*>"terminate")
+            if bound is not NULL:
+                result = PyObject_Vectorcall(bound, args, 1, NULL)
                 Py_DECREF(<object>bound)
             self.finish(entry, result, None)
         finally:
@@ -1022,6 +1058,26 @@ cdef class Executor:
                 self.send_shutdown(<Pid>pid)
         return 0
 
+    cdef bint terminate_next(self) except -1:
+        """The last words of the process that was spawned last, of those that may have some.
+
+        One after the other, and what it says is delivered before the next one ends. False if there
+        is none.
+        """
+        cdef Entry entry
+        if self.last_words is None:
+            self.last_words = [
+                entry for entry in self.table.snapshot() if (<Entry>entry).terminates
+            ]
+        while self.last_words:
+            entry = <Entry>self.last_words.pop()
+            if entry.target is not None and entry.terminates:
+                reason = DownReason("shutdown", "the node shuts down")
+                if self.terminate(entry, reason):
+                    self.lives.end_with_node(entry, reason)
+                return True
+        return False
+
     cdef int send_shutdown(self, Pid to) except -1:
         return self.notifier.notify_pid(to, Shutdown("the node shuts down"))
 
@@ -1125,6 +1181,7 @@ cdef int drop_timers(Executor executor) except -1:
 
 
 cdef int let_go(Executor executor) except -1:
+    executor.last_words = None
     return executor.lives.clear()
 
 
@@ -1142,10 +1199,13 @@ cdef int loop(Executor executor) except -1:
                 executor.tell_shutdown()
             elif executor.now_ns() >= executor.stop_ns:
                 break
+            elif executor.now_ns() >= executor.last_words_ns and executor.terminate_next():
+                pass
             elif executor.drained():
-                if executor.hooks.target.quiet():
+                if not executor.hooks.target.quiet():
+                    executor.wait(DRAIN_LOOK_NS)
+                elif not executor.terminate_next():
                     break
-                executor.wait(DRAIN_LOOK_NS)
         elif executor.run_queue.count() == 0:
             executor.wait(-1)
         if executor.scene.batch_ns - offered > GIL_OFFER_NS:
@@ -1168,6 +1228,10 @@ cdef int try_deliver(Executor executor, PyObject* owned) except -1:
 
 cdef int send_by_routes(Routes routes, Envelope envelope) except -1:
     return routes.send(envelope)
+
+
+cdef int end_life(Lives lives, Entry entry, object reason) except -1:
+    return lives.end(entry, reason)
 
 
 cdef int handle(MessageHandler system_messages, Envelope envelope) except -1:

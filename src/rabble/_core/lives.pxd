@@ -44,6 +44,8 @@ cdef class Lives:
 
     # The end of one: its monitors are told `reason`. All or nothing, if memory is short.
     cdef int end(self, Entry entry, object reason, unsigned long long crash=*) except -1
+    # The same of one that ends with its node.
+    cdef int end_with_node(self, Entry entry, object reason) except -1
     # The same in two parts, of which the first cannot fail: it returns the pids that
     # monitored it.
     cdef dict detach(self, Entry entry)

@@ -179,7 +179,10 @@ cdef class Lives:
         # It runs in the executor's thread, soon, or before a message that comes sooner.
         entry.unstarted = type(process).init is not self.process_class.init
         if entry.unstarted:
-            check_init(process)
+            check_method(process, "init", 1)
+        entry.terminates = type(process).terminate is not self.process_class.terminate
+        if entry.terminates:
+            check_method(process, "terminate", 2)
         return entry
 
     cdef PyObject** runtime_of(self, object process) noexcept:
@@ -259,6 +262,16 @@ cdef class Lives:
         self.detach(entry)
         for envelope in envelopes:
             self.run_queue.append(envelope)
+        return 0
+
+    cdef int end_with_node(self, Entry entry, object reason) except -1:
+        """The same without a `Down`: whoever monitors it here ends as well, and nodes are told all.
+        """
+        cdef Envelope envelope
+        if self.requests.has(entry):
+            envelope = self.requests.unanswered(entry, reason.kind, reason.detail, 0)
+            self.run_queue.append(envelope)
+        self.detach(entry)
         return 0
 
     cdef dict detach(self, Entry entry):
@@ -389,22 +402,24 @@ cdef int check_callable(object process, object called) except -1:
     return 0
 
 
-cdef int check_init(object process) except -1:
-    cdef PyObject* found = RABBLE_IN_CLASS(process, "init")
+cdef int check_method(object process, str name, Py_ssize_t given) except -1:
+    cdef PyObject* found = RABBLE_IN_CLASS(process, name)
     cdef object function
     cdef int fit
     if found is NULL or type(<object>found) is not FunctionType:
         return 0
     function = <object>found
-    fit = rabble_fit(function, 1)
-    # Unless the process has an `init` of its own in front of its class's.
-    if fit != RABBLE_FITS and getattr(process.init, "__func__", None) is function:
-        raise unfit(process, "init", fit)
+    fit = rabble_fit(function, given)
+    # Unless the process has one of its own in front of its class's.
+    if fit != RABBLE_FITS and getattr(getattr(process, name), "__func__", None) is function:
+        raise unfit(process, name, fit)
     return 0
 
 
 cdef object unfit(object process, str name, int fit):
-    shape = "init(self)" if name == "init" else "receive(self, msg, sender, correlation_id)"
+    shape = "receive(self, msg, sender, correlation_id)"
+    if name != "receive":
+        shape = "init(self)" if name == "init" else "terminate(self, reason)"
     method = f"{type_name(process)}.{name}"
     if fit == RABBLE_ASYNC:
         return TypeError(

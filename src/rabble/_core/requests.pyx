@@ -334,6 +334,8 @@ cdef class Requests:
         for asked in asks.values():
             # No chain leads to what is dropped now.
             asked.entry.rare.asks = NULL
+            # One that fired and never had its turn refers to it still.
+            asked.timer = None
             if type(asked.holder) is Entry:
                 (<Entry>asked.holder).rare.held = NULL
             asked.holder = None

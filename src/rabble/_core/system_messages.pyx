@@ -377,7 +377,7 @@ cdef class SystemMessages(MessageHandler):
             raise ValueError("the executor is not stopped by a message; use node.shutdown()")
         if entry.kind == CALLBACK:
             raise ValueError(f"{pid} is the runtime's own and is not stopped by a message")
-        return self.executor.lives.end(entry, reason)
+        return self.executor.stop(entry, reason)
 
     cdef int monitor(self, object request, Envelope envelope) except -1:
         cdef Entry entry = self.asker(envelope)
