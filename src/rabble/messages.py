@@ -37,6 +37,7 @@ from rabble._core.messages import (
     Timeout,
     TimerCancelled,
 )
+from rabble.families.children import StartChild
 
 __all__ = [
     "Ask",
@@ -64,6 +65,7 @@ __all__ = [
     "Shutdown",
     "Spawn",
     "SpawnFailed",
+    "StartChild",
     "StartTimer",
     "Stop",
     "SubscribeDeadLetters",
