@@ -35,7 +35,13 @@ include_patterns = ["*.md", "docs/**.md"]
 exclude_patterns = ["build", "dist", ".*", "src", "tests"]
 # A page of the forge's root that is no page of the site would have no place in the menu.
 MENU = {
-    "Learn": ["docs/quickstart", "docs/concepts", "docs/examples", "docs/guides/supervision", "docs/guides/mesh"],
+    "Learn": [
+        "docs/quickstart",
+        "docs/concepts",
+        "docs/examples",
+        "docs/guides/supervision",
+        "docs/guides/mesh",
+    ],
     "Look up": ["docs/reference", "docs/api", "docs/guarantees", "docs/benchmarks", "CHANGELOG"],
     "Inside": [
         "docs/internals/architecture",
