@@ -387,6 +387,16 @@ def test_a_successor_is_told_nothing_and_what_comes_late_is_dropped() -> None:
         assert told == told_next == [] and executor.dead_letters == {}
 
 
+def test_the_request_is_delivered_in_the_turn_of_the_ask() -> None:
+    with bare_executor() as executor:
+        asker, told = spawn_recorder(executor, "asker")
+        to, got = spawn_recorder(executor, "to")
+        ask(executor, asker, to, 1)
+        ask(executor, asker, to, 2)
+        assert (executor.step(1), got) == (1, [1])
+        assert (executor.step(1), got) == (1, [1, 2])
+
+
 def test_a_second_answer_is_dropped() -> None:
     with bare_executor() as executor:
         asker, told = spawn_recorder(executor, "asker")

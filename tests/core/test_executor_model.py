@@ -13,6 +13,7 @@ from rabble import (
     CorrelationId,
     Demonitor,
     Down,
+    DownReason,
     Envelope,
     Monitor,
     NameTaken,
@@ -30,7 +31,7 @@ from rabble._core.codec import Codec
 from rabble._core.debug import CAPACITIES
 from rabble._core.executor import Executor
 from rabble.registry import default_registry
-from tests.reference.executor import INIT, Letter, ReferenceExecutor, Script
+from tests.reference.executor import INIT, TERMINATE, Letter, ReferenceExecutor, Script
 from tests.support import BARE, HandClock, Witness, bare_executor, settle
 
 NAMES = ["a", "b", "c", "d", "e"]
@@ -75,7 +76,7 @@ kick_offs = st.lists(
     max_size=16,
 )
 limits = st.fixed_dictionaries({name: st.none() | st.integers(1, 3) for name in NAMES})
-with_init = st.sets(names)
+with_init = with_terminate = st.sets(names)
 
 
 class Scripted(Process):
@@ -136,6 +137,16 @@ class ScriptedWithInit(Scripted):
         return self.receive(INIT, None, None)
 
 
+class ScriptedToTheEnd(Scripted):
+    def terminate(self, reason: DownReason) -> Any:
+        assert reason == DownReason("stopped")
+        return self.receive(TERMINATE, None, None)
+
+
+class ScriptedThroughout(ScriptedWithInit, ScriptedToTheEnd):
+    pass
+
+
 def reference_script(remaining: Iterator[Any]) -> Script:
     def run(message: Any, sender: str | None) -> list[Letter]:
         todo, shape = next(remaining, ([], "list"))
@@ -168,6 +179,7 @@ class Model:
         scripts: dict[str, list[Any]],
         limits: dict[str, int | None],
         with_init: set[str],
+        with_terminate: set[str],
         strict: bool,
     ) -> None:
         self.executor = executor
@@ -178,9 +190,15 @@ class Model:
         remaining = {name: iter(script) for name, script in scripts.items()}
         self.limits = limits
         self.with_init = with_init
+        self.with_terminate = with_terminate
         self.trace: list[Any] = []
         self.reference = ReferenceExecutor(
-            lambda name: (reference_script(remaining[name]), limits[name], name in with_init),
+            lambda name: (
+                reference_script(remaining[name]),
+                limits[name],
+                name in with_init,
+                name in with_terminate,
+            ),
             strict,
             lambda message: message != UNENCODABLE,
             CAPACITIES["TURN_DELIVERIES_MAX"],
@@ -188,7 +206,10 @@ class Model:
         )
 
     def process(self, name: str) -> Process:
-        return (ScriptedWithInit if name in self.with_init else Scripted)(self, name)
+        begins, ends = name in self.with_init, name in self.with_terminate
+        if begins:
+            return (ScriptedThroughout if ends else ScriptedWithInit)(self, name)
+        return (ScriptedToTheEnd if ends else Scripted)(self, name)
 
     def control(self, owner: Pid, what: str, about: Any, how: Any) -> Any:
         if what == "spawn":
@@ -248,19 +269,22 @@ class Model:
 
 
 @settings(max_examples=250)
-@given(scripts, kick_offs, limits, with_init, st.booleans(), st.integers(0, 2_000_000))
+@given(
+    scripts, kick_offs, limits, with_init, with_terminate, st.booleans(), st.integers(0, 2_000_000)
+)
 def test_every_delivery_and_every_loss_is_the_same(
     scripts: dict[str, list[Any]],
     kick_offs: list[tuple[Any, ...]],
     limits: dict[str, int | None],
     with_init: set[str],
+    with_terminate: set[str],
     strict: bool,
     begin_ns: int,
 ) -> None:
     clock = HandClock(begin_ns)
     codec = Codec(default_registry) if strict else None
     with bare_executor(clock, witness := Witness(), codec) as executor:
-        model = Model(executor, clock, scripts, limits, with_init, strict)
+        model = Model(executor, clock, scripts, limits, with_init, with_terminate, strict)
         for name in NAMES:
             model.spawn(name)
         model.settle()

@@ -313,7 +313,8 @@ def test_without_memory_there_are_last_words_once_or_a_crash(
     whole = 0
     for nth in range(200):
         with bare_executor() as executor:
-            pid, told = monitored(executor, process := Leaving())
+            # (`list(items)` itself loses the items if there is no memory for them.)
+            pid, told = monitored(executor, process := Leaving(shape=tuple))
             executor.send(executor.pid, Stop(pid))
             starvation.starve(nth, nth + lasting)
             ended = False

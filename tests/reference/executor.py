@@ -16,8 +16,9 @@ Letter = tuple[str, Any, str | None]  # to, message, sender
 Script = Callable[[Any, str | None], list[Letter]]
 TICK_NS = 1_000_000
 
-#: The message that a script is given instead of its `init` being called.
+#: The messages that a script is given instead of its `init` and its `terminate` being called.
 INIT = "init"
+TERMINATE = "terminate"
 
 
 @dataclasses.dataclass(eq=False)
@@ -33,6 +34,8 @@ class Life:
     #: Letters that were queued before it and were given to it.
     early: int = 0
     ended: bool = False
+    #: Whether it has last words, and has not said them.
+    terminates: bool = False
 
 
 @dataclasses.dataclass(eq=False)
@@ -51,7 +54,7 @@ class ReferenceExecutor:
     """Runs scripts `(message, sender) -> list of letters`, or raises, under names.
 
     :param make: the script and the mailbox limit of the next process of a name, and whether it has
-        an `init`; for `spawn` messages.
+        an `init` and a `terminate`; for `spawn` messages.
     :param strict: messages that `encodable` refuses do not travel.
     :param turn_max: how many are delivered between two looks at the inbox and the timers.
     :param due_max: how many timers that fired stand in the queue at a time.
@@ -59,7 +62,7 @@ class ReferenceExecutor:
 
     def __init__(
         self,
-        make: Callable[[str], tuple[Script, int | None, bool]],
+        make: Callable[[str], tuple[Script, int | None, bool, bool]],
         strict: bool = False,
         encodable: Callable[[Any], bool] = lambda message: True,
         turn_max: int = 1_024,
@@ -85,8 +88,8 @@ class ReferenceExecutor:
     def spawn(self, name: str) -> bool:
         if name in self.lives:
             return False
-        script, limit, has_init = self.make(name)
-        life = Life(name, script, limit, started=not has_init, since=self.queued)
+        script, limit, has_init, terminates = self.make(name)
+        life = Life(name, script, limit, not has_init, self.queued, terminates=terminates)
         self.lives[name] = life
         if has_init:
             # It waits for the next look at what other threads sent.
@@ -167,6 +170,13 @@ class ReferenceExecutor:
         self.trace.append((life.name, INIT, None))
         return self.run(life, INIT, None)
 
+    def last_words(self, life: Life) -> bool:
+        if not life.terminates or not life.started:
+            return True
+        life.terminates = False
+        self.trace.append((life.name, TERMINATE, None))
+        return self.run(life, TERMINATE, None)
+
     def run(self, life: Life, message: Any, sender: str | None) -> bool:
         try:
             letters = life.script(message, sender)
@@ -205,8 +215,9 @@ class ReferenceExecutor:
                     message = ("tick", about.number, about.brings, missed)
                 self.give(about.owner, message, "executor")
         elif what == "stop":
-            if about in self.lives:
-                self.remove(self.lives[about], "stopped")
+            life = self.lives.get(about)
+            if life is not None and self.last_words(life):
+                self.remove(life, "stopped")
         elif what == "spawn":
             if not self.spawn(about) and sender is not None:
                 name = sender if isinstance(sender, str) else sender.name

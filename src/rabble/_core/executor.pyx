@@ -730,7 +730,6 @@ cdef class Executor:
             # Which may be an `Ask` again, and so on: each in its own turn.
             self.run_queue.append(envelope)
             return 0
-        self.delivered += 1
         if entry.kind == PROCESS:
             if entry.limit is not None and entry.limit.queued >= entry.limit.most:
                 return self.letters.drop(envelope, DeadLetterReason.MAILBOX_FULL)

@@ -46,6 +46,7 @@ WORKLOADS: Mapping[str, Counted] = MappingProxyType(
         "ring": (messaging.ring, "hops", (2_000, 10_000)),
         "count": (messaging.count, "increments", (2_000, 10_000)),
         "big": (messaging.big, "pings", (10, 50)),
+        # Of these what is of processes alone: a hand-over between threads is none of instructions.
         "calls": (calls.ask, "round_trips", (1_000, 5_000)),
         "codec": (codec.codec, "envelopes", (640, 3_200)),
         "values": (values.values, "envelopes", (640, 3_200)),
