@@ -377,6 +377,61 @@ def test_what_it_does_not_understand_is_answered_or_a_dead_letter(
     assert tree.runs("top", "a")
 
 
+def test_a_strange_object_is_no_end_of_a_supervisor(executor: Executor, notes: Notes) -> None:
+    class Odd:
+        @property
+        def __class__(self) -> Any:
+            raise RuntimeError("asked for its class")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    tree = Tree(executor, Supervisor(notes.specs("a")))
+    for request in (
+        Odd(),
+        TerminateChild(Odd()),  # type: ignore[arg-type]
+        StartChild(Odd()),  # type: ignore[arg-type]
+        StartChild(notes.spec("b"), Odd()),  # type: ignore[arg-type]
+    ):
+        assert tree.code(request) == "not_understood"
+    assert tree.runs("top", "a") and executor.crashes == 0
+
+
+@pytest.mark.parametrize("steps", range(30))
+def test_who_has_the_name_of_a_child_and_ends_is_not_taken_for_it(
+    executor: Executor, notes: Notes, steps: int
+) -> None:
+    """Whenever it ends: the child is started at the next try, and there is one of it."""
+    tree = Tree(executor, Supervisor(notes.specs("a b"), intensity=50))
+    executor.send(tree.at("b"), "crash")
+    executor.step(1)
+    # It is not restarted yet, and the name is free.
+    executor.spawn(Echo(), "b")
+    for _ in range(steps):
+        executor.step(1)
+    executor.send(executor.pid, Stop(tree.at("b"), DownReason("shutdown")))
+    settle(executor)
+    assert states(tree.ask(WhichChildren())) == {"a": "running", "b": "running"}
+    assert notes.take() == "+a +b !b +b" and executor.processes == 4
+    tree.tell("top", Shutdown("enough"))
+    assert executor.processes == 1
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_who_has_the_name_of_a_child_is_not_ended_for_it(
+    executor: Executor, notes: Notes, steps: int
+) -> None:
+    """Whenever the supervisor ends while a child is being started."""
+    executor.spawn(Echo(), "b")
+    tree = Tree(executor, Supervisor(notes.specs("a")))
+    executor.send(tree.asker_pid, (tree.pid, StartChild(notes.spec("b"))))
+    for _ in range(steps):
+        executor.step(1)
+    executor.send(tree.pid, Shutdown("enough"))
+    settle(executor)
+    assert tree.runs("b") and executor.processes == 2
+    assert notes.take() == "+a -a"
+
+
 def test_of_requests_that_wait_there_are_not_more_than_may_be(
     executor: Executor, notes: Notes
 ) -> None:

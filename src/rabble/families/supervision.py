@@ -103,6 +103,21 @@ class Request:
     ticket: Any
 
 
+def problem_of(msg: Any) -> str | None:
+    """Why this is no request, if it is none. It may be any object, and is asked nothing."""
+    cls: type = type(msg)
+    if not any(cls is each for each in REQUESTS):
+        return f"a supervisor does not understand {type_name(msg)}"
+    if cls is StartChild:
+        if msg.spec is not None and type(msg.spec) is not ChildSpec:
+            return f"StartChild: spec must be a ChildSpec or None, not {type_name(msg.spec)}"
+        if type(msg.args) is not tuple:
+            return f"StartChild: args must be a tuple, not {type_name(msg.args)}"
+    elif cls is not WhichChildren and cls is not CountChildren and type(msg.id) is not str:
+        return f"{cls.__name__}: id must be a str, not {type_name(msg.id)}"
+    return None
+
+
 class Supervision:
     """The children of one supervisor.
 
@@ -213,9 +228,9 @@ class Supervision:
 
     def request(self, msg: Any, ticket: Any, now: float) -> list[Action]:
         """Somebody asks; `ticket` comes back in the `Answer`."""
-        if type(msg) not in REQUESTS:
-            text = f"a supervisor does not understand {type_name(msg)}"
-            self._actions.append(Answer(ticket, ChildError(None, "not_understood", text)))
+        problem = problem_of(msg)
+        if problem is not None:
+            self._actions.append(Answer(ticket, ChildError(None, "not_understood", problem)))
         elif self.reason is not None:
             self._actions.append(Answer(ticket, self._ending()))
         elif self._requests >= self._requests_max:

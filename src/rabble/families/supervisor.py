@@ -35,7 +35,6 @@ from rabble.families.actions import (
     Kill,
     Start,
     Started,
-    State,
     Wait,
 )
 from rabble.families.children import (
@@ -66,17 +65,18 @@ PERIOD_MS_MAX = 366 * 24 * 3_600_000
 ANSWERS = (ChildCounts, ChildError, ChildInfo, tuple)
 
 
-#: A note is sent on twice before it says that a child is up. When the first comes, `init` is
-#: the next in the queue, or `SpawnFailed` is. When the second comes `init` has run, and if it
-#: raised, `Down` is the next. So whatever it was comes before the third.
-HOPS = {"spawned": "initialised", "initialised": "up"}
+#: What a note becomes when it is sent on: so what the executor has to say comes first. When
+#: `spawned` comes a child's `init` is the next in the queue, or `SpawnFailed` is. At `initialised`
+#: `init` has run, and if it raised, `Down` is the next. `refused` follows a `Demonitor`: when it
+#: comes that has been done, and whatever `Down` was under way comes before `failed`.
+HOPS = {"spawned": "initialised", "initialised": "up", "refused": "failed"}
 
 
 @message(name="rabble.supervisor.Note")
 class Note:
     """What a supervisor tells itself, and one that is a child the one above it."""
 
-    #: `spawned`, `initialised`, `up`, `failed` or `finish`.
+    #: One of `HOPS`, or `finish`.
     what: str
     #: Which child.
     id: str = ""
@@ -125,7 +125,15 @@ class Supervisor(Process):
     :raises TypeError, ValueError: if one of them is none of those allowed; it says which.
     """
 
-    __slots__ = ("_above", "_deadlines", "_failure", "_given", "_supervision")
+    __slots__ = (
+        "_above",
+        "_deadlines",
+        "_failure",
+        "_given",
+        "_refused",
+        "_supervision",
+        "_unsure",
+    )
 
     _supervision: Supervision
 
@@ -183,6 +191,11 @@ class Supervisor(Process):
         self._above: tuple[Pid, str, int] | None = None
         #: The ids of children that are told to end by a time.
         self._deadlines: set[str] = set()
+        #: The ids of children of which it is not known yet whether there is a process, each with
+        #: the reason to end it for as soon as that is known.
+        self._unsure: dict[str, str | None] = {}
+        #: Those of them whose process the executor did not take.
+        self._refused: set[str] = set()
         #: What it raised, until its children are told to end.
         self._failure: BaseException | None = None
 
@@ -207,7 +220,10 @@ class Supervisor(Process):
 
     def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
         if self._failure is not None:
-            raise self._failure
+            # Whoever asks meanwhile is told of the crash.
+            if type(msg) is Note and msg.what == "finish" and sender == self.pid:
+                raise self._failure
+            return None
         try:
             return self._handle(msg, sender, correlation_id)
         except (Interrupted, SupervisorFailed):
@@ -219,22 +235,24 @@ class Supervisor(Process):
 
     def _handle(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
         supervision = self._supervision
-        if isinstance(msg, Down):
+        # By the class itself: `isinstance` asks the message, which may be anybody's.
+        cls: type = type(msg)
+        if cls is Down:
             return self._down(msg)
-        if isinstance(msg, Note):
+        if cls is Note:
             return self._note(msg, sender)
-        if isinstance(msg, SpawnFailed):
+        if cls is SpawnFailed:
             return self._spawn_failed(msg)
-        if isinstance(msg, Alarm):
+        if cls is Alarm:
             child = supervision.children.get(msg.id)
             if child is None:
                 return None
             if msg.is_overdue:
                 return self._act(supervision.overdue(child, msg.number, self.now))
             return self._act(supervision.due(child, msg.number, self.now))
-        if isinstance(msg, Shutdown):
+        if cls is Shutdown:
             return self._act(supervision.end(DownReason("shutdown", msg.reason), self.now))
-        if isinstance(msg, ANSWERS):
+        if any(cls is each for each in ANSWERS):
             # Two supervisors, or one and an echo, must not answer each other for ever.
             text = "that is an answer of a supervisor, which asks nothing"
             return reply(ChildError(None, "not_understood", text), None, correlation_id)
@@ -253,6 +271,7 @@ class Supervisor(Process):
         # no_process: it was never there, of which SpawnFailed has told.
         if child is None or msg.reason.kind == "no_process":
             return None
+        self._settle(child)
         out = self._act(self._supervision.down(child, msg.reason, self.now))
         if child.id in self._deadlines:
             self._deadlines.discard(child.id)
@@ -261,25 +280,43 @@ class Supervisor(Process):
 
     def _spawn_failed(self, msg: SpawnFailed) -> Output:
         child = self._supervision.pids.get(msg.pid)
-        if child is None or child.state is not State.STARTING:
+        if child is None or child.id not in self._unsure:
             return None
-        # Whoever has that name is none of this supervisor's.
-        out = [Envelope(self.executor, Demonitor(msg.pid))]
-        out += self._act(self._supervision.failed(child, child.number, msg.reason, self.now))
-        return out
+        # Whoever has that name is none of this supervisor's, and what is told of its end must not
+        # be taken for that of a child that is started after this one.
+        self._refused.add(child.id)
+        note = Note("refused", child.id, child.number, msg.reason)
+        return [Envelope(self.executor, Demonitor(msg.pid)), Envelope(self.pid, note)]
+
+    def _settle(self, child: Child) -> None:
+        """It is known that there is no process of a child."""
+        self._unsure.pop(child.id, None)
+        self._refused.discard(child.id)
 
     def _note(self, msg: Note, sender: Pid | None) -> Output:
         supervision = self._supervision
         if msg.what == "finish" and sender == self.pid and supervision.reason is not None:
             raise SupervisorFailed(supervision.reason.detail)
         child = supervision.children.get(msg.id)
-        if child is None or sender not in (self.pid, child.pid):
+        if child is None or child.number != msg.number or sender not in (self.pid, child.pid):
             return None
-        if msg.what in HOPS:
-            return Envelope(self.pid, Note(HOPS[msg.what], msg.id, msg.number))
+        if child.id in self._refused and msg.what not in ("refused", "failed"):
+            return None
+        if msg.what == "up":
+            return self._act(supervision.started(child, msg.number, self.now))
         if msg.what == "failed":
+            self._settle(child)
             return self._act(supervision.failed(child, msg.number, msg.text, self.now))
-        return self._act(supervision.started(child, msg.number, self.now))
+        out: list[Envelope] = []
+        if msg.what == "initialised":
+            reason = self._unsure.pop(child.id, None)
+            if reason is not None:
+                self._end(child, reason, out)
+            if child.is_supervisor:
+                # It says itself when it is up.
+                return out
+        out.append(Envelope(self.pid, Note(HOPS[msg.what], msg.id, msg.number, msg.text)))
+        return out
 
     def _act(self, actions: Iterable[Action]) -> list[Envelope]:
         """Turn what was decided into what is sent."""
@@ -324,16 +361,19 @@ class Supervisor(Process):
             return
         spec, pid = child.spec, child.pid
         child.is_supervisor = isinstance(process, Supervisor)
+        self._unsure[child.id] = None
         spawn = Spawn(process, pid.name, pid.group, spec.mailbox_max)
         out.append(Envelope(self.executor, spawn))
         out.append(Envelope(self.executor, Monitor(pid)))
         if isinstance(process, Supervisor):
-            # It says itself when it is up.
             process._above = (self.pid, child.id, child.number)
-        else:
-            out.append(Envelope(self.pid, Note("spawned", child.id, child.number)))
+        out.append(Envelope(self.pid, Note("spawned", child.id, child.number)))
 
     def _end(self, child: Child, reason: str, out: list[Envelope]) -> None:
+        if child.id in self._unsure:
+            # The name may be that of somebody else.
+            self._unsure[child.id] = reason
+            return
         shutdown_ms = child.spec.shutdown_ms
         if shutdown_ms == 0 or not child.is_supervisor:
             out.append(self._stop(child, reason))
