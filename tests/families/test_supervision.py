@@ -339,6 +339,25 @@ def test_what_has_been_terminated_is_not_restarted_for_having_crashed(ended: str
     assert a.state is b.state is State.STOPPED
 
 
+def test_how_an_earlier_start_ended_says_nothing_of_the_next() -> None:
+    specs = [spec("a", restart=Restart.TRANSIENT), spec("b"), spec("c")]
+    supervision = begun(make(Strategy.ONE_FOR_ONE, specs))
+    a, b, c = supervision.children.values()
+    for ticket, request in enumerate(
+        [TerminateChild("b"), TerminateChild("a"), RestartChild("a"), TerminateChild("c")]
+    ):
+        supervision.request(request, ticket, 0.0)
+    # Ended by a crash, and has been terminated and started again before that has its turn.
+    supervision.down(a, DownReason("crashed"), 0.0)
+    supervision.down(b, DownReason("shutdown"), 0.0)
+    supervision.started(a, a.number, 0.0)
+    # The second time it ends normally, and is not to be restarted.
+    supervision.down(a, DownReason("stopped"), 0.0)
+    actions = supervision.down(c, DownReason("shutdown"), 0.0)
+    assert [in_words(action) for action in actions] == [("answer", 3, ("c", "stopped"))]
+    assert a.state is State.STOPPED
+
+
 def test_of_requests_only_so_many_wait() -> None:
     supervision = make(Strategy.ONE_FOR_ONE, [spec("a")], requests_max=2)
     supervision.begin(0.0)
