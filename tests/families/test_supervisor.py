@@ -18,6 +18,7 @@ from rabble import (
     DeadLetterReason,
     DeleteChild,
     DownReason,
+    Mesh,
     Output,
     Pid,
     Process,
@@ -33,7 +34,7 @@ from rabble import (
 )
 from rabble._core.executor import Executor
 from tests.families.trees import Child, Deaf, Notes, Tree, states
-from tests.support import PATIENCE_S, Echo, HandClock, Witness, settle
+from tests.support import KEY, PATIENCE_S, Echo, HandClock, Witness, settle, until_up
 
 
 @pytest.fixture
@@ -541,6 +542,28 @@ def test_what_is_asked_and_answered_travels(notes: Notes) -> None:
         assert tell(top, StartChild(notes.spec("c")), timeout=PATIENCE_S).state == "running"
         assert tell(top, TerminateChild("c"), timeout=PATIENCE_S).state == "stopped"
         assert [child.id for child in tell(top, WhichChildren(), timeout=PATIENCE_S)] == [*"abc"]
+
+
+def test_a_supervisor_of_another_node_is_asked_as_one_of_this(notes: Notes) -> None:
+    mesh = Mesh(key=KEY)
+    with (
+        rabble.rouse("asker@127.0.0.1:0", mesh=mesh) as asker,
+        rabble.rouse("host@127.0.0.1:0", mesh=mesh) as host,
+    ):
+        asker.join(host.node_id)
+        until_up(asker, host)
+        host.export("workers", lambda: Supervisor(notes.specs("a b")))
+        top = asker.spawn_on(host.node_id, "workers", "top")
+        assert asker.call(top, CountChildren(), PATIENCE_S) == ChildCounts(2, 2, 0, 2)
+        assert asker.call(top, TerminateChild("b"), PATIENCE_S).state == "stopped"
+        assert states(asker.call(top, WhichChildren(), PATIENCE_S)) == {
+            "a": "running",
+            "b": "stopped",
+        }
+        assert asker.call(top, DeleteChild("a"), PATIENCE_S) == ChildError("a", "running")
+        # A function does not travel.
+        with pytest.raises(rabble.EncodeError, match="StartChild"):
+            asker.call(top, StartChild(notes.spec("c")), PATIENCE_S)
 
 
 # What it is made with.

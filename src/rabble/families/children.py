@@ -108,9 +108,9 @@ class ChildSpec:
     args: tuple[Any, ...] = ()
     #: When it is restarted.
     restart: Restart = Restart.PERMANENT
-    #: Milliseconds that a child which ends itself (a supervisor) has for it before it is stopped
-    #: at once. 0: it is stopped at once. `math.inf`: as long as it takes. `None`: 5,000; of a
-    #: supervisor `math.inf`.
+    #: Of a child that is a supervisor, and has children to end: milliseconds that it has for that
+    #: before it is stopped. 0: it is stopped at once. `math.inf`, and `None`: as long as it takes.
+    #: Any other child is stopped at once.
     shutdown_ms: float | None = None
     #: The name of its pid; `None`: the `id`. Of a simple supervisor a number follows.
     name: str | None = None

@@ -53,8 +53,6 @@ from rabble.texts import cut, described
 
 __all__ = ["Supervisor"]
 
-#: What a child that ends itself has for it, if its spec does not say.
-SHUTDOWN_MS = 5_000.0
 #: Ranges of the bounds of a supervisor.
 INTENSITY_MAX = 1_000_000
 CHILDREN_MAX = 2**24
@@ -379,9 +377,7 @@ class Supervisor(Process):
             out.append(self._stop(child, reason))
             return
         out.append(Envelope(child.pid, Shutdown(reason)))
-        if shutdown_ms is None:
-            shutdown_ms = math.inf if child.is_supervisor else SHUTDOWN_MS
-        if shutdown_ms < math.inf:
+        if shutdown_ms is not None and shutdown_ms < math.inf:
             self._deadlines.add(child.id)
             alarm = Alarm(True, child.id, child.number)
             timer = StartTimer(("overdue", child.id), shutdown_ms, alarm)
