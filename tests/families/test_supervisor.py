@@ -417,14 +417,15 @@ def test_who_has_the_name_of_a_child_and_ends_is_not_taken_for_it(
     assert executor.processes == 1
 
 
+@pytest.mark.parametrize("start", [Echo, dict])
 @pytest.mark.parametrize("steps", range(12))
 def test_who_has_the_name_of_a_child_is_not_ended_for_it(
-    executor: Executor, notes: Notes, steps: int
+    executor: Executor, notes: Notes, steps: int, start: Any
 ) -> None:
-    """Whenever the supervisor ends while a child is being started."""
+    """Whenever the supervisor ends while a child is being started, or cannot be."""
     executor.spawn(Echo(), "b")
     tree = Tree(executor, Supervisor(notes.specs("a")))
-    executor.send(tree.asker_pid, (tree.pid, StartChild(notes.spec("b"))))
+    executor.send(tree.asker_pid, (tree.pid, StartChild(ChildSpec("b", start))))
     for _ in range(steps):
         executor.step(1)
     executor.send(tree.pid, Shutdown("enough"))
@@ -629,6 +630,14 @@ def test_backoff_is_of_a_range() -> None:
         Backoff(100, 50)
     ceilings = [Backoff(100, 500).ceiling_s(n) for n in (1, 2, 3, 4, 10_000)]
     assert ceilings == [0.1, 0.2, 0.4, 0.5, 0.5]
+
+
+def test_two_children_are_not_one_pid(executor: Executor, witness: Witness) -> None:
+    specs = [ChildSpec("a", Echo), ChildSpec("b", Echo, name="a", group="own")]
+    executor.spawn(Supervisor(specs), "top", group="own")
+    settle(executor)
+    assert executor.processes == 0
+    assert "two children of" in str(witness.errors[0][1])
 
 
 def test_where_a_child_runs(executor: Executor, notes: Notes) -> None:

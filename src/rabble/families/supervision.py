@@ -161,7 +161,10 @@ class Supervision:
         self.pids: dict[Pid, Child] = {}
         if self._template is None:
             for spec in specs:
-                self._add(self._child(spec.id, spec, spec.args))
+                child = self._child(spec.id, spec, spec.args)
+                if child.pid in self.pids:
+                    raise ValueError(f"two children of {pid} would both be {child.pid}")
+                self._add(child)
         #: How many children a simple supervisor has been asked for.
         self._made = 0
         #: When there were restarts, in seconds: as many as may be.

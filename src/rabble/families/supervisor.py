@@ -62,7 +62,6 @@ PERIOD_MS_MAX = 366 * 24 * 3_600_000
 #: What nobody waits for an answer to, or is one.
 ANSWERS = (ChildCounts, ChildError, ChildInfo, tuple)
 
-
 #: What a note becomes when it is sent on: so what the executor has to say comes first. When
 #: `spawned` comes a child's `init` is the next in the queue, or `SpawnFailed` is. At `initialised`
 #: `init` has run, and if it raised, `Down` is the next. `refused` follows a `Demonitor`: when it
@@ -345,6 +344,7 @@ class Supervisor(Process):
         return out
 
     def _start(self, child: Child, out: list[Envelope]) -> None:
+        self._unsure[child.id] = None
         try:
             process = process_in(child.spec.start(*child.args))
             if isinstance(process, Supervisor) and hasattr(process, "_supervision"):
@@ -359,11 +359,11 @@ class Supervisor(Process):
             return
         spec, pid = child.spec, child.pid
         child.is_supervisor = isinstance(process, Supervisor)
-        self._unsure[child.id] = None
         spawn = Spawn(process, pid.name, pid.group, spec.mailbox_max)
         out.append(Envelope(self.executor, spawn))
         out.append(Envelope(self.executor, Monitor(pid)))
         if isinstance(process, Supervisor):
+            # So it tells this one when it is up, and is ended by it.
             process._above = (self.pid, child.id, child.number)
         out.append(Envelope(self.pid, Note("spawned", child.id, child.number)))
 
