@@ -39,6 +39,7 @@ MENU = {
         "docs/quickstart",
         "docs/concepts",
         "docs/examples",
+        "docs/guides/supervision",
         "docs/guides/names-and-groups",
         "docs/guides/mesh",
     ],

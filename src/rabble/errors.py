@@ -26,6 +26,7 @@ __all__ = [
     "RabbleError",
     "ShutdownTimeout",
     "SpawnRefused",
+    "SupervisorFailed",
 ]
 
 
@@ -89,3 +90,7 @@ class CallTimeout(RabbleError, TimeoutError):
 
 class ShutdownTimeout(RabbleError, TimeoutError):
     """The node did not end in time; says what keeps it."""
+
+
+class SupervisorFailed(RabbleError):
+    """A supervisor gave up and has ended its children; says why."""

@@ -56,6 +56,7 @@ from rabble._core.messages import (
     Timeout,
     TimerCancelled,
 )
+from rabble.families.children import StartChild
 
 __all__ = [
     "Ask",
@@ -96,6 +97,7 @@ __all__ = [
     "Shutdown",
     "Spawn",
     "SpawnFailed",
+    "StartChild",
     "StartTimer",
     "Stop",
     "SubscribeDeadLetters",

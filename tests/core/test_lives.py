@@ -61,6 +61,25 @@ def test_what_only_says_that_it_is_a_process_is_none(executor: Executor, what: A
     assert executor.processes == 0 and Pid("x", BARE) not in executor.table
 
 
+def test_a_spawned_process_begins_before_what_is_sent_from_then_on(executor: Executor) -> None:
+    seen: list[Any] = []
+
+    def react(process: Process, msg: Any, sender: Pid | None) -> Output:
+        seen.append(msg)
+        if msg == "begin":
+            child = Does(lambda *args: None, lambda process: seen.append("init"))
+            return [
+                Envelope(process.executor, Spawn(child, "child")),
+                Envelope(process.pid, "asked"),
+            ]
+        # By now the executor has followed.
+        return Envelope(process.pid, "begun") if msg == "asked" else None
+
+    executor.send(executor.spawn(Does(react), "parent"), "begin")
+    settle(executor)
+    assert seen == ["begin", "asked", "init", "begun"]
+
+
 def with_receive(receive: Any, **more: Any) -> type[Process]:
     """A class of processes with that `receive`."""
     return type("Made", (Process,), {"receive": receive, **more})

@@ -88,6 +88,30 @@ backup-1 has 5050
 backup-2 has 5050
 all three are equal
 """,
+    "supervision_tree": """\
+the shop opens:
+  till A starts
+  printer A starts
+  till B starts
+  printer B starts
+the printer of A crashes, and is restarted with its till:
+  till A ends
+  till A starts
+  printer A starts
+the till crashes, too, so its supervisor gives up and is restarted itself:
+  printer A ends
+  till A starts
+  printer A starts
+one more, while the shop is open:
+  guard starts
+its children: counter A (running), counter B (running), guard (running)
+the shop closes, the last one first:
+  guard ends
+  printer B ends
+  till B ends
+  printer A ends
+  till A ends
+""",
     "timer": """\
 beat 1, not early
 beat 2, not early

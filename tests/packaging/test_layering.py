@@ -170,6 +170,40 @@ def test_what_decides_has_no_io_no_clock_and_no_chance(name: str) -> None:
     assert not {module.split(".")[0] for module in imported(CLUSTER_FILES[name])} & OUTSIDE
 
 
+# The families: Python above the core, which a user could have written.
+FAMILIES = CORE.parent / "families"
+FAMILIES_ORDER = ("children", "actions", "supervision", "supervisor")
+#: What they stand on: a process and its messages, and nothing that a node is made of.
+FAMILIES_BELOW = {
+    "rabble.errors",
+    "rabble.process",
+    "rabble.registry",
+    "rabble.texts",
+}
+
+
+def test_every_module_of_the_families_has_its_place() -> None:
+    assert {path.stem for path in FAMILIES.glob("*.py")} - {"__init__"} == set(FAMILIES_ORDER)
+
+
+@pytest.mark.parametrize("name", FAMILIES_ORDER)
+def test_the_families_know_no_node_and_imports_within_them_point_backwards(name: str) -> None:
+    inside = {f"rabble.families.{each}" for each in FAMILIES_ORDER[: FAMILIES_ORDER.index(name)]}
+    modules = {
+        module
+        for module in imported(FAMILIES / f"{name}.py")
+        if module.startswith("rabble.") and not module.startswith("rabble._core")
+    }
+    for module in modules:
+        assert {module, module.rpartition(".")[0]} & (inside | FAMILIES_BELOW), module
+
+
+@pytest.mark.parametrize("name", FAMILIES_ORDER)
+def test_families_have_no_io_no_clock_and_no_chance(name: str) -> None:
+    modules = imported(FAMILIES / f"{name}.py")
+    assert not {module.split(".")[0] for module in modules} & OUTSIDE
+
+
 def test_no_file_of_the_package_is_long() -> None:
     """But for what runs per message, which stays together."""
     package = CORE.parent

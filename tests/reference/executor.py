@@ -85,13 +85,15 @@ class ReferenceExecutor:
         self.trace: list[tuple[str, Any, str | None]] = []
         self.dead: list[tuple[str, Any, str]] = []
 
-    def spawn(self, name: str) -> bool:
+    def spawn(self, name: str, *, by_process: bool = False) -> bool:
         if name in self.lives:
             return False
         script, limit, has_init, terminates = self.make(name)
         life = Life(name, script, limit, not has_init, self.queued, terminates=terminates)
         self.lives[name] = life
-        if has_init:
+        if has_init and by_process:
+            self.put("executor", ("start", life), None)
+        elif has_init:
             # It waits for the next look at what other threads sent.
             self.inbox.append(("executor", ("start", life), None))
         return True
@@ -219,7 +221,7 @@ class ReferenceExecutor:
             if life is not None and self.last_words(life):
                 self.remove(life, "stopped")
         elif what == "spawn":
-            if not self.spawn(about) and sender is not None:
+            if not self.spawn(about, by_process=True) and sender is not None:
                 name = sender if isinstance(sender, str) else sender.name
                 self.tell(name, ("spawn failed", about))
         elif asker is None:

@@ -402,7 +402,7 @@ cdef class Executor:
     ) except? FULL:
         """Add a process. Whatever may fail or run somebody's code comes before the table knows it.
 
-        :param from_outside: another thread asks, which the bound of the inbox concerns.
+        :param from_outside: another thread may ask, which the bound of the inbox concerns.
         """
         cdef Entry entry = self.lives.prepare(pid, process, mailbox_max)
         cdef Envelope request = None
@@ -416,12 +416,20 @@ cdef class Executor:
         if request is not None:
             if from_outside and self.backlog.is_full():
                 return FULL
-            self.inbox.queue.reserve(1)
+            if from_outside:
+                self.inbox.queue.reserve(1)
+            else:
+                self.run_queue.reserve(1)
         if not self.lives.begin(entry):
             return NAME_TAKEN
-        if request is not None:
+        if request is None:
+            return ADDED
+        if from_outside:
             self.inbox.put_always(request)
             self.idle.call()
+        else:
+            # The next in the queue: what who asked for it sends itself from now on comes after it.
+            self.run_queue.append(request)
         return ADDED
 
     def add_inbox(self, Pid pid not None, Inbox inbox not None):
