@@ -60,6 +60,11 @@ class Restart(str, enum.Enum):
     TEMPORARY = "temporary"
 
 
+def class_of(value: object) -> type[object]:
+    """The class itself: `isinstance` asks a value, which may be anybody's and say anything."""
+    return type(value)
+
+
 def milliseconds(value: object, what: str, least: float, most: float) -> float:
     """A number of that range. `TypeError` or `ValueError` that names `what` if it is none."""
     if type(value) is not int and type(value) is not float:

@@ -44,6 +44,7 @@ from rabble.families.children import (
     Strategy,
     TerminateChild,
     WhichChildren,
+    class_of,
 )
 from rabble.texts import cut
 
@@ -105,7 +106,7 @@ class Request:
 
 def problem_of(msg: Any) -> str | None:
     """Why this is no request, if it is none. It may be any object, and is asked nothing."""
-    cls: type = type(msg)
+    cls = class_of(msg)
     if not any(cls is each for each in REQUESTS):
         return f"a supervisor does not understand {type_name(msg)}"
     if cls is StartChild:
@@ -114,7 +115,7 @@ def problem_of(msg: Any) -> str | None:
         if type(msg.args) is not tuple:
             return f"StartChild: args must be a tuple, not {type_name(msg.args)}"
     elif cls is not WhichChildren and cls is not CountChildren and type(msg.id) is not str:
-        return f"{cls.__name__}: id must be a str, not {type_name(msg.id)}"
+        return f"{type_name(msg)}: id must be a str, not {type_name(msg.id)}"
     return None
 
 

@@ -44,6 +44,7 @@ from rabble.families.children import (
     ChildInfo,
     ChildSpec,
     Strategy,
+    class_of,
     milliseconds,
 )
 from rabble.families.supervision import Supervision
@@ -94,7 +95,7 @@ class Alarm:
 
 def process_in(made: object) -> Process:
     """What `start` of a child has made. `TypeError` if it is no process."""
-    if not isinstance(made, Process) or not issubclass(type(made), Process):
+    if not isinstance(made, Process) or not issubclass(class_of(made), Process):
         raise TypeError(f"start must make a Process, and it made {bounded_repr(made, 200)}")
     return made
 
@@ -232,8 +233,7 @@ class Supervisor(Process):
 
     def _handle(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
         supervision = self._supervision
-        # By the class itself: `isinstance` asks the message, which may be anybody's.
-        cls: type = type(msg)
+        cls = class_of(msg)
         if cls is Down:
             return self._down(msg)
         if cls is Note:
