@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -604,13 +605,17 @@ def test_a_second_signal_does_not_wait(tmp_path: Path, app: str, number: int) ->
         assert err.endswith("rabble node: told to end a second time: not waiting\n")
 
 
-def test_a_signal_that_comes_twice_at_once_is_one(tmp_path: Path) -> None:
-    """`timeout` sends one to the process and one to its group."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_again_at_once_is_one(tmp_path: Path, number: int) -> None:
+    """`timeout` sends one to the process and one to its group. To the very end of the process."""
     with running(tmp_path, "a@127.0.0.1:0", "--app", "app:start") as it:
         assert it.line() == "started"
         it.ready()
-        it.process.send_signal(signal.SIGTERM)
-        assert it.end() == (0, "ended while running\n", "")
+        began = time.monotonic()
+        # Within the second in which they are one.
+        while it.process.poll() is None and time.monotonic() - began < 0.8:
+            it.process.send_signal(number)
+        assert it.wait() == (0, "ended while running\n", "")
 
 
 def test_a_signal_before_it_is_ready_says_what_it_waits_for(tmp_path: Path) -> None:

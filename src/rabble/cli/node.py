@@ -163,6 +163,10 @@ class Signals:
         traceback: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
+            if self.count and handler in (signal.SIG_DFL, signal.default_int_handler):
+                # The one that comes twice may come the second time when all is done, and would
+                # take the place of the exit status.
+                handler = signal.SIG_IGN
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._read_end)
