@@ -420,5 +420,7 @@ def test_a_timer_that_cannot_be_ends_who_asks_and_says_why(
     asker, _ = spawn_recorder(executor, "asker")
     ask(executor, asker, request_of())
     ((pid, error),) = witness.errors
-    assert pid == asker and f"{type(error).__name__}: {error}".startswith(said)
+    kind, words = said.split(": ", 1)
+    # Newer Pythons say more of what cannot be hashed.
+    assert (pid, type(error).__name__) == (asker, kind) and words in str(error)
     assert executor.timers == 0
