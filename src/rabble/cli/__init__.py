@@ -53,6 +53,8 @@ def run(arguments: Sequence[str] | None) -> int:
     """Run the command that the arguments name; returns the exit status."""
     parser = make_parser()
     options = parser.parse_args(arguments)
+    # The arguments are the process's own: then so is its end.
+    options.ends_process = arguments is None
     if options.version:
         return version.run(options)
     if options.command is None:

@@ -49,7 +49,10 @@ def run(options: argparse.Namespace) -> int:
     :returns: the exit status: 0 after an orderly end, 1 if something failed, 2 if the arguments, or
         a file that they name, cannot be used; what the application's SystemExit says.
     """
-    with Signals() as signals, contextlib.ExitStack() as stack:
+    with (
+        Signals(getattr(options, "ends_process", False)) as signals,
+        contextlib.ExitStack() as stack,
+    ):
         try:
             settings = settings_of(options)
             with contextlib.suppress(OSError, ValueError, RuntimeError):
@@ -143,9 +146,12 @@ class Signals:
     """Counts the signals that ask for the end. A context manager, for the main thread.
 
     The first one is waited for; after the second one nothing is.
+
+    :param ends_process: whether nothing but the end of the process follows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ends_process: bool = False) -> None:
+        self._ends_process = ends_process
         self.count = 0
         self._first_at = 0.0
         self._waiting_for: str | None = None
@@ -163,7 +169,11 @@ class Signals:
         traceback: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
-            if self.count and handler in (signal.SIG_DFL, signal.default_int_handler):
+            if (
+                self._ends_process
+                and self.count
+                and handler in (signal.SIG_DFL, signal.default_int_handler)
+            ):
                 # The one that comes twice may come the second time when all is done, and would
                 # take the place of the exit status.
                 handler = signal.SIG_IGN
