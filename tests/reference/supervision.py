@@ -148,7 +148,8 @@ class SlowSupervisor:
             gone = (("retry", row.id), ("due", row.id))
             self.mailbox = [event for event in self.mailbox if event[:2] not in gone]
         elif row.state != "stopped":
-            has_ended = any(event[:2] == ("down", row.id) for event in self.mailbox)
+            over = (("down", row.id), ("failed", row.id))
+            has_ended = any(event[:2] in over for event in self.mailbox)
             if row.state != "ending" and not has_ended:
                 self.did.append(("end", row.id))
             row.state = "ending"
