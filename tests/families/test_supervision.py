@@ -381,3 +381,20 @@ def test_a_name_that_is_too_long_with_its_number_is_no_child() -> None:
     supervision = begun(make(Strategy.SIMPLE_ONE_FOR_ONE, [template]))
     (answer,) = supervision.request(StartChild(), 1, 0.0)
     assert in_words(answer) == ("answer", 1, "failed") and not supervision.children
+
+
+def test_a_child_that_could_not_be_started_is_not_ended() -> None:
+    """It crashes, is started anew, and the end comes before it is said that it may not start."""
+    machine = Machine()
+    machine.begin(
+        steps=9,
+        strategy=Strategy.ONE_FOR_ONE,
+        restarts=[Restart.PERMANENT, Restart.PERMANENT],
+        intensity=1,
+        backoff=None,
+    )
+    machine.end_one("a", "crashed")
+    machine.it_is_to_end()
+    machine.it_is_not_there()
+    machine.all_goes_well_for_a_while(steps=1)
+    machine.teardown()
