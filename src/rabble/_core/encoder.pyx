@@ -75,12 +75,19 @@ cdef extern from *:
     static PyObject *rabble_elements_of(PyObject *set) {
     #if PY_VERSION_HEX < 0x03100000
         /* An iterator takes three times as long. */
-        PyObject *out = PyTuple_New(PySet_GET_SIZE(set));
+        PyObject *out;
         PySetObject *table = (PySetObject *)set;
         Py_ssize_t i, n = 0;
-        if (out == NULL) return NULL;
+        /* What the collector runs may let go of whatever holds the set. */
+        Py_INCREF(set);
+        out = PyTuple_New(PySet_GET_SIZE(set));
+        if (out == NULL) {
+            Py_DECREF(set);
+            return NULL;
+        }
         /* To make it may have run the collector, and so anybody's code. From here on none runs. */
         if (table->used != PyTuple_GET_SIZE(out)) {
+            Py_DECREF(set);
             Py_DECREF(out);
             PyErr_SetString(PyExc_RuntimeError, "a set changed its size");
             return NULL;
@@ -92,6 +99,7 @@ cdef extern from *:
             Py_INCREF(element);
             PyTuple_SET_ITEM(out, n++, element);
         }
+        Py_DECREF(set);
         return out;
     #else
         return PySequence_Tuple(set);
