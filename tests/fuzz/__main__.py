@@ -1,6 +1,6 @@
 """Runs a target on inputs without end, or on the files that are named.
 
-    python -m tests.fuzz TARGET [--runs N] [--seconds S] [--seed N] [--random] [FILE...]
+    python -m tests.fuzz TARGET [--runs N] [--steps N] [--seconds S] [--seed N] [--random] [FILE...]
 
 It begins with tests/fuzz/corpus/TARGET. With atheris (the extra `fuzz`), branches of Python code
 guide it, and inputs that reach something new are kept under build/fuzz/TARGET. Without it, with
@@ -47,6 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--runs", type=int, default=0, help="inputs; 0 is no bound")
+    parser.add_argument("--steps", type=int, default=0, help="of lies, at random; 0 is no bound")
     parser.add_argument("--seconds", type=int, default=60, help="0 is no bound (60)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(31))
     parser.add_argument("--random", action="store_true", help="do without atheris")
@@ -108,27 +109,35 @@ def change_at_random(options: argparse.Namespace, last: mmap.mmap) -> int:
     seeds = [file.read_bytes() for folder in folders for file in sorted(folder.iterdir())]
     # Changes add up: some of what was made is changed on.
     recent = deque(seeds, maxlen=2 * len(seeds) + 50)
-    begun, runs = time.monotonic(), 0
-    while not (runs and runs == options.runs):
+    begun, runs, steps = time.monotonic(), 0, 0
+    while not ((runs and runs == options.runs) or (options.steps and steps >= options.steps)):
         if options.seconds and time.monotonic() - begun > options.seconds:
             break
         chosen = rng.choice(seeds if rng.random() < 0.5 else recent)
         data = mutated(options.target, chosen, rng)[:BYTES_MAX]
         if rng.randrange(16) == 0:
             recent.append(data)
+        if options.steps:
+            # Who goes by steps wants what comes of many.
+            others = (rng.choice(recent) for _ in range(rng.randrange(40)))
+            data = b"".join([*others, data])[-BYTES_MAX:]
         last[:4] = len(data).to_bytes(4, "big")
         last[4 : 4 + len(data)] = data
         runs += 1
         try:
-            target(data)
+            steps += target(data) or 0
         except BaseException:
             traceback.print_exc()
             return 1
         if runs % 250_000 == 0:
-            print(f"{options.target}: {runs} inputs", flush=True)
+            print(f"{options.target}: {so_far(runs, steps)}", flush=True)
     took = time.monotonic() - begun
-    print(f"{options.target}: {runs} inputs in {took:.0f} s, nothing found", flush=True)
+    print(f"{options.target}: {so_far(runs, steps)} in {took:.0f} s, nothing found", flush=True)
     return 0
+
+
+def so_far(runs: int, steps: int) -> str:
+    return f"{runs} inputs" + (f", {steps} steps" if steps else "")
 
 
 if __name__ == "__main__":

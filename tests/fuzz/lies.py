@@ -104,7 +104,7 @@ class HonestNode:
         now = self.mesh.seconds
         assert len(self.bans) <= LIMITS.bans_max
         for ban in self.bans.in_force(now):
-            assert ban.until - now <= LIMITS.ban_seconds_max
+            assert ban.until - now <= LIMITS.ban_seconds_max + 1e-6
         membership, state = self.membership, self.membership.state()
         assert len(membership) <= LIMITS.membership_members_max
         assert len(membership.encoded()) + DIGEST_BYTES + 2 <= LIMITS.frame_bytes_max
@@ -131,6 +131,8 @@ class HonestMesh:
 
     def __init__(self) -> None:
         self.now = NOW
+        #: How much was said or done.
+        self.steps = 0
         self.nodes = {name: HonestNode(self, name, self.now + i) for i, name in enumerate(HONEST)}
 
     @property
@@ -353,6 +355,7 @@ def play(data: bytes) -> HonestMesh:
     mesh, choices = HonestMesh(), Choices(data)
     truth = Truth(NAMES, {})
     while choices:
+        mesh.steps += 1
         mesh.now += choices.of((0, 1, MILLISECOND, 700 * MILLISECOND))
         act = choices.below(10)
         name = choices.of(HONEST)
