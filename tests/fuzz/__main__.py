@@ -128,6 +128,7 @@ def change_at_random(options: argparse.Namespace, last: mmap.mmap) -> int:
             steps += target(data) or 0
         except BaseException:
             traceback.print_exc()
+            print(f"{options.target}: found after {so_far(runs, steps)}", flush=True)
             return 1
         if runs % 250_000 == 0:
             print(f"{options.target}: {so_far(runs, steps)}", flush=True)

@@ -961,6 +961,33 @@ def test_a_start_that_a_node_did_not_make_it_goes_beyond(addr: str | None) -> No
     assert n1.is_removed and names(n0) == ["n0", "n2"]
 
 
+@pytest.mark.parametrize(
+    "claim",
+    [
+        start("n1", 2, 99, 1),
+        {"s": [], "v": [["x", 1, 1, 0]], "m": [["x", 1, 1, "n1", "h:1"]]},
+    ],
+    ids=["start", "join"],
+)
+def test_a_node_that_others_make_a_member_of_nothing_it_knows_says_its_start(claim: Any) -> None:
+    """Its removal is forgotten, for others that were made up; and an earlier start is told of."""
+    limits = Limits(membership_retired_max=3)
+    n0, n1 = (Membership(node(f"n{i}"), 10, limits) for i in range(2))
+    settle(n0, n1)
+    n0.remove("n1")
+    settle(n0, n1)
+    gone = sorted(f"gone-{number}" for number in range(9))
+    n0.merge({"s": [[name, 1, 1, 99, None] for name in gone], "v": [], "m": []})
+    settle(n0, n1)
+    assert n1.is_removed and n0.incarnation_of("n1") == n1.incarnation_of("n1") == 0
+    n0.merge(claim)
+    settle(n0, n1)
+    assert names(n0) == names(n1) == NAMES[:2]
+    assert n0.incarnation_of("n1") == n1.incarnation == 10
+    # No dot is made twice: it said its first one when it began.
+    assert [row[:3] for row in n0.state()["s"] if row[0] == "n1"] == [["n1", 10, 2]]
+
+
 def test_a_join_that_a_node_did_not_make_it_goes_beyond() -> None:
     n0, n1 = mesh(2)
     claim = {"s": [], "v": [["n1", 1, 99, 0]], "m": [["n1", 1, 7, "x", "h:1"]]}

@@ -313,8 +313,9 @@ class Membership:
         :raises MembershipError: if it is no state; `MembershipLimit` if the members would be too
             many, or the state too long to be sent. Nothing of it was taken in then.
 
-        If others have another address of this node than its own, or a dot of it that it never made,
-        it announces its start again. It never does so if it finds a start of its own removed.
+        If others have another address of this node than its own, a dot of it that it never made, or
+        made it a member and know nothing of its start, it announces that again. It never does so if
+        it finds a start of its own removed.
         """
         known = self.known()
         if not isinstance(state, State):
@@ -469,12 +470,14 @@ class Membership:
         self._settle((name,), (), dropped)
 
     def _correct_own(self) -> bool:
-        """Go beyond dots of this start that it never made, and contradict a wrong address of it.
+        """Go beyond dots of this start that it never made, and contradict what is wrong of it.
 
         :returns: whether the start was announced again.
 
-        The last start of a name is believed before any join, so this is done once a wrong join. An
-        earlier start has no say: its word would be worth nothing.
+        Wrong is another address, and that this node is a member by an earlier start of it or by a
+        join alone, while its own start and the removal of that are forgotten. The last start of a
+        name is believed before any join, so this is done once a wrong join. An earlier start has no
+        say: its word would be worth nothing.
         """
         self._joins_announced = max(
             self._joins_announced, self._counter((self.own.name, self.incarnation))
@@ -489,7 +492,9 @@ class Membership:
             self._starts_announced = start.counter
         else:
             known = self._members.get(self.own.name)
-            if known is None or known == self.own or self.is_superseded:
+            if known is None or self.is_superseded:
+                return False
+            if known == self.own and start is not None and start.incarnation == self.incarnation:
                 return False
         self._announce_start()
         return True
