@@ -32,6 +32,7 @@ from typing import Any
 import rabble
 from rabble import Envelope, Node, NodeId, Output, Pid, Process, messages
 from tests.faults.history import Log
+from tests.faults.people import GROUPS, NAMES, People, is_planned
 from tests.support import TINY
 
 SENDERS = ("s1", "s2", "s3")
@@ -111,11 +112,35 @@ class Flood:
     size: int
 
 
+class Wall:
+    """Stands in for the machine's wall clock, and can be stepped."""
+
+    def __init__(self) -> None:
+        self._offset_s = 0.0
+        self._seconds, self._ns = time.time, time.time_ns
+        time.time, time.time_ns = self.seconds, self.ns  # type: ignore[assignment]
+
+    def step(self, seconds: float) -> None:
+        """Have it differ from the machine's by that."""
+        self._offset_s = seconds
+
+    def seconds(self) -> float:
+        return self._seconds() + self._offset_s
+
+    def ns(self) -> int:
+        return self._ns() + round(self._offset_s * 1e9)
+
+
 class World:
     """What the processes of this node share; all of them run in one thread."""
 
-    def __init__(self, log: Log, own: NodeId, nodes: Iterable[NodeId], version: int = 1) -> None:
+    def __init__(
+        self, log: Log, own: NodeId, nodes: Iterable[NodeId], wall: Wall, version: int = 1
+    ) -> None:
         self.log = log
+        self.wall = wall
+        #: Those that ask, watch and so on, if there are any.
+        self.people: People | None = None
         self.own = own
         self.nodes = list(nodes)
         self.version = version
@@ -147,9 +172,9 @@ class World:
 
 
 def opened(msg: Any) -> tuple[Any, bytes] | None:
-    """Stamp and body of what `World.parcel` made."""
+    """Stamp and body of what `World.parcel` made; None of anything else."""
     if isinstance(msg, dict):
-        return msg["stamp"], msg["body"]
+        return (msg["stamp"], msg["body"]) if "stamp" in msg else None
     if isinstance(msg, list):
         return msg[0], msg[1]
     return (msg.stamp, msg.body) if hasattr(msg, "stamp") else None
@@ -323,6 +348,8 @@ class Watch(Process):
         self.rejoining = False
         self.dead: collections.Counter[str] = collections.Counter()
         self.down: dict[str, float] = {}
+        #: What is to be known of the directory, by name or group, and what is known of it.
+        self.directory: dict[str, dict[str, Any]] = {"names": {}, "groups": {}}
 
     def init(self) -> Output:
         return [
@@ -375,6 +402,10 @@ class Watch(Process):
                     self.unflushed.discard((sender.node.name, large))
             case Flood():
                 answer("flood")
+            case messages.NameHolder(name, pid):
+                self.note("names", name, pid and str(pid))
+            case messages.GroupMembers(group, members):
+                self.note("groups", group, sorted(map(str, members)))
             case Command(words):
                 out += self.follow(words)
             case messages.Timeout():
@@ -409,6 +440,13 @@ class Watch(Process):
             if pair[0]():
                 self.awaited.remove(pair)
                 answer(pair[1])
+
+    def note(self, kind: str, key: str, value: Any) -> None:
+        """What the directory says of a name or a group; tell it when all of it is known."""
+        self.directory[kind][key] = value
+        if sum(map(len, self.directory.values())) == len(NAMES) + len(GROUPS):
+            self.world.log.write("directory", **self.directory)
+            answer(f"directory {json.dumps(self.directory, sort_keys=True)}")
 
     def is_whole(self, names: set[str]) -> bool:
         status = self.node.cluster_status()
@@ -449,8 +487,24 @@ class Watch(Process):
         senders = [Pid(name, world.own) for name in SENDERS]
         match words:
             case ["go" | "pause" as what]:
+                if world.people is not None:
+                    world.people.on = what == "go"
                 answer(what)
                 return [Envelope(pid, Go(what == "go")) for pid in senders]
+            case ["ended"]:
+                # Whatever the people asked for has come to its end.
+                self.awaited.append((lambda: not world.people or not world.people.open, "ended"))
+            case ["directory"]:
+                self.directory = {"names": {}, "groups": {}}
+                requests = [messages.WhereIs(name) for name in NAMES]
+                more = [messages.GetGroupMembers(group) for group in GROUPS]
+                return [Envelope(self.executor, each) for each in [*requests, *more]]
+            case ["leave", name]:
+                self.node.leave(name)
+                event(f"leave {name}")
+            case ["step_clock", seconds]:
+                world.wall.step(float(seconds))
+                event(f"clock {seconds}")
             case ["alone", on]:
                 # Only for itself does it send then.
                 world.alone = on == "1"
@@ -584,6 +638,8 @@ class Signals:
 def main(spec: dict[str, Any]) -> None:
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(levelname)s %(message)s")
+    wall = Wall()
+    logging.getLogger().handlers[0].addFilter(lambda record: not is_planned(record))
     own = NodeId(spec["name"], spec["addr"])
     nodes = [NodeId.parse(text) for text in spec["nodes"]]
     mesh = rabble.Mesh(
@@ -597,7 +653,7 @@ def main(spec: dict[str, Any]) -> None:
         signals = Signals()
         with rabble.rouse(own, limits=limits, mesh=mesh, spin_us=0, seed=spec["seed"]) as node:
             log.start(node.cluster_status().incarnation)
-            world = World(log, own, nodes, spec["version"])
+            world = World(log, own, nodes, wall, spec["version"])
             canary = Canary()
             prober = Prober()
             watch = Watch(world, node, canary, prober, spec["seeds"])
@@ -607,6 +663,10 @@ def main(spec: dict[str, Any]) -> None:
                 node.spawn(Receiver(world), name)
             for name in SENDERS:
                 node.spawn(Sender(world, spec["every_ms"], spec["large"]), name)
+            if spec["ask_ms"] is not None:
+                world.people = People(log, own, nodes, spec["ask_ms"])
+                for name, process in world.people.crew().items():
+                    node.spawn(process, name)
             node.spawn(canary, "canary")
             node.spawn(prober, "prober")
             node.spawn(watch, "watch")
