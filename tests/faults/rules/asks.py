@@ -117,9 +117,8 @@ def _ended_in_time(record: Record, found: Found, id: str, request: Request) -> N
     ended = math.inf if request.end is None else request.end["t"]
     over = request.t + request.timeout_s
     known, due, why = _known(record, request)
-    for limit, last, text in (
-        (over, record.due(over, by.node), "its timeout"),
-        (known, due, why),
+    for last, limit, text in sorted(
+        [(record.due(over, by.node), over, "its timeout"), (due, known, why)]
     ):
         # Who asked, and its node, must have been there to be told.
         if ended > last and by.until > last:
