@@ -340,7 +340,9 @@ class Watch(Process):
         self.seeds = seeds
         #: What is to become true, and what is said then.
         self.awaited: list[tuple[Callable[[], bool], str]] = []
+        #: The number of the flush that is under way; at which looks it began and is to be repeated.
         self.flushes = 0
+        self.flush_began = self.flush_again = 0
         self.unflushed: set[tuple[str, bool]] = set()
         self.asked: list[Envelope] = []
         self.looks = 0
@@ -423,8 +425,11 @@ class Watch(Process):
         if self.removed and not self.world.up:
             self.removed, self.rejoining = False, True
             self.node.join(self.seeds[0])
-        if self.unflushed and self.looks % self.FLUSH_AGAIN_LOOKS == 0:
-            out += self.flush(any(large for _, large in self.unflushed))
+        if self.unflushed and self.looks >= self.flush_again:
+            # Less and less often: an answer may stand behind much that is still under way.
+            self.flush_again += self.flush_again - self.flush_began
+            self.unflushed = {each for each in self.unflushed if each[0] in self.world.up}
+            out += self.ask_for_flush()
         return out
 
     def look_at_self(self) -> None:
@@ -468,8 +473,13 @@ class Watch(Process):
     def flush(self, large: bool = True) -> list[Envelope]:
         """Ask each peer for an answer behind all that was sent, in both lanes or the data lane."""
         self.flushes += 1
+        self.flush_began = self.looks
+        self.flush_again = self.looks + self.FLUSH_AGAIN_LOOKS
         lanes = (True, False) if large else (False,)
         self.unflushed = {(name, lane) for name in self.world.up for lane in lanes}
+        return self.ask_for_flush()
+
+    def ask_for_flush(self) -> list[Envelope]:
         # By senders of their own, as what one sends to one receiver keeps to a lane.
         return [
             Envelope(
@@ -478,8 +488,8 @@ class Watch(Process):
                 sender=Pid("large" if lane else "watch", self.world.own),
             )
             for node in self.world.nodes
-            if node.name in self.world.up
-            for lane in lanes
+            for lane in (True, False)
+            if (node.name, lane) in self.unflushed
         ]
 
     def follow(self, words: list[str]) -> list[Envelope]:

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,9 @@ SEEDS = [int(os.environ["RABBLE_SEED"])] if "RABBLE_SEED" in os.environ else ran
 #: After the faults: what was cut is dialled again, and what waited is said.
 CONVERGED_S = 5.0 + 2 * SLACK_S
 #: Milliseconds, enough for whatever ends an ask to be told before: see `rules.record.SLACK_S`.
-LONG_MS = 12_000
+LONG_MS = 15_000
+#: How many messages are large: together no more than a line that is bad for a while makes up for.
+LARGE = 0.003
 #: Buffers of connections, and what a Python process does not give back.
 RSS_SPREAD_BYTES = RSS_MORE_BYTES + (16 << 20)
 
@@ -75,7 +78,9 @@ def perform(
     schedule = Schedule.drawn(seed, [h.name for h in network.hosts], lasting_s, ALL_KINDS, every_s)
     print(schedule)
     addresses = {host.name: f"{switch.ipv4(host)}:{PORT}" for host in network.hosts}
-    with Members(folder, 5, network, addresses=addresses, seed=seed, ask_ms=ask_ms) as mesh:
+    with Members(
+        folder, 5, network, addresses=addresses, seed=seed, ask_ms=ask_ms, large=LARGE
+    ) as mesh:
         mesh.begin()
         usual = mesh.usage()
 
