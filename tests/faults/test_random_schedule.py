@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import shutil
 import threading
 import time
@@ -17,8 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import rules
 from tests.faults.history import Event, read_all
 from tests.faults.meshes import PORT, RSS_MORE_BYTES, SLACK_S, Members, figures
+from tests.faults.planted import plant
 from tests.faults.rig.line import CLEAR
 from tests.faults.rig.marks import requires_root_network
 from tests.faults.rig.netns import Network
@@ -126,6 +129,11 @@ def perform(
             grown = now.rss_bytes - usual[name].rss_bytes
             assert SANITIZED or grown < RSS_SPREAD_BYTES, name
     logs = read_all(folder.glob("*.jsonl"))
+    # That nothing was found says something, since all that is planted there is.
+    planted, wanted = plant(logs, random.Random(seed))
+    found = rules.check(planted)
+    for promise, text in wanted:
+        assert any(each.promise == promise and text in each.text for each in found), (promise, text)
     figures(
         f"seed {seed}",
         steps=len(schedule.steps),

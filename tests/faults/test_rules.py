@@ -7,6 +7,7 @@ way, and breaks the promise that it names, and no other.
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,7 @@ class Story:
     def __init__(self, *nodes: str) -> None:
         self.logs: Logs = {node: [] for node in nodes}
         self.t = 100.0
+        self.numbers = itertools.count(1)
         for number, node in enumerate(nodes, 1):
             self.write(node, "start", node=node, incarnation=number, boot=True)
         for one in nodes:
@@ -50,12 +52,21 @@ class Story:
         self.turn(other, one, up=True)
 
     def wait(self, seconds: float) -> None:
-        """Nothing happens, and no node stands still."""
+        """Nothing happens but some traffic: no node stands still, and no line is slow."""
         end = self.t + seconds
         while self.t < end:
             self.t += 0.1
             for node in self.logs:
                 self.write(node, "members", names=[], final=False)
+            for one, other in itertools.permutations(self.logs, 2):
+                self.parcel(one, other)
+
+    def parcel(self, one: str, other: str, seconds: float = 0.0) -> None:
+        """A message that takes so long."""
+        message = [f"s::{one}@h:1", 1, f"r::{other}@h:1", next(self.numbers), "x"]
+        self.write(one, "sent", m=message, known=1)
+        self.t += seconds
+        self.write(other, "received", m=message, by=message[2], digest="x")
 
     def begin(self, token: str, **about: Any) -> str:
         """A life, whose token says node, process and number; its pid."""
@@ -785,6 +796,20 @@ def test_a_node_that_stood_still_has_more_time() -> None:
     # One that began in it counts for the rest of it.
     assert record.due(begin + 3, "n1") == pytest.approx(begin + 3 + SLACK_S + 1.1, abs=0.25)
     assert PAUSE_MAX_S > 60
+
+
+def test_what_comes_over_a_slow_line_may_be_late() -> None:
+    story = Story("n1", "n2")
+    begin = story.t
+    story.parcel("n2", "n1", 5.0)
+    came = story.t
+    story.parcel("n2", "n1", 7.0)
+    story.logs["n1"].insert(1, {"e": "members", "t": came - 2.4, "names": [], "final": False})
+    record = Record(story.logs)
+    still = [end - start for start, end in record.still["n1"]]
+    assert came + SLACK_S <= record.told(begin, "n2", "n1") <= came + SLACK_S + sum(still)
+    assert record.told(begin, "n1", "n2") == float("inf")
+    assert record.told(begin, "n1", "n1") == record.due(begin, "n1")
 
 
 def test_a_mesh_is_whole_while_all_run_and_see_each_other() -> None:

@@ -149,7 +149,7 @@ def _known(record: Record, request: Request) -> tuple[float, float, str]:
     else:
         return best
     route = {home, *(life.node for _, life in request.holders)}
-    due = record.due(known, *route)
+    due = record.told(known, holder.node, home)
     for one, other in itertools.combinations(sorted(route), 2):
         if not record.connected(one, other, request.t, due):
             return best

@@ -98,7 +98,9 @@ def _passed_on(record: Record, found: Found, link: Link) -> None:
     broken = downs[0] if downs and by.node != other.node else math.inf
     ended = math.inf if other.how is None else other.until
     known, abnormal = min((broken, True), (ended, other.how in ABNORMAL))
-    due = record.due(known, by.node, other.node)
+    due = record.due(known, by.node)
+    if known == ended:
+        due = record.told(known, other.node, by.node)
     if known == ended and not record.connected(by.node, other.node, link.since, due):
         return
     if known >= link.unlink or due >= by.until:

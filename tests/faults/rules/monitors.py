@@ -119,7 +119,7 @@ def _missing(record: Record, found: Found, each: Watched) -> None:
         return
     if each.token is None or (life := record.lives[each.token]).end is None:
         return
-    due = record.due(life.until, by.node, life.node)
+    due = record.told(life.until, life.node, by.node)
     if due < by.until and record.connected(by.node, life.node, each.since, due):
         text = f"no Down of {each.token}, which ended ({life.how}) at {life.until:.3f}"
         found.say(by.node, each.at, text)

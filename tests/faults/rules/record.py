@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -147,6 +148,30 @@ class Record:
                 break
             due += max(end - max(begin, t), 0.0)
         return due
+
+    def told(self, t: float, source: str, home: str) -> float:
+        """By when what a node knows at a time must be told at another one, if they are connected.
+
+        A line may be slow, and much may wait for it: what was sent later by this way, and has come,
+        says how slow. Without any nobody knows, and there is no such time.
+        """
+        if source == home:
+            return self.due(t, home)
+        sent = self._sent[source, home]
+        begin = bisect.bisect_left(sent, (t, 0.0))
+        end = bisect.bisect_right(sent, (t + SLACK_S, 0.0))
+        came = min((arrival for _, arrival in sent[begin:end]), default=math.inf)
+        return came if came == math.inf else self.due(max(came, t), source, home)
+
+    @functools.cached_property
+    def _sent(self) -> Mapping[tuple[str, str], list[tuple[float, float]]]:
+        """(node, peer) -> when each message was sent that came, and when it came."""
+        arrivals = {tuple(event["m"][:4]): event["t"] for _, _, event in self.events("received")}
+        sent = collections.defaultdict(list)
+        for node, _, event in self.events("sent"):
+            if (arrival := arrivals.get(tuple(event["m"][:4]))) is not None:
+                sent[node, node_of(event["m"][2])].append((event["t"], arrival))
+        return sent
 
     def boot_at(self, node: str, t: float) -> Boot | None:
         """The boot of a node that runs at a time, as far as its log tells."""
