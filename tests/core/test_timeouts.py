@@ -219,6 +219,26 @@ def test_firings_that_were_missed_are_told_and_not_made_up_for() -> None:
         assert sum(1 + tick.missed for tick in told) == clock.ns // 10_000_000
 
 
+def test_a_thousand_firings_of_a_process_that_works_end_when_the_last_one_is_due() -> None:
+    """A `receive` of 3 ms with a period of 10: 10 s in all, and not 13."""
+    with bare_executor(clock := HandClock(123_456)) as executor:
+        came: list[float] = []
+
+        def react(process: Process, msg: Any, sender: Any) -> Output:
+            assert msg == Tick("beat")
+            came.append((clock.ns - start) / 1e6)
+            clock.go_on(3)
+            return None
+
+        pid = executor.spawn(Does(react), "works")
+        ask(executor, pid, StartTimer("beat", 10, repeat=True))
+        start = clock.ns
+        while len(came) < 1_000:
+            clock.go_on(1)
+            settle(executor)
+        assert came == [10.0 * n for n in range(1, 1_001)]
+
+
 def test_a_slow_process_is_told_what_it_missed_and_gets_no_burst() -> None:
     """A `receive` of 12 ms with a period of 10: never two firings for one time."""
     with bare_executor(clock := HandClock()) as executor:

@@ -56,6 +56,7 @@ import collections
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,16 +103,18 @@ class Log:
     def close(self) -> None:
         os.close(self._fd)
 
-    def write(self, kind: str, **fields: Any) -> None:
-        """Append an event."""
-        line = json.dumps({"e": kind, **fields}, separators=(",", ":")) + "\n"
+    def write(self, kind: str, /, **fields: Any) -> None:
+        """Append an event, with the monotonic time, which all processes of a machine share."""
+        event = {"e": kind, "t": time.monotonic(), **fields}
+        line = json.dumps(event, separators=(",", ":")) + "\n"
         os.write(self._fd, line.encode())
 
     def start(self, incarnation: int) -> None:
         """A life begins; also when a running node had to raise its incarnation."""
+        boot = self.incarnation == 0
         self.incarnation = incarnation
         self._numbers.clear()
-        self.write("start", node=self.node, incarnation=incarnation)
+        self.write("start", node=self.node, incarnation=incarnation, boot=boot)
 
     def sent(self, sender: str, to: str, body: bytes, known: int | None) -> Stamp:
         """A message is about to be sent; the stamp that has to go with it."""
@@ -185,6 +188,11 @@ def check_files(
     paths: Iterable[str | os.PathLike[str]], alive: Iterable[str] = ()
 ) -> list[Violation]:
     """`check` of logs that are named after what their first event says."""
+    return check(read_all(paths), alive)
+
+
+def read_all(paths: Iterable[str | os.PathLike[str]]) -> dict[str, list[Event]]:
+    """The logs of all nodes, by the name that the first event of each says."""
     logs: dict[str, list[Event]] = {}
     for path in sorted(map(Path, paths)):
         events = read(path)
@@ -192,7 +200,7 @@ def check_files(
             raise BrokenLog(f"{path} does not begin with a start")
         if logs.setdefault(events[0]["node"], events) is not events:
             raise BrokenLog(f"{path}: a second log of {events[0]['node']}")
-    return check(logs, alive)
+    return logs
 
 
 def check(

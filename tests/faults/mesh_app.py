@@ -32,6 +32,7 @@ from typing import Any
 import rabble
 from rabble import Envelope, Node, NodeId, Output, Pid, Process, messages
 from tests.faults.history import Log
+from tests.faults.people import GROUPS, NAMES, People, is_planned
 from tests.support import TINY
 
 SENDERS = ("s1", "s2", "s3")
@@ -111,11 +112,35 @@ class Flood:
     size: int
 
 
+class Wall:
+    """Stands in for the machine's wall clock, and can be stepped."""
+
+    def __init__(self) -> None:
+        self._offset_s = 0.0
+        self._seconds, self._ns = time.time, time.time_ns
+        time.time, time.time_ns = self.seconds, self.ns  # type: ignore[assignment]
+
+    def step(self, seconds: float) -> None:
+        """Have it differ from the machine's by that."""
+        self._offset_s = seconds
+
+    def seconds(self) -> float:
+        return self._seconds() + self._offset_s
+
+    def ns(self) -> int:
+        return self._ns() + round(self._offset_s * 1e9)
+
+
 class World:
     """What the processes of this node share; all of them run in one thread."""
 
-    def __init__(self, log: Log, own: NodeId, nodes: Iterable[NodeId], version: int = 1) -> None:
+    def __init__(
+        self, log: Log, own: NodeId, nodes: Iterable[NodeId], wall: Wall, version: int = 1
+    ) -> None:
         self.log = log
+        self.wall = wall
+        #: Those that ask, watch and so on, if there are any.
+        self.people: People | None = None
         self.own = own
         self.nodes = list(nodes)
         self.version = version
@@ -147,9 +172,9 @@ class World:
 
 
 def opened(msg: Any) -> tuple[Any, bytes] | None:
-    """Stamp and body of what `World.parcel` made."""
+    """Stamp and body of what `World.parcel` made; None of anything else."""
     if isinstance(msg, dict):
-        return msg["stamp"], msg["body"]
+        return (msg["stamp"], msg["body"]) if "stamp" in msg else None
     if isinstance(msg, list):
         return msg[0], msg[1]
     return (msg.stamp, msg.body) if hasattr(msg, "stamp") else None
@@ -315,7 +340,9 @@ class Watch(Process):
         self.seeds = seeds
         #: What is to become true, and what is said then.
         self.awaited: list[tuple[Callable[[], bool], str]] = []
+        #: The number of the flush that is under way; at which looks it began and is to be repeated.
         self.flushes = 0
+        self.flush_began = self.flush_again = 0
         self.unflushed: set[tuple[str, bool]] = set()
         self.asked: list[Envelope] = []
         self.looks = 0
@@ -323,6 +350,8 @@ class Watch(Process):
         self.rejoining = False
         self.dead: collections.Counter[str] = collections.Counter()
         self.down: dict[str, float] = {}
+        #: What is to be known of the directory, by name or group, and what is known of it.
+        self.directory: dict[str, dict[str, Any]] = {"names": {}, "groups": {}}
 
     def init(self) -> Output:
         return [
@@ -375,6 +404,10 @@ class Watch(Process):
                     self.unflushed.discard((sender.node.name, large))
             case Flood():
                 answer("flood")
+            case messages.NameHolder(name, pid):
+                self.note("names", name, pid and str(pid))
+            case messages.GroupMembers(group, members):
+                self.note("groups", group, sorted(map(str, members)))
             case Command(words):
                 out += self.follow(words)
             case messages.Timeout():
@@ -392,8 +425,11 @@ class Watch(Process):
         if self.removed and not self.world.up:
             self.removed, self.rejoining = False, True
             self.node.join(self.seeds[0])
-        if self.unflushed and self.looks % self.FLUSH_AGAIN_LOOKS == 0:
-            out += self.flush(any(large for _, large in self.unflushed))
+        if self.unflushed and self.looks >= self.flush_again:
+            # Less and less often: an answer may stand behind much that is still under way.
+            self.flush_again += self.flush_again - self.flush_began
+            self.unflushed = {each for each in self.unflushed if each[0] in self.world.up}
+            out += self.ask_for_flush()
         return out
 
     def look_at_self(self) -> None:
@@ -409,6 +445,13 @@ class Watch(Process):
             if pair[0]():
                 self.awaited.remove(pair)
                 answer(pair[1])
+
+    def note(self, kind: str, key: str, value: Any) -> None:
+        """What the directory says of a name or a group; tell it when all of it is known."""
+        self.directory[kind][key] = value
+        if sum(map(len, self.directory.values())) == len(NAMES) + len(GROUPS):
+            self.world.log.write("directory", **self.directory)
+            answer(f"directory {json.dumps(self.directory, sort_keys=True)}")
 
     def is_whole(self, names: set[str]) -> bool:
         status = self.node.cluster_status()
@@ -430,8 +473,13 @@ class Watch(Process):
     def flush(self, large: bool = True) -> list[Envelope]:
         """Ask each peer for an answer behind all that was sent, in both lanes or the data lane."""
         self.flushes += 1
+        self.flush_began = self.looks
+        self.flush_again = self.looks + self.FLUSH_AGAIN_LOOKS
         lanes = (True, False) if large else (False,)
         self.unflushed = {(name, lane) for name in self.world.up for lane in lanes}
+        return self.ask_for_flush()
+
+    def ask_for_flush(self) -> list[Envelope]:
         # By senders of their own, as what one sends to one receiver keeps to a lane.
         return [
             Envelope(
@@ -440,8 +488,8 @@ class Watch(Process):
                 sender=Pid("large" if lane else "watch", self.world.own),
             )
             for node in self.world.nodes
-            if node.name in self.world.up
-            for lane in lanes
+            for lane in (True, False)
+            if (node.name, lane) in self.unflushed
         ]
 
     def follow(self, words: list[str]) -> list[Envelope]:
@@ -449,8 +497,24 @@ class Watch(Process):
         senders = [Pid(name, world.own) for name in SENDERS]
         match words:
             case ["go" | "pause" as what]:
+                if world.people is not None:
+                    world.people.on = what == "go"
                 answer(what)
                 return [Envelope(pid, Go(what == "go")) for pid in senders]
+            case ["ended"]:
+                # Whatever the people asked for has come to its end.
+                self.awaited.append((lambda: not world.people or not world.people.open, "ended"))
+            case ["directory"]:
+                self.directory = {"names": {}, "groups": {}}
+                requests = [messages.WhereIs(name) for name in NAMES]
+                more = [messages.GetGroupMembers(group) for group in GROUPS]
+                return [Envelope(self.executor, each) for each in [*requests, *more]]
+            case ["leave", name]:
+                self.node.leave(name)
+                event(f"leave {name}")
+            case ["step_clock", seconds]:
+                world.wall.step(float(seconds))
+                event(f"clock {seconds}")
             case ["alone", on]:
                 # Only for itself does it send then.
                 world.alone = on == "1"
@@ -584,6 +648,8 @@ class Signals:
 def main(spec: dict[str, Any]) -> None:
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(levelname)s %(message)s")
+    wall = Wall()
+    logging.getLogger().handlers[0].addFilter(lambda record: not is_planned(record))
     own = NodeId(spec["name"], spec["addr"])
     nodes = [NodeId.parse(text) for text in spec["nodes"]]
     mesh = rabble.Mesh(
@@ -597,7 +663,7 @@ def main(spec: dict[str, Any]) -> None:
         signals = Signals()
         with rabble.rouse(own, limits=limits, mesh=mesh, spin_us=0, seed=spec["seed"]) as node:
             log.start(node.cluster_status().incarnation)
-            world = World(log, own, nodes, spec["version"])
+            world = World(log, own, nodes, wall, spec["version"])
             canary = Canary()
             prober = Prober()
             watch = Watch(world, node, canary, prober, spec["seeds"])
@@ -607,6 +673,10 @@ def main(spec: dict[str, Any]) -> None:
                 node.spawn(Receiver(world), name)
             for name in SENDERS:
                 node.spawn(Sender(world, spec["every_ms"], spec["large"]), name)
+            if spec["ask_ms"] is not None:
+                world.people = People(log, own, nodes, spec["ask_ms"])
+                for name, process in world.people.crew().items():
+                    node.spawn(process, name)
             node.spawn(canary, "canary")
             node.spawn(prober, "prober")
             node.spawn(watch, "watch")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rabble import TlsConfig
-from tests.faults import history
+from tests.faults import history, rules
 from tests.faults.rig.limits import Cgroup, Rlimits
 from tests.faults.rig.netns import Host, Network
 from tests.faults.rig.process import PATIENCE_S, OsProcess, Usage
@@ -151,8 +151,12 @@ class Members:
         cgroups: Mapping[str, Cgroup] | None = None,
         tls: Mapping[str, TlsConfig] | None = None,
         authenticate_loopback: bool = False,
+        ask_ms: float | None = None,
     ) -> None:
-        """`addresses`: instead of those of loopback or the hosts."""
+        """`addresses`: instead of those of loopback or the hosts.
+
+        `ask_ms`: there are people as well, whose questions may take so long.
+        """
         names = [f"n{i}" for i in range(1, count + 1)]
         if addresses is None:
             if network is None:
@@ -183,6 +187,7 @@ class Members:
             "every_ms": every_ms,
             "large": large,
             "seed": seed,
+            "ask_ms": ask_ms,
         }
         self.addresses = dict(addresses)
         with ThreadPoolExecutor(count) as pool:
@@ -258,7 +263,14 @@ class Members:
         members = list(of or self)
         for member in members:
             member.tell(command)
-        return {member.name: member.answer(command, timeout_s) for member in members}
+        try:
+            return {member.name: member.answer(command, timeout_s) for member in members}
+        except TimeoutError as error:
+            # Whoever does not answer may wait for another one.
+            for member in members:
+                tail = member.process.stderr()[-1_000:]
+                error.add_note(f"{member.name}: {member.events()[-5:]} {tail}")
+            raise
 
     def whole(self, of: Iterable[Member] | None = None, timeout_s: float = PATIENCE_S) -> float:
         """Wait until these, or all, are members of a full mesh; how long that took."""
@@ -283,6 +295,19 @@ class Members:
         self.all_ask("drain", members, timeout_s)
         self.all_ask("rest", members)
 
+    def agree(self, within_s: float) -> float:
+        """Wait until all say the same of names and groups: how long that took.
+
+        The people have nothing open any more. What each said last is in its log in any case.
+        """
+        begin = time.monotonic()
+        while True:
+            said = set(self.all_ask("directory").values())
+            took_s = time.monotonic() - begin
+            if len(said) == 1 or took_s > within_s:
+                return took_s
+            time.sleep(0.05)
+
     def links(self, name: str) -> dict[str, int]:
         """The peers that a node is connected to, and what waits for each, in bytes."""
         links: dict[str, int] = json.loads(self[name].ask("links"))
@@ -294,7 +319,8 @@ class Members:
     def check(self, alive: Iterable[str] | None = None) -> None:
         """The history keeps all promises, and no log has a traceback."""
         alive = self.names if alive is None else list(alive)
-        found = history.check_files(sorted(self.folder.glob("*.jsonl")), alive=alive)
+        logs = history.read_all(sorted(self.folder.glob("*.jsonl")))
+        found = [*history.check(logs, alive), *rules.check(logs)]
         shown = "\n".join(map(str, found[:10]))
         assert not found, f"{len(found)} violations, logs in {self.folder}\n{shown}"
         for member in self:

@@ -35,7 +35,7 @@ from tests.faults.rig.marks import requires_root_network
 from tests.faults.rig.netns import UNREACHABLE, Host, Network, ours, remove_stale
 from tests.faults.rig.process import Ended, OsProcess, usage
 from tests.faults.rig.proxy import UP, Manners, Proxy, replay
-from tests.faults.rig.schedule import KINDS, Hands, Schedule, Step
+from tests.faults.rig.schedule import ALL_KINDS, Hands, Schedule, Step
 from tests.faults.rig.switch import Switch
 from tests.support import SANITIZED
 
@@ -974,11 +974,11 @@ def test_address_space_is_bounded_without_a_group() -> None:
 HOSTS = ["n1", "n2", "n3", "n4", "n5"]
 
 
-@given(st.integers(0, 2**32), st.sampled_from([0, 5, 60]), st.sets(st.sampled_from(KINDS)))
+@given(st.integers(0, 2**32), st.sampled_from([0, 5, 60]), st.sets(st.sampled_from(ALL_KINDS)))
 def test_a_schedule_is_the_same_for_its_seed_and_takes_back_what_it_did(
     seed: int, duration_s: int, kinds: set[str]
 ) -> None:
-    chosen = sorted(kinds) or list(KINDS)
+    chosen = sorted(kinds) or list(ALL_KINDS)
     schedule = Schedule.drawn(seed, HOSTS, duration_s, chosen)
     assert schedule == Schedule.drawn(seed, HOSTS, duration_s, chosen)
     assert Schedule.read(str(schedule)) == schedule
@@ -1008,8 +1008,8 @@ def test_a_schedule_is_the_same_for_its_seed_and_takes_back_what_it_did(
 
 
 def test_every_kind_of_fault_is_drawn() -> None:
-    drawn = {step.what for step in Schedule.drawn(1, HOSTS, 200).steps}
-    assert set(KINDS) <= drawn
+    drawn = {step.what for step in Schedule.drawn(1, HOSTS, 200, ALL_KINDS).steps}
+    assert set(ALL_KINDS) <= drawn
     with pytest.raises(ValueError, match="what there is"):
         Schedule.drawn(1, HOSTS, 1, ["earthquake"])
 
@@ -1055,6 +1055,13 @@ def test_each_step_is_carried_out(healed_network: Network, switch: Switch) -> No
         hands.do(Step(0, "pause", (("n2",),)))
         assert state_of(hands.processes["n2"].pid) == "T"
         hands.do(Step(0, "resume", (("n2",),)))
+        with pytest.raises(ValueError, match="needs `tell`"):
+            hands.do(Step(0, "leave", (("n1",), ("n2",))))
+        told: list[tuple[str, str]] = []
+        hands.tell = lambda name, words: told.append((name, words))
+        hands.do(Step(0, "leave", (("n1",), ("n2",))))
+        hands.do(Step(0, "step_clock", (("n3",),), seconds=-60.5))
+        assert told == [("n1", "leave n2"), ("n3", "step_clock -60.5")]
         everything = all_pairs(healed_network.hosts)
         heal = functools.partial(hands.do, Step(0, "heal"))
         split = Step(0, "partition", (("n1",), ("n2", "n3", "n4", "n5")))

@@ -214,6 +214,31 @@ def test_a_mailbox_outlives_a_loop_that_closes_with_a_task_in_it(node: Node) -> 
     task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("how", ["in a thread", "in another loop"])
+def test_more_than_one_envelope_outlives_a_loop_that_closes_with_a_task_in_it(
+    node: Node, how: str
+) -> None:
+    box = node.mailbox()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(box.receive_async())
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    for number in range(3):
+        node.send(box.pid, number)
+    assert node.call(node.spawn(Echo(), "echo"), "all there") == "all there"
+
+    async def take_all() -> list[Any]:
+        return [(await box.receive_async(PATIENCE_S)).msg for _ in range(3)]
+
+    if how == "in a thread":
+        assert [box.receive(0).msg for _ in range(3)] == [0, 1, 2]
+    else:
+        assert asyncio.run(take_all()) == [0, 1, 2]
+    task.get_coro().close()
+    # Pending for ever, which asyncio would complain of when it is dropped.
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 def test_two_loops_at_a_time_may_not_wait_for_one_mailbox(node: Node) -> None:
     box = node.mailbox()
     waits = threading.Event()

@@ -39,6 +39,7 @@ class LoopWaits:
 
     def taken(self) -> None:
         """Somebody has looked into the inbox: have those that wait woken by what comes next."""
+        self._forget_closed()
         if self._waiters and not self._inbox.arm():
             self._wake()
 
@@ -49,15 +50,12 @@ class LoopWaits:
         :raises RuntimeError: if tasks of another loop wait, which has not been closed.
         """
         loop = asyncio.get_running_loop()
+        self._forget_closed()
         if self._loop is not None and self._loop is not loop:
-            if not self._loop.is_closed():
-                raise RuntimeError(
-                    "tasks of another event loop wait for this mailbox, and one loop at a time "
-                    "may: give each loop a mailbox of its own"
-                )
-            # It was closed with tasks in it, which nothing wakes any more.
-            self._waiters.clear()
-            self._loop = None
+            raise RuntimeError(
+                "tasks of another event loop wait for this mailbox, and one loop at a time may: "
+                "give each loop a mailbox of its own"
+            )
         if not self._inbox.arm():
             return
         waiter = loop.create_future()
@@ -72,6 +70,12 @@ class LoopWaits:
             if timer is not None:
                 timer.cancel()
             self._forget(loop, waiter)
+
+    def _forget_closed(self) -> None:
+        """A loop that was closed with tasks in it wakes none of them any more, and cannot."""
+        if self._loop is not None and self._loop.is_closed():
+            self._waiters.clear()
+            self._loop = None
 
     def _wake(self) -> None:
         for waiter in self._waiters:

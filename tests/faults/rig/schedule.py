@@ -34,8 +34,15 @@ UNDONE_BY = {
     "drop_established": None,
     "kill_sockets": None,
     "weather": "clear",
+    "leave": None,
+    "step_clock": None,
 }
-KINDS = tuple(UNDONE_BY)
+#: What the nodes themselves have to do, for which hands need `tell`.
+TOLD = ("leave", "step_clock")
+KINDS = tuple(kind for kind in UNDONE_BY if kind not in TOLD)
+ALL_KINDS = (*KINDS, *TOLD)
+#: By how much a wall clock is wrong, before or after.
+STEP_MAX_S = 100_000.0
 #: How bad the weather gets.
 LOSS_MAX, DUPLICATE_MAX, CORRUPT_MAX, REORDER_MAX, DELAY_MAX_S = 0.1, 0.1, 0.05, 0.2, 0.2
 
@@ -49,12 +56,16 @@ class Step:
     #: Lists of host names: the sides of a partition; source and target; or one host.
     on: tuple[tuple[str, ...], ...] = ()
     weather: Weather | None = None
+    #: By how much a clock is stepped.
+    seconds: float = 0.0
 
     def __str__(self) -> str:
         said: dict[str, Any] = {"at_s": self.at_s, "what": self.what, "on": self.on}
         if self.weather is not None:
             changed = dataclasses.asdict(self.weather).items()
             said["weather"] = {k: v for k, v in changed if v != getattr(CLEAR, k)}
+        if self.seconds:
+            said["seconds"] = self.seconds
         return json.dumps(said)
 
 
@@ -87,6 +98,7 @@ class Schedule:
                     said["what"],
                     tuple(tuple(side) for side in said["on"]),
                     None if weather is None else Weather(**weather),
+                    said.get("seconds", 0.0),
                 )
             )
         return cls(int(first.removeprefix("# seed ")), tuple(steps))
@@ -108,8 +120,8 @@ class Schedule:
         """
         rng = random.Random(seed)
         kinds = tuple(kinds)
-        if unknown := set(kinds) - set(KINDS):
-            raise ValueError(f"{sorted(unknown)}: what there is: {', '.join(KINDS)}")
+        if unknown := set(kinds) - set(ALL_KINDS):
+            raise ValueError(f"{sorted(unknown)}: what there is: {', '.join(ALL_KINDS)}")
         steps: list[Step] = []
         back_at: dict[str, float] = {}
         now = 0.0
@@ -117,6 +129,7 @@ class Schedule:
             what = rng.choice(kinds)
             until = round(min(duration_s, now + rng.uniform(0.5, 1.5) * lasting_s), 3)
             weather = _bad_weather(rng) if what == "weather" else None
+            seconds = 0.0
             running = [host for host in hosts if back_at.get(host, -1.0) < now]
             if what in ("kill", "pause"):
                 if len(running) < 2:
@@ -128,12 +141,19 @@ class Schedule:
                 mixed = rng.sample(list(hosts), len(hosts))
                 place = rng.randint(1, len(hosts) - 1)
                 on = (tuple(mixed[:place]), tuple(mixed[place:]))
-            elif what in ("isolate", "drop_established", "kill_sockets"):
+            elif what in ("isolate", "drop_established", "kill_sockets", "step_clock"):
                 on = ((rng.choice(list(hosts)),),)
+                if what == "step_clock":
+                    seconds = round(rng.uniform(-STEP_MAX_S, STEP_MAX_S), 3)
+            elif what == "leave":
+                # One tells the mesh that the other is to leave, or says so itself.
+                if len(running) < 2:
+                    continue
+                on = ((rng.choice(running),), (rng.choice(running),))
             else:
                 source, target = rng.sample(list(hosts), 2)
                 on = ((source,), (target,))
-            steps.append(Step(now, what, on, weather))
+            steps.append(Step(now, what, on, weather, seconds))
             if (undo := UNDONE_BY[what]) is not None:
                 steps.append(Step(until, undo, () if undo == "heal" else on))
         # Sorting is stable: what begins at a time comes before what ends then.
@@ -174,7 +194,8 @@ def _bad_weather(rng: random.Random) -> Weather:
 class Hands:
     """Carries steps out on a network, a switch, and processes by host name.
 
-    `restart` is called with the name of a host whose process was killed, and returns the new one.
+    `restart` is called with the name of a host whose process was killed, and returns the new one;
+    `tell` with the name of a host and what its node is to do, as `mesh_app` takes it.
     """
 
     def __init__(
@@ -183,11 +204,13 @@ class Hands:
         switch: Switch | None = None,
         processes: Mapping[str, OsProcess] | None = None,
         restart: Callable[[str], OsProcess] | None = None,
+        tell: Callable[[str, str], None] | None = None,
     ) -> None:
         self.network = network
         self.switch = switch
         self.processes = dict(processes or {})
         self.restart = restart
+        self.tell = tell
         self.done: list[Step] = []
 
     def do(self, step: Step) -> None:
@@ -219,10 +242,15 @@ class Hands:
                 self.network.drop_established(sides[0][0])
             case "kill_sockets":
                 sides[0][0].kill_sockets()
+            case "leave" | "step_clock":
+                if self.tell is None:
+                    raise ValueError(f"a schedule with {step.what} needs `tell`")
+                more = step.on[1][0] if step.what == "leave" else step.seconds
+                self.tell(step.on[0][0], f"{step.what} {more}")
             case "weather" | "clear":
                 if self.switch is None:
                     raise ValueError("a schedule with weather needs a switch")
                 self.switch.set(step.weather or CLEAR, sides[0][0], sides[1][0])
             case unknown:
-                raise ValueError(f"{unknown}: what there is: {', '.join(KINDS)}")
+                raise ValueError(f"{unknown}: what there is: {', '.join(ALL_KINDS)}")
         self.done.append(step)
