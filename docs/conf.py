@@ -43,6 +43,11 @@ MENU = {
         "docs/guides/names-and-groups",
         "docs/guides/mesh",
     ],
+    "Recipes": [
+        "docs/guides/recipes/fastapi",
+        "docs/guides/recipes/gunicorn",
+        "docs/guides/recipes/job-queue",
+    ],
     "Look up": ["docs/reference", "docs/api", "docs/guarantees", "docs/benchmarks", "CHANGELOG"],
     "Inside": [
         "docs/internals/architecture",

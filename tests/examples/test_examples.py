@@ -63,6 +63,12 @@ poems was refused: not a regular file
 /etc/hosts was refused: the path must be relative, without empty parts, '.' or '..'
 link.txt was refused: Too many levels of symbolic links
 """,
+    "jobs": """\
+good -> Done(result='GOOD', attempts=1)
+flaky -> Done(result='FLAKY', attempts=2)
+bad -> GivenUp(why='there is no way to do this', attempts=3)
+200 of 200 are done, though a node was killed
+""",
     "mesh_counter": """\
 members: a b c
 a has 60, b has 60, c has 60
@@ -124,7 +130,7 @@ the alarm is cancelled, it was still running
 
 # Development mode would switch on asyncio's debug mode, which logs every callback that takes
 # 100 ms: on a machine that stalls that says nothing about the example.
-NOT_IN_DEVELOPMENT_MODE = {"chain_replication", "counter_asyncio"}
+NOT_IN_DEVELOPMENT_MODE = {"chain_replication", "counter_asyncio", "jobs"}
 
 
 def test_every_example_is_run_below() -> None:
