@@ -46,6 +46,8 @@ MENU = {
     "Recipes": [
         "docs/guides/recipes/fastapi",
         "docs/guides/recipes/gunicorn",
+        "docs/guides/recipes/jupyter",
+        "docs/guides/recipes/websockets",
         "docs/guides/recipes/job-queue",
     ],
     "Look up": ["docs/reference", "docs/api", "docs/guarantees", "docs/benchmarks", "CHANGELOG"],
