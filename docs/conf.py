@@ -48,6 +48,7 @@ MENU = {
         "docs/guides/recipes/gunicorn",
         "docs/guides/recipes/jupyter",
         "docs/guides/recipes/websockets",
+        "docs/guides/recipes/pydantic",
         "docs/guides/recipes/job-queue",
     ],
     "Look up": ["docs/reference", "docs/api", "docs/guarantees", "docs/benchmarks", "CHANGELOG"],
