@@ -50,6 +50,9 @@ MENU = {
         "docs/guides/recipes/websockets",
         "docs/guides/recipes/pydantic",
         "docs/guides/recipes/job-queue",
+        "docs/guides/recipes/restarting",
+        "docs/guides/recipes/state-transfer",
+        "docs/guides/recipes/rolling-upgrade",
     ],
     "Look up": ["docs/reference", "docs/api", "docs/guarantees", "docs/benchmarks", "CHANGELOG"],
     "Inside": [
