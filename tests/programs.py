@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -21,6 +23,7 @@ class Program:
     :param cwd: where it runs.
     :param env: what it has in its environment besides that of the tests.
     :param pass_fds: descriptors that it inherits.
+    :param patience_s: for how long what is expected is waited for, in seconds.
     """
 
     def __init__(
@@ -29,7 +32,9 @@ class Program:
         cwd: Path,
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        patience_s: float = PATIENCE_S,
     ) -> None:
+        self._patience_s = patience_s
         self.process = subprocess.Popen(
             command,
             cwd=cwd,
@@ -39,6 +44,8 @@ class Program:
             stderr=subprocess.STDOUT,
             text=True,
             pass_fds=pass_fds,
+            # With what it starts itself: so all of that ends with it.
+            process_group=0,
         )
         self._lines: queue.Queue[str] = queue.Queue()
         self._seen: list[str] = []
@@ -56,7 +63,7 @@ class Program:
 
     def expect_all(self, *patterns: str) -> list[re.Match[str]]:
         """The same of several lines, in whatever order they come."""
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + self._patience_s
         found: dict[str, re.Match[str]] = {}
         while True:
             try:
@@ -86,10 +93,10 @@ class Program:
         :returns: all that it said.
         """
         try:
-            got = self.process.wait(PATIENCE_S)
+            got = self.process.wait(self._patience_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it does not end: {self.said()}") from None
-        self._reader.join(PATIENCE_S)
+        self._reader.join(self._patience_s)
         assert got == status, f"{got}: {self.said()}"
         return self.said()
 
@@ -102,7 +109,11 @@ class Program:
                 return "".join(self._seen)
 
     def close(self) -> None:
-        """End it, however it stands."""
+        """End it, and what it has started, however that stands."""
+        if self._reader.is_alive():
+            # Somebody has its output open, so somebody is there.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
         self._reader.join()

@@ -32,7 +32,7 @@ async def book(booking: Booking, request: Request) -> Confirmed:
     room = await node.names.whereis_async("room")
     if room is None:
         raise HTTPException(503, "nobody is at the desk", {"Retry-After": "1"})
-    match await node.call_async(room, booking, timeout=2):
+    match await node.call_async(room, booking, timeout=10):
         case Confirmed() as confirmed:
             return confirmed
         case Full(until=until):

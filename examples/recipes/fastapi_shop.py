@@ -49,7 +49,7 @@ async def order(body: OrderBody, request: Request) -> OrderAnswer:
     stock = await node.names.whereis_async("stock")
     if stock is None:
         raise HTTPException(503, "the shop is closed", {"Retry-After": "1"})
-    match await node.call_async(stock, Order(body.item, body.count), timeout=2):
+    match await node.call_async(stock, Order(body.item, body.count), timeout=10):
         case SoldOut(left):
             raise HTTPException(409, f"{left} left")
         case Sold(left):

@@ -28,7 +28,7 @@ def order(item: str, count: int) -> tuple[int, dict[str, Any]]:
         stock = node.names.whereis("stock")
         if stock is None:
             return 503, {"detail": "the shop is closed"}
-        answer = node.call(stock, Order(item, count), timeout=2)
+        answer = node.call(stock, Order(item, count), timeout=10)
     except rabble.RabbleError as error:
         return 503, {"detail": str(error)}
     if isinstance(answer, Sold):

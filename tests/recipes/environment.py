@@ -27,7 +27,6 @@ class Unavailable(Exception):
     """The packages cannot be had; says why."""
 
 
-@functools.cache
 def python() -> str:
     """The interpreter that has what the recipes need, and rabble as it is built in this tree.
 
@@ -35,13 +34,22 @@ def python() -> str:
     """
     if WANTED == "no":
         pytest.skip("RABBLE_RECIPES=no")
+    found = once_made()
+    if isinstance(found, Path):
+        return str(found / "bin" / "python")
+    text = f"the packages of {REQUIREMENTS.relative_to(ROOT)} cannot be had: {found}"
+    if WANTED == "required":
+        pytest.fail(text, pytrace=False)
+    pytest.skip(text)
+
+
+@functools.cache
+def once_made() -> Path | Unavailable:
+    """What `made` gives or raises: what cannot be had is not tried by each test anew."""
     try:
-        return str(made() / "bin" / "python")
+        return made()
     except Unavailable as error:
-        text = f"the packages of {REQUIREMENTS.relative_to(ROOT)} cannot be had: {error}"
-        if WANTED == "required":
-            pytest.fail(text, pytrace=False)
-        pytest.skip(text)
+        return error
 
 
 def made() -> Path:

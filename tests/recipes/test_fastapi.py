@@ -8,12 +8,12 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.programs import Program
-from tests.recipes.environment import python
-from tests.recipes.web import RECIPES, first_order, order, request, shop_node, surroundings
+from tests.recipes.web import RECIPES, first_order, order, request, run, shop_node, surroundings
 from tests.support import held_ports, until
 
 pytestmark = pytest.mark.timeout(900)  # the first test may have to make the environment
@@ -30,9 +30,8 @@ def shop() -> Iterator[tuple[Program, str]]:
         yield node, addr
 
 
-def uvicorn(*options: str, env: object, folder: Path = RECIPES, **more: object) -> Program:
-    command = [python(), "-m", "uvicorn", "fastapi_shop:app", *options]
-    return Program(command, folder, env, **more)
+def uvicorn(*options: str, **more: Any) -> Program:
+    return run(["-m", "uvicorn", "fastapi_shop:app", *options], **more)
 
 
 def test_a_worker_is_a_node_for_as_long_as_it_serves(
@@ -79,7 +78,8 @@ def test_each_worker_is_a_node_and_a_successor_has_its_name(
     shop: tuple[Program, str], tmp_path: Path
 ) -> None:
     node, addr = shop
-    options = ("--port", "0", "--workers", "2")
+    # A worker that comes late on a busy machine is not to be taken for dead.
+    options = ("--port", "0", "--workers", "2", "--timeout-worker-healthcheck", "60")
     with uvicorn(*options, env=surroundings(tmp_path, addr)) as web:
         port = int(web.expect(RUNNING)[1])
         worker = int(web.expect(r"Started server process \[(\d+)\]")[1])

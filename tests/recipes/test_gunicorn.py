@@ -6,12 +6,12 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.programs import Program
-from tests.recipes.environment import python
-from tests.recipes.web import RECIPES, first_order, order, request, shop_node, surroundings
+from tests.recipes.web import RECIPES, first_order, order, request, run, shop_node, surroundings
 
 pytestmark = pytest.mark.timeout(900)  # the first test may have to make the environment
 
@@ -41,9 +41,8 @@ def shop() -> Iterator[tuple[Program, str]]:
         yield node, addr
 
 
-def gunicorn(*options: str, env: object, folder: Path = RECIPES) -> Program:
-    command = [python(), "-m", "gunicorn", "--bind", "127.0.0.1:0", *options]
-    return Program(command, folder, env)
+def gunicorn(*options: str, **more: Any) -> Program:
+    return run(["-m", "gunicorn", "--bind", "127.0.0.1:0", *options], **more)
 
 
 def test_each_worker_has_a_node_from_behind_the_fork_to_its_end(
@@ -71,7 +70,7 @@ def test_each_worker_has_a_node_from_behind_the_fork_to_its_end(
 def test_a_node_that_was_roused_before_the_fork_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "too_early.py").write_text(TOO_EARLY)
     options = ("--preload", "--pythonpath", str(RECIPES), "too_early:application")
-    with gunicorn(*options, env={}, folder=tmp_path) as web:
+    with gunicorn(*options, folder=tmp_path) as web:
         port = int(web.expect(LISTENING)[1])
         master = web.process.pid
         worker = int(web.expect(r"Booting worker with pid: (\d+)")[1])

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import Program
-from tests.recipes.environment import ROOT, python
-from tests.recipes.web import RECIPES, shop_node
+from tests.recipes.environment import ROOT
+from tests.recipes.web import run, shop_node
 
 pytestmark = pytest.mark.timeout(900)  # the first test may have to make the environment
 
@@ -25,7 +24,7 @@ def test_a_kernel_is_a_node_from_its_cell_to_its_end(tmp_path: Path) -> None:
         "JUPYTER_RUNTIME_DIR",
     )
     env = {"SHOP_SEEDS": addr, **dict.fromkeys(folders, str(tmp_path))}
-    with node, Program([python(), script, "shop.ipynb"], RECIPES, env) as person:
+    with node, run([script, "shop.ipynb"], env=env) as person:
         person.expect("^rouse: $")
         person.expect(r"^order: Sold\(left=97\)")
         person.expect("^basket: 1$")

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import Program
-from tests.recipes.environment import ROOT, python
-from tests.recipes.web import RECIPES, request, shop_node, surroundings
+from tests.recipes.environment import ROOT
+from tests.recipes.web import RECIPES, request, run, shop_node, surroundings
 from tests.support import until
 
 pytestmark = pytest.mark.timeout(900)  # the first test may have to make the environment
@@ -17,8 +16,8 @@ pytestmark = pytest.mark.timeout(900)  # the first test may have to make the env
 
 def test_a_body_is_validated_at_the_edge_and_is_the_message(tmp_path: Path) -> None:
     node, addr = shop_node("bookings:start", name="hotel@127.0.0.1:0")
-    command = [python(), "-m", "uvicorn", "bookings_web:app", "--port", "0"]
-    with node, Program(command, RECIPES, surroundings(tmp_path, addr)) as web:
+    command = ["-m", "uvicorn", "bookings_web:app", "--port", "0"]
+    with node, run(command, env=surroundings(tmp_path, addr)) as web:
         port = int(web.expect(r"Uvicorn running on http://127\.0\.0\.1:(\d+)")[1])
 
         def book(**body: object) -> tuple[int, object]:
@@ -39,7 +38,7 @@ def test_a_body_is_validated_at_the_edge_and_is_the_message(tmp_path: Path) -> N
 def test_types_are_checked_on_arrival_and_validators_are_not_run(tmp_path: Path) -> None:
     script = str(ROOT / "tests" / "recipes" / "validation.py")
     env = {"PYTHONPATH": str(RECIPES)}
-    with Program([python(), "-W", "error", script], tmp_path, env) as program:
+    with run(["-W", "error", script], folder=tmp_path, env=env) as program:
         said = program.ended().splitlines()
     assert said[0] == "number=1 departure=datetime.date(2027, 1, 3)"
     assert said[1].startswith("DecodeError: ") and "bookings.Booking" in said[1]

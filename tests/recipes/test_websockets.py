@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import Program
-from tests.recipes.environment import ROOT, python
-from tests.recipes.web import RECIPES
+from tests.recipes.environment import ROOT
+from tests.recipes.web import run
 
 pytestmark = pytest.mark.timeout(900)  # the first test may have to make the environment
 
@@ -19,14 +18,14 @@ def test_a_room_is_on_all_nodes_and_survives_one(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         servers, seeds, ports = [], [], []
         for name in ("one", "two", "three"):
-            command = [python(), "websocket_chat.py", f"{name}@127.0.0.1:0"]
-            server = stack.enter_context(Program([*command, *seeds], RECIPES))
+            command = ["websocket_chat.py", f"{name}@127.0.0.1:0", *seeds]
+            server = stack.enter_context(run(command))
             ready = server.expect(r"^ready \w+@(\S+) (\d+)")
             servers.append(server)
             seeds += ["--join", ready[1]]
             ports.append(ready[2])
         script = str(ROOT / "tests" / "recipes" / "chat_clients.py")
-        clients = stack.enter_context(Program([python(), script, *ports], tmp_path))
+        clients = stack.enter_context(run([script, *ports], folder=tmp_path))
         clients.expect("all are in")
         clients.expect("all heard each in order")
         clients.expect("refused: 1008 .*ann")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,19 @@ from tests.recipes.environment import ROOT, python
 from tests.support import PATIENCE_S, until
 
 RECIPES = ROOT / "examples" / "recipes"
+#: Seconds. A server imports so much that on a busy machine it takes longer than all other programs.
+START_S = 4 * PATIENCE_S
 
 
-def shop_node(app: str = "shop:start", folder: Path = RECIPES, name: str = "shop@127.0.0.1:0"):
+def run(command: Sequence[str], folder: Path = RECIPES, **more: Any) -> Program:
+    """A program of the recipes' environment: the arguments of its Python."""
+    return Program([python(), *command], folder, patience_s=START_S, **more)
+
+
+def shop_node(app: str = "shop:start", name: str = "shop@127.0.0.1:0") -> tuple[Program, str]:
     """The node behind the web workers, which says who comes and goes, and its address."""
-    command = [python(), "-m", "rabble.cli", "node", name, "--app", app, "--cluster", "shop"]
-    node = Program([*command, "--log-level", "info"], folder)
+    command = ["-m", "rabble.cli", "node", name, "--app", app, "--cluster", "shop"]
+    node = run([*command, "--log-level", "info"])
     return node, node.expect(r"^ready \w+@(\S+)")[1]
 
 
@@ -57,7 +63,3 @@ def first_order(port: int) -> Any:
 
     until(sold)
     return answers[-1][1]
-
-
-def port_in(line: re.Match[str]) -> int:
-    return int(line[1])
