@@ -5,6 +5,8 @@ The versions are orders_v1.py and orders_v2.py; in a real program they are one m
 
 from __future__ import annotations
 
+import contextlib
+
 from nodes import NodeProcess, wait_until
 from orders_node import Count, GetCount
 
@@ -49,32 +51,34 @@ def until_all_have_receipts(node: Node, nodes: dict[str, NodeId], versions: dict
 
 
 def main() -> None:
-    running: dict[str, NodeProcess] = {}
-    try:
-        with rabble.rouse("driver@127.0.0.1:0", mesh=Mesh()) as node, node.mailbox() as news:
-            node.subscribe_nodes(news.pid)
-            for name in NAMES:
-                running[name] = NodeProcess(f"{name}@127.0.0.1:0", "orders_v1:start")
-                node.join(running[name].node_id)
-                until_up(news, running[name])
-            nodes = {name: process.node_id for name, process in running.items()}
-            until_all_have_receipts(node, nodes, {1: 3})
-            print("a, b and c run version 1")
+    with (
+        rabble.rouse("driver@127.0.0.1:0", mesh=Mesh()) as node,
+        node.mailbox() as news,
+        contextlib.ExitStack() as stack,
+    ):
+        node.subscribe_nodes(news.pid)
+        running: dict[str, NodeProcess] = {}
+        for name in NAMES:
+            running[name] = NodeProcess(f"{name}@127.0.0.1:0", "orders_v1:start")
+            stack.enter_context(running[name])
+            node.join(running[name].node_id)
+            until_up(news, running[name])
+        nodes = {name: process.node_id for name, process in running.items()}
+        until_all_have_receipts(node, nodes, {1: 3})
+        print("a, b and c run version 1")
 
-            failed = 0
-            for done, name in enumerate(NAMES, 1):
-                failed += counts(node, nodes)[name].failed
-                running[name].end()
-                running[name] = NodeProcess(nodes[name], "orders_v2:start")
-                until_up(news, running[name])
-                until_all_have_receipts(node, nodes, {1: 3 - done, 2: done})
-                versions = [f"{n} {count.version}" for n, count in counts(node, nodes).items()]
-                print(f"{name} was upgraded: {', '.join(versions)}; each has receipts of each")
-            failed += sum(count.failed for count in counts(node, nodes).values())
-            print(f"{failed} orders were refused")
-    finally:
-        for process in running.values():
-            process.__exit__(None, None, None)
+        failed = 0
+        for done, name in enumerate(NAMES, 1):
+            failed += counts(node, nodes)[name].failed
+            running[name].end()
+            running[name] = NodeProcess(nodes[name], "orders_v2:start")
+            stack.enter_context(running[name])
+            until_up(news, running[name])
+            until_all_have_receipts(node, nodes, {1: 3 - done, 2: done})
+            versions = [f"{n} {count.version}" for n, count in counts(node, nodes).items()]
+            print(f"{name} was upgraded: {', '.join(versions)}; each has receipts of each")
+        failed += sum(count.failed for count in counts(node, nodes).values())
+        print(f"{failed} orders were refused")
 
 
 if __name__ == "__main__":
