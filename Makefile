@@ -6,7 +6,7 @@
 # Without PYTHON the environment is .venv; each version asked for by PYTHON has one of its own, as
 # the compiled modules have, so versions can take turns without rebuilding.
 
-.PHONY: help bench microbench test test-all soak build lint format debug asan tiny tiny-asan fuzz \
+.PHONY: help bench microbench test test-all recipes soak build lint format debug asan tiny tiny-asan fuzz \
         coverage wheels docs clean distclean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
@@ -28,6 +28,7 @@ help:
 	@echo "make bench     build, then measure this machine: rabble bench"
 	@echo "make test      build, then run the tests"
 	@echo "make test-all  the tests on every supported Python found, and on newer ones of Debian"
+	@echo "make recipes   the programs of examples/recipes with the real servers, in an environment of their own"
 	@echo "make soak      the tests that take minutes"
 	@echo "make microbench  the benchmarks of single layers, under bench/"
 	@echo "make build     compile what changed, in place"
@@ -82,6 +83,10 @@ test-all:
 	    echo "== $$name"; tools/debian_pythons run $(MAKE) --no-print-directory test \
 	        PYTHON="$$name" ARGS="$(NEWEST)"; \
 	done
+
+# These are among all tests, too; there they are skipped where the packages cannot be had.
+recipes: $(VENV)/.has-build-test build
+	RABBLE_RECIPES=required $(RUN) -m pytest tests/recipes $(ARGS)
 
 soak: $(VENV)/.has-build-test build
 	$(RUN) -m pytest -m soak --timeout=3600 -o faulthandler_timeout=0 $(ARGS)

@@ -43,6 +43,17 @@ MENU = {
         "docs/guides/names-and-groups",
         "docs/guides/mesh",
     ],
+    "Recipes": [
+        "docs/guides/recipes/fastapi",
+        "docs/guides/recipes/gunicorn",
+        "docs/guides/recipes/jupyter",
+        "docs/guides/recipes/websockets",
+        "docs/guides/recipes/pydantic",
+        "docs/guides/recipes/job-queue",
+        "docs/guides/recipes/restarting",
+        "docs/guides/recipes/state-transfer",
+        "docs/guides/recipes/rolling-upgrade",
+    ],
     "Look up": ["docs/reference", "docs/api", "docs/guarantees", "docs/benchmarks", "CHANGELOG"],
     "Inside": [
         "docs/internals/architecture",

@@ -177,7 +177,8 @@ class LocalRuntime:
         if self.executor.forked:
             raise ForkedNode(
                 f"{self.node_id} runs in process {self.owner}, and this is its forked child "
-                f"{os.getpid()}: rouse a node of its own here"
+                f"{os.getpid()}: rouse a node of its own here, behind the fork (with gunicorn: in "
+                f"post_fork)"
             )
 
     def check_usable(self) -> None:

@@ -19,10 +19,13 @@ import pytest
 import rabble
 import rabble.testing
 from rabble import DeadLetterReason, DownReason, Limits
+from tests.examples.test_examples import OUTPUTS
 from tools.draw_pictures import pictures
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+#: These show parts of programs, which tests/recipes and test_examples.py run.
+RECIPES = sorted(ROOT.glob("docs/guides/recipes/*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$(\n+^```text\n(.*?)^```$)?", flags=re.M | re.S)
 
 RUN = """
@@ -50,7 +53,9 @@ def blocks(page: Path) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem
+    "page",
+    [page for page in PAGES if blocks(page) and page not in RECIPES],
+    ids=lambda page: page.stem,
 )
 def test_the_python_of_a_page_runs_and_prints_what_it_shows(page: Path, tmp_path: Path) -> None:
     found = blocks(page)
@@ -66,6 +71,39 @@ def test_the_python_of_a_page_runs_and_prints_what_it_shows(page: Path, tmp_path
     assert done.returncode == 0
     for (_, place, shown), printed in zip(found, json.loads(done.stdout), strict=True):
         assert printed == shown, place
+
+
+@pytest.mark.parametrize("page", RECIPES, ids=lambda page: page.stem)
+def test_a_recipe_shows_its_programs_and_what_they_print(page: Path) -> None:
+    text = page.read_text()
+    links = re.findall(r"\]\((\.\./\.\./\.\./examples/[\w/]+\.\w+)\)", text)
+    programs = [(page.parent / link).resolve() for link in links]
+    assert programs
+    sources = [source_of(program) for program in programs]
+    printed = [OUTPUTS[program.stem] for program in programs if program.stem in OUTPUTS]
+    for source, place, shown in blocks(page):
+        assert shown == "", f"{place}: what a whole program prints is a block by itself"
+        assert any(source in each for each in sources), place
+    for shown in re.findall(r"^```text\n(.*?)^```$", text, flags=re.M | re.S):
+        assert any(shown in each for each in printed), shown
+
+
+def source_of(program: Path) -> str:
+    """The text of a program, or of all cells of a notebook."""
+    text = program.read_text()
+    if program.suffix != ".ipynb":
+        return text
+    return "\n".join("".join(cell["source"]) + "\n" for cell in json.loads(text)["cells"])
+
+
+def test_every_recipe_has_a_page_and_a_line() -> None:
+    text = (ROOT / "docs" / "examples.md").read_text()
+    pages = "".join(page.read_text() for page in RECIPES)
+    for program in (ROOT / "examples" / "recipes").iterdir():
+        if program.is_file():
+            assert f"examples/recipes/{program.name})" in pages, program
+    for page in RECIPES:
+        assert f"(guides/recipes/{page.name})" in text, page
 
 
 def test_no_python_block_is_overlooked() -> None:

@@ -11,7 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 
 #: What examples import, and nobody runs.
-HELPERS = {"nodes"}
+HELPERS = {"nodes", "orders_node", "orders_v1", "orders_v2"}
 
 # Of crash_and_monitor the log stands among the output, so only lines are looked for there.
 OUTPUTS = {
@@ -63,6 +63,12 @@ poems was refused: not a regular file
 /etc/hosts was refused: the path must be relative, without empty parts, '.' or '..'
 link.txt was refused: Too many levels of symbolic links
 """,
+    "jobs": """\
+good -> Done(result='GOOD', attempts=1)
+flaky -> Done(result='FLAKY', attempts=2)
+bad -> GivenUp(why='there is no way to do this', attempts=3)
+200 of 200 are done, though a node was killed
+""",
     "mesh_counter": """\
 members: a b c
 a has 60, b has 60, c has 60
@@ -72,6 +78,12 @@ a has 100, b has 100
 c is back: it is up, with a later incarnation
 a has 100, b has 100, c has 100
 a has 120, b has 120, c has 120
+""",
+    "new_replica": """\
+500 changes, and a replica comes
+it began with a snapshot, and has followed since: both have the same
+it is killed, and comes back after 500 more changes
+it began with another snapshot: both have the same
 """,
     "numpy_arrays": """\
 float64 [2.0, 3.0]
@@ -87,6 +99,23 @@ primary has 5050
 backup-1 has 5050
 backup-2 has 5050
 all three are equal
+""",
+    "restarting": """\
+started: NodeUp
+deposits: 100 120 123
+killed: Down (disconnected), NodeDown (lost)
+a deposit: NotConnected
+started again: NodeUp
+its incarnation is a later one
+a deposit, to the same pid: 4123
+ended: Down (shutdown), NodeDown (shutdown)
+""",
+    "rolling_upgrade": """\
+a, b and c run version 1
+a was upgraded: a 2, b 1, c 1; each has receipts of each
+b was upgraded: a 2, b 2, c 1; each has receipts of each
+c was upgraded: a 2, b 2, c 2; each has receipts of each
+0 orders were refused
 """,
     "supervision_tree": """\
 the shop opens:
@@ -124,7 +153,7 @@ the alarm is cancelled, it was still running
 
 # Development mode would switch on asyncio's debug mode, which logs every callback that takes
 # 100 ms: on a machine that stalls that says nothing about the example.
-NOT_IN_DEVELOPMENT_MODE = {"chain_replication", "counter_asyncio"}
+NOT_IN_DEVELOPMENT_MODE = {"chain_replication", "counter_asyncio", "jobs", "new_replica"}
 
 
 def test_every_example_is_run_below() -> None:
