@@ -32,6 +32,7 @@ from rabble.bench import (
     peers,
     remote,
     remote_large,
+    supervision,
     timing,
     typed,
     values,
@@ -47,6 +48,7 @@ from rabble.bench.model import (
     expect,
     measure,
 )
+from rabble.messages import Down
 
 #: Seconds.
 PATIENCE_S = 60.0
@@ -73,6 +75,7 @@ TINY: list[tuple[Callable[..., list[Case]], dict[str, Any], list[int]]] = [
     (remote_large.remote_large, {"megabytes": 1}, [1 << 20, 8 << 20, 1 << 20, 1]),
     (remote.rtt, {"rounds": 20}, [20, 20, 20]),
     (mesh.mesh, {"messages": 100}, [2_000]),
+    (supervision.supervision, {"children": 40}, [40, 4, 40]),
     (groups.groups, {"members": 10, "rounds": 8, "changes": 20}, [80, 40, 4]),
     (forming.forming, {"sizes": (3,), "settle_s": 0.1, "idle_s": 0.1}, [3, 3, 0]),
 ]
@@ -160,6 +163,33 @@ def test_cases_share_what_was_seen_of_a_crowd(monkeypatch: pytest.MonkeyPatch) -
     assert made == [60, 60]
     assert [sample.rate for sample in samples] == pytest.approx([10, 10, 10, 4, 10])
     assert samples[1].details == pytest.approx({"last_sixth_per_s": 5})
+
+
+def test_the_phases_of_a_tree_share_its_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def fake(make: Any, children: int) -> dict[str, Sample]:
+        made.append(children)
+        return {phase: Sample(len(made), 1.0) for phase in supervision.PHASES}
+
+    monkeypatch.setattr(supervision, "tree", fake)
+    start, crash, end = supervision.supervision(children=60)
+    rates = [case.run().rate for case in (start, start, crash, end, end, end)]
+    assert rates == [1, 2, 1, 1, 2, 3]
+    assert made == [60, 60, 60]
+
+
+def test_a_tree_that_loses_a_child_is_refused() -> None:
+    class Forgetful(supervision.Keeper):
+        def receive(self, msg: Any, sender: Any, correlation_id: Any) -> Any:
+            if isinstance(msg, Down) and not self.ends:
+                name = msg.pid.name
+                # Another one in its place, beside which it is missed.
+                return [*self.begin(name), *self.begin(f"{name}-more")]
+            return super().receive(msg, sender, correlation_id)
+
+    with pytest.raises(Miscount, match="the tree: 24 were delivered and not 22"):
+        supervision.tree(Forgetful, 20)
 
 
 def test_what_fails_in_an_interpreter_of_its_own_is_told() -> None:

@@ -21,6 +21,7 @@ from rabble.bench import (
     messaging,
     remote,
     remote_large,
+    supervision,
     timing,
     values,
 )
@@ -57,6 +58,7 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             Workload("skynet", creation.skynet, {"leaves": 10_000}),
             Workload("spawn", creation.spawn, {"processes": 150_000, "weighed": 50_000}),
             Workload("life", life.life, {"lives": 5_000, "processes": 60_000}),
+            Workload("supervision", supervision.supervision, {"children": 1_000}),
             Workload(
                 "timers", timing.timers, {"outstanding": 50_000, "per_chain": 25, "beats": 20}
             ),
