@@ -43,7 +43,14 @@ MENU = {
         "docs/guides/names-and-groups",
         "docs/guides/mesh",
     ],
-    "Look up": ["docs/reference", "docs/api", "docs/guarantees", "docs/benchmarks", "CHANGELOG"],
+    "Look up": [
+        "docs/reference",
+        "docs/api",
+        "docs/guarantees",
+        "docs/benchmarks",
+        "docs/comparison",
+        "CHANGELOG",
+    ],
     "Inside": [
         "docs/internals/architecture",
         "docs/internals/wire-protocol",
