@@ -54,7 +54,14 @@ MENU = {
         "docs/guides/recipes/state-transfer",
         "docs/guides/recipes/rolling-upgrade",
     ],
-    "Look up": ["docs/reference", "docs/api", "docs/guarantees", "docs/benchmarks", "CHANGELOG"],
+    "Look up": [
+        "docs/reference",
+        "docs/api",
+        "docs/guarantees",
+        "docs/benchmarks",
+        "docs/comparison",
+        "CHANGELOG",
+    ],
     "Inside": [
         "docs/internals/architecture",
         "docs/internals/wire-protocol",

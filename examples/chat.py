@@ -1,158 +1,165 @@
-"""A chat room over five nodes: all hear the same, in the same order, and who has gone.
+"""A chat over three nodes: an asyncio server on each, for plain TCP clients, and one room for all.
 
-The room is a process on one node, the guests are processes on five; each of the other four nodes
-runs in a process of its own and lets guests be spawned there.
+The room is a process, which any node finds by its name; whoever is connected, to whatever node, is
+a mailbox in a group. All hear the same, in the same order, and who comes and goes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from typing import Any
-
-from nodes import NodeProcess, wait_until
+import functools
+from collections.abc import Awaitable, Callable, Iterator
 
 import rabble
-from rabble import CorrelationId, Down, Envelope, Mesh, Monitor, Node, Output, Pid, Process, Request
-
-NAMES = ("ann", "bob", "cem", "dee", "eve")
-
-
-@rabble.message(name="chat.Enter")
-class Enter:
-    """A guest comes in."""
-
-    name: str
+from rabble import (
+    CorrelationId,
+    Envelope,
+    Group,
+    GroupChanged,
+    GroupMembers,
+    Mailbox,
+    Mesh,
+    Node,
+    Output,
+    Pid,
+    Process,
+)
 
 
 @rabble.message(name="chat.Say")
 class Say:
-    """Something to be said to all who are in the room."""
+    """Something to be said to all."""
 
     text: str
 
 
-@rabble.message(name="chat.GetLines")
-class GetLines(Request[list[str]]):
-    """Asks a guest for what it heard."""
+Heard = Say | GroupMembers | GroupChanged
 
 
-class Room(Process):
+class Room(Process[Heard]):
     """Tells everybody what anybody says."""
 
     def __init__(self) -> None:
-        self.guests: dict[Pid, str] = {}
-
-    def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
-        match msg:
-            case Enter(name) if sender is not None:
-                self.guests[sender] = name
-                return [Envelope(self.executor, Monitor(sender)), *self.tell(f"{name} comes in")]
-            case Say(text) if sender is not None and sender in self.guests:
-                return self.tell(f"{self.guests[sender]}: {text}")
-            case Down(guest, _):
-                return self.tell(f"{self.guests.pop(guest)} is gone")
-            case _:
-                pass
-        return None
-
-    def tell(self, line: str) -> list[Envelope]:
-        return [Envelope(guest, line) for guest in self.guests]
-
-
-class Guest(Process):
-    """Comes in, and listens. What it is to say it is told from outside."""
-
-    def __init__(self, room: Pid) -> None:
-        self.room = room
-        self.lines: list[str] = []
+        self.guests = Group("guests")
 
     def init(self) -> Output:
-        return Envelope(self.room, Enter(self.pid.name))
+        return self.guests.subscribe(self.executor)
 
-    def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
-        match msg:
-            case str(line) if sender == self.room:
-                self.lines.append(line)
-            case Say():
-                return Envelope(self.room, msg)
-            case GetLines() if sender is not None:
-                return Envelope(sender, list(self.lines), correlation_id=correlation_id)
-            case _:
-                pass
-        return None
-
-
-def start(node: Node) -> None:
-    """For `rabble node --app chat:start`: guests may be spawned here."""
-    node.export("guest", Guest)
+    def receive(
+        self, msg: Heard, sender: Pid | None, correlation_id: CorrelationId | None
+    ) -> Iterator[Envelope]:
+        self.guests.takes(msg)
+        if isinstance(msg, Say) and sender is not None:
+            yield from self.guests.to_all(f"{sender.name}: {msg.text}")
+        elif isinstance(msg, GroupChanged):
+            for guest in msg.joined:
+                yield from self.guests.to_all(f"{guest.name} comes in")
+            for guest in msg.left:
+                yield from self.guests.to_all(f"{guest.name} is gone")
 
 
-class Evening:
-    """What happens, one thing after the other. Prints what ann hears."""
-
-    def __init__(self, node: Node, room: Pid) -> None:
-        self.node = node
-        self.room = room
-        self.guests: dict[str, Pid] = {}
-        self.last = ""
-
-    def come(self, name: str, where: NodeProcess | None = None) -> None:
-        if where is None:
-            self.guests[name] = self.node.spawn(Guest(self.room), name)
-        else:
-            self.guests[name] = self.node.spawn_on(where.node_id, "guest", name, self.room)
-        self.hear()
-
-    def say(self, name: str, text: str) -> None:
-        self.node.send(self.guests[name], Say(text))
-        self.hear()
-
-    def hear(self) -> None:
-        """Wait until all who are there have heard one line more, and print it."""
-
-        def all_heard() -> bool:
-            return all(lines and lines[-1] != self.last for lines in self.lines())
-
-        wait_until(all_heard)
-        (self.last, *others) = {lines[-1] for lines in self.lines()}
-        if others:
-            raise SystemExit("they heard different things")
-        print(self.last)
-
-    def lines(self) -> list[list[str]]:
-        return [self.node.call(guest, GetLines()) for guest in self.guests.values()]
+async def show(guest: Mailbox, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        async for heard in guest:
+            writer.write(f"{heard.msg}\n".encode())
+            await writer.drain()
+    writer.close()
 
 
-def main() -> None:
-    with contextlib.ExitStack() as stack:
-        node = stack.enter_context(rabble.rouse("ann@127.0.0.1:0", mesh=Mesh()))
-        others: dict[str, NodeProcess] = {}
-        for name in NAMES[1:]:
-            others[name] = stack.enter_context(NodeProcess(f"{name}@127.0.0.1:0", "chat:start"))
-            node.join(others[name].node_id)
-        wait_until(lambda: len(node.cluster_status().connections) == len(others))
-        print("nodes:", *(member.name for member in node.cluster_status().members))
+async def serve(node: Node, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Serve a client of a node: it says its name, and then what there is to say."""
+    name = (await reader.readline()).decode().strip()
+    room = await node.names.whereis_async("room")
+    with node.mailbox(name, envelopes_max=1_000) as guest:
+        await node.groups.join_async("guests", guest.pid)
+        showing = asyncio.create_task(show(guest, writer))
+        async for line in reader:
+            if room is not None:
+                guest.send(room, Say(line.decode().strip()))
+    await showing
 
-        evening = Evening(node, node.spawn(Room(), "room"))
-        for name in NAMES:
-            evening.come(name, others.get(name))
-        evening.say("bob", "good evening")
-        evening.say("eve", "hello from a node that is about to be killed")
-        del evening.guests["eve"]
-        others["eve"].kill()
-        evening.hear()
-        evening.say("cem", "where did eve go?")
-        del evening.guests["dee"]
-        others["dee"].end()
-        evening.hear()
-        evening.say("ann", "good night")
 
-        first = evening.lines()[0]
-        for lines in evening.lines():
-            if lines != first[-len(lines) :]:
-                raise SystemExit("they heard different things")
-        print(f"{len(evening.guests)} heard the same, in the same order")
+async def open_room(nodes: list[Node]) -> None:
+    """On the first of them. Returns when all know of it."""
+    await nodes[0].names.register_async("room", nodes[0].spawn(Room(), "room"))
+
+
+# Trying it out.
+
+
+class Client:
+    """What somebody has who connects to a node, as `nc` would be."""
+
+    def __init__(self, name: str, port: int) -> None:
+        self.name = name
+        self.port = port
+
+    async def come(self) -> None:
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.say(self.name)
+
+    def say(self, text: str) -> None:
+        self.writer.write(f"{text}\n".encode())
+
+    async def hear(self) -> str:
+        return (await self.reader.readline()).decode().strip()
+
+    async def leave(self) -> None:
+        with contextlib.suppress(OSError):  # the server may have gone
+            self.writer.write_eof()
+            await self.reader.read()
+        self.writer.close()
+        await self.writer.wait_closed()
+
+
+async def hear(clients: list[Client]) -> None:
+    """Have all hear one line, and print it."""
+    lines = {await client.hear() for client in clients}
+    if len(lines) > 1:
+        raise SystemExit(f"they heard different things: {lines}")
+    print(*lines)
+
+
+Served = Callable[[Node, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def run(open_room: Callable[[list[Node]], Awaitable[None]], serve: Served) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        a, b, c = nodes = [
+            await stack.enter_async_context(rabble.rouse(f"{name}@127.0.0.1:0", mesh=Mesh()))
+            for name in "abc"
+        ]
+        with a.mailbox() as news:
+            a.subscribe_nodes(news.pid)
+            for other in (b, c):
+                a.join(other.node_id)
+                await news.receive_async(timeout=60)
+        await open_room(nodes)
+        ports: list[int] = []
+        for node in nodes:
+            server = await asyncio.start_server(functools.partial(serve, node), "127.0.0.1", 0)
+            stack.callback(server.close)
+            ports.append(server.sockets[0].getsockname()[1])
+
+        names = ("ann", "bob", "cem")
+        ann, bob, cem = clients = [Client(*each) for each in zip(names, ports, strict=True)]
+        for number, client in enumerate(clients):
+            await client.come()
+            await hear(clients[: number + 1])
+        bob.say("good evening")
+        await hear(clients)
+        cem.say("hello from a node that is about to end")
+        await hear(clients)
+        await c.shutdown_async()
+        await hear([ann, bob])
+        await cem.leave()
+        await bob.leave()
+        await hear([ann])
+        ann.say("where are you all?")
+        await hear([ann])
+        await ann.leave()
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(run(open_room, serve))

@@ -59,6 +59,9 @@ def shop(news: Pid) -> Supervisor:
     return Supervisor(counters, intensity=5, period_ms=60_000, backoff=Backoff(10, 1_000))
 
 
+# Trying it out.
+
+
 def main() -> None:
     # A crash goes to the log `rabble`, with its traceback. Here the news say enough.
     logging.getLogger("rabble").setLevel(logging.CRITICAL)

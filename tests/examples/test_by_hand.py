@@ -1,182 +1,141 @@
-"""The processes of two recipes, driven by hand through what a run meets once in a while."""
+"""Four of the examples are at most half as long as they are by envelopes alone.
+
+`by_hand` has each of them again, as it has to be written with envelopes, plain timers, monitors and
+service threads, and the modules that these need. Both do the same trial, which is not counted, and
+neither are imports, blank lines, comments and docstrings.
+"""
 
 from __future__ import annotations
 
-import random
+import ast
+import io
+import os
+import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import tokenize
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from rabble import (
-    Ask,
-    CallTimeout,
-    CorrelationId,
-    Envelope,
-    Failed,
-    GroupMembers,
-    Monitor,
-    NameHolder,
-    NoProcess,
-    Pid,
-    ProcessCrashed,
-    Reply,
-    StartTimer,
-    WhereIs,
-)
+from tests.examples.test_examples import OUTPUTS
 
-EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
-EXECUTOR = Pid.parse("rabble::executor::test@127.0.0.1:1")
+HERE = Path(__file__).resolve().parent
+BY_HAND = HERE / "by_hand"
+EXAMPLES = HERE.parent.parent / "examples"
+TRIAL = "\n# Trying it out.\n"
 
+#: What each needs besides itself.
+NEEDS = {
+    "chat": {"membership", "pushing"},
+    "job_queue": {"asking", "membership", "supervising"},
+    "replicated_store": {"asking", "membership"},
+    "supervision_tree": {"supervising"},
+}
 
-class Surroundings:
-    """What a process sees of its node."""
-
-    executor = EXECUTOR
-    now = 0.0
-    random = random.Random(1)
-
-    def __init__(self, name: str) -> None:
-        self.pid = Pid.parse(f"{name}::test@127.0.0.1:1")
-
-
-def envelopes(output: Any) -> list[Envelope]:
-    if output is None:
-        return []
-    return [output] if isinstance(output, Envelope) else list(output)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _examples_can_be_imported() -> Iterator[None]:
-    sys.path.insert(0, str(EXAMPLES))
-    yield
-    sys.path.remove(str(EXAMPLES))
-
-
-WORKERS = tuple(Pid.parse(f"worker {number}::w@127.0.0.1:2") for number in range(3))
-CUSTOMER = Pid.parse("customer::c@127.0.0.1:3")
-
-#: How an attempt ends.
-ENDS = {
-    "reply": lambda tag: Reply(tag, "done"),
-    "crash": lambda tag: Failed(tag, ProcessCrashed("it raised")),
-    "timeout": lambda tag: Failed(tag, CallTimeout("it took too long")),
-    "no process": lambda tag: Failed(tag, NoProcess("it is not back yet")),
+LAYOUT = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
 }
 
 
-@given(
-    st.integers(1, 8),
-    st.lists(st.tuples(st.sampled_from(sorted(ENDS)), st.integers(0, 100)), max_size=60),
+def code_lines(source: str) -> int:
+    """How many lines of a program have code, before its trial."""
+    source = source.split(TRIAL)[0]
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in LAYOUT:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        if is_text_or_import(node):
+            assert isinstance(node, ast.stmt)
+            lines.difference_update(range(node.lineno, (node.end_lineno or 0) + 1))
+    return len(lines)
+
+
+def is_text_or_import(node: ast.AST) -> bool:
+    """An import, a docstring, or another text that stands for itself."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return isinstance(node.value.value, str)
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def length(path: Path) -> int:
+    return code_lines(path.read_text())
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of `by_hand` that a program imports."""
+    tree = ast.parse(path.read_text())
+    names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return {name for name in names if name is not None and (BY_HAND / f"{name}.py").exists()}
+
+
+def test_only_code_is_counted() -> None:
+    source = '''"""A text
+of two lines."""
+import os
+from sys import (
+    path,
 )
-def test_each_job_ends_once_and_no_worker_has_two(
-    count: int, ends: Iterable[tuple[str, int]]
-) -> None:
-    import jobs
 
-    queue = jobs.Queue()
-    queue.attach(Surroundings("queue"))
-    asked: dict[Pid, Ask] = {}
-    timers: list[Any] = []
-    answers: list[tuple[int | None, Any]] = []
+# A comment.
+x = """
+more"""  # code, on two lines
 
-    def deliver(msg: Any, sender: Pid | None = EXECUTOR, number: int | None = None) -> None:
-        correlation_id = None if number is None else CorrelationId(CUSTOMER, None, number)
-        for sent in envelopes(queue.receive(msg, sender, correlation_id)):
-            match sent.msg:
-                case Ask(to):
-                    # One job at a time.
-                    assert to not in asked
-                    asked[to] = sent.msg
-                case StartTimer():
-                    timers.append(sent.msg.msg)
-                case answer:
-                    assert sent.to == CUSTOMER and sent.correlation_id is not None
-                    answers.append((sent.correlation_id.request, answer))
-
-    envelopes(queue.init())
-    for number in range(count):
-        deliver(jobs.Job(f"job {number}"), CUSTOMER, number)
-    assert not asked
-    deliver(GroupMembers("workers", WORKERS))
-    for how, which in ends:
-        if asked:
-            ask = asked.pop(sorted(asked)[which % len(asked)])
-            deliver(ENDS[how](ask.tag))
-        elif timers:
-            deliver(timers.pop(which % len(timers)))
-    while asked or timers:
-        if timers:
-            deliver(timers.pop())
-        else:
-            deliver(Reply(asked.popitem()[1].tag, "done"))
-    assert sorted(number for number, _ in answers) == list(range(count))
-    for _, answer in answers:
-        assert 1 <= answer.attempts <= jobs.ATTEMPTS_MAX
-        if isinstance(answer, jobs.GivenUp):
-            assert answer.attempts == jobs.ATTEMPTS_MAX
+def f():
+    """A text."""
+    return (
+        1
+    )
+'''
+    assert code_lines(source) == 6
+    assert code_lines(source + TRIAL + "more = 1\n") == 6
 
 
-LEADER = Pid.parse("leader::l@127.0.0.1:4")
-FOLLOWER = Pid.parse("follower::f@127.0.0.1:5")
+def test_every_program_by_hand_is_compared() -> None:
+    programs = {path.stem for path in BY_HAND.glob("*_by_hand.py")}
+    assert programs == {f"{name}_by_hand" for name in NEEDS}
+    modules = {path.stem for path in BY_HAND.glob("*.py")} - programs
+    assert modules == set().union(*NEEDS.values())
 
 
-@given(st.lists(st.sampled_from(["put", "deliver", "lose", "answer"]), max_size=80))
-def test_a_follower_that_lost_changes_has_all_again_with_the_next_one(steps: list[str]) -> None:
-    import new_replica
+@pytest.mark.parametrize("name", NEEDS)
+def test_an_example_is_at_most_half_as_long_as_by_hand(name: str) -> None:
+    example, by_hand = EXAMPLES / f"{name}.py", BY_HAND / f"{name}_by_hand.py"
+    assert TRIAL in example.read_text() and TRIAL in by_hand.read_text()
+    assert imported(by_hand) == NEEDS[name]
+    long = length(by_hand) + sum(length(BY_HAND / f"{module}.py") for module in NEEDS[name])
+    assert 0 < length(example) <= long / 2, f"{length(example)} of {long}"
 
-    leader, follower = new_replica.Leader(), new_replica.Follower()
-    leader.attach(Surroundings("leader"))
-    follower.attach(Surroundings("follower"))
-    to_follower: list[Any] = []
-    to_leader: list[Any] = []
-    written = 0
 
-    def lead(msg: Any, sender: Pid | None) -> None:
-        for sent in envelopes(leader.receive(msg, sender, None)):
-            if sent.to == FOLLOWER:
-                to_follower.append(sent.msg)
+def test_the_documentation_shows_the_lengths() -> None:
+    rows = {}
+    for name, modules in NEEDS.items():
+        own = length(BY_HAND / f"{name}_by_hand.py")
+        needed = {module: length(BY_HAND / f"{module}.py") for module in sorted(modules)}
+        parts = ", ".join(f"{module} {lines}" for module, lines in needed.items())
+        whole = own + sum(needed.values())
+        rows[name] = (
+            f"| `{name}.py` | {length(EXAMPLES / f'{name}.py')} | {whole} | {own} | {parts} |"
+        )
+    page = (EXAMPLES.parent / "docs" / "examples.md").read_text()
+    assert [row for row in rows.values() if row not in page.splitlines()] == []
 
-    def follow(output: Any) -> None:
-        for sent in envelopes(output):
-            match sent.msg:
-                case WhereIs(name):
-                    follow(follower.receive(NameHolder(name, LEADER), EXECUTOR, None))
-                case Monitor():
-                    pass
-                case msg:
-                    assert sent.to == LEADER
-                    to_leader.append(msg)
 
-    def step(name: str) -> None:
-        nonlocal written
-        match name:
-            case "put":
-                written += 1
-                lead(new_replica.Put(f"key {written % 3}", written), None)
-            case "deliver" if to_follower:
-                before = follower.number
-                follow(follower.receive(to_follower.pop(0), LEADER, None))
-                # What it has is what there was after some change.
-                if follower.number is not None:
-                    assert before is None or follower.number >= before
-                    values = {f"key {n % 3}": n for n in range(1, follower.number + 1)}
-                    assert follower.values == values
-            case "lose" if to_follower and isinstance(to_follower[0], new_replica.Change):
-                to_follower.pop(0)
-            case "answer" if to_leader:
-                lead(to_leader.pop(0), FOLLOWER)
-
-    follow(follower.init())
-    for name in steps:
-        step(name)
-    step("put")
-    while to_follower or to_leader:
-        step("deliver")
-        step("answer")
-    assert follower.number == leader.number == written
-    assert follower.values == leader.values
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_program_by_hand_says_the_same(name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(BY_HAND / f"{name}_by_hand.py")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{BY_HAND}"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.stderr == ""
+    assert done.stdout == OUTPUTS[name]
+    assert done.returncode == 0

@@ -157,6 +157,27 @@ def test_every_fault_names_a_test() -> None:
         assert re.search(r"`tests/[\w/]+\.py::\w+`", fault), fault
 
 
+COMPARISON = ROOT / "docs" / "comparison.md"
+#: Where something is missing there is nothing to be shown.
+MISSING = ("–", "not yet", "one executor", "a project")
+
+
+@pytest.mark.parametrize("heading", re.findall(r"^## (.+)$", COMPARISON.read_text(), flags=re.M))
+def test_each_cell_of_the_comparison_has_what_shows_it(heading: str) -> None:
+    for name, own, *others in table(COMPARISON, heading):
+        assert len(others) == 4, name
+        assert all(others), name
+        shown = re.search(r"`tests/[\w/]+\.py(::\w+)?`|\]\(\.\./\w+[/\w]*\.\w+\)", f"`{own}`")
+        assert shown or own.startswith(MISSING), name
+
+
+def test_the_links_of_the_comparison_are_defined_and_used() -> None:
+    text = COMPARISON.read_text()
+    defined = re.findall(r"^\[([\w-]+)\]: https://", text, flags=re.M)
+    assert len(defined) == len(set(defined))
+    assert set(re.findall(r"\]\[([\w-]+)\]", text)) == set(defined)
+
+
 def test_the_pictures_are_what_their_sources_say() -> None:
     drawn = pictures()
     assert drawn.keys() == set((ROOT / "docs" / "pictures").glob("*.svg"))

@@ -13,6 +13,8 @@ import pytest
 
 import rabble.bench
 from rabble import cli
+from rabble._core.envelope import Envelope
+from rabble._core.ids import Pid
 from rabble.bench import (
     WORKLOADS,
     Workload,
@@ -32,6 +34,8 @@ from rabble.bench import (
     peers,
     remote,
     remote_large,
+    savina,
+    supervision,
     timing,
     typed,
     values,
@@ -47,6 +51,7 @@ from rabble.bench.model import (
     expect,
     measure,
 )
+from rabble.messages import Down
 
 #: Seconds.
 PATIENCE_S = 60.0
@@ -60,6 +65,10 @@ TINY: list[tuple[Callable[..., list[Case]], dict[str, Any], list[int]]] = [
     (messaging.count, {"increments": 105, "batch": 10}, [105]),
     (messaging.inject, {"messages": 105, "burst": 10}, [105]),
     (messaging.big, {"processes": 5, "pings": 20}, [200]),
+    (savina.banking, {"transactions": 200, "accounts": 10}, [200]),
+    (savina.chameneos, {"meetings": 90, "creatures": 6}, [90]),
+    (savina.concdict, {"requests": 20, "workers": 3, "keys": 50}, [60]),
+    (savina.barber, {"haircuts": 40, "chairs": 5}, [40]),
     (creation.skynet, {"leaves": 100}, [111]),
     (creation.spawn, {"processes": 100, "weighed": 50}, [100, 50]),
     (life.life, {"lives": 150, "processes": 60}, [150, 60, 60, 60]),
@@ -73,6 +82,7 @@ TINY: list[tuple[Callable[..., list[Case]], dict[str, Any], list[int]]] = [
     (remote_large.remote_large, {"megabytes": 1}, [1 << 20, 8 << 20, 1 << 20, 1]),
     (remote.rtt, {"rounds": 20}, [20, 20, 20]),
     (mesh.mesh, {"messages": 100}, [2_000]),
+    (supervision.supervision, {"children": 40}, [40, 4, 40]),
     (groups.groups, {"members": 10, "rounds": 8, "changes": 20}, [80, 40, 4]),
     (forming.forming, {"sizes": (3,), "settle_s": 0.1, "idle_s": 0.1}, [3, 3, 0]),
 ]
@@ -160,6 +170,93 @@ def test_cases_share_what_was_seen_of_a_crowd(monkeypatch: pytest.MonkeyPatch) -
     assert made == [60, 60]
     assert [sample.rate for sample in samples] == pytest.approx([10, 10, 10, 4, 10])
     assert samples[1].details == pytest.approx({"last_sixth_per_s": 5})
+
+
+def test_an_account_puts_aside_what_comes_while_it_waits() -> None:
+    here = messaging.HERE
+    teller, own, other = (Pid(name, here) for name in ("teller", "own", "other"))
+    account = savina.Account()
+    account.attach(messaging.ByHand(own))
+    (debit,) = savina_sent(account.receive((5, other), teller, None))
+    assert (debit.to, debit.msg, account.balance) == (other, 5, savina.BALANCE - 5)
+    assert account.receive((7, other), teller, None) is None
+    assert account.receive(9, other, None) is None
+    assert account.balance == savina.BALANCE - 5
+    answer, again = savina_sent(account.receive("reply", other, None))
+    assert (answer.to, answer.msg) == (teller, "reply")
+    assert (again.to, again.msg, again.sender) == (own, (7, other), teller)
+
+
+def savina_sent(out: Any) -> list[Envelope]:
+    return [out] if isinstance(out, Envelope) else list(out)
+
+
+def test_money_that_vanishes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Thief(savina.Account):
+        def receive(self, msg: Any, sender: Any, correlation_id: Any) -> Any:
+            if type(msg) is int and msg:
+                self.balance -= 1
+            return super().receive(msg, sender, correlation_id)
+
+    monkeypatch.setattr(savina, "Account", Thief)
+    (case,) = savina.banking(transactions=100, accounts=10)
+    assert callable(case.limit.sample)
+    for run in (case.run, case.limit.sample):
+        with pytest.raises(Miscount, match=r"banking.*, the balance: .* and not 10,000,000"):
+            run()
+
+
+def test_the_colours_of_two_that_meet() -> None:
+    colours = range(savina.COLOURS)
+    for one in colours:
+        assert savina.complement(one, one) == one
+        for other in colours:
+            both = savina.complement(one, other)
+            assert both == savina.complement(other, one)
+            assert one == other or both not in (one, other)
+        assert savina.complement(one, savina.FADED) == savina.FADED
+
+
+def test_customers_of_the_barber_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    turned_away = 0
+
+    class Customer(savina.Customer):
+        def receive(self, msg: Any, sender: Any, correlation_id: Any) -> Any:
+            nonlocal turned_away
+            turned_away += msg == "full"
+            return super().receive(msg, sender, correlation_id)
+
+    monkeypatch.setattr(savina, "Customer", Customer)
+    (case,) = savina.barber(haircuts=40, chairs=2)
+    assert case.run().messages == 40
+    assert turned_away > 10
+
+
+def test_the_phases_of_a_tree_share_its_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def fake(make: Any, children: int) -> dict[str, Sample]:
+        made.append(children)
+        return {phase: Sample(len(made), 1.0) for phase in supervision.PHASES}
+
+    monkeypatch.setattr(supervision, "tree", fake)
+    start, crash, end = supervision.supervision(children=60)
+    rates = [case.run().rate for case in (start, start, crash, end, end, end)]
+    assert rates == [1, 2, 1, 1, 2, 3]
+    assert made == [60, 60, 60]
+
+
+def test_a_tree_that_loses_a_child_is_refused() -> None:
+    class Forgetful(supervision.Keeper):
+        def receive(self, msg: Any, sender: Any, correlation_id: Any) -> Any:
+            if isinstance(msg, Down) and not self.ends:
+                name = msg.pid.name
+                # Another one in its place, beside which it is missed.
+                return [*self.begin(name), *self.begin(f"{name}-more")]
+            return super().receive(msg, sender, correlation_id)
+
+    with pytest.raises(Miscount, match="the tree: 24 were delivered and not 22"):
+        supervision.tree(Forgetful, 20)
 
 
 def test_what_fails_in_an_interpreter_of_its_own_is_told() -> None:

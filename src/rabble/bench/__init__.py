@@ -21,6 +21,8 @@ from rabble.bench import (
     messaging,
     remote,
     remote_large,
+    savina,
+    supervision,
     timing,
     values,
 )
@@ -54,9 +56,14 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             Workload("count", messaging.count, {"increments": 200_000}),
             Workload("inject", messaging.inject, {"messages": 100_000}),
             Workload("big", messaging.big, {"pings": 1_000}),
+            Workload("banking", savina.banking, {"transactions": 5_000}),
+            Workload("chameneos", savina.chameneos, {"meetings": 20_000}),
+            Workload("concdict", savina.concdict, {"requests": 1_000}),
+            Workload("barber", savina.barber, {"haircuts": 1_000, "chairs": 200}),
             Workload("skynet", creation.skynet, {"leaves": 10_000}),
             Workload("spawn", creation.spawn, {"processes": 150_000, "weighed": 50_000}),
             Workload("life", life.life, {"lives": 5_000, "processes": 60_000}),
+            Workload("supervision", supervision.supervision, {"children": 1_000}),
             Workload(
                 "timers", timing.timers, {"outstanding": 50_000, "per_chain": 25, "beats": 20}
             ),

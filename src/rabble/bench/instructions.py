@@ -24,7 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from rabble.bench import calls, codec, messaging, remote, values
+from rabble.bench import calls, codec, messaging, remote, savina, values
 from rabble.bench.alone import COMMAND
 from rabble.bench.model import Case, Instructions, Sample
 from rabble.bench.sides import Pair
@@ -46,6 +46,10 @@ WORKLOADS: Mapping[str, Counted] = MappingProxyType(
         "ring": (messaging.ring, "hops", (2_000, 10_000)),
         "count": (messaging.count, "increments", (2_000, 10_000)),
         "big": (messaging.big, "pings", (10, 50)),
+        "banking": (savina.banking, "transactions", (1_000, 5_000)),
+        "chameneos": (savina.chameneos, "meetings", (1_000, 5_000)),
+        "concdict": (savina.concdict, "requests", (50, 250)),
+        "barber": (savina.barber, "haircuts", (1_000, 3_000)),
         # Of these what is of processes alone: a hand-over between threads is none of instructions.
         "calls": (calls.ask, "round_trips", (1_000, 5_000)),
         "codec": (codec.codec, "envelopes", (640, 3_200)),

@@ -24,8 +24,9 @@ __all__ = ["WORKLOAD_NAMES", "add_command", "run"]
 
 #: What `rabble bench --help` names; a test holds it together with what there is.
 WORKLOAD_NAMES = (
-    "pingpong, ring, count, inject, big, skynet, spawn, life, timers, wake, codec, values, calls, "
-    "remote, remote-typed, remote-large, rtt, mesh, groups, forming"
+    "pingpong, ring, count, inject, big, banking, chameneos, concdict, barber, skynet, spawn, "
+    "life, supervision, timers, wake, codec, values, calls, remote, remote-typed, remote-large, "
+    "rtt, mesh, groups, forming"
 )
 
 

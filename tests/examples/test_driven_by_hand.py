@@ -1,0 +1,182 @@
+"""The processes of two recipes, driven by hand through what a run meets once in a while."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rabble import (
+    Ask,
+    CallTimeout,
+    CorrelationId,
+    Envelope,
+    Failed,
+    GroupMembers,
+    Monitor,
+    NameHolder,
+    NoProcess,
+    Pid,
+    ProcessCrashed,
+    Reply,
+    StartTimer,
+    WhereIs,
+)
+
+EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
+EXECUTOR = Pid.parse("rabble::executor::test@127.0.0.1:1")
+
+
+class Surroundings:
+    """What a process sees of its node."""
+
+    executor = EXECUTOR
+    now = 0.0
+    random = random.Random(1)
+
+    def __init__(self, name: str) -> None:
+        self.pid = Pid.parse(f"{name}::test@127.0.0.1:1")
+
+
+def envelopes(output: Any) -> list[Envelope]:
+    if output is None:
+        return []
+    return [output] if isinstance(output, Envelope) else list(output)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _examples_can_be_imported() -> Iterator[None]:
+    sys.path.insert(0, str(EXAMPLES))
+    yield
+    sys.path.remove(str(EXAMPLES))
+
+
+WORKERS = tuple(Pid.parse(f"worker {number}::w@127.0.0.1:2") for number in range(3))
+CUSTOMER = Pid.parse("customer::c@127.0.0.1:3")
+
+#: How an attempt ends.
+ENDS = {
+    "reply": lambda tag: Reply(tag, "done"),
+    "crash": lambda tag: Failed(tag, ProcessCrashed("it raised")),
+    "timeout": lambda tag: Failed(tag, CallTimeout("it took too long")),
+    "no process": lambda tag: Failed(tag, NoProcess("it is not back yet")),
+}
+
+
+@given(
+    st.integers(1, 8),
+    st.lists(st.tuples(st.sampled_from(sorted(ENDS)), st.integers(0, 100)), max_size=60),
+)
+def test_each_job_ends_once_and_no_worker_has_two(
+    count: int, ends: Iterable[tuple[str, int]]
+) -> None:
+    import jobs
+
+    queue = jobs.Queue()
+    queue.attach(Surroundings("queue"))
+    asked: dict[Pid, Ask] = {}
+    timers: list[Any] = []
+    answers: list[tuple[int | None, Any]] = []
+
+    def deliver(msg: Any, sender: Pid | None = EXECUTOR, number: int | None = None) -> None:
+        correlation_id = None if number is None else CorrelationId(CUSTOMER, None, number)
+        for sent in envelopes(queue.receive(msg, sender, correlation_id)):
+            match sent.msg:
+                case Ask(to):
+                    # One job at a time.
+                    assert to not in asked
+                    asked[to] = sent.msg
+                case StartTimer():
+                    timers.append(sent.msg.msg)
+                case answer:
+                    assert sent.to == CUSTOMER and sent.correlation_id is not None
+                    answers.append((sent.correlation_id.request, answer))
+
+    envelopes(queue.init())
+    for number in range(count):
+        deliver(jobs.Job(f"job {number}"), CUSTOMER, number)
+    assert not asked
+    deliver(GroupMembers("workers", WORKERS))
+    for how, which in ends:
+        if asked:
+            ask = asked.pop(sorted(asked)[which % len(asked)])
+            deliver(ENDS[how](ask.tag))
+        elif timers:
+            deliver(timers.pop(which % len(timers)))
+    while asked or timers:
+        if timers:
+            deliver(timers.pop())
+        else:
+            deliver(Reply(asked.popitem()[1].tag, "done"))
+    assert sorted(number for number, _ in answers) == list(range(count))
+    for _, answer in answers:
+        assert 1 <= answer.attempts <= jobs.ATTEMPTS_MAX
+        if isinstance(answer, jobs.GivenUp):
+            assert answer.attempts == jobs.ATTEMPTS_MAX
+
+
+LEADER = Pid.parse("leader::l@127.0.0.1:4")
+FOLLOWER = Pid.parse("follower::f@127.0.0.1:5")
+
+
+@given(st.lists(st.sampled_from(["put", "deliver", "lose", "answer"]), max_size=80))
+def test_a_follower_that_lost_changes_has_all_again_with_the_next_one(steps: list[str]) -> None:
+    import new_replica
+
+    leader, follower = new_replica.Leader(), new_replica.Follower()
+    leader.attach(Surroundings("leader"))
+    follower.attach(Surroundings("follower"))
+    to_follower: list[Any] = []
+    to_leader: list[Any] = []
+    written = 0
+
+    def lead(msg: Any, sender: Pid | None) -> None:
+        for sent in envelopes(leader.receive(msg, sender, None)):
+            if sent.to == FOLLOWER:
+                to_follower.append(sent.msg)
+
+    def follow(output: Any) -> None:
+        for sent in envelopes(output):
+            match sent.msg:
+                case WhereIs(name):
+                    follow(follower.receive(NameHolder(name, LEADER), EXECUTOR, None))
+                case Monitor():
+                    pass
+                case msg:
+                    assert sent.to == LEADER
+                    to_leader.append(msg)
+
+    def step(name: str) -> None:
+        nonlocal written
+        match name:
+            case "put":
+                written += 1
+                lead(new_replica.Put(f"key {written % 3}", written), None)
+            case "deliver" if to_follower:
+                before = follower.number
+                follow(follower.receive(to_follower.pop(0), LEADER, None))
+                # What it has is what there was after some change.
+                if follower.number is not None:
+                    assert before is None or follower.number >= before
+                    values = {f"key {n % 3}": n for n in range(1, follower.number + 1)}
+                    assert follower.values == values
+            case "lose" if to_follower and isinstance(to_follower[0], new_replica.Change):
+                to_follower.pop(0)
+            case "answer" if to_leader:
+                lead(to_leader.pop(0), FOLLOWER)
+
+    follow(follower.init())
+    for name in steps:
+        step(name)
+    step("put")
+    while to_follower or to_leader:
+        step("deliver")
+        step("answer")
+    assert follower.number == leader.number == written
+    assert follower.values == leader.values
