@@ -15,6 +15,7 @@ from rabble._core.lives cimport Lives
 from rabble._core.monitors cimport Monitors
 from rabble._core.notices cimport Notifier
 from rabble._core.connection cimport Connection
+from rabble._core.contexts cimport Thread
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.requests cimport Asked, Requests
 from rabble._core.routes cimport Routes
@@ -65,6 +66,7 @@ cdef class Executor:
     cdef unsigned int born_after_forks     # how many forks led to where it was made
     cdef int64_t stride                    # how many deliveries until the next look at the clock
     cdef PyObject* current                 # whose `receive` runs: its Entry, which its caller holds
+    cdef Thread* thread                    # in which it runs, and has a context of its own
     cdef volatile bint is_stopping         # drain, then end
     cdef volatile int64_t stop_ns          # ... by this time at the latest
     cdef volatile int64_t last_words_ns    # ... and by this time those that have last words
@@ -89,6 +91,8 @@ cdef class Executor:
     ) except? FULL
 
     # The loop.
+    cdef PyObject* begin_in_thread(self) noexcept
+    cdef void end_in_thread(self, PyObject* context) noexcept
     cdef int64_t now_ns(self) except -1
     cdef int turn(self, int64_t most) except -1
     cdef int poll(self, int64_t now) except -1

@@ -17,7 +17,7 @@ failed: see `failure.pxd` for why no `except` clause is in the way.
 
 cimport cython
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF
+from cpython.ref cimport Py_DECREF, Py_XDECREF
 from libc.stdint cimport int64_t
 
 from rabble._core.admission cimport Admission, admit_output
@@ -44,6 +44,7 @@ from rabble._core.lives cimport Lives
 from rabble._core.monitors cimport Monitors
 from rabble._core.notices cimport Connected, Discard, Notice, Notifier, Undelivered
 from rabble._core.connection cimport Connection
+from rabble._core.contexts cimport clear_context, swap_context, this_thread
 from rabble._core.poller cimport Poller
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.requests cimport Asked, Requests
@@ -96,6 +97,7 @@ cdef extern from "Python.h":
 
 # The same functions, called so that what they raise stays pending: they return -1 or NULL then.
 ctypedef int (*quiet_step)(Executor executor) noexcept
+ctypedef int (*quiet_turn)(Executor executor, int64_t most) noexcept
 ctypedef int (*quiet_output)(Admission admission, Entry entry, PyObject* output) noexcept
 ctypedef int (*quiet_send)(Routes routes, Envelope envelope) noexcept
 ctypedef int (*quiet_end)(Lives lives, Entry entry, object reason) noexcept
@@ -532,11 +534,13 @@ cdef class Executor:
 
         Any exception that leaves it is a defect of rabble, or the end of memory.
         """
+        cdef PyObject* context
         cdef int status
         cdef size_t step
         cdef object error = None
         if self.has_run or self.in_turn:
             raise RuntimeError("an executor runs once, and in one thread")
+        context = self.begin_in_thread()
         self.has_run = True
         self.interrupts.thread_id = PyThread_get_thread_ident()
         self.running = True
@@ -562,8 +566,20 @@ cdef class Executor:
                 if error is None and type(failure) is not Interrupted:
                     self.failed = True
                     error = failure
+        self.end_in_thread(context)
         if error is not None:
             raise error
+
+    cdef PyObject* begin_in_thread(self) noexcept:
+        """Deliver in this thread from now on. Returns the context that it is in, for the end."""
+        self.thread = this_thread()
+        if self.routes is not None:
+            self.routes.thread = self.thread
+        return swap_context(self.thread, NULL)
+
+    cdef void end_in_thread(self, PyObject* context) noexcept:
+        clear_context(self.thread)
+        Py_XDECREF(swap_context(self.thread, context))
 
     cdef bint drained(self) noexcept:
         return (
@@ -589,9 +605,17 @@ cdef class Executor:
         :raises RuntimeError: if it runs in a thread, has ended, or is in a turn.
         """
         cdef int64_t before = self.delivered
+        cdef PyObject* context
+        cdef object error
+        cdef int status
         if self.has_run or self.in_turn:
             raise RuntimeError("an executor that runs, has ended, or is in a turn takes no step")
-        self.turn(most)
+        context = self.begin_in_thread()
+        status = (<quiet_turn><void*>take_turn)(self, most)
+        error = what_failed() if status < 0 else None
+        self.end_in_thread(context)
+        if error is not None:
+            raise error
         return self.delivered - before
 
     # The loop.
@@ -666,6 +690,8 @@ cdef class Executor:
                 self.backlog.forget_ended()
             if self.routes is not None and self.routes.dirty:
                 self.routes.flush()
+            # The last delivery's: nothing of it stays while the executor sleeps.
+            clear_context(self.thread)
         finally:
             self.in_turn = False
         return 0
@@ -759,6 +785,8 @@ cdef class Executor:
             )
         if <PyObject*>envelope.correlation_id is not <PyObject*>None:
             self.requests.taken(entry, envelope)
+        if self.thread.context is not NULL:
+            clear_context(self.thread)
         entry.delivered += 1
         # Borrowed: only this thread takes them out of the entry, and not while it is in `receive`.
         args[0] = <PyObject*>entry.target
@@ -783,6 +811,7 @@ cdef class Executor:
         cdef PyObject* bound
         cdef PyObject* result = NULL
         entry.unstarted = False
+        clear_context(self.thread)
         self.current = <PyObject*>entry
         try:
             bound = PyObject_GetAttr(<PyObject*>process, <PyObject*>"init")
@@ -818,6 +847,7 @@ cdef class Executor:
         entry.terminates = False
         process = entry.target
         args[0] = <PyObject*>reason
+        clear_context(self.thread)
         self.current = <PyObject*>entry
         try:
             bound = PyObject_GetAttr(<PyObject*>process, <PyObject*>"terminate")
@@ -972,6 +1002,9 @@ cdef class Executor:
     cdef int route(self, Envelope envelope) except -1:
         """Hand over an envelope for another node to the connection that leads there."""
         cdef int status = NOT_CONNECTED
+        if self.thread.context is not NULL:
+            # What encodes it may be a function of the user's.
+            clear_context(self.thread)
         if self.routes is not None:
             status = (<quiet_send><void*>send_by_routes)(self.routes, envelope)
             if status < 0:
@@ -1027,7 +1060,10 @@ cdef class Executor:
 
     cdef int handle_control(self, Envelope envelope) except -1:
         cdef Envelope request
-        cdef int status = (<quiet_control><void*>handle)(self.system_messages, envelope)
+        cdef int status
+        # It may look up keys of the user's.
+        clear_context(self.thread)
+        status = (<quiet_control><void*>handle)(self.system_messages, envelope)
         if self.follow_up is not None:
             request = self.follow_up
             self.follow_up = None
@@ -1233,6 +1269,10 @@ cdef int try_deliver(Executor executor, PyObject* owned) except -1:
 
 
 # What is called so that its exception stays pending.
+
+cdef int take_turn(Executor executor, int64_t most) except -1:
+    return executor.turn(most)
+
 
 cdef int send_by_routes(Routes routes, Envelope envelope) except -1:
     return routes.send(envelope)
