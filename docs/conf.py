@@ -41,6 +41,7 @@ MENU = {
         "docs/examples",
         "docs/guides/supervision",
         "docs/guides/names-and-groups",
+        "docs/guides/producers",
         "docs/guides/mesh",
     ],
     "Look up": ["docs/reference", "docs/api", "docs/guarantees", "docs/benchmarks", "CHANGELOG"],

@@ -1,4 +1,4 @@
-"""Contexts: what one delivery does to decimal's context, or to any ContextVar, no other one sees."""
+"""Contexts: what one delivery does to decimal's, or to any ContextVar, no other one sees."""
 
 from __future__ import annotations
 

@@ -30,6 +30,11 @@ cdef enum Added:
 
 cdef class MessageHandler:
     # The handlers of one executor's control messages: see `system_messages`.
+    cdef bint has_producers      # some wait for room in the queue to a peer ...
+    # ... of which there may be some by now.
+    cdef int let_produce(self) except -1
+    # A connection has ended, or the node ends (None): those that wait for it are told.
+    cdef int end_producing(self, Connection connection) except -1
     cdef int handle(self, Envelope envelope) except -1
     # Whether the runtime sends such a message, and no process.
     cdef bint is_own(self, object msg) noexcept
@@ -81,6 +86,7 @@ cdef class Executor:
     cdef int64_t crash_latest              # ... of that which was reported last
     cdef readonly int64_t crash_number     # of the crash that is being reported; 0 while none is
     cdef str crash_detail                  # of the last crash: its exception, as text
+    cdef str unencodable_detail            # why `route` could not encode an envelope
 
     # What other threads ask.
     cdef bint accept(self, Envelope envelope) except -1
@@ -112,6 +118,7 @@ cdef class Executor:
     cdef int finish(self, Entry entry, PyObject* result, Envelope envelope) except -1
     cdef int finish_output(self, Entry entry, PyObject* result, Envelope envelope) except -1
     cdef int crash(self, Entry entry, Envelope envelope, object error) except -1
+    # Returns a `SendStatus`; unless it is SENT the envelope is a dead letter.
     cdef int route(self, Envelope envelope) except -1
     cdef int handle_control(self, Envelope envelope) except -1
     cdef int refuse(self, Envelope envelope, object error) except -1

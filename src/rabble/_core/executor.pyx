@@ -48,7 +48,7 @@ from rabble._core.contexts cimport clear_context, swap_context, this_thread
 from rabble._core.poller cimport Poller
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.requests cimport Asked, Requests
-from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, SENT, Routes
+from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, SENT, UNENCODABLE, Routes
 from rabble._core.texts cimport described, failure_text, not_a_correlation_id, not_a_pid
 from rabble._core.timeouts cimport Timeouts
 
@@ -118,6 +118,12 @@ cdef class MessageHandler:
 
     cdef int disconnect(self, Connection connection) except -1:
         raise TypeError("this executor was given no handler of the end of connections")
+
+    cdef int let_produce(self) except -1:
+        return 0
+
+    cdef int end_producing(self, Connection connection) except -1:
+        return 0
 
 
 if RABBLE_WATCH_FORKS() != 0:
@@ -211,7 +217,7 @@ cdef class Executor:
 
         self.monitors = Monitors()
         self.monitors.table = self.table
-        self.crash_detail = ""
+        self.crash_detail = self.unencodable_detail = ""
 
         self.lives = Lives(process_class)
         self.lives.pid = self.pid
@@ -1011,9 +1017,11 @@ cdef class Executor:
                 error = what_failed()
                 self.interrupts.note(error)
                 self.hooks.call("unencodable", envelope, error)
-                return self.letters.drop(
-                    envelope, DeadLetterReason.UNENCODABLE, failure_text(error)
+                self.unencodable_detail = failure_text(error)
+                self.letters.drop(
+                    envelope, DeadLetterReason.UNENCODABLE, self.unencodable_detail
                 )
+                return UNENCODABLE
         if status == SENT:
             if envelope.correlation_id is not None:
                 note_sent(self, envelope)
@@ -1027,7 +1035,7 @@ cdef class Executor:
             )
         elif status == PEER_BUSY:
             self.letters.drop(envelope, DeadLetterReason.PEER_BUSY)
-        return 0
+        return status
 
     cdef int receive(self, bint looks) except -1:
         """Queue a batch of what came, and look at the sockets before if so told."""
@@ -1054,6 +1062,8 @@ cdef class Executor:
         if over is not None:
             for connection in over:
                 self.system_messages.disconnect(connection)
+        if self.system_messages.has_producers:
+            self.system_messages.let_produce()
         return 0
 
     # Control messages.
@@ -1241,6 +1251,7 @@ cdef int loop(Executor executor) except -1:
             if not executor.shutdown_sent:
                 executor.shutdown_sent = True
                 executor.tell_shutdown()
+                executor.system_messages.end_producing(None)
             elif executor.now_ns() >= executor.stop_ns:
                 break
             elif executor.now_ns() >= executor.last_words_ns and executor.terminate_next():

@@ -12,6 +12,7 @@ cdef enum SendStatus:
     SENT = 0
     NOT_CONNECTED = 1    # no connection leads there
     PEER_BUSY = 2        # as much waits for that peer as may
+    UNENCODABLE = 3      # it cannot travel: `Executor.route` says so, `Routes.send` raises
 
 cdef class Routes:
     cdef readonly Poller poller      # whose the connections are
