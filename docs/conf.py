@@ -41,6 +41,7 @@ MENU = {
         "docs/examples",
         "docs/guides/supervision",
         "docs/guides/names-and-groups",
+        "docs/guides/producers",
         "docs/guides/mesh",
     ],
     "Recipes": [

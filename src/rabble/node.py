@@ -18,7 +18,7 @@ from rabble._assembly import (
     make_threads,
     start_threads,
 )
-from rabble._core.ids import NodeId, Pid
+from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._runtime import LocalRuntime, Sender, Spawner
 from rabble._shutdown import Teardown
 from rabble.addresses import banned_subjects, member_name, parse_target
@@ -36,6 +36,7 @@ from rabble.messages import (
     SubscribeNodes,
 )
 from rabble.process import Process
+from rabble.producing import envelope_of, send_wait, send_wait_async
 from rabble.registry import MessageRegistry, default_registry
 from rabble.request import Replied, Request
 from rabble.services.loop_waits import check_no_loop
@@ -185,6 +186,47 @@ class Node:
             self.send(self._runtime.executor.pid, Stop(pid))
         else:
             self._runtime.check_usable()
+
+    def send_wait(
+        self,
+        to: Pid,
+        msg: Any,
+        *,
+        sender: Pid | None = None,
+        correlation_id: CorrelationId | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Send, and wait until there is room: for who makes more messages than it is asked for.
+
+        Where much waits for another node it returns once that has gone down and the message is in
+        the queue; so however many threads and coroutines send in this way, none of it is dropped as
+        `PEER_BUSY`. On this node it returns once the message has had its turn, and its receiver's
+        `mailbox_max` had room. Blocks: a process sends a `Drain` instead.
+
+        :param timeout: in seconds; `None` waits for as long as the node runs.
+        :raises CallTimeout: if there was no room in time. Then it is not sent.
+        :raises NotConnected: if no connection leads there, or it ended while this waited.
+        :raises NoProcess: if nobody has that pid on this node.
+        :raises QueueFull: if the inbox of the mailbox or service that it is for, or the node's own,
+            is full, or `Limits.calls_max` calls wait already.
+        :raises EncodeError: if the message cannot go to another node.
+        :raises NodeStopped: if the node was shut down.
+        :raises RuntimeError: in the executor's thread, or in that of an event loop that runs.
+        """
+        send_wait(self._runtime, envelope_of(to, msg, sender, correlation_id), timeout)
+
+    def send_wait_async(
+        self,
+        to: Pid,
+        msg: Any,
+        *,
+        sender: Pid | None = None,
+        correlation_id: CorrelationId | None = None,
+        timeout: float | None = None,
+    ) -> Coroutine[Any, Any, None]:
+        """As `send_wait`, for asyncio. Cancelling it takes the message back, if it still waits."""
+        envelope = envelope_of(to, msg, sender, correlation_id)
+        return send_wait_async(self._runtime, envelope, timeout)
 
     @overload
     def call(self, pid: Pid, msg: Request[Replied], timeout: float = 5.0) -> Replied: ...

@@ -2,7 +2,7 @@
 
 Its modules, in order: each refers to those before it only, which a test holds by reading this.
 
-    values:   capacities errors failure texts tracebacks ids envelope ask messages
+    values:   capacities errors failure contexts texts tracebacks ids envelope ask messages
     names:    directory_messages
     local:    queue inbox timers pid_slots dispatch timeouts backlog
     bytes:    byteorder buffer_writer buffer_reader
@@ -11,7 +11,7 @@ Its modules, in order: each refers to those before it only, which a test holds b
     sockets:  linux mac record transport receive connection keep_alive poller
     lives:    routes notices requests monitors lives
     running:  interrupts hooks dead_letters admission idle executor
-    handling: asks distribution directory_requests system_messages
+    handling: asks producers distribution directory_requests system_messages
     asking:   calls
     tests:    debug
 """

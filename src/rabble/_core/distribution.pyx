@@ -84,6 +84,7 @@ cdef int end_connection(Executor executor, Connection connection) except -1:
     executor.routes.moved_up(places)
     for envelope in dropped:
         executor.letters.drop(envelope, DeadLetterReason.NOT_CONNECTED)
+    executor.system_messages.end_producing(connection)
     executor.requests.forget_node(node)
     executor.routes.shrunk(executor.backlog.popped + executor.run_queue.count())
     monitored_there = executor.monitors.forget_connection(connection)

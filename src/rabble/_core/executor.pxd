@@ -15,6 +15,7 @@ from rabble._core.lives cimport Lives
 from rabble._core.monitors cimport Monitors
 from rabble._core.notices cimport Notifier
 from rabble._core.connection cimport Connection
+from rabble._core.contexts cimport Thread
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.requests cimport Asked, Requests
 from rabble._core.routes cimport Routes
@@ -29,6 +30,11 @@ cdef enum Added:
 
 cdef class MessageHandler:
     # The handlers of one executor's control messages: see `system_messages`.
+    cdef bint has_producers      # some wait for room in the queue to a peer ...
+    # ... of which there may be some by now.
+    cdef int let_produce(self) except -1
+    # A connection has ended, or the node ends (None): those that wait for it are told.
+    cdef int end_producing(self, Connection connection) except -1
     cdef int handle(self, Envelope envelope) except -1
     # Whether the runtime sends such a message, and no process.
     cdef bint is_own(self, object msg) noexcept
@@ -65,6 +71,7 @@ cdef class Executor:
     cdef unsigned int born_after_forks     # how many forks led to where it was made
     cdef int64_t stride                    # how many deliveries until the next look at the clock
     cdef PyObject* current                 # whose `receive` runs: its Entry, which its caller holds
+    cdef Thread* thread                    # in which it runs, and has a context of its own
     cdef volatile bint is_stopping         # drain, then end
     cdef volatile int64_t stop_ns          # ... by this time at the latest
     cdef volatile int64_t last_words_ns    # ... and by this time those that have last words
@@ -79,6 +86,7 @@ cdef class Executor:
     cdef int64_t crash_latest              # ... of that which was reported last
     cdef readonly int64_t crash_number     # of the crash that is being reported; 0 while none is
     cdef str crash_detail                  # of the last crash: its exception, as text
+    cdef str unencodable_detail            # why `route` could not encode an envelope
 
     # What other threads ask.
     cdef bint accept(self, Envelope envelope) except -1
@@ -89,6 +97,8 @@ cdef class Executor:
     ) except? FULL
 
     # The loop.
+    cdef PyObject* begin_in_thread(self) noexcept
+    cdef void end_in_thread(self, PyObject* context) noexcept
     cdef int64_t now_ns(self) except -1
     cdef int turn(self, int64_t most) except -1
     cdef int poll(self, int64_t now) except -1
@@ -108,6 +118,7 @@ cdef class Executor:
     cdef int finish(self, Entry entry, PyObject* result, Envelope envelope) except -1
     cdef int finish_output(self, Entry entry, PyObject* result, Envelope envelope) except -1
     cdef int crash(self, Entry entry, Envelope envelope, object error) except -1
+    # Returns a `SendStatus`; unless it is SENT the envelope is a dead letter.
     cdef int route(self, Envelope envelope) except -1
     cdef int handle_control(self, Envelope envelope) except -1
     cdef int refuse(self, Envelope envelope, object error) except -1

@@ -17,7 +17,7 @@ failed: see `failure.pxd` for why no `except` clause is in the way.
 
 cimport cython
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF
+from cpython.ref cimport Py_DECREF, Py_XDECREF
 from libc.stdint cimport int64_t
 
 from rabble._core.admission cimport Admission, admit_output
@@ -44,10 +44,11 @@ from rabble._core.lives cimport Lives
 from rabble._core.monitors cimport Monitors
 from rabble._core.notices cimport Connected, Discard, Notice, Notifier, Undelivered
 from rabble._core.connection cimport Connection
+from rabble._core.contexts cimport clear_context, swap_context, this_thread
 from rabble._core.poller cimport Poller
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.requests cimport Asked, Requests
-from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, SENT, Routes
+from rabble._core.routes cimport NOT_CONNECTED, PEER_BUSY, SENT, UNENCODABLE, Routes
 from rabble._core.texts cimport described, failure_text, not_a_correlation_id, not_a_pid
 from rabble._core.timeouts cimport Timeouts
 
@@ -96,6 +97,7 @@ cdef extern from "Python.h":
 
 # The same functions, called so that what they raise stays pending: they return -1 or NULL then.
 ctypedef int (*quiet_step)(Executor executor) noexcept
+ctypedef int (*quiet_turn)(Executor executor, int64_t most) noexcept
 ctypedef int (*quiet_output)(Admission admission, Entry entry, PyObject* output) noexcept
 ctypedef int (*quiet_send)(Routes routes, Envelope envelope) noexcept
 ctypedef int (*quiet_end)(Lives lives, Entry entry, object reason) noexcept
@@ -116,6 +118,12 @@ cdef class MessageHandler:
 
     cdef int disconnect(self, Connection connection) except -1:
         raise TypeError("this executor was given no handler of the end of connections")
+
+    cdef int let_produce(self) except -1:
+        return 0
+
+    cdef int end_producing(self, Connection connection) except -1:
+        return 0
 
 
 if RABBLE_WATCH_FORKS() != 0:
@@ -209,7 +217,7 @@ cdef class Executor:
 
         self.monitors = Monitors()
         self.monitors.table = self.table
-        self.crash_detail = ""
+        self.crash_detail = self.unencodable_detail = ""
 
         self.lives = Lives(process_class)
         self.lives.pid = self.pid
@@ -532,11 +540,13 @@ cdef class Executor:
 
         Any exception that leaves it is a defect of rabble, or the end of memory.
         """
+        cdef PyObject* context
         cdef int status
         cdef size_t step
         cdef object error = None
         if self.has_run or self.in_turn:
             raise RuntimeError("an executor runs once, and in one thread")
+        context = self.begin_in_thread()
         self.has_run = True
         self.interrupts.thread_id = PyThread_get_thread_ident()
         self.running = True
@@ -562,8 +572,20 @@ cdef class Executor:
                 if error is None and type(failure) is not Interrupted:
                     self.failed = True
                     error = failure
+        self.end_in_thread(context)
         if error is not None:
             raise error
+
+    cdef PyObject* begin_in_thread(self) noexcept:
+        """Deliver in this thread from now on. Returns the context that it is in, for the end."""
+        self.thread = this_thread()
+        if self.routes is not None:
+            self.routes.thread = self.thread
+        return swap_context(self.thread, NULL)
+
+    cdef void end_in_thread(self, PyObject* context) noexcept:
+        clear_context(self.thread)
+        Py_XDECREF(swap_context(self.thread, context))
 
     cdef bint drained(self) noexcept:
         return (
@@ -589,9 +611,17 @@ cdef class Executor:
         :raises RuntimeError: if it runs in a thread, has ended, or is in a turn.
         """
         cdef int64_t before = self.delivered
+        cdef PyObject* context
+        cdef object error
+        cdef int status
         if self.has_run or self.in_turn:
             raise RuntimeError("an executor that runs, has ended, or is in a turn takes no step")
-        self.turn(most)
+        context = self.begin_in_thread()
+        status = (<quiet_turn><void*>take_turn)(self, most)
+        error = what_failed() if status < 0 else None
+        self.end_in_thread(context)
+        if error is not None:
+            raise error
         return self.delivered - before
 
     # The loop.
@@ -666,6 +696,8 @@ cdef class Executor:
                 self.backlog.forget_ended()
             if self.routes is not None and self.routes.dirty:
                 self.routes.flush()
+            # The last delivery's: nothing of it stays while the executor sleeps.
+            clear_context(self.thread)
         finally:
             self.in_turn = False
         return 0
@@ -759,6 +791,8 @@ cdef class Executor:
             )
         if <PyObject*>envelope.correlation_id is not <PyObject*>None:
             self.requests.taken(entry, envelope)
+        if self.thread.context is not NULL:
+            clear_context(self.thread)
         entry.delivered += 1
         # Borrowed: only this thread takes them out of the entry, and not while it is in `receive`.
         args[0] = <PyObject*>entry.target
@@ -783,6 +817,7 @@ cdef class Executor:
         cdef PyObject* bound
         cdef PyObject* result = NULL
         entry.unstarted = False
+        clear_context(self.thread)
         self.current = <PyObject*>entry
         try:
             bound = PyObject_GetAttr(<PyObject*>process, <PyObject*>"init")
@@ -818,6 +853,7 @@ cdef class Executor:
         entry.terminates = False
         process = entry.target
         args[0] = <PyObject*>reason
+        clear_context(self.thread)
         self.current = <PyObject*>entry
         try:
             bound = PyObject_GetAttr(<PyObject*>process, <PyObject*>"terminate")
@@ -972,15 +1008,20 @@ cdef class Executor:
     cdef int route(self, Envelope envelope) except -1:
         """Hand over an envelope for another node to the connection that leads there."""
         cdef int status = NOT_CONNECTED
+        if self.thread.context is not NULL:
+            # What encodes it may be a function of the user's.
+            clear_context(self.thread)
         if self.routes is not None:
             status = (<quiet_send><void*>send_by_routes)(self.routes, envelope)
             if status < 0:
                 error = what_failed()
                 self.interrupts.note(error)
                 self.hooks.call("unencodable", envelope, error)
-                return self.letters.drop(
-                    envelope, DeadLetterReason.UNENCODABLE, failure_text(error)
+                self.unencodable_detail = failure_text(error)
+                self.letters.drop(
+                    envelope, DeadLetterReason.UNENCODABLE, self.unencodable_detail
                 )
+                return UNENCODABLE
         if status == SENT:
             if envelope.correlation_id is not None:
                 note_sent(self, envelope)
@@ -994,7 +1035,7 @@ cdef class Executor:
             )
         elif status == PEER_BUSY:
             self.letters.drop(envelope, DeadLetterReason.PEER_BUSY)
-        return 0
+        return status
 
     cdef int receive(self, bint looks) except -1:
         """Queue a batch of what came, and look at the sockets before if so told."""
@@ -1021,13 +1062,18 @@ cdef class Executor:
         if over is not None:
             for connection in over:
                 self.system_messages.disconnect(connection)
+        if self.system_messages.has_producers:
+            self.system_messages.let_produce()
         return 0
 
     # Control messages.
 
     cdef int handle_control(self, Envelope envelope) except -1:
         cdef Envelope request
-        cdef int status = (<quiet_control><void*>handle)(self.system_messages, envelope)
+        cdef int status
+        # It may look up keys of the user's.
+        clear_context(self.thread)
+        status = (<quiet_control><void*>handle)(self.system_messages, envelope)
         if self.follow_up is not None:
             request = self.follow_up
             self.follow_up = None
@@ -1205,6 +1251,7 @@ cdef int loop(Executor executor) except -1:
             if not executor.shutdown_sent:
                 executor.shutdown_sent = True
                 executor.tell_shutdown()
+                executor.system_messages.end_producing(None)
             elif executor.now_ns() >= executor.stop_ns:
                 break
             elif executor.now_ns() >= executor.last_words_ns and executor.terminate_next():
@@ -1233,6 +1280,10 @@ cdef int try_deliver(Executor executor, PyObject* owned) except -1:
 
 
 # What is called so that its exception stays pending.
+
+cdef int take_turn(Executor executor, int64_t most) except -1:
+    return executor.turn(most)
+
 
 cdef int send_by_routes(Routes routes, Envelope envelope) except -1:
     return routes.send(envelope)

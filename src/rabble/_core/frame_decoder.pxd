@@ -1,6 +1,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
+from rabble._core.contexts cimport Thread
 from rabble._core.decoder cimport Decoder
 from rabble._core.fragments cimport Fragments
 from rabble._core.frame cimport Frame
@@ -31,6 +32,7 @@ cdef struct Cursor:
     const unsigned char* body   # ... and its body: in the frame, or put together of fragments
     size_t size                 # ... and how long that is
     PyObject* undecodable       # borrowed: why that message could not be built
+    Thread* thread              # the executor's, which builds each in a clean context; or NULL
 
 cdef enum About:
     # What is known of a pid that the peer sent.
@@ -75,8 +77,9 @@ cdef class FrameDecoder:
 
     # Decode whole frames and append what they become to `out`, as Envelopes. Frames of the control
     # lane are skipped. SessionError ends the connection; what was decoded before it stays in `out`.
+    # `thread` is the executor's, whose context is cleared for each message; NULL leaves it alone.
     cdef int read_batch(
-        self, const unsigned char* data, size_t size, EnvelopeQueue out
+        self, const unsigned char* data, size_t size, EnvelopeQueue out, Thread* thread
     ) except -1
 
     cdef int read_frames(self, Cursor* c, EnvelopeQueue out) except -1

@@ -14,6 +14,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 
 from rabble._core.buffer_reader cimport BufferReader, decode_utf8
 from rabble._core.byteorder cimport load_16, load_32, load_64
+from rabble._core.contexts cimport Thread, clear_context
 from rabble._core.decoder cimport Decoder, parse_pid, quiet_parser
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.failure cimport PyErr_GivenExceptionMatches, owned, take_failure
@@ -150,7 +151,7 @@ cdef class FrameDecoder:
         Py_XDECREF(self.fragments.unfinished)
 
     cdef int read_batch(
-        self, const unsigned char* data, size_t size, EnvelopeQueue out
+        self, const unsigned char* data, size_t size, EnvelopeQueue out, Thread* thread
     ) except -1:
         cdef Cursor c
         if self.failed:
@@ -161,6 +162,7 @@ cdef class FrameDecoder:
         _session = <object>self.session
         c.at = data
         c.end = data + size
+        c.thread = thread
         self.is_decoding = True
         try:
             while (<quiet_reading><void*>read_frames)(self, &c, out) != 0:
@@ -239,6 +241,8 @@ cdef class FrameDecoder:
                 CODE_DECODE_LIMIT,
                 f"a message of {size - at} bytes is longer than {self.message_bytes_max}",
             )
+        if c.thread is not NULL and c.thread.context is not NULL:
+            clear_context(c.thread)
         msg = self.decoder.read_whole(body + at, size - at) if payload is None else payload
         if flags & FLAG_CID:
             cid = head_cid(&head)

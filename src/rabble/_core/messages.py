@@ -27,6 +27,8 @@ __all__ = [
     "Demonitor",
     "Down",
     "DownReason",
+    "Drain",
+    "Drained",
     "Failed",
     "GetMetrics",
     "Lost",
@@ -162,6 +164,29 @@ class SubscribeDeadLetters:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Drain:
+    """Asks for a `Drained` once most of what waits for a peer has gone; at once if little waits.
+
+    What the process sent before is counted. A `Drain` while one for that node waits is the same.
+    """
+
+    #: To which what waits is to go.
+    node: NodeId
+
+
+class Produce:
+    """What a thread or a coroutine hands over, to be sent when there is room: see `producers`."""
+
+    __slots__ = ("envelope", "tokens")
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+        #: Who takes it out decides: the executor, that it is sent now; its producer, that it is
+        #: not. `list.pop` is atomic.
+        self.tokens: list[None] = [None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class GetMetrics:
     """Asks for `Metrics`."""
 
@@ -179,6 +204,16 @@ class Failed:
     #: and the number of the crash), `NoProcess`, `QueueFull`, `EncodeError`, `DecodeError`,
     #: `NotConnected` or `NodeStopped`.
     reason: RabbleError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Drained:
+    """Less than a quarter of what may wait for a peer does, or nothing goes there any more."""
+
+    #: The one of the `Drain`.
+    node: NodeId
+    #: Whether a connection leads there. False if none did, if it ended, or as this node ends.
+    connected: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

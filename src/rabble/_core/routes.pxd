@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t
 
 from rabble._core.backlog cimport Backlog
 from rabble._core.connection cimport Connection
+from rabble._core.contexts cimport Thread
 from rabble._core.envelope cimport Envelope
 from rabble._core.ids cimport NodeId
 from rabble._core.poller cimport Poller
@@ -11,10 +12,12 @@ cdef enum SendStatus:
     SENT = 0
     NOT_CONNECTED = 1    # no connection leads there
     PEER_BUSY = 2        # as much waits for that peer as may
+    UNENCODABLE = 3      # it cannot travel: `Executor.route` says so, `Routes.send` raises
 
 cdef class Routes:
     cdef readonly Poller poller      # whose the connections are
     cdef Backlog backlog             # of the run queue that envelopes are routed from
+    cdef Thread* thread              # the executor's, in which messages are built
     cdef dict by_name                # the peer's name -> Connection
     cdef list connections            # the same ones
     cdef NodeId recent_node          # the one asked for last that has a connection, or None ...

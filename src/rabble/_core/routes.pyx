@@ -344,7 +344,7 @@ cdef int decode(
             BATCH_BULK_BYTES if bulk else BATCH_DATA_BYTES, frames_most, bulk, &frames
         )
         if size:
-            connection.session.frame_decoder.read_batch(frames, size, queue)
+            connection.session.frame_decoder.read_batch(frames, size, queue, routes.thread)
             if bulk and connection.window_update_due:
                 routes.touch(connection)
     return 0

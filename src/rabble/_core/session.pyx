@@ -214,5 +214,5 @@ cdef class Session:
     def decode_into(self, bytes data not None, EnvelopeQueue queue not None):
         """The same into a queue, which also has what came before an error."""
         self.frame_decoder.read_batch(
-            <const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), queue
+            <const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), queue, NULL
         )

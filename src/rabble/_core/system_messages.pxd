@@ -3,12 +3,14 @@ from rabble._core.envelope cimport Envelope
 from rabble._core.executor cimport Executor, MessageHandler
 from rabble._core.ids cimport Pid
 from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
+from rabble._core.producers cimport Producers
 from rabble._core.timers cimport Timer
 
 cdef class SystemMessages(MessageHandler):
     cdef Executor executor
     cdef tuple classes             # of the messages, in the order of the .pyx's `Message`
     cdef Pid directory             # who knows the names and groups
+    cdef Producers producers       # who waits for room in the queue to a peer
 
     cdef int place_of(self, object msg) noexcept
     cdef Entry asker(self, Envelope envelope)

@@ -29,6 +29,7 @@ from rabble._core.ids cimport CorrelationId, Pid, same_node
 from rabble._core.monitors cimport MONITORED, NO_PROCESS, MonitorStatus
 from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
 from rabble._core.connection cimport Connection
+from rabble._core.producers cimport Producers
 from rabble._core.requests cimport Asked, Unanswered
 from rabble._core.texts cimport (
     bounded_repr,
@@ -47,9 +48,11 @@ from rabble._core.messages import (
     Demonitor,
     Down,
     DownReason,
+    Drain,
     GetMetrics,
     Monitor,
     NodeUp,
+    Produce,
     Spawn,
     SpawnFailed,
     StartTimer,
@@ -84,6 +87,8 @@ cdef enum Message:
     NOT_ANSWERED
     CONNECTED
     ASK
+    PRODUCE
+    DRAIN
     START_TIMER
     CANCEL_TIMER
     SPAWN
@@ -122,6 +127,8 @@ cdef class SystemMessages(MessageHandler):
             Unanswered,
             Connected,
             Ask,
+            Produce,
+            Drain,
             StartTimer,
             CancelTimer,
             Spawn,
@@ -133,6 +140,7 @@ cdef class SystemMessages(MessageHandler):
             GetMetrics,
         )
         self.directory = Pid(DIRECTORY_NAME, executor.node, executor.pid.group)
+        self.producers = Producers(executor)
         executor.system_messages = self
 
     cdef int handle(self, Envelope envelope) except -1:
@@ -156,6 +164,10 @@ cdef class SystemMessages(MessageHandler):
             return self.connected(<Connected>msg)
         if which == ASK:
             return begin_ask(self.executor, <Ask>msg, envelope, self.asker(envelope))
+        if which == PRODUCE:
+            return self.producers.produce(envelope)
+        if which == DRAIN:
+            return self.producers.drain(envelope, self.asker(envelope))
         if which == START_TIMER:
             return self.start_timer(msg, envelope)
         if which == CANCEL_TIMER:
@@ -178,9 +190,9 @@ cdef class SystemMessages(MessageHandler):
             return self.pass_to_directory(envelope)
         raise TypeError(
             f"the executor was sent a {type_name(msg)}; it understands "
-            "Ask, CancelTimer, Demonitor, GetGroupMembers, GetMetrics, JoinGroup, LeaveGroup, "
-            "Monitor, Register, Spawn, StartTimer, Stop, SubscribeDeadLetters, SubscribeGroup, "
-            "SubscribeNodes, Unregister, WhereIs"
+            "Ask, CancelTimer, Demonitor, Drain, GetGroupMembers, GetMetrics, JoinGroup, "
+            "LeaveGroup, Monitor, Register, Spawn, StartTimer, Stop, SubscribeDeadLetters, "
+            "SubscribeGroup, SubscribeNodes, Unregister, WhereIs"
         )
 
     cdef inline int place_of(self, object msg) noexcept:
@@ -452,6 +464,12 @@ cdef class SystemMessages(MessageHandler):
 
     cdef int disconnect(self, Connection connection) except -1:
         return end_connection(self.executor, connection)
+
+    cdef int let_produce(self) except -1:
+        return self.producers.go_on()
+
+    cdef int end_producing(self, Connection connection) except -1:
+        return self.producers.end(connection)
 
 
 cdef Pid pid_in(object request):

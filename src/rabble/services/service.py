@@ -18,6 +18,7 @@ from rabble.families.names import Names
 from rabble.limits import Limits
 from rabble.messages import ClusterStatus, DeadLetterReason, DownReason, ExecutorStatus, Metrics
 from rabble.process import Output, Process
+from rabble.producing import envelope_of, send_wait
 from rabble.request import Replied, Request
 from rabble.services.mailbox import Mailbox
 from rabble.steps import take_steps
@@ -97,6 +98,27 @@ class ServiceNode(Protocol):
 
     def stop(self, pid: Pid) -> None:
         """See `Node.stop`."""
+
+    def send_wait(
+        self,
+        to: Pid,
+        msg: Any,
+        *,
+        sender: Pid | None = None,
+        correlation_id: CorrelationId | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """See `Node.send_wait`."""
+
+    def send_wait_async(
+        self,
+        to: Pid,
+        msg: Any,
+        *,
+        sender: Pid | None = None,
+        correlation_id: CorrelationId | None = None,
+        timeout: float | None = None,
+    ) -> Coroutine[Any, Any, None]: ...
 
     @overload
     def call(self, pid: Pid, msg: Request[Replied], timeout: float = 5.0) -> Replied: ...
@@ -262,6 +284,20 @@ class Service:
         if to is None:
             raise TypeError("send: to must be a Pid, not None, which is nobody")
         self._runtime.post_from_service(Envelope(to, msg, self.pid, correlation_id))
+
+    def send_wait(
+        self,
+        to: Pid,
+        msg: Any,
+        *,
+        correlation_id: CorrelationId | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """As `Node.send_wait`, with this service's pid as the sender. For the handler's methods.
+
+        What waits when the node begins to end raises `NodeStopped`, and so does all that follows.
+        """
+        send_wait(self._runtime, envelope_of(to, msg, self.pid, correlation_id), timeout)
 
     @property
     def idle(self) -> bool:
