@@ -38,8 +38,10 @@ from rabble._core.messages import (
     Demonitor,
     Down,
     DownReason,
+    Exit,
     Failed,
     GetMetrics,
+    Link,
     Lost,
     Monitor,
     NodeDown,
@@ -55,6 +57,7 @@ from rabble._core.messages import (
     Tick,
     Timeout,
     TimerCancelled,
+    Unlink,
 )
 from rabble.families.children import StartChild
 
@@ -70,6 +73,7 @@ __all__ = [
     "Down",
     "DownReason",
     "ExecutorStatus",
+    "Exit",
     "Failed",
     "GetGroupMembers",
     "GetMetrics",
@@ -80,6 +84,7 @@ __all__ = [
     "GroupRefused",
     "JoinGroup",
     "LeaveGroup",
+    "Link",
     "Lost",
     "Metrics",
     "Monitor",
@@ -106,6 +111,7 @@ __all__ = [
     "Tick",
     "Timeout",
     "TimerCancelled",
+    "Unlink",
     "Unregister",
     "Unregistered",
     "WhereIs",
