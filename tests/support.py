@@ -146,6 +146,7 @@ def bare_executor(
     spin_us: int = 0,
     process_class: type = Process,
     asks_max: int = 1 << 20,
+    node: NodeId = BARE,
 ) -> Iterator[Executor]:
     """An executor without a thread, to be driven by `step`; ended when it is left.
 
@@ -153,7 +154,7 @@ def bare_executor(
     executors here.
     """
     executor = Executor(
-        BARE,
+        node,
         process_class,
         witness or Witness(),
         inbox_max=inbox_max,

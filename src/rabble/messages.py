@@ -40,8 +40,10 @@ from rabble._core.messages import (
     DownReason,
     Drain,
     Drained,
+    Exit,
     Failed,
     GetMetrics,
+    Link,
     Lost,
     Monitor,
     NodeDown,
@@ -57,6 +59,7 @@ from rabble._core.messages import (
     Tick,
     Timeout,
     TimerCancelled,
+    Unlink,
 )
 from rabble.families.children import StartChild
 
@@ -74,6 +77,7 @@ __all__ = [
     "Drain",
     "Drained",
     "ExecutorStatus",
+    "Exit",
     "Failed",
     "GetGroupMembers",
     "GetMetrics",
@@ -84,6 +88,7 @@ __all__ = [
     "GroupRefused",
     "JoinGroup",
     "LeaveGroup",
+    "Link",
     "Lost",
     "Metrics",
     "Monitor",
@@ -110,6 +115,7 @@ __all__ = [
     "Tick",
     "Timeout",
     "TimerCancelled",
+    "Unlink",
     "Unregister",
     "Unregistered",
     "WhereIs",

@@ -12,7 +12,7 @@ from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.messages import DownReason
 
 if TYPE_CHECKING:
-    from typing import Any, TypeAlias
+    from typing import Any, ClassVar, TypeAlias
 
     # Type checkers bring this module themselves: a `Process` without parameters takes anything.
     from typing_extensions import TypeVar
@@ -67,6 +67,10 @@ class Process(Generic[Message]):
     To test one without a node, hand it a runtime of your own with `attach`.
     """
 
+    #: Whether processes of this class are sent an `Exit` when a process ends that they are linked
+    #: with, instead of being ended by it. Looked up once, at the spawn.
+    traps_exits: ClassVar[bool] = False
+
     __slots__ = ("__weakref__", "_runtime")
 
     _runtime: Runtime
@@ -92,7 +96,7 @@ class Process(Generic[Message]):
         raise TypeError(f"{type(self).__name__} does not define receive(msg, sender, cid)")
 
     def terminate(self, reason: DownReason) -> Output:
-        """Called when the process is ended in order: by a `Stop`, or with its node.
+        """Called when the process is ended in order: by a `Stop`, by a link, or with its node.
 
         Not after a crash, nor before `init`. When the node ends, those that were spawned last come
         first, each when what the one before had to say is delivered, as long as there is time.

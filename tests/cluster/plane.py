@@ -63,6 +63,7 @@ class Runtime:
         incarnation: int,
         peer_message_bytes_max: int,
         labels: frozenset[str] = frozenset(),
+        version: int = 2,
     ) -> Session:
         executor = Pid("executor", self.own, "rabble")
         return Session(self.own, peer, incarnation, executor, codec=Codec(MessageRegistry()))

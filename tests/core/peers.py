@@ -18,12 +18,15 @@ from tests.reference.session import (
     BYE,
     DEMONITOR,
     DOWN,
+    EXIT,
     FLAG_FULL,
     FRAGMENT,
+    LINK,
     LOST,
     MONITOR,
     PING,
     UNDELIVERED,
+    UNLINK,
     WINDOW_UPDATE,
     frame,
 )
@@ -81,20 +84,28 @@ class Peer:
     :param addr: of its node id.
     :param incarnation: which start of it this is.
     :param registry: the classes that it knows.
+    :param version: of the protocol, that the two use.
     """
 
     def __init__(
-        self, hub: Hub, name: str, addr: str, incarnation: int, registry: MessageRegistry
+        self,
+        hub: Hub,
+        name: str,
+        addr: str,
+        incarnation: int,
+        registry: MessageRegistry,
+        version: int = 2,
     ) -> None:
         self.node = NodeId(name, addr)
         near, self.socket = socket.socketpair()
         for each in (near, self.socket):
             each.setblocking(False)
         #: What it writes with, and reads.
-        self.session = self._session(self.node, BARE, 1, registry)
+        self.session = self._session(self.node, BARE, 1, registry, version)
         #: What the hub has of it.
         self.connection = hub.poller.attach(
-            near.detach(), self._session(BARE, self.node, incarnation, default_registry)
+            near.detach(),
+            self._session(BARE, self.node, incarnation, default_registry, version),
         )
         #: What came in the data and bulk lanes, in order: tuples as the reference has them.
         self.received: list[tuple[Any, ...]] = []
@@ -107,7 +118,9 @@ class Peer:
         self._bulk_bytes = 0
 
     @staticmethod
-    def _session(own: NodeId, to: NodeId, incarnation: int, registry: MessageRegistry) -> Session:
+    def _session(
+        own: NodeId, to: NodeId, incarnation: int, registry: MessageRegistry, version: int
+    ) -> Session:
         return Session(
             own,
             to,
@@ -116,6 +129,7 @@ class Peer:
             codec=Codec(registry),
             open_names=OPEN_NAMES,
             pid_cache_slots=PID_CACHE_SLOTS,
+            version=version,
         )
 
     @property
@@ -145,7 +159,7 @@ class Peer:
         self.flush()
 
     def write(self, what: str, *fields: Any) -> None:
-        """Send one of `monitor`, `demonitor`, `down`, `undelivered`, `lost`: see `Session`."""
+        """Send what is no envelope: `monitor`, `down`, `link`, `lost` and so on: see `Session`."""
         getattr(self.session, what)(*fields)
         self.flush()
 
@@ -217,6 +231,9 @@ def event_fields(event: PeerEvent) -> tuple[Any, ...]:
             *(event.crash, about, event.detail),
         ),
         LOST: ("lost", event.count),
+        LINK: ("link", about, to, event.reference),
+        UNLINK: ("unlink", about, to, event.reference),
+        EXIT: ("exit", to, about, event.reference, event.why, event.life, event.detail),
     }
     return fields[event.kind]
 
@@ -264,9 +281,10 @@ class Hub:
         addr: str = "h:2",
         incarnation: int = 1,
         registry: MessageRegistry = default_registry,
+        version: int = 2,
     ) -> Peer:
         """A peer whose connection the executor has still to be told of."""
-        peer = Peer(self, name, addr, incarnation, registry)
+        peer = Peer(self, name, addr, incarnation, registry, version)
         self.peers.append(peer)
         return peer
 
@@ -276,9 +294,10 @@ class Hub:
         addr: str = "h:2",
         incarnation: int = 1,
         registry: MessageRegistry = default_registry,
+        version: int = 2,
     ) -> Peer:
         """A peer that is connected."""
-        peer = self.attach(name, addr, incarnation, registry)
+        peer = self.attach(name, addr, incarnation, registry, version)
         self.executor.connection_up(peer.connection)
         self.settle()
         return peer

@@ -119,6 +119,9 @@ def as_tuple(envelope: Envelope):
         6: ("down", to, about, event.reference, event.why, event.life, event.detail),
         7: ("undelivered", to, cid, event.why, event.crash, about, event.detail),
         8: ("lost", event.count),
+        9: ("link", about, to, event.reference),
+        10: ("unlink", about, to, event.reference),
+        11: ("exit", to, about, event.reference, event.why, event.life, event.detail),
         101: ("undecodable", to, about, cid),
         102: ("refused", to, about, cid),
     }[event.kind]
@@ -181,8 +184,10 @@ def pair_of(what):
         return what[1].sender, what[1].to
     if what[0] == "refused":
         return what[2], what[1]
-    if what[0] == "down":
+    if what[0] in ("down", "exit"):
         return what[2], what[1]
+    if what[0] in ("link", "unlink"):
+        return what[1], what[2]
     return what[0]
 
 
@@ -277,12 +282,15 @@ def valid_stream(rng: random.Random) -> list[bytes]:
                 lambda: writer.write(Envelope(to, msg, sender, cid)),  # noqa: B023
                 lambda: writer.write(Envelope(to, msg, rng.choice([None, sender]), cid)),  # noqa: B023
                 lambda: writer.monitor(sender, to, rng.getrandbits(64)),  # noqa: B023
-                lambda: writer.down(to, sender, 5, rng.randrange(1, 6), 7, "why"),  # noqa: B023
+                lambda: writer.down(to, sender, 5, rng.randrange(1, 7), 7, "why"),  # noqa: B023
+                lambda: writer.link(sender, to, rng.getrandbits(64)),  # noqa: B023
+                lambda: writer.unlink(sender, to, rng.getrandbits(64)),  # noqa: B023
+                lambda: writer.exit(to, sender, 5, rng.randrange(1, 7), 7, "why"),  # noqa: B023
                 lambda: writer.write(Envelope(to, msg, to, CorrelationId(to)), sender),  # noqa: B023
                 lambda: writer.undelivered(  # noqa: B023
                     to,  # noqa: B023
                     cid,  # noqa: B023
-                    rng.choice([*range(1, 10), 15, 17, 18, 20]),
+                    rng.choice([*range(1, 10), 15, 17, 18, 20, 22]),
                     rng.choice([0, 7, 1 << 63]),
                     rng.choice([None, sender]),  # noqa: B023
                     rng.choice(["", "why"]),

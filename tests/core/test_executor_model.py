@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from rabble import (
     Down,
     DownReason,
     Envelope,
+    Exit,
+    Link,
     Monitor,
     NameTaken,
     Pid,
@@ -26,6 +29,7 @@ from rabble import (
     Tick,
     Timeout,
     TimerCancelled,
+    Unlink,
 )
 from rabble._core.codec import Codec
 from rabble._core.debug import CAPACITIES
@@ -37,6 +41,13 @@ from tests.support import BARE, HandClock, Witness, bare_executor, settle
 NAMES = ["a", "b", "c", "d", "e"]
 UNENCODABLE = NotImplemented
 TIMERS_MAX = 3
+CONTROLS = {
+    "stop": Stop,
+    "monitor": Monitor,
+    "demonitor": Demonitor,
+    "link": Link,
+    "unlink": Unlink,
+}
 
 names = st.sampled_from(NAMES)
 numbers = st.integers(1, TIMERS_MAX)
@@ -52,6 +63,7 @@ actions = st.one_of(
     # output is put into it depends on what was delivered before.
     st.tuples(st.just("say often"), names, st.sampled_from([2, 3, 100, 255, 256, 257, 300, 1_000])),
     st.tuples(st.sampled_from(["stop", "monitor", "demonitor", "spawn"]), names),
+    st.tuples(st.sampled_from(["link", "link", "unlink", "spawn linked"]), names),
     st.tuples(st.sampled_from(["timer", "alarm"]), numbers, delays),
     st.tuples(st.just("every"), numbers, periods),
     st.tuples(st.just("cancel"), numbers, st.booleans()),
@@ -70,13 +82,14 @@ kick_offs = st.lists(
         # On behalf of a process, as a service may.
         st.tuples(st.sampled_from(["timer", "alarm"]), names, numbers, delays),
         st.tuples(st.just("every"), names, numbers, periods),
+        st.tuples(st.sampled_from(["link", "unlink"]), names, names),
         st.tuples(st.just("wait"), st.sampled_from([1, 400_000, 999_999, 1_000_000])),
         st.tuples(st.just("wait"), delays.map(lambda ms: ms * 1_000_000)),
     ),
     max_size=16,
 )
 limits = st.fixed_dictionaries({name: st.none() | st.integers(1, 3) for name in NAMES})
-with_init = with_terminate = st.sets(names)
+with_init = with_terminate = with_traps = st.sets(names)
 
 
 class Scripted(Process):
@@ -92,6 +105,8 @@ class Scripted(Process):
             assert isinstance(correlation_id, CorrelationId) and correlation_id.pid == self.pid
         if isinstance(msg, Down):
             msg = ("down", msg.pid.name, msg.reason.kind)
+        elif isinstance(msg, Exit):
+            msg = ("exit", msg.pid.name, msg.reason.kind)
         elif isinstance(msg, SpawnFailed):
             msg = ("spawn failed", msg.pid.name)
         elif isinstance(msg, Timeout):
@@ -139,12 +154,16 @@ class ScriptedWithInit(Scripted):
 
 class ScriptedToTheEnd(Scripted):
     def terminate(self, reason: DownReason) -> Any:
-        assert reason == DownReason("stopped")
+        assert reason == DownReason("stopped") or reason.kind == "linked"
         return self.receive(TERMINATE, None, None)
 
 
-class ScriptedThroughout(ScriptedWithInit, ScriptedToTheEnd):
-    pass
+def class_of(begins: bool, ends: bool, traps: bool) -> type[Scripted]:
+    bases = (ScriptedWithInit,) * begins + (ScriptedToTheEnd,) * ends or (Scripted,)
+    return type("ScriptedAs", bases, {"traps_exits": traps})
+
+
+CLASSES = {ways: class_of(*ways) for ways in itertools.product((False, True), repeat=3)}
 
 
 def reference_script(remaining: Iterator[Any]) -> Script:
@@ -163,7 +182,7 @@ def reference_script(remaining: Iterator[Any]) -> Script:
         if shape == "one":
             return out[:1]
         if shape == "kept":
-            return out + [x for x in out if x[0] != "executor" or x[1][0] != "spawn"]
+            return out + [x for x in out if x[0] != "executor" or not x[1][0].startswith("spawn")]
         return out
 
     return run
@@ -180,6 +199,7 @@ class Model:
         limits: dict[str, int | None],
         with_init: set[str],
         with_terminate: set[str],
+        with_traps: set[str],
         strict: bool,
     ) -> None:
         self.executor = executor
@@ -191,6 +211,7 @@ class Model:
         self.limits = limits
         self.with_init = with_init
         self.with_terminate = with_terminate
+        self.with_traps = with_traps
         self.trace: list[Any] = []
         self.reference = ReferenceExecutor(
             lambda name: (
@@ -198,6 +219,7 @@ class Model:
                 limits[name],
                 name in with_init,
                 name in with_terminate,
+                name in with_traps,
             ),
             strict,
             lambda message: message != UNENCODABLE,
@@ -206,21 +228,22 @@ class Model:
         )
 
     def process(self, name: str) -> Process:
-        begins, ends = name in self.with_init, name in self.with_terminate
-        if begins:
-            return (ScriptedThroughout if ends else ScriptedWithInit)(self, name)
-        return (ScriptedToTheEnd if ends else Scripted)(self, name)
+        ways = (name in each for each in (self.with_init, self.with_terminate, self.with_traps))
+        return CLASSES[tuple(ways)](self, name)
 
-    def control(self, owner: Pid, what: str, about: Any, how: Any) -> Any:
-        if what == "spawn":
-            return Spawn(self.process(about), about, mailbox_max=self.limits[about])
+    def control(self, owner: Pid, what: str, about: Any, how: Any = None) -> Any:
+        if what.startswith("spawn"):
+            bound = what == "spawn linked"
+            return Spawn(
+                self.process(about), about, None, self.limits[about], link=bound, monitor=bound
+            )
         if what == "timer":
             return StartTimer(CorrelationId(owner, None, about), how)
         if what in ("alarm", "every"):
             return StartTimer(CorrelationId(owner, None, about), how, "ring", what == "every")
         if what == "cancel":
             return CancelTimer(CorrelationId(owner, None, about), acknowledge=how)
-        return {"stop": Stop, "monitor": Monitor, "demonitor": Demonitor}[what](Pid(about, BARE))
+        return CONTROLS[what](Pid(about, BARE))
 
     def spawn(self, name: str) -> None:
         try:
@@ -236,7 +259,7 @@ class Model:
         if what == "wait":
             self.clock.ns += about
             reference.now_ns = self.clock.ns - self.begin_ns
-        elif what in ("timer", "alarm", "every"):
+        elif what in ("timer", "alarm", "every", "link", "unlink"):
             owner, message = Pid(about, BARE), (what, *how)
             self.executor.send(self.executor.pid, self.control(owner, *message), sender=owner)
             reference.inbox.append(("executor", message, about))
@@ -270,7 +293,14 @@ class Model:
 
 @settings(max_examples=250)
 @given(
-    scripts, kick_offs, limits, with_init, with_terminate, st.booleans(), st.integers(0, 2_000_000)
+    scripts,
+    kick_offs,
+    limits,
+    with_init,
+    with_terminate,
+    with_traps,
+    st.booleans(),
+    st.integers(0, 2_000_000),
 )
 def test_every_delivery_and_every_loss_is_the_same(
     scripts: dict[str, list[Any]],
@@ -278,13 +308,16 @@ def test_every_delivery_and_every_loss_is_the_same(
     limits: dict[str, int | None],
     with_init: set[str],
     with_terminate: set[str],
+    with_traps: set[str],
     strict: bool,
     begin_ns: int,
 ) -> None:
     clock = HandClock(begin_ns)
     codec = Codec(default_registry) if strict else None
     with bare_executor(clock, witness := Witness(), codec) as executor:
-        model = Model(executor, clock, scripts, limits, with_init, with_terminate, strict)
+        model = Model(
+            executor, clock, scripts, limits, with_init, with_terminate, with_traps, strict
+        )
         for name in NAMES:
             model.spawn(name)
         model.settle()

@@ -140,6 +140,11 @@ def test_what_the_peer_would_call_spoofed_is_not_said():
         ("demonitor", SENDER, SENDER, 1),
         ("down", SENDER, SENDER, 5, 1, 0),
         ("down", RECEIVER, RECEIVER, 5, 1, 0),
+        ("link", RECEIVER, RECEIVER, 1),
+        ("link", SENDER, SENDER, 1),
+        ("unlink", RECEIVER, SENDER, 1),
+        ("exit", SENDER, SENDER, 5, 1, 0),
+        ("exit", RECEIVER, RECEIVER, 5, 1, 0),
         ("undelivered", SENDER, None, 1),
     ):
         with pytest.raises(EncodeError, match="does not live on"):
@@ -253,6 +258,9 @@ def test_without_memory_an_envelope_is_said_or_not_and_no_less(starvation, lasti
         ("envelope", Envelope(Pid("o", B), {"k": "y" * 300}, SENDER)),
         ("envelope", Envelope(Pid("o", B), 3, asker, CorrelationId(asker))),
         ("down", Pid("o", B), SENDER, 5, 1, 7, "why"),
+        ("exit", Pid("o", B), SENDER, 5, 1, 7, "why"),
+        ("link", SENDER, Pid("o", B), 2),
+        ("link", SENDER, RECEIVER, 2),
         ("monitor", SENDER, RECEIVER, 1),
         ("undelivered", RECEIVER, cid, 1, 3, SENDER, "why"),
         ("lost", 3),

@@ -50,6 +50,14 @@ news: divider crashed (ZeroDivisionError: division by zero), there is a new one
 log: divider::local@127.0.0.1:0 crashed (crash 1)
 ZeroDivisionError: division by zero
 """,
+    "linked": """\
+desk 1 is open
+12 pieces are ordered
+the clerk crashed: ValueError: invalid literal for int() with base 10: 'a dozen'
+desk 1 closes: clerk 1::local@127.0.0.1:0: crashed: ValueError: invalid literal for int() with base 10: 'a dozen'
+desk 2 is open
+7 pieces are ordered
+""",
     "file_service": """\
 poems/haiku.txt has 3 lines
 poems/ode.txt was refused: No such file or directory

@@ -248,7 +248,7 @@ def sayable(what: tuple[Any, ...]) -> tuple[Any, ...] | None:
     # Of no envelopes nothing is said to be lost.
     if what[0] in ("refused", "undecodable") or what == ("lost", 0):
         return None
-    if what[0] == "down":
+    if what[0] in ("down", "exit"):
         # What is said is in normal form C, and cut.
         text = unicodedata.normalize("NFC", what[6])
         return (*what[:6], text) if len(text.encode()) <= 1_000 else None

@@ -1,6 +1,6 @@
 """The executor, slow and obviously right: two deques, a dict, and a list of timers.
 
-It knows processes, `init`, Spawn, Stop, Monitor, Demonitor, timers, mailbox limits, the strict mode
+It knows processes, `init`, Spawn, Stop, monitors, links, timers, mailbox limits, the strict mode
 and dead letters, and takes a script instead of a process: what `receive` returns is handed in.
 Its time is in nanoseconds since it began, and handed in too.
 """
@@ -22,6 +22,15 @@ TERMINATE = "terminate"
 
 
 @dataclasses.dataclass(eq=False)
+class End:
+    """One end of a link. It stays while an exit waits that it is still to be told of."""
+
+    active: bool = False
+    exits: int = 0
+    cut: bool = False
+
+
+@dataclasses.dataclass(eq=False)
 class Life:
     """One process from its spawn to its end; a later one of its name is another."""
 
@@ -36,6 +45,10 @@ class Life:
     ended: bool = False
     #: Whether it has last words, and has not said them.
     terminates: bool = False
+    #: Whether it is told of the end of whom it is linked with.
+    traps: bool = False
+    #: Whom it is linked with, or still to be told of.
+    ends: dict[str, End] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(eq=False)
@@ -54,7 +67,7 @@ class ReferenceExecutor:
     """Runs scripts `(message, sender) -> list of letters`, or raises, under names.
 
     :param make: the script and the mailbox limit of the next process of a name, and whether it has
-        an `init` and a `terminate`; for `spawn` messages.
+        an `init` and a `terminate`, and traps exits; for `spawn` messages.
     :param strict: messages that `encodable` refuses do not travel.
     :param turn_max: how many are delivered between two looks at the inbox and the timers.
     :param due_max: how many timers that fired stand in the queue at a time.
@@ -62,7 +75,7 @@ class ReferenceExecutor:
 
     def __init__(
         self,
-        make: Callable[[str], tuple[Script, int | None, bool, bool]],
+        make: Callable[[str], tuple[Script, int | None, bool, bool, bool]],
         strict: bool = False,
         encodable: Callable[[Any], bool] = lambda message: True,
         turn_max: int = 1_024,
@@ -88,8 +101,10 @@ class ReferenceExecutor:
     def spawn(self, name: str, *, by_process: bool = False) -> bool:
         if name in self.lives:
             return False
-        script, limit, has_init, terminates = self.make(name)
-        life = Life(name, script, limit, not has_init, self.queued, terminates=terminates)
+        script, limit, has_init, terminates, traps = self.make(name)
+        life = Life(
+            name, script, limit, not has_init, self.queued, terminates=terminates, traps=traps
+        )
         self.lives[name] = life
         if has_init and by_process:
             self.put("executor", ("start", life), None)
@@ -224,8 +239,20 @@ class ReferenceExecutor:
             if not self.spawn(about, by_process=True) and sender is not None:
                 name = sender if isinstance(sender, str) else sender.name
                 self.tell(name, ("spawn failed", about))
+        elif what == "exit":
+            self.exit(*message[1:])
         elif asker is None:
             pass
+        elif what == "spawn linked":
+            if self.spawn(about, by_process=True):
+                self.link(asker, about)
+                self.watchers.setdefault(about, []).append(asker.name)
+            else:
+                self.tell(asker.name, ("spawn failed", about))
+        elif what == "link":
+            self.link(asker, about)
+        elif what == "unlink":
+            self.unlink(asker, about)
         elif what == "monitor":
             if about not in self.lives:
                 self.tell(asker.name, ("down", about, "no_process"))
@@ -248,6 +275,43 @@ class ReferenceExecutor:
             if message[2]:
                 self.tell(asker.name, ("cancelled", about, was_active))
 
+    def link(self, asker: Life, name: str) -> None:
+        if name == asker.name:
+            return
+        mine = asker.ends.setdefault(name, End())
+        other = self.lives.get(name)
+        if other is None:
+            mine.exits += 1
+            self.put("executor", ("exit", asker, mine, name, "no_process"), None)
+        elif not mine.active:
+            mine.active = other.ends.setdefault(asker.name, End()).active = True
+
+    def unlink(self, asker: Life, name: str) -> None:
+        mine = asker.ends.pop(name, None)
+        if mine is None:
+            return
+        mine.cut = True
+        if mine.active:
+            other = self.lives[name]
+            theirs = other.ends[asker.name]
+            theirs.active = False
+            if not theirs.exits:
+                del other.ends[asker.name]
+
+    def exit(self, life: Life, end: End, name: str, reason: str) -> None:
+        """One that was linked with `name`, which has ended, learns of it."""
+        if end.cut:
+            return
+        end.exits -= 1
+        if not end.active and not end.exits:
+            del life.ends[name]
+        if life.ended:
+            pass
+        elif life.traps:
+            self.give(life, ("exit", name, reason), "executor")
+        elif reason != "stopped" and self.last_words(life):
+            self.remove(life, "linked")
+
     def cancel(self, owner: Life, number: int) -> bool:
         found = [t for t in self.timers if t.owner is owner and t.number == number]
         self.timers = [t for t in self.timers if t not in found]
@@ -262,3 +326,10 @@ class ReferenceExecutor:
                 others.remove(life.name)
         for watcher in self.watchers.pop(life.name, []):
             self.tell(watcher, ("down", life.name, reason))
+        for name, end in life.ends.items():
+            if end.active:
+                other = self.lives[name]
+                theirs = other.ends[life.name]
+                theirs.active = False
+                theirs.exits += 1
+                self.put("executor", ("exit", other, theirs, life.name, reason), None)

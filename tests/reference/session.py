@@ -22,6 +22,7 @@ from tests.reference import codec
 
 # Kinds of frames: of the data and bulk lanes, and of the control lane.
 CACHE_PID, ENVELOPE, FRAGMENT, MONITOR, DEMONITOR, DOWN, UNDELIVERED, LOST = range(1, 9)
+LINK, UNLINK, EXIT = range(9, 12)
 PING, PONG, BYE, MEMBERSHIP, WINDOW_UPDATE = range(16, 21)
 
 # Flags: of an ENVELOPE, which shares some with other kinds; of a FRAGMENT; of PING and PONG.
@@ -35,7 +36,7 @@ ENVELOPE_FLAGS = 63
 FRAME_TOO_LARGE, DECODE, DECODE_LIMIT, PROTOCOL, SPOOF, TIMEOUT, LIMIT, SHUTDOWN = range(13, 21)
 
 #: The kind of a `DownReason`, as a DOWN has it.
-DOWN_CODES = {"stopped": 1, "crashed": 2, "no_process": 3, "shutdown": 4, "refused": 5}
+DOWN_CODES = {"stopped": 1, "crashed": 2, "no_process": 3, "shutdown": 4, "refused": 5, "linked": 6}
 #: A `DeadLetterReason`, as an UNDELIVERED has it.
 UNDELIVERED_CODES = {
     "no_process": 1,
@@ -51,7 +52,7 @@ UNDELIVERED_CODES = {
     "changed": 11,
 }
 #: The kind of a `DownReason`, as an UNDELIVERED of a request that was taken has it.
-UNANSWERED_CODES = {"stopped": 17, "crashed": 18, "shutdown": 20}
+UNANSWERED_CODES = {"stopped": 17, "crashed": 18, "shutdown": 20, "linked": 22}
 #: An UNDELIVERED of a request that is another node's from now on.
 PASSED_ON = 15
 WHYS = {*UNDELIVERED_CODES.values(), *UNANSWERED_CODES.values(), PASSED_ON}
@@ -64,6 +65,9 @@ SHAPES = {
     MONITOR: (0, [12]),
     DEMONITOR: (0, [12]),
     DOWN: (FLAG_FULL, range(21, 2 * 1027 + 17 + 1000 + 1)),
+    LINK: (FLAG_FULL, range(12, 2 * 1027 + 8 + 1)),
+    UNLINK: (FLAG_FULL, range(12, 2 * 1027 + 8 + 1)),
+    EXIT: (FLAG_FULL, range(21, 2 * 1027 + 17 + 1000 + 1)),
     UNDELIVERED: (FLAG_CID | FLAG_CONNECTION | FLAG_REQUEST, range(2 + 11, 20 + 11 + 2025 + 1)),
     LOST: (FLAG_FULL, [4]),
     PING: (FLAG_IDLE, [16]),
@@ -112,7 +116,9 @@ def split_frame(data: bytes, frame_bytes_max: int = 1 << 20) -> tuple[int, int, 
         need(size == 2 + data[7])
     if kind == FRAGMENT and flags & FLAG_FIRST:
         need(size > 4)
-    if kind == DOWN:
+    if kind in (LINK, UNLINK):
+        need(size >= 2 * (2 + 8) + 8 if flags & FLAG_FULL else size == 12)
+    if kind in (DOWN, EXIT):
         need(size >= 2 * (2 + 8) + 17 if flags & FLAG_FULL else size <= 21 + 1000)
     if len(data) < 4 + length:
         return None
@@ -175,15 +181,15 @@ class FrameEncoder:
         elif kind in ("monitor", "demonitor"):
             body = b"".join(self.indexes(*what[1:3])) + struct.pack(">Q", what[3])
             self.data.append(frame(MONITOR if kind == "monitor" else DEMONITOR, 0, body))
-        elif kind == "down":
+        elif kind in ("link", "unlink"):
+            _, own, theirs, reference = what
+            tail = struct.pack(">Q", reference)
+            self.behind(LINK if kind == "link" else UNLINK, (own, theirs), (own, theirs), tail)
+        elif kind in ("down", "exit"):
             _, watcher, watched, reference, why, life, detail = what
             tail = struct.pack(">QBQ", reference, why, life) + detail.encode()
-            if (watched, watcher) in self.pairs:
-                body = self.text(watcher) + self.text(watched) + tail
-                self.bulk.append(frame(DOWN, FLAG_FULL, body))
-            else:
-                body = b"".join(self.indexes(watcher, watched)) + tail
-                self.data.append(frame(DOWN, 0, body))
+            number = DOWN if kind == "down" else EXIT
+            self.behind(number, (watched, watcher), (watcher, watched), tail)
         elif kind == "undelivered":
             _, to, cid, why, crash, about, detail = what
             pids = [to] if cid is None else [to, cid.pid]
@@ -196,6 +202,13 @@ class FrameEncoder:
             self.data.append(frame(LOST, 0, struct.pack(">I", what[1])))
         else:
             raise ValueError(kind)
+
+    def behind(self, kind: int, pair: tuple[Pid, Pid], pids: tuple[Pid, Pid], tail: bytes) -> None:
+        """Write it in the lane in which it follows what the one of a pair sent to the other."""
+        if pair in self.pairs:
+            self.bulk.append(frame(kind, FLAG_FULL, b"".join(map(self.text, pids)) + tail))
+        else:
+            self.data.append(frame(kind, 0, b"".join(self.indexes(*pids)) + tail))
 
     def numbers(self, cid: CorrelationId | None) -> tuple[int, bytes]:
         flags, data = 0, b""
@@ -294,14 +307,21 @@ class FrameDecoder:
             (reference,) = struct.unpack(">Q", body)
             name = "monitor" if kind == MONITOR else "demonitor"
             self.events.append((name, watcher, watched, reference))
-        elif kind == DOWN:
+        elif kind in (LINK, UNLINK):
+            one, body = self.pid(flags, body, self.peer)
+            other, body = self.pid(flags, body, self.own)
+            need(len(body) == 8)
+            (reference,) = struct.unpack(">Q", body)
+            self.events.append(("link" if kind == LINK else "unlink", one, other, reference))
+        elif kind in (DOWN, EXIT):
             watcher, body = self.pid(flags, body, self.own)
             watched, body = self.pid(flags, body, self.peer)
             need(17 <= len(body) <= 1017)
             reference, why, life = struct.unpack(">QBQ", body[:17])
             need(why in DOWN_CODES.values(), DECODE)
             detail = self.decoded(body[17:])
-            self.events.append(("down", watcher, watched, reference, why, life, detail))
+            name = "down" if kind == DOWN else "exit"
+            self.events.append((name, watcher, watched, reference, why, life, detail))
         elif kind == UNDELIVERED:
             to, _, cid, body = self.head(flags, body)
             (why, crash), body = struct.unpack(">BQ", body[:9]), body[9:]

@@ -9,9 +9,9 @@ Its modules, in order: each refers to those before it only, which a test holds b
     codec:    checks plan values fields collisions encoder decoder codec
     wire:     frame byte_queue gather bulk_pairs fragments frame_encoder frame_decoder session
     sockets:  linux mac record transport receive connection keep_alive poller
-    lives:    routes notices requests monitors lives
+    lives:    routes notices requests monitors links lives
     running:  interrupts hooks dead_letters admission idle executor
-    handling: asks producers distribution directory_requests system_messages
+    handling: asks producers exits distribution directory_requests system_messages
     asking:   calls
     tests:    debug
 """

@@ -17,9 +17,10 @@ cdef class Connection:
     cdef int64_t begun_ns              # when it was made
     cdef uint64_t peer_lost            # envelopes that the peer says it refused since then
     cdef dict monitoring               # remote pid -> local pid that monitors it -> RemoteMonitor
-    cdef uint64_t references           # of MONITORs sent: the last one
+    cdef uint64_t references           # of MONITORs and LINKs sent: the last one
     cdef dict monitored_by             # local pid -> remote pid that monitors it -> reference ...
-    cdef Py_ssize_t monitored_by_count  # ... and how many pairs these are
+    cdef Py_ssize_t monitored_by_count  # ... and how many pairs these are, and links by the peer
+    cdef dict links                    # Link to one of the peer's -> local pid that has it
     cdef ByteQueue decoding            # whole frames that the executor is decoding
     cdef ByteQueue decoding_bulk       # ... and those of the bulk lane
     cdef bint bulk_waits               # ... for what came before it on the data lane

@@ -515,6 +515,7 @@ cdef Connection new_connection(object poller, Sockets* sockets, Session session,
     connection.initiated = initiated
     connection.begun_ns = monotonic_ns()
     connection.monitoring = {}
+    connection.links = {}
     connection.monitored_by = {}
     return connection
 

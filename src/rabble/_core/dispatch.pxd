@@ -33,6 +33,7 @@ cdef class Rare:
     cdef object random_source      # made when first asked for
     cdef PyObject* asks            # the newest Asked whose end it waits for, borrowed; or NULL
     cdef PyObject* held            # the newest Asked whose request it has, borrowed; or NULL
+    cdef dict links                # pid that it is linked with -> Link; None while there are none
 
 cdef class Entry:
     # One life of a process or service: its successor under the same name has another entry.
@@ -52,6 +53,7 @@ cdef class Entry:
     cdef unsigned char untracked   # the garbage collector was told to leave `target` out
     cdef unsigned char unstarted   # `init` is still to be called
     cdef unsigned char terminates  # its class has a `terminate`, which was not called yet
+    cdef unsigned char traps_exits  # it is told of a link's end, and not ended by it
     cdef unsigned char subscribed  # Subscription
 
 # What is rare of an entry, made if it has none.

@@ -11,7 +11,11 @@ from rabble._core.asks cimport end_asks_of
 from rabble._core.dispatch cimport CALLBACK, Entry
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.executor cimport Executor
-from rabble._core.frame cimport CODE_PROTOCOL, DEMONITOR, DOWN, LOST, MONITOR, UNDELIVERED
+from rabble._core.exits cimport exit_connection, handle_link_event
+from rabble._core.frame cimport (
+    CODE_PROTOCOL, DEMONITOR, DOWN, EXIT, LINK, LOST, MONITOR, UNDELIVERED, UNLINK,
+    VERSION_OF_LINKS,
+)
 from rabble._core.frame_decoder cimport EVENT_UNDECODABLE, PeerEvent
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, same_node
 from rabble._core.monitors cimport NO_PROCESS, TOO_MANY, MonitorStatus
@@ -101,6 +105,7 @@ cdef int end_connection(Executor executor, Connection connection) except -1:
             entry = executor.monitors.forget_remote(<Pid>monitoring, <Pid>monitored)
             if entry is not None:
                 executor.notifier.notify(entry, down)
+    exit_connection(executor, connection, reason)
     end_asks_of(executor, node, why)
     down = NodeDown(node, connection.session.incarnation, why)
     executor.notifier.notify_all(executor.node_subscribers, down)
@@ -124,6 +129,8 @@ cdef int handle_event(Executor executor, PeerEvent event) except -1:
         return remove_monitor(executor, event, connection)
     if event.kind == DOWN:
         return deliver_down(executor, event, connection)
+    if event.kind == LINK or event.kind == UNLINK or event.kind == EXIT:
+        return handle_link_event(executor, event, connection)
     if event.kind == UNDELIVERED:
         return note_undelivered(executor, event)
     if event.kind == LOST:
@@ -248,8 +255,8 @@ cdef int tell_unanswered(Executor executor, Unanswered unanswered) except -1:
         connection = None if executor.routes is None else executor.routes.find(cid.pid.node)
         if connection is not None and connection.is_open():
             connection.frame_encoder.write_undelivered(
-                cid.pid, cid, UNANSWERED_CODES[unanswered.kind], unanswered.crash, pid,
-                unanswered.detail,
+                cid.pid, cid, UNANSWERED_CODES[kind_for(connection, unanswered.kind)],
+                unanswered.crash, pid, unanswered.detail,
             )
             executor.routes.touch(connection)
     return 0
@@ -279,11 +286,18 @@ cdef int send_down(
         # That connection has ended, and for this node all processes behind it have.
         return 0
     reason = down.reason
-    why = DOWN_CODES[reason.kind]
     connection.frame_encoder.write_down(
-        monitoring, down.pid, reference, why, down.life, reason.detail
+        monitoring, down.pid, reference, DOWN_CODES[kind_for(connection, reason.kind)], down.life,
+        reason.detail,
     )
     return executor.routes.touch(connection)
+
+
+cdef str kind_for(Connection connection, str kind):
+    """That of a `DownReason`, for a peer that may not know of links."""
+    if kind == "linked" and connection.session.version < VERSION_OF_LINKS:
+        return "crashed"
+    return kind
 
 
 cdef int count_lost(Executor executor, Connection connection, object count) except -1:

@@ -6,7 +6,7 @@ from rabble._core.byteorder cimport load_32, store_32
 from rabble._core.ids cimport Pid
 
 cdef enum FrameKind:
-    # Data lane; ENVELOPE and DOWN also bulk lane, FRAGMENT only that.
+    # Data lane; ENVELOPE, DOWN and the three of links also bulk lane, FRAGMENT only that.
     CACHE_PID = 1       # a pid takes a slot of the peer's pid cache
     ENVELOPE = 2
     FRAGMENT = 3        # a part of an ENVELOPE
@@ -15,6 +15,9 @@ cdef enum FrameKind:
     DOWN = 6            # a monitored process has ended
     UNDELIVERED = 7     # an ENVELOPE became a dead letter, or a request is not answered
     LOST = 8            # envelopes were dropped because the queue was full
+    LINK = 9            # since version 2, as the next two; a process links with one of the peer
+    UNLINK = 10
+    EXIT = 11           # a linked process has ended
     # Control lane.
     PING = 16
     PONG = 17
@@ -30,7 +33,7 @@ cdef enum Flag:
     FLAG_CID = 2            # ENVELOPE, UNDELIVERED; so are the next two
     FLAG_CONNECTION = 4
     FLAG_REQUEST = 8
-    FLAG_FULL = 16          # ENVELOPE, DOWN: texts of pids instead of indexes; LOST: bulk lane
+    FLAG_FULL = 16          # texts of pids instead of indexes; LOST: bulk lane
     FLAG_FORWARDED = 32     # ENVELOPE: its sender passed on what the correlation id's pid asked
     FLAG_FIRST = 1          # FRAGMENT
     FLAG_LAST = 2
@@ -64,9 +67,14 @@ cdef enum Code:
     CODE_NOT_JOINED = 23
 
 cdef enum:
+    VERSION_MIN = 1         # of the protocol, that this node knows
+    VERSION_MAX = 2
+    VERSION_OF_LINKS = 2    # from which on there are links
+
+cdef enum:
     PID_TEXT_MIN = 8        # bytes: n::n@h:1
     PID_TEXT_MAX = 1025     # four parts of 255, "::" twice and "@"
-    REFERENCE_BYTES = 8     # which MONITOR a DEMONITOR or DOWN is about
+    REFERENCE_BYTES = 8     # which MONITOR a DEMONITOR or DOWN is about, which LINK an EXIT
     # Bytes of a DOWN between its pids and its text: the reference, why, and the life.
     DOWN_TAIL = REFERENCE_BYTES + 1 + 8
     UNDELIVERED_TAIL = 1 + 8 + 2    # ... of an UNDELIVERED: why, the crash, and a text's length

@@ -1,6 +1,7 @@
-__all__ = ["FRAME_KINDS", "REFUSAL_CODES", "split_frame"]
+__all__ = ["FRAME_KINDS", "PROTOCOL_VERSIONS", "REFUSAL_CODES", "split_frame"]
 
 FRAME_KINDS: dict[str, int]
+PROTOCOL_VERSIONS: tuple[int, int]
 REFUSAL_CODES: dict[str, int]
 
 def split_frame(

@@ -16,7 +16,7 @@ import unicodedata
 
 from rabble._core.errors import FrameError
 
-__all__ = ["FRAME_KINDS", "REFUSAL_CODES", "split_frame"]
+__all__ = ["FRAME_KINDS", "PROTOCOL_VERSIONS", "REFUSAL_CODES", "split_frame"]
 
 #: The kinds of frames, by name: for Python, which has no numbers of its own.
 FRAME_KINDS = {
@@ -28,12 +28,18 @@ FRAME_KINDS = {
     "DOWN": DOWN,
     "UNDELIVERED": UNDELIVERED,
     "LOST": LOST,
+    "LINK": LINK,
+    "UNLINK": UNLINK,
+    "EXIT": EXIT,
     "PING": PING,
     "PONG": PONG,
     "BYE": BYE,
     "MEMBERSHIP": MEMBERSHIP,
     "WINDOW_UPDATE": WINDOW_UPDATE,
 }
+
+#: The lowest and the highest version of the protocol that this node knows.
+PROTOCOL_VERSIONS = (VERSION_MIN, VERSION_MAX)
 
 #: The codes of REFUSE and BYE, by name. `rabble.cluster.decide.refusal` says what they mean.
 REFUSAL_CODES = {
@@ -108,7 +114,11 @@ cdef Py_ssize_t check_frame(
         least = 5 if flags & FLAG_FIRST else 1
     elif kind == MONITOR or kind == DEMONITOR:
         least = most = 4 + REFERENCE_BYTES
-    elif kind == DOWN:
+    elif kind == LINK or kind == UNLINK:
+        allowed = FLAG_FULL
+        least = REFERENCE_BYTES + (2 * (2 + PID_TEXT_MIN) if flags & FLAG_FULL else 4)
+        most = REFERENCE_BYTES + (2 * (2 + PID_TEXT_MAX) if flags & FLAG_FULL else 4)
+    elif kind == DOWN or kind == EXIT:
         allowed = FLAG_FULL
         least = DOWN_TAIL + (2 * (2 + PID_TEXT_MIN) if flags & FLAG_FULL else 4)
         most = DOWN_TAIL + (2 * (2 + PID_TEXT_MAX) if flags & FLAG_FULL else 4) + DETAIL_MAX

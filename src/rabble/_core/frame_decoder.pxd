@@ -49,11 +49,11 @@ cdef class PeerEvent:
     cdef readonly Pid to                        # whom of this node it concerns, or None
     cdef readonly Pid about                     # whom of the peer it concerns, or None
     cdef readonly CorrelationId correlation_id  # UNDELIVERED, EVENT_*: the envelope's, or None
-    cdef readonly int why                       # DOWN, UNDELIVERED: as in the frame
-    cdef readonly uint64_t reference            # MONITOR, DEMONITOR, DOWN: which monitor
-    cdef readonly uint64_t life                 # DOWN: of the process that ended; 0: not known
+    cdef readonly int why                       # DOWN, EXIT, UNDELIVERED: as in the frame
+    cdef readonly uint64_t reference            # of MONITOR to DOWN, LINK to EXIT: as in the frame
+    cdef readonly uint64_t life                 # DOWN, EXIT: of the process that ended; 0: unknown
     cdef readonly uint64_t crash                # UNDELIVERED: its number in the log there; 0: none
-    cdef readonly str detail                    # DOWN, UNDELIVERED, EVENT_UNDECODABLE: the reason
+    cdef readonly str detail                    # DOWN, EXIT, UNDELIVERED, ..UNDECODABLE: the reason
     cdef readonly uint32_t count                # LOST: how many envelopes
 
 cdef class FrameDecoder:
@@ -72,6 +72,7 @@ cdef class FrameDecoder:
     cdef Pid full_to                            # keep alive what a Head in full refers to
     cdef Pid full_sender                        # ... as its sender
     cdef Pid full_asker                         # ... and in its correlation id
+    cdef int version                            # of the protocol
     cdef bint is_decoding                       # `read_batch` runs
     cdef int failed                             # the code of the error that ended it, or 0
 
@@ -95,6 +96,10 @@ cdef class FrameDecoder:
     cdef int read_fragment(self, Cursor* c, EnvelopeQueue out) except -1
     cdef int read_monitor(self, Frame* frame, EnvelopeQueue out) except -1
     cdef int read_down(self, Frame* frame, EnvelopeQueue out) except -1
+    cdef int read_link(self, Frame* frame, EnvelopeQueue out) except -1
+    cdef const unsigned char* read_pair(
+        self, Frame* frame, PeerEvent event, bint to_first
+    ) except NULL
     cdef int read_undelivered(self, Frame* frame, EnvelopeQueue out) except -1
     cdef Py_ssize_t read_head(
         self, int flags, const unsigned char* body, size_t size, Head* head

@@ -23,9 +23,10 @@ from rabble._core.fragments cimport (
 )
 from rabble._core.frame cimport (
     CACHE_PID, CODE_DECODE, CODE_DECODE_LIMIT, CODE_LIMIT, CODE_PROTOCOL, CODE_SPOOF, DETAIL_MAX,
-    DOWN, DOWN_TAIL, ENVELOPE, FLAG_CID, FLAG_CONNECTION, FLAG_FORWARDED, FLAG_FULL, FLAG_REQUEST,
-    FLAG_SENDER, FRAGMENT, FRAME_HEADER, LOST, PID_CACHE_SLOTS, PING, REFERENCE_BYTES, UNDELIVERED,
-    UNDELIVERED_TAIL, Frame, may_be_forwarded, next_frame, numbers_size,
+    DOWN, DOWN_TAIL, ENVELOPE, EXIT, FLAG_CID, FLAG_CONNECTION, FLAG_FORWARDED, FLAG_FULL,
+    FLAG_REQUEST, FLAG_SENDER, FRAGMENT, FRAME_HEADER, LINK, LOST, PID_CACHE_SLOTS, PING,
+    REFERENCE_BYTES, UNDELIVERED, UNDELIVERED_TAIL, UNLINK, VERSION_OF_LINKS, Frame,
+    may_be_forwarded, next_frame, numbers_size,
 )
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, is_reserved, same_node
 from rabble._core.queue cimport EnvelopeQueue
@@ -80,8 +81,8 @@ cdef class PeerEvent:
     :ivar to: whom of this node it concerns, or `None`.
     :ivar about: whom of the peer it concerns, or `None`.
     :ivar correlation_id: that of an envelope that was not delivered, or `None`.
-    :ivar why: the number of the reason, as DOWN and UNDELIVERED have it; else 0.
-    :ivar reference: which monitor of the one by the other it is about; else 0.
+    :ivar why: the number of the reason, as DOWN, EXIT and UNDELIVERED have it; else 0.
+    :ivar reference: which monitor or link of the one by the other it is about; else 0.
     :ivar life: which life of `about` has ended; 0: it is not known.
     :ivar crash: the number of a crash in the peer's log; 0: none is known.
     :ivar detail: why a process has ended, a message was not delivered or could not be built.
@@ -123,7 +124,7 @@ cdef class FrameDecoder:
     def __cinit__(
         self, object session, NodeId own not None, NodeId peer not None, Pid executor not None,
         Decoder decoder not None, frozenset open_names not None, Py_ssize_t message_bytes_max,
-        Py_ssize_t frame_bytes_max, UnfinishedMessages unfinished=None,
+        Py_ssize_t frame_bytes_max, int version, UnfinishedMessages unfinished=None,
     ):
         if unfinished is not None:
             # Not by an attribute, which the collector may clear before the fragments are dropped.
@@ -137,6 +138,7 @@ cdef class FrameDecoder:
         self.open_names = open_names
         self.message_bytes_max = message_bytes_max
         self.frame_bytes_max = frame_bytes_max
+        self.version = version
         self.cached_pids = NEVER_CACHED
         self.cached_about = ABOUT_NOBODY
 
@@ -214,8 +216,10 @@ cdef class FrameDecoder:
                 self.read_cache_pid(frame)
             elif frame.kind == FRAGMENT:
                 self.read_fragment(c, out)
-            elif frame.kind == DOWN:
+            elif frame.kind == DOWN or frame.kind == EXIT:
                 self.read_down(frame, out)
+            elif frame.kind == LINK or frame.kind == UNLINK:
+                self.read_link(frame, out)
             elif frame.kind == UNDELIVERED:
                 self.read_undelivered(frame, out)
             elif frame.kind < PING:
@@ -335,26 +339,58 @@ cdef class FrameDecoder:
         return self.put_event(event, out)
 
     cdef int read_down(self, Frame* frame, EnvelopeQueue out) except -1:
-        cdef const unsigned char* p = frame.body
+        """DOWN and EXIT."""
+        cdef PeerEvent event = new_event(self, frame.kind, None, None)
+        cdef const unsigned char* p = self.read_pair(frame, event, True)
         cdef const unsigned char* end = frame.body + frame.size
-        cdef PeerEvent event = new_event(self, DOWN, None, None)
-        if frame.flags & FLAG_FULL:
-            event.to = self.read_text(&p, end, IS_OWN)
-            event.about = self.read_text(&p, end, IS_PEER)
-        else:
-            event.to = <Pid>pid_at(self, p, IS_OWN)
-            event.about = <Pid>pid_at(self, p + 2, IS_PEER)
-            p += 4
         if not DOWN_TAIL <= end - p <= DOWN_TAIL + DETAIL_MAX:
-            raise SessionError(CODE_PROTOCOL, f"a DOWN has {end - p} bytes behind its pids")
+            raise SessionError(
+                CODE_PROTOCOL, f"a DOWN or EXIT has {end - p} bytes behind its pids"
+            )
         event.reference = load_64(p)
         event.why = p[REFERENCE_BYTES]
         event.life = load_64(p + REFERENCE_BYTES + 1)
         p += DOWN_TAIL
         if event.why not in DOWN_KINDS:
-            raise SessionError(CODE_DECODE, f"why {event.why} of a DOWN is unknown")
+            raise SessionError(CODE_DECODE, f"why {event.why} of a DOWN or EXIT is unknown")
         event.detail = self.read_detail(p, end)
         return self.put_event(event, out)
+
+    cdef int read_link(self, Frame* frame, EnvelopeQueue out) except -1:
+        """LINK and UNLINK."""
+        cdef PeerEvent event = new_event(self, frame.kind, None, None)
+        cdef const unsigned char* p = self.read_pair(frame, event, False)
+        if frame.body + frame.size - p != REFERENCE_BYTES:
+            raise SessionError(
+                CODE_PROTOCOL,
+                f"a LINK or UNLINK has {frame.body + frame.size - p} bytes behind its pids",
+            )
+        event.reference = load_64(p)
+        return self.put_event(event, out)
+
+    cdef const unsigned char* read_pair(
+        self, Frame* frame, PeerEvent event, bint to_first
+    ) except NULL:
+        """The two pids of a frame, of which `to_first` says the order; returns what follows."""
+        cdef const unsigned char* p = frame.body
+        cdef const unsigned char* end = frame.body + frame.size
+        cdef int first = IS_OWN if to_first else IS_PEER
+        cdef int second = IS_PEER if to_first else IS_OWN
+        cdef Pid one, other
+        if frame.kind >= LINK and self.version < VERSION_OF_LINKS:
+            raise SessionError(
+                CODE_PROTOCOL, f"version {self.version} has no frame of kind {frame.kind}"
+            )
+        if frame.flags & FLAG_FULL:
+            one = self.read_text(&p, end, first)
+            other = self.read_text(&p, end, second)
+        else:
+            one = <Pid>pid_at(self, p, first)
+            other = <Pid>pid_at(self, p + 2, second)
+            p += 4
+        event.to = one if to_first else other
+        event.about = other if to_first else one
+        return p
 
     cdef str read_detail(self, const unsigned char* p, const unsigned char* end):
         """The text to the end of a frame."""

@@ -31,7 +31,7 @@ cdef class FrameEncoder:
     cdef bint is_encoding                       # a `write_` runs
 
     cdef BulkPairs pairs                        # whose messages are there
-    cdef size_t down_bytes                      # of the DOWNs put there that may wait still ...
+    cdef size_t down_bytes                      # of DOWNs and the like put there, that may wait ...
     cdef uint64_t down_end                      # ... and where the last one ends, in `bulk.written`
 
     cdef PidSlot* slots                         # the pid cache, as the peer has it
@@ -46,6 +46,13 @@ cdef class FrameEncoder:
     cdef int write_demonitor(self, Pid monitoring, Pid monitored, uint64_t reference) except -1
     cdef int write_down(
         self, Pid monitoring, Pid monitored, uint64_t reference, int why, uint64_t life, str detail
+    ) except -1
+    # The same of links: `reference` is the LINK itself, or the latest one of the other process that
+    # was seen here.
+    cdef int write_link(self, Pid linking, Pid linked, uint64_t reference) except -1
+    cdef int write_unlink(self, Pid linking, Pid linked, uint64_t reference) except -1
+    cdef int write_exit(
+        self, Pid linked, Pid ended, uint64_t reference, int why, uint64_t life, str detail
     ) except -1
     # `about` is whose doing it was, or None.
     cdef int write_undelivered(
@@ -80,7 +87,19 @@ cdef class FrameEncoder:
     cdef int write_monitor_frame(
         self, int kind, Pid monitoring, Pid monitored, uint64_t reference
     ) except -1
-    cdef int check_down(self, bint is_peer, Pid monitoring, bint is_own, Pid monitored) except -1
+    cdef int write_link_frame(
+        self, int kind, Pid linking, Pid linked, uint64_t reference
+    ) except -1
+    cdef int write_down_frame(
+        self, int kind, Pid to, Pid ended, uint64_t reference, int why, uint64_t life, str detail
+    ) except -1
+    cdef int check_pair(self, bint is_own, Pid own, bint is_peer, Pid peer) except -1
+    # Room for a frame that names two pids and has a tail of `size` bytes, in the lane in which it
+    # follows what the own one sent to the peer's: its flags and both pids are there, and `tail` is
+    # where the rest is to be written. `own_first` tells which pid comes first.
+    cdef int begin_pair_frame(
+        self, int kind, Pid own, Pid peer, bint own_first, Py_ssize_t size, unsigned char** tail
+    ) except -1
     cdef Py_ssize_t slot_of(self, Pid pid, Py_ssize_t kept) except -1
     cdef Py_ssize_t assign_slot(self, Pid pid, Py_ssize_t kept) except -1
     cdef void cut_back(self, Py_ssize_t size) noexcept

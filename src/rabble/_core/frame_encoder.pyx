@@ -26,10 +26,10 @@ from rabble._core.capacities cimport DATA_BYTES_KEPT
 from rabble._core.encoder cimport Encoder
 from rabble._core.envelope cimport Envelope
 from rabble._core.frame cimport (
-    CACHE_PID, DEMONITOR, DETAIL_MAX, DOWN, DOWN_TAIL, ENVELOPE, FLAG_CID, FLAG_CONNECTION,
-    FLAG_FORWARDED, FLAG_FULL, FLAG_REQUEST, FLAG_SENDER, FRAME_HEADER, HEAD_MAX, LOST, MONITOR,
-    PID_CACHE_SLOTS, REFERENCE_BYTES, UNDELIVERED, UNDELIVERED_TAIL, WINDOW_UPDATE,
-    may_be_forwarded, store_header, text_of_frame,
+    CACHE_PID, DEMONITOR, DETAIL_MAX, DOWN, DOWN_TAIL, ENVELOPE, EXIT, FLAG_CID, FLAG_CONNECTION,
+    FLAG_FORWARDED, FLAG_FULL, FLAG_REQUEST, FLAG_SENDER, FRAME_HEADER, HEAD_MAX, LINK, LOST,
+    MONITOR, PID_CACHE_SLOTS, REFERENCE_BYTES, UNDELIVERED, UNDELIVERED_TAIL, UNLINK,
+    WINDOW_UPDATE, may_be_forwarded, store_header, text_of_frame,
 )
 from rabble._core.gather cimport (
     GatherFrame, add_frame, forget_frames, free_gather, make_room, put_envelope, put_fragments,
@@ -303,10 +303,9 @@ cdef class FrameEncoder:
             raise reentered()
         first = self.slot_of(monitoring, -1)
         second = self.slot_of(monitored, -1)
-        if not self.slots[first].is_own:
-            raise foreign(monitoring, "monitoring process", self.own)
-        if not self.slots[second].is_peer:
-            raise foreign(monitored, "monitored process", self.peer)
+        self.check_pair(
+            self.slots[first].is_own, monitoring, self.slots[second].is_peer, monitored
+        )
         make_room(self.encoder, w, n)
         start = w.data + w.size
         store_header(start, n, <unsigned char>kind, 0)
@@ -319,60 +318,93 @@ cdef class FrameEncoder:
     cdef int write_down(
         self, Pid monitoring, Pid monitored, uint64_t reference, int why, uint64_t life, str detail
     ) except -1:
+        # The DOWN must follow what the ended process sent to the monitoring one, in the same lane.
+        return self.write_down_frame(DOWN, monitoring, monitored, reference, why, life, detail)
+
+    cdef int write_exit(
+        self, Pid linked, Pid ended, uint64_t reference, int why, uint64_t life, str detail
+    ) except -1:
+        return self.write_down_frame(EXIT, linked, ended, reference, why, life, detail)
+
+    cdef int write_link(self, Pid linking, Pid linked, uint64_t reference) except -1:
+        return self.write_link_frame(LINK, linking, linked, reference)
+
+    cdef int write_unlink(self, Pid linking, Pid linked, uint64_t reference) except -1:
+        return self.write_link_frame(UNLINK, linking, linked, reference)
+
+    cdef int write_link_frame(
+        self, int kind, Pid linking, Pid linked, uint64_t reference
+    ) except -1:
+        cdef unsigned char* tail
+        self.begin_pair_frame(kind, linking, linked, True, REFERENCE_BYTES, &tail)
+        store_64(tail, reference)
+        return 0
+
+    cdef int write_down_frame(
+        self, int kind, Pid to, Pid ended, uint64_t reference, int why, uint64_t life, str detail
+    ) except -1:
         cdef bytes text = text_of_frame(detail, DETAIL_MAX)
-        cdef bytes watcher_text, watched_text
-        cdef Py_ssize_t first, second, n
+        cdef unsigned char* tail
+        self.begin_pair_frame(kind, ended, to, False, DOWN_TAIL + len(text), &tail)
+        store_64(tail, reference)
+        tail[REFERENCE_BYTES] = <unsigned char>why
+        store_64(tail + REFERENCE_BYTES + 1, life)
+        memcpy(tail + DOWN_TAIL, PyBytes_AS_STRING(text), len(text))
+        return 0
+
+    cdef int begin_pair_frame(
+        self, int kind, Pid own, Pid peer, bint own_first, Py_ssize_t size, unsigned char** tail
+    ) except -1:
+        cdef Pid first = own if own_first else peer
+        cdef Pid second = peer if own_first else own
+        cdef bytes first_text, second_text
+        cdef Py_ssize_t first_slot, second_slot, n
         cdef unsigned char* start
         cdef unsigned char* p
-        cdef unsigned char flags = 0
         if self.is_encoding:
             raise reentered()
-        # The DOWN must follow what the ended process sent to the monitoring one, in the same lane.
-        if self.pairs.ends is not None and self.pairs.has(&self.bulk, monitored, monitoring):
-            self.check_down(same_node(monitoring.node, self.peer), monitoring,
-                            same_node(monitored.node, self.own), monitored)
-            flags = FLAG_FULL
-            watcher_text = self.encoder.text_of(monitoring)
-            watched_text = self.encoder.text_of(monitored)
-            n = FRAME_HEADER + 4 + len(watcher_text) + len(watched_text) + DOWN_TAIL + len(text)
+        if self.pairs.ends is not None and self.pairs.has(&self.bulk, own, peer):
+            self.check_pair(
+                same_node(own.node, self.own), own, same_node(peer.node, self.peer), peer
+            )
+            first_text = self.encoder.text_of(first)
+            second_text = self.encoder.text_of(second)
+            n = FRAME_HEADER + 4 + len(first_text) + len(second_text) + size
             self.is_encoding = True
             try:
                 reserve_frame(&self.bulk, self.encoder, n)
-                self.pairs.add(&self.bulk, monitored, monitoring, n)
+                self.pairs.add(&self.bulk, own, peer, n)
                 add_frame(&self.bulk, self.encoder, n, 0)
                 self.down_bytes += n
                 self.down_end = self.bulk.written
             finally:
                 self.is_encoding = False
             start = self.bulk.own.data + self.bulk.own.size - n
-            p = store_text(store_text(start + FRAME_HEADER, watcher_text), watched_text)
+            p = store_text(store_text(start + FRAME_HEADER, first_text), second_text)
+            store_header(start, n, <unsigned char>kind, FLAG_FULL)
         else:
-            first = self.slot_of(monitoring, -1)
-            second = self.slot_of(monitored, -1)
-            self.check_down(
-                self.slots[first].is_peer, monitoring, self.slots[second].is_own, monitored
+            first_slot = self.slot_of(first, -1)
+            second_slot = self.slot_of(second, -1)
+            self.check_pair(
+                self.slots[first_slot if own_first else second_slot].is_own, own,
+                self.slots[second_slot if own_first else first_slot].is_peer, peer,
             )
-            n = FRAME_HEADER + 4 + DOWN_TAIL + len(text)
+            n = FRAME_HEADER + 4 + size
             make_room(self.encoder, &self.data, n)
             start = self.data.data + self.data.size
             self.data.size += n
-            store_16(start + FRAME_HEADER, <uint32_t>first)
-            store_16(start + FRAME_HEADER + 2, <uint32_t>second)
+            store_16(start + FRAME_HEADER, <uint32_t>first_slot)
+            store_16(start + FRAME_HEADER + 2, <uint32_t>second_slot)
             p = start + FRAME_HEADER + 4
-        store_64(p, reference)
-        p[REFERENCE_BYTES] = <unsigned char>why
-        store_64(p + REFERENCE_BYTES + 1, life)
-        memcpy(p + DOWN_TAIL, PyBytes_AS_STRING(text), len(text))
-        store_header(start, n, DOWN, flags)
+            store_header(start, n, <unsigned char>kind, 0)
+        tail[0] = p
         return 0
 
-    cdef int check_down(
-        self, bint is_peer, Pid monitoring, bint is_own, Pid monitored
-    ) except -1:
+    cdef int check_pair(self, bint is_own, Pid own, bint is_peer, Pid peer) except -1:
         if not is_peer:
-            raise foreign(monitoring, "monitoring process", self.peer)
+            raise foreign(peer, "receiver", self.peer)
         if not is_own:
-            raise foreign(monitored, "monitored process", self.own)
+            raise foreign(own, "sender", self.own)
         return 0
 
     cdef int write_undelivered(

@@ -42,15 +42,16 @@ cdef class Lives:
 
     cdef int subscribe(self, Entry entry, int which, bint wanted) except -1
 
-    # The end of one: its monitors are told `reason`. All or nothing, if memory is short.
+    # The end of one: its monitors and links are told `reason`. All or nothing, if memory is short.
     cdef int end(self, Entry entry, object reason, unsigned long long crash=*) except -1
     # The same of one that ends with its node.
     cdef int end_with_node(self, Entry entry, object reason) except -1
-    # The same in two parts, of which the first cannot fail: it returns the pids that
-    # monitored it.
+    # The same in two parts, of which the first cannot fail: it returns the pids that monitored it,
+    # and its entry keeps its links for the second.
     cdef dict detach(self, Entry entry)
     cdef void let_go(self, Entry entry) noexcept
     cdef int tell_ended(self, Entry entry, dict monitored_by, object reason) except -1
     cdef list farewells(self, Entry entry, dict monitored_by, object reason)
+    cdef void forget_links(self, Entry entry) noexcept
     # The end of all, of which nobody is told.
     cdef int clear(self) except -1

@@ -21,6 +21,7 @@ from rabble._core.dispatch cimport (
 from rabble._core.envelope cimport Envelope
 from rabble._core.ids cimport Pid
 from rabble._core.inbox cimport Inbox
+from rabble._core.links cimport end_links, exits_of
 from rabble._core.pid_slots cimport PidSet, PidSlots, drop_slots, next_item
 from rabble._core.texts cimport bounded_repr, given as words_of, type_name
 
@@ -183,6 +184,13 @@ cdef class Lives:
         entry.terminates = type(process).terminate is not self.process_class.terminate
         if entry.terminates:
             check_method(process, "terminate", 2)
+        traps_exits = type(process).traps_exits
+        if type(traps_exits) is not bool:
+            raise TypeError(
+                f"{type_name(process)}.traps_exits must be True or False, "
+                f"not {words_of(traps_exits)}"
+            )
+        entry.traps_exits = traps_exits
         return entry
 
     cdef PyObject** runtime_of(self, object process) noexcept:
@@ -252,26 +260,26 @@ cdef class Lives:
 
     cdef int end(self, Entry entry, object reason, unsigned long long crash=0) except -1:
         """What takes memory comes first, so no monitor misses the end of a life that is over."""
-        cdef list envelopes = []
+        cdef list envelopes = self.farewells(entry, entry.monitored_by, reason)
         cdef Envelope envelope
-        if entry.monitored_by:
-            envelopes = self.farewells(entry, entry.monitored_by, reason)
         if self.requests.has(entry):
             envelopes.append(self.requests.unanswered(entry, reason.kind, reason.detail, crash))
         self.run_queue.reserve(len(envelopes))
         self.detach(entry)
+        self.forget_links(entry)
         for envelope in envelopes:
             self.run_queue.append(envelope)
         return 0
 
     cdef int end_with_node(self, Entry entry, object reason) except -1:
-        """The same without a `Down`: whoever monitors it here ends as well, and nodes are told all.
+        """The same without a `Down` and exits: who would be told ends as well, and nodes are told all.
         """
         cdef Envelope envelope
         if self.requests.has(entry):
             envelope = self.requests.unanswered(entry, reason.kind, reason.detail, 0)
             self.run_queue.append(envelope)
         self.detach(entry)
+        self.forget_links(entry)
         return 0
 
     cdef dict detach(self, Entry entry):
@@ -298,6 +306,8 @@ cdef class Lives:
             self.requests.forget_asks(entry, self.timeouts)
         if monitored_by is not None:
             self.monitors.forget_monitored_by(entry.pid, monitored_by)
+        if entry.rare is not None and entry.rare.links is not None:
+            end_links(self.monitors, entry)
         if entry.kind == INBOX:
             # Its owner takes what is left, and learns that nothing follows.
             (<Inbox>entry.target).close()
@@ -307,16 +317,25 @@ cdef class Lives:
         return monitored_by
 
     cdef int tell_ended(self, Entry entry, dict monitored_by, object reason) except -1:
-        """Queue a `Down` for each monitor of a life that has ended, behind what that life sent."""
-        if monitored_by:
-            for envelope in self.farewells(entry, monitored_by, reason):
-                self.run_queue.append(envelope)
+        """Queue what its monitors and links are told of a life that has ended, behind what it sent."""
+        for envelope in self.farewells(entry, monitored_by, reason):
+            self.run_queue.append(envelope)
+        self.forget_links(entry)
         return 0
 
     cdef list farewells(self, Entry entry, dict monitored_by, object reason):
-        return self.monitors.farewells(
-            self.pid, entry.pid, monitored_by, Down(entry.pid, reason, entry.life)
-        )
+        cdef list envelopes = []
+        if monitored_by:
+            envelopes = self.monitors.farewells(
+                self.pid, entry.pid, monitored_by, Down(entry.pid, reason, entry.life)
+            )
+        if entry.rare is not None and entry.rare.links is not None:
+            envelopes += exits_of(self.monitors, self.pid, entry, reason)
+        return envelopes
+
+    cdef void forget_links(self, Entry entry) noexcept:
+        if entry.rare is not None:
+            entry.rare.links = None
 
     cdef int clear(self) except -1:
         """Cut what refers to each other. What a process does at its end finds an empty table."""
@@ -335,6 +354,7 @@ cdef class Lives:
                 break
             entry = <Entry>item
             entry.timers = entry.monitored_by = entry.monitoring = None
+            self.forget_links(entry)
             self.let_go(entry)
         drop_slots(&taken)
         return 0
@@ -344,10 +364,10 @@ cdef class Lives:
         entry.receive = None
         if entry.rare is not None:
             self.requests.drop_asks(entry)
-            if entry.rare.held is NULL:
+            if entry.rare.held is NULL and entry.rare.links is None:
                 entry.rare = None
             else:
-                # It ended without having answered these, which is still to be told.
+                # It ended without having answered these, or with links: that is still to be told.
                 entry.rare.random_source = None
         entry.takes_self = False
         if entry.untracked:

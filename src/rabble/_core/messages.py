@@ -29,8 +29,10 @@ __all__ = [
     "DownReason",
     "Drain",
     "Drained",
+    "Exit",
     "Failed",
     "GetMetrics",
+    "Link",
     "Lost",
     "Monitor",
     "NodeDown",
@@ -46,6 +48,7 @@ __all__ = [
     "Tick",
     "Timeout",
     "TimerCancelled",
+    "Unlink",
 ]
 
 
@@ -90,7 +93,12 @@ class CancelTimer:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Spawn:
-    """Asks for a process. The answer comes only if it fails: `SpawnFailed`."""
+    """Asks for a process. The answer comes only if it fails: `SpawnFailed`.
+
+    With `link` or `monitor` it is linked or monitored from its first moment on, and one that could
+    not be spawned is not. A process that has ended before its `Spawn` with `link` was handled is
+    not outlived: nothing is spawned then.
+    """
 
     #: A fresh instance; from now on it belongs to the node.
     process: Receiver
@@ -100,6 +108,10 @@ class Spawn:
     group: str | None = None
     #: How many envelopes may wait for it; `None` is without limit.
     mailbox_max: int | None = None
+    #: Whether to link who asks with it, as `Link` does.
+    link: bool = False
+    #: Whether who asks monitors it, as `Monitor` does.
+    monitor: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -137,6 +149,36 @@ class Demonitor:
     """Takes a `Monitor` back."""
 
     #: The process to monitor no longer.
+    pid: Pid
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Link:
+    """Links the process that asks with another one: of this node or another.
+
+    A link ties two lives, whichever of them asked, and a second one of the same two is the same
+    link. When one of them ends for any reason but `stopped`, so does the other one, in order and
+    with that reason: its `terminate` is called, and its own links pass it on. One whose class has
+    `traps_exits` is sent an `Exit` instead, whatever the reason. Where there is nobody to be linked
+    with, who asked is ended so, or told: `no_process`, `disconnected` or `refused`.
+
+    A service is not ended: it is sent an `Exit` if it was the one that asked. To be linked with
+    oneself is nothing.
+    """
+
+    #: The one to be linked with. The runtime's own pids are refused: that ends who asked.
+    pid: Pid
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unlink:
+    """Ends a link, whoever of the two asked for it.
+
+    What is sent to oneself behind it comes when that is done: nothing of the link follows then, not
+    even if the other process has ended before.
+    """
+
+    #: The one to be linked with no longer.
     pid: Pid
 
 
@@ -269,15 +311,17 @@ class DownReason:
         "shutdown",
         "disconnected",
         "refused",
+        "linked",
     )
     #: Those that a `Stop` may give.
     STOP_KINDS: ClassVar[tuple[str, ...]] = ("stopped", "crashed", "shutdown")
 
     #: `stopped`, `crashed`, `no_process` (it did not run when it was to be monitored), `shutdown`,
-    #: `disconnected` (its node cannot be reached; it may live), or `refused` (its node lets itself
-    #: be monitored no further; it lives).
+    #: `disconnected` (its node cannot be reached; it may live), `refused` (its node lets itself be
+    #: monitored or linked with no further; it lives), or `linked` (another process that it was
+    #: linked with, by however many links, ended it by its own end, or could not be reached).
     kind: str
-    #: More about it, as text for people: of a crash the exception.
+    #: More about it, as text for people: of a crash the exception, of `linked` whose end it was.
     detail: str = ""
 
     def __post_init__(self) -> None:
@@ -307,6 +351,22 @@ class Down:
     #: Which life of that name: its number is unique among all starts of processes and services of
     #: one start of its node. 0 where none ended: `no_process`, `refused`, `disconnected`. Two
     #: that differ in nothing else are equal.
+    life: int = dataclasses.field(default=0, compare=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exit:
+    """A linked process ended, or there was none: for processes that trap exits.
+
+    Comes as a `Down` does: once for each link, after the last message of the life that ended and
+    before the first one of the next life of that name. The link is gone then.
+    """
+
+    #: Which process.
+    pid: Pid
+    #: Why. `disconnected` and `refused`: it may live, or lives, and the link is gone.
+    reason: DownReason
+    #: Which life of that name; 0 where none ended. Two that differ in nothing else are equal.
     life: int = dataclasses.field(default=0, compare=False)
 
 
@@ -433,13 +493,14 @@ class Lost:
     count: int
 
 
-# How the wire has them: the numbers of DOWN and UNDELIVERED.
+# How the wire has them: the numbers of DOWN, EXIT and UNDELIVERED.
 DOWN_KINDS: Mapping[int, str] = {
     1: "stopped",
     2: "crashed",
     3: "no_process",
     4: "shutdown",
     5: "refused",
+    6: "linked",
 }
 DOWN_CODES: Mapping[str, int] = {kind: code for code, kind in DOWN_KINDS.items()}
 UNDELIVERED_REASONS: Mapping[int, DeadLetterReason] = {
@@ -463,7 +524,9 @@ UNDELIVERED_CODES: Mapping[DeadLetterReason, int] = {
 
 #: An UNDELIVERED of a request that was delivered, and whose process ended without an answer.
 UNANSWERED_KINDS: Mapping[int, str] = {
-    16 + code: kind for code, kind in DOWN_KINDS.items() if kind in DownReason.STOP_KINDS
+    16 + code: kind
+    for code, kind in DOWN_KINDS.items()
+    if kind in (*DownReason.STOP_KINDS, "linked")
 }
 UNANSWERED_CODES: Mapping[str, int] = {kind: code for code, kind in UNANSWERED_KINDS.items()}
 #: An UNDELIVERED of a request that another node has from now on.

@@ -25,8 +25,8 @@ from rabble._core.capacities cimport (
     RECV_LOW,
 )
 from rabble._core.frame cimport (
-    BYE, CODE_INTEGRITY, CODE_LIMIT, DOWN, ENVELOPE, FLAG_FULL, FLAG_IDLE, FRAGMENT, LOST, PING,
-    PONG, WINDOW_UPDATE, Frame, next_frame,
+    BYE, CODE_INTEGRITY, CODE_LIMIT, DOWN, ENVELOPE, EXIT, FLAG_FULL, FLAG_IDLE, FRAGMENT, LOST,
+    PING, PONG, WINDOW_UPDATE, Frame, next_frame,
 )
 from rabble._core.inbox cimport monotonic_ns
 from rabble._core.linux cimport (
@@ -225,7 +225,9 @@ cdef void split_frames(Sockets* s, Transport* t) noexcept nogil:
 cdef inline bint is_bulk(const Frame* frame) noexcept nogil:
     return frame.kind == FRAGMENT or (
         frame.flags & FLAG_FULL
-        and (frame.kind == ENVELOPE or frame.kind == DOWN or frame.kind == LOST)
+        and (
+            frame.kind == ENVELOPE or frame.kind == DOWN or LOST <= frame.kind <= EXIT
+        )
     )
 
 

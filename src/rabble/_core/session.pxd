@@ -10,6 +10,7 @@ cdef class Session:
     cdef readonly NodeId peer                   # the other one
     cdef readonly uint64_t incarnation          # of the peer
     cdef readonly frozenset labels              # that the peer gives itself
+    cdef readonly int version                   # of the protocol: that both sides use
     cdef readonly Codec codec                   # what encodes and decodes its messages
     cdef FrameEncoder frame_encoder             # what is sent goes through it ...
     cdef FrameDecoder frame_decoder             # ... and what is received through this

@@ -27,6 +27,7 @@ class Session:
         pid_cache_slots: int = ...,
         unfinished: UnfinishedMessages | None = None,
         labels: frozenset[str] | None = frozenset(),
+        version: int = 2,
     ) -> Session: ...
     @property
     def own(self) -> NodeId: ...
@@ -36,6 +37,8 @@ class Session:
     def incarnation(self) -> int: ...
     @property
     def labels(self) -> frozenset[str]: ...
+    @property
+    def version(self) -> int: ...
     @property
     def codec(self) -> Codec: ...
     @property
@@ -54,6 +57,17 @@ class Session:
         self,
         monitoring: Pid,
         monitored: Pid,
+        reference: int,
+        why: int,
+        life: int,
+        detail: str = "",
+    ) -> None: ...
+    def link(self, linking: Pid, linked: Pid, reference: int) -> None: ...
+    def unlink(self, linking: Pid, linked: Pid, reference: int) -> None: ...
+    def exit(
+        self,
+        linked: Pid,
+        ended: Pid,
         reference: int,
         why: int,
         life: int,

@@ -23,7 +23,7 @@ from rabble._core.codec cimport Codec
 from rabble._core.envelope cimport Envelope, is_to_nobody
 from rabble._core.failure cimport owned
 from rabble._core.fragments cimport UnfinishedMessages
-from rabble._core.frame cimport HEAD_MAX, PID_CACHE_SLOTS
+from rabble._core.frame cimport HEAD_MAX, PID_CACHE_SLOTS, VERSION_MAX
 from rabble._core.frame_decoder cimport FrameDecoder
 from rabble._core.frame_encoder cimport FrameEncoder
 from rabble._core.ids cimport CorrelationId, NodeId, Pid
@@ -64,6 +64,7 @@ cdef class Session:
     :param unfinished: counts the bytes of messages that come in fragments, among those of others;
         `None` if nothing does.
     :param labels: that the peer gives itself.
+    :param version: of the protocol, that both sides use.
     :raises ValueError: if a bound is not usable.
     """
 
@@ -72,7 +73,7 @@ cdef class Session:
         Pid executor not None, *, Codec codec not None, Py_ssize_t fragment_bytes=65536,
         message_bytes_max=None, peer_message_bytes_max=None, Py_ssize_t frame_bytes_max=1 << 20,
         open_names=frozenset(), Py_ssize_t pid_cache_slots=PID_CACHE_SLOTS_USED,
-        UnfinishedMessages unfinished=None, frozenset labels=frozenset(),
+        UnfinishedMessages unfinished=None, frozenset labels=frozenset(), int version=VERSION_MAX,
     ):
         if message_bytes_max is None:
             message_bytes_max = codec.message_bytes_max
@@ -102,6 +103,7 @@ cdef class Session:
         self.peer = peer
         self.incarnation = incarnation
         self.labels = labels
+        self.version = version
         self.codec = codec
         self.frame_encoder = FrameEncoder(
             own, peer, executor, codec.encoder, fragment_bytes, message_bytes_max,
@@ -109,7 +111,7 @@ cdef class Session:
         )
         self.frame_decoder = FrameDecoder(
             self, own, peer, executor, codec.decoder, frozenset(open_names), message_bytes_max,
-            frame_bytes_max, unfinished,
+            frame_bytes_max, version, unfinished,
         )
 
     @property
@@ -166,6 +168,21 @@ cdef class Session:
     ):
         """Write that this life of `monitored`, of this node, has ended; 0: no life is known."""
         self.frame_encoder.write_down(monitoring, monitored, reference, why, life, detail)
+
+    def link(self, Pid linking not None, Pid linked not None, uint64_t reference):
+        """Write that `linking`, of this node, links with `linked`, of the peer."""
+        self.frame_encoder.write_link(linking, linked, reference)
+
+    def unlink(self, Pid linking not None, Pid linked not None, uint64_t reference):
+        """Write that it ends the link; `reference` is the last LINK of the other's that was seen."""
+        self.frame_encoder.write_unlink(linking, linked, reference)
+
+    def exit(
+        self, Pid linked not None, Pid ended not None, uint64_t reference, int why, uint64_t life,
+        str detail="",
+    ):
+        """Write that this life of `ended`, of this node, was linked with `linked` and has ended."""
+        self.frame_encoder.write_exit(linked, ended, reference, why, life, detail)
 
     def undelivered(
         self, Pid to not None, CorrelationId correlation_id, int why, uint64_t crash=0,

@@ -19,9 +19,13 @@ cdef class SystemMessages(MessageHandler):
     cdef int start_timer(self, object request, Envelope envelope) except -1
     cdef int cancel_timer(self, object request, Envelope envelope) except -1
     cdef int spawn(self, object request, Envelope envelope) except -1
+    # Of a process that was spawned just now.
+    cdef int bind(self, Entry asker, Pid pid, bint link, bint monitor) except -1
     cdef int stop(self, object request) except -1
     cdef int monitor(self, object request, Envelope envelope) except -1
     cdef int demonitor(self, object request, Envelope envelope) except -1
+    cdef int link(self, object request, Envelope envelope) except -1
+    cdef int unlink(self, object request, Envelope envelope) except -1
     cdef int get_metrics(self, Envelope envelope) except -1
     cdef int subscribe_nodes(self, object request, Envelope envelope) except -1
     cdef int subscribe_dead_letters(self, object request, Envelope envelope) except -1

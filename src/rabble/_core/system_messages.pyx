@@ -23,9 +23,11 @@ from rabble._core.distribution cimport (
     tell_unanswered,
 )
 from rabble._core.executor cimport ENDING, NAME_TAKEN, Executor, MessageHandler
+from rabble._core.exits cimport begin_link, check_linking, handle_exiting
 from rabble._core.failure cimport what_failed
 from rabble._core.frame_decoder cimport PeerEvent
 from rabble._core.ids cimport CorrelationId, Pid, same_node
+from rabble._core.links cimport Exiting, remove_link
 from rabble._core.monitors cimport MONITORED, NO_PROCESS, MonitorStatus
 from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
 from rabble._core.connection cimport Connection
@@ -50,6 +52,7 @@ from rabble._core.messages import (
     DownReason,
     Drain,
     GetMetrics,
+    Link,
     Monitor,
     NodeUp,
     Produce,
@@ -62,6 +65,7 @@ from rabble._core.messages import (
     Tick,
     Timeout,
     TimerCancelled,
+    Unlink,
 )
 
 __all__ = ["SystemMessages"]
@@ -86,6 +90,7 @@ cdef enum Message:
     NOT_DELIVERED
     NOT_ANSWERED
     CONNECTED
+    EXITING
     ASK
     PRODUCE
     DRAIN
@@ -98,6 +103,8 @@ cdef enum Message:
     SUBSCRIBE_NODES
     SUBSCRIBE_DEAD_LETTERS
     GET_METRICS
+    LINK_PID
+    UNLINK_PID
     MESSAGES
 
 
@@ -126,6 +133,7 @@ cdef class SystemMessages(MessageHandler):
             Undelivered,
             Unanswered,
             Connected,
+            Exiting,
             Ask,
             Produce,
             Drain,
@@ -138,6 +146,8 @@ cdef class SystemMessages(MessageHandler):
             SubscribeNodes,
             SubscribeDeadLetters,
             GetMetrics,
+            Link,
+            Unlink,
         )
         self.directory = Pid(DIRECTORY_NAME, executor.node, executor.pid.group)
         self.producers = Producers(executor)
@@ -162,6 +172,8 @@ cdef class SystemMessages(MessageHandler):
             return tell_unanswered(self.executor, <Unanswered>msg)
         if which == CONNECTED:
             return self.connected(<Connected>msg)
+        if which == EXITING:
+            return handle_exiting(self.executor, <Exiting>msg)
         if which == ASK:
             return begin_ask(self.executor, <Ask>msg, envelope, self.asker(envelope))
         if which == PRODUCE:
@@ -186,13 +198,17 @@ cdef class SystemMessages(MessageHandler):
             return self.subscribe_dead_letters(msg, envelope)
         if which == GET_METRICS:
             return self.get_metrics(envelope)
+        if which == LINK_PID:
+            return self.link(msg, envelope)
+        if which == UNLINK_PID:
+            return self.unlink(msg, envelope)
         if is_directory_request(msg):
             return self.pass_to_directory(envelope)
         raise TypeError(
             f"the executor was sent a {type_name(msg)}; it understands "
             "Ask, CancelTimer, Demonitor, Drain, GetGroupMembers, GetMetrics, JoinGroup, "
-            "LeaveGroup, Monitor, Register, Spawn, StartTimer, Stop, SubscribeDeadLetters, "
-            "SubscribeGroup, SubscribeNodes, Unregister, WhereIs"
+            "LeaveGroup, Link, Monitor, Register, Spawn, StartTimer, Stop, SubscribeDeadLetters, "
+            "SubscribeGroup, SubscribeNodes, Unlink, Unregister, WhereIs"
         )
 
     cdef inline int place_of(self, object msg) noexcept:
@@ -205,7 +221,7 @@ cdef class SystemMessages(MessageHandler):
         return which
 
     cdef bint is_own(self, object msg) noexcept:
-        return self.place_of(msg) <= CONNECTED
+        return self.place_of(msg) <= EXITING
 
     cdef Entry asker(self, Envelope envelope):
         """The entry of a control message's sender, or `None` if that life is over by now."""
@@ -334,9 +350,19 @@ cdef class SystemMessages(MessageHandler):
         cdef Pid pid = Pid(request.name, self.executor.node, request.group)
         cdef object process = request.process
         cdef object mailbox_max = request.mailbox_max
+        cdef bint link = request.link
+        cdef bint monitor = request.monitor
+        cdef Entry asker = None
         cdef str reason
         cdef int added
         self.executor.lives.check(pid, process, mailbox_max)
+        if link or monitor:
+            asker = self.asker(envelope)
+            if asker is not None:
+                check_linking(asker)
+            elif link:
+                # What it was to be linked with is over, and nobody else knows of it.
+                return 0
         added = (<quiet_add><void*>add)(self.executor, pid, process, mailbox_max)
         if added < 0:
             # The request is a right one, and it is the process that cannot be spawned: who asked is
@@ -355,13 +381,29 @@ cdef class SystemMessages(MessageHandler):
         elif added == ENDING:
             reason = "the node shuts down"
         else:
-            return 0
+            return 0 if asker is None else self.bind(asker, pid, link, monitor)
         if envelope.sender is not None and not self.executor.backlog.is_stale(envelope.sender):
             self.executor.notifier.notify_pid(
                 envelope.sender,
                 SpawnFailed(pid, reason),
                 envelope.correlation_id,
             )
+        return 0
+
+    cdef int bind(self, Entry asker, Pid pid, bint link, bint monitor) except -1:
+        """Link and monitor a process from its first moment on; else it has none."""
+        cdef Entry child = <Entry>self.executor.table.find(pid)
+        cdef bint is_bound = False
+        try:
+            if link:
+                begin_link(self.executor, asker, pid)
+            if monitor:
+                self.executor.monitors.add(asker, pid)
+            is_bound = True
+        finally:
+            if not is_bound:
+                # It has not begun, so nobody has anything to be told.
+                self.executor.lives.detach(child)
         return 0
 
     cdef int stop(self, object request) except -1:
@@ -416,6 +458,16 @@ cdef class SystemMessages(MessageHandler):
         if entry is not None:
             self.executor.monitors.remove(entry, pid)
         return 0
+
+    cdef int link(self, object request, Envelope envelope) except -1:
+        cdef Entry entry = self.asker(envelope)
+        cdef Pid pid = pid_in(request)
+        return 0 if entry is None else begin_link(self.executor, entry, pid)
+
+    cdef int unlink(self, object request, Envelope envelope) except -1:
+        cdef Entry entry = self.asker(envelope)
+        cdef Pid pid = pid_in(request)
+        return 0 if entry is None else remove_link(self.executor.monitors, entry, pid)
 
     cdef int get_metrics(self, Envelope envelope) except -1:
         cdef Entry entry = self.asker(envelope)

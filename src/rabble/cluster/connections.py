@@ -135,6 +135,7 @@ class Connections:
                 up.incarnation,
                 established.peer.message_bytes_max,
                 established.peer.labels,
+                established.peer.version,
             )
             fd = self._descriptor_of(sock)
             connection = self._poller.attach(

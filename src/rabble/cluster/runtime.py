@@ -10,6 +10,7 @@ from rabble._core.connection import Connection
 from rabble._core.directory_messages import DIRECTORY_NAME
 from rabble._core.executor import Executor
 from rabble._core.fragments import UnfinishedMessages
+from rabble._core.frame import PROTOCOL_VERSIONS
 from rabble._core.ids import NodeId
 from rabble._core.session import Session
 from rabble.addresses import CALLS_NAME, SPAWNER_NAME
@@ -38,10 +39,12 @@ class ClusterRuntime(Protocol):
         incarnation: int,
         peer_message_bytes_max: int,
         labels: frozenset[str] = frozenset(),
+        version: int = PROTOCOL_VERSIONS[1],
     ) -> Session:
         """The encoder and decoder of a new connection, whose peer takes messages of that size.
 
         :param labels: that the peer gives itself.
+        :param version: of the protocol, that both sides use.
         """
 
     def report(self, level: int, words: Callable[[], str]) -> None:
@@ -78,6 +81,7 @@ class NodeRuntime:
         incarnation: int,
         peer_message_bytes_max: int,
         labels: frozenset[str] = frozenset(),
+        version: int = PROTOCOL_VERSIONS[1],
     ) -> Session:
         """With a codec of its own: the peer chooses the names that a codec keeps."""
         limits = self._limits
@@ -100,4 +104,5 @@ class NodeRuntime:
             open_names=OPEN_NAMES,
             unfinished=self._unfinished,
             labels=labels,
+            version=version,
         )

@@ -36,8 +36,9 @@ B = NodeId("beta", "10.0.0.2:7000")
 KEY = bytes(range(32))
 NONCE_A = b"a" * 32
 NONCE_B = b"b" * 32
-AT_A = HandshakeConfig(A, 11, "shop", KEY)
-AT_B = HandshakeConfig(B, 22, "shop", KEY)
+# Of the first version, which the vectors are of.
+AT_A = HandshakeConfig(A, 11, "shop", KEY, versions=(1, 1))
+AT_B = HandshakeConfig(B, 22, "shop", KEY, versions=(1, 1))
 OPEN_A = dataclasses.replace(AT_A, key=None, secured=True)
 OPEN_B = dataclasses.replace(AT_B, key=None, secured=True)
 
@@ -204,6 +205,7 @@ def from_vectors(who: str) -> tuple[HandshakeConfig, bytes]:
         VECTORS["cluster"],
         bytes.fromhex(VECTORS["key"]),
         message_bytes_max=side["message_bytes_max"],
+        versions=(1, 1),
     )
     return config, bytes.fromhex(side["nonce"])
 
@@ -675,6 +677,18 @@ def test_the_highest_common_version_is_spoken(ours, theirs, spoken: int) -> None
     right = responder(dataclasses.replace(AT_B, versions=theirs))
     talk(left, right)
     assert left.established.peer.version == right.established.peer.version == spoken
+
+
+def test_a_node_knows_two_versions() -> None:
+    left, right = initiator(HandshakeConfig(A, 11, "shop", KEY)), responder(AT_B)
+    talk(left, right)
+    assert left.established.peer.version == right.established.peer.version == 1
+    left, right = (
+        side(HandshakeConfig(node, number, "shop", KEY))
+        for side, node, number in ((initiator, A, 11), (responder, B, 22))
+    )
+    talk(left, right)
+    assert left.established.peer.version == right.established.peer.version == 2
 
 
 def test_a_version_comes_before_what_it_may_change() -> None:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from rabble._core.directory_messages import checked_name
+from rabble._core.frame import PROTOCOL_VERSIONS
 from rabble._core.ids import NodeId, misleading
 from rabble.cluster.decide import handshake_wire as wire
 from rabble.cluster.decide.belief import INCARNATION_MAX
@@ -86,7 +87,7 @@ class HandshakeConfig:
     node_key: NodeKey | None = dataclasses.field(default=None, repr=False)
     secured: bool = False
     authenticate_loopback: bool = False
-    versions: tuple[int, int] = (1, 1)
+    versions: tuple[int, int] = PROTOCOL_VERSIONS
     deadline_s: float = 5.0
     highest_believed: int = INCARNATION_MAX
     message_bytes_max: int = MESSAGE_BYTES_MAX
