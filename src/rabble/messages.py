@@ -55,6 +55,7 @@ from rabble._core.messages import (
     Tick,
     Timeout,
     TimerCancelled,
+    is_guest,
 )
 from rabble.families.children import StartChild
 
@@ -212,6 +213,11 @@ class PeerStatus:
     #: The fingerprints, 64 hexadecimal digits each, of the keys that this node alone has: of its
     #: certificate's public key, of its own key. None in a mesh with one key for all.
     keys: tuple[str, ...] = ()
+
+    @property
+    def guest(self) -> bool:
+        """Whether it is a guest, and no member."""
+        return is_guest(self.node)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ __all__ = ["Node", "rouse"]
 
 
 def rouse(
-    node_id: NodeId | str = "local@127.0.0.1:0",
+    node_id: NodeId | str | None = None,
     *,
     limits: Limits | None = None,
     registry: MessageRegistry | None = None,
@@ -58,7 +58,8 @@ def rouse(
 ) -> Node:
     """Start a node.
 
-    :param node_id: a `NodeId`, or its text `name@host:port`.
+    :param node_id: a `NodeId`, or its text `name@host:port`; by default `local@127.0.0.1:0`. A
+        guest's is a name: it gets an address of its own, and a name of its own if that is plain.
     :param limits: its bounds; the defaults of `Limits` if left out.
     :param registry: the message classes it knows; by default all that `@message` declared.
     :param strict: for tests. True encodes and decodes every local message and compares what arrives
@@ -77,10 +78,10 @@ def rouse(
     :raises OSError: if it cannot listen there.
     """
     check_options(limits, registry, mesh)
-    own = checked_node_id(node_id)
+    own = checked_node_id(node_id, mesh)
     listeners: list[socket.socket] = []
     try:
-        if mesh is not None:
+        if mesh is not None and not mesh.guest:
             own = listen_as(own, mesh, listeners)
         return Node(
             own,

@@ -275,6 +275,14 @@ class Down:
     life: int = dataclasses.field(default=0, compare=False)
 
 
+def is_guest(node: NodeId) -> bool:
+    """Whether a node is a guest: the port of its address is 0, where nobody can dial it.
+
+    The handshake sees to it that this is so of guests, and of nobody else.
+    """
+    return node.addr.rpartition(":")[2].strip("0") == ""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class NodeUp:
     """Another node can be reached."""
@@ -285,6 +293,11 @@ class NodeUp:
     incarnation: int
     #: What it says that it is for: its `Mesh(labels=...)`.
     labels: frozenset[str] = frozenset()
+
+    @property
+    def guest(self) -> bool:
+        """Whether it is a guest, and no member: see `Mesh(guest=True)`."""
+        return is_guest(self.node)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

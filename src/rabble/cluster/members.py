@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from rabble._core.ids import NodeId
+from rabble._core.messages import is_guest
 from rabble.addresses import Address
 from rabble.cluster.connections import Connections, PeerConnection
 from rabble.cluster.decide.actions import Action
@@ -112,7 +113,10 @@ class Members:
         try:
             if self.shut_out.is_banned(target.name):
                 raise MembershipError("its name is banned; lift_ban() lets it in")
-            self._membership.add(target)
+            if is_guest(target):
+                raise MembershipError("port 0 is a guest's, which nobody can dial")
+            if not is_guest(self._own):
+                self._membership.add(target)
         except MembershipError as error:
             text = f"{self._own.name}: cannot join {target}: {error}"
             self._runtime.report(logging.ERROR, functools.partial(str, text))

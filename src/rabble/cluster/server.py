@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from rabble._core.ids import NodeId
+from rabble._core.messages import is_guest
 from rabble._core.poller import Poller
 from rabble.cluster.config import Mesh
 from rabble.cluster.control_plane import ControlPlane
@@ -162,7 +163,12 @@ class ClusterServer:
             self.post(functools.partial(self._control_plane.joins.forget, joining))
 
     def leave(self, name: str) -> None:
-        """Make the node of that name no member, or dial that address no longer. Returns at once."""
+        """Make the node of that name no member, or dial that address no longer. Returns at once.
+
+        :raises RuntimeError: if this node is a guest, and that is a member, or itself.
+        """
+        if name in {self.own.name, *(member.name for member in self.status().members)}:
+            self._check_member("leave")
         self._ask(self._control_plane.leave, name)
 
     def ban(self, subjects: Sequence[Subject], seconds: float) -> None:
@@ -170,13 +176,19 @@ class ClusterServer:
 
         :raises TypeError: if `seconds` is no number.
         :raises ValueError: if that is out of range, one is this node's own, or there are no keys.
+        :raises RuntimeError: if this node is a guest.
         """
         self._check_runs()
+        self._check_member("ban")
         check_ban(subjects, seconds, self._limits, self._control_plane.identity)
         self._ask(self._control_plane.members.shut_out.ban, subjects, seconds)
 
     def lift_ban(self, subjects: Sequence[Subject]) -> None:
-        """Let names and keys in again. Returns at once."""
+        """Let names and keys in again. Returns at once.
+
+        :raises RuntimeError: if this node is a guest.
+        """
+        self._check_member("lift_ban")
         self._ask(self._control_plane.members.shut_out.lift, subjects)
 
     def watch_seed_file(self, path: str | os.PathLike[str]) -> None:
@@ -198,6 +210,13 @@ class ClusterServer:
             command(*arguments)
 
         self.post(do)
+
+    def _check_member(self, method: str) -> None:
+        if is_guest(self.own):
+            raise RuntimeError(
+                f"{method}: {self.own} is a guest, which has no say in who belongs to the mesh; "
+                f"rouse a node without Mesh(guest=True) for that. shutdown() ends the guest"
+            )
 
     def _check_runs(self) -> None:
         if self._closed:
