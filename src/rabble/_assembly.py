@@ -23,7 +23,7 @@ from rabble._core.system_messages import SystemMessages
 from rabble._core.texts import given
 from rabble._runtime import LocalRuntime
 from rabble._shutdown import Teardown, end_at_exit, interpreter_ends
-from rabble.cluster.config import Mesh
+from rabble.cluster.config import Mesh, guest_id
 from rabble.cluster.directory_service import DirectoryService
 from rabble.cluster.remote_spawn import Exports
 from rabble.cluster.runtime import NodeRuntime
@@ -68,8 +68,13 @@ def check_options(limits: Any, registry: Any, mesh: Any) -> None:
             )
 
 
-def checked_node_id(node_id: NodeId | str) -> NodeId:
+def checked_node_id(node_id: NodeId | str | None, mesh: Mesh | None) -> NodeId:
     """The id of a node to be roused. Raises what `rouse` does."""
+    is_guest = mesh is not None and mesh.guest
+    if node_id is None:
+        node_id = "guest" if is_guest else "local@127.0.0.1:0"
+    if is_guest and mesh is not None and isinstance(node_id, NodeId | str):
+        return guest_id(node_id, mesh)
     if isinstance(node_id, str):
         return NodeId.parse(node_id)
     if not isinstance(node_id, NodeId):

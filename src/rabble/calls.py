@@ -136,6 +136,8 @@ class Calls(CallTable):
 
         :param why: it ended, as text.
         """
+        for sender in [pid for pid in list(self._strays) if pid.node == node]:
+            self._strays.pop(sender, None)
         for reply in self.those_waiting():
             holder = self.requests.holder(reply.number) or reply.to
             if holder.node == node:

@@ -16,6 +16,8 @@ __all__ = [
     "DecodeLimitError",
     "EncodeError",
     "ForkedNode",
+    "JoinFailed",
+    "JoinTimeout",
     "KeyFileError",
     "NameTaken",
     "NoProcess",
@@ -82,6 +84,21 @@ class ProcessCrashed(RabbleError):
 
 class SpawnRefused(RabbleError):
     """Another node did not spawn what it was asked for; says why."""
+
+
+class JoinFailed(RabbleError):
+    """A node could not be joined; says why, and `node` who refused, if that is known.
+
+    :ivar code: the code of the refusal, as `ClusterStatus.refusals` counts it: `AUTH`, `BANNED` and
+        so on; `UNRESOLVED` if the host has no address, `REFUSED` if nobody listens there. Empty if
+        it came to no dial.
+    """
+
+    code: str = ""
+
+
+class JoinTimeout(JoinFailed, TimeoutError):
+    """A node was not up in time; says how the last dial failed. It is joined all the same."""
 
 
 class CallTimeout(RabbleError, TimeoutError):

@@ -104,6 +104,8 @@ class Limits:
     dial_hold_back_ms: int = bounded(500, 1, MS_MAX)
     #: Names of peers whose latest incarnation is remembered though nobody wants them.
     peers_remembered_max: int = bounded(1_024, 1, COUNT_MAX)
+    #: Guests that are connected at once. Beyond it they are refused (`LIMIT`); 0 lets none in.
+    guests_max: int = bounded(256, 0, COUNT_MAX)
     #: Milliseconds that `shutdown` has, if it is not told otherwise.
     shutdown_ms: int = bounded(5_000, 1, MS_MAX)
     #: Milliseconds that one address of a peer has to take the connection.

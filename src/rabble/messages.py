@@ -60,6 +60,7 @@ from rabble._core.messages import (
     Timeout,
     TimerCancelled,
     Unlink,
+    is_guest,
 )
 from rabble.families.children import StartChild
 
@@ -222,6 +223,11 @@ class PeerStatus:
     #: The fingerprints, 64 hexadecimal digits each, of the keys that this node alone has: of its
     #: certificate's public key, of its own key. None in a mesh with one key for all.
     keys: tuple[str, ...] = ()
+
+    @property
+    def guest(self) -> bool:
+        """Whether it is a guest, and no member."""
+        return is_guest(self.node)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from rabble.cluster.config import Mesh, listen_as
 from rabble.cluster.remote_spawn import pid_of_answer, spawn_request
 from rabble.families.groups import Groups
 from rabble.families.names import Names
+from rabble.joining import join_and_wait, join_and_wait_async
 from rabble.limits import Limits
 from rabble.messages import (
     ClusterStatus,
@@ -47,7 +48,7 @@ __all__ = ["Node", "rouse"]
 
 
 def rouse(
-    node_id: NodeId | str = "local@127.0.0.1:0",
+    node_id: NodeId | str | None = None,
     *,
     limits: Limits | None = None,
     registry: MessageRegistry | None = None,
@@ -58,7 +59,8 @@ def rouse(
 ) -> Node:
     """Start a node.
 
-    :param node_id: a `NodeId`, or its text `name@host:port`.
+    :param node_id: a `NodeId`, or its text `name@host:port`; by default `local@127.0.0.1:0`. A
+        guest's is a name: it gets an address of its own, and a name of its own if that is plain.
     :param limits: its bounds; the defaults of `Limits` if left out.
     :param registry: the message classes it knows; by default all that `@message` declared.
     :param strict: for tests. True encodes and decodes every local message and compares what arrives
@@ -77,10 +79,10 @@ def rouse(
     :raises OSError: if it cannot listen there.
     """
     check_options(limits, registry, mesh)
-    own = checked_node_id(node_id)
+    own = checked_node_id(node_id, mesh)
     listeners: list[socket.socket] = []
     try:
-        if mesh is not None:
+        if mesh is not None and not mesh.guest:
             own = listen_as(own, mesh, listeners)
         return Node(
             own,
@@ -337,22 +339,44 @@ class Node:
 
     # Other nodes.
 
-    def join(self, target: NodeId | str) -> None:
+    @overload
+    def join(self, target: NodeId | str, *, wait: None = None) -> None: ...
+    @overload
+    def join(self, target: NodeId | str, *, wait: float) -> NodeId: ...
+    def join(self, target: NodeId | str, *, wait: float | None = None) -> NodeId | None:
         """Make a node a member of the mesh, and with it all that are members there.
 
-        Returns at once; `subscribe_nodes` tells when it is reached. Until then, and whenever the
-        connection is lost, it is dialled again and again, up to 30 s apart.
+        Without `wait` it returns at once; `subscribe_nodes` tells when it is reached. Until then,
+        and whenever the connection is lost, it is dialled again and again, up to 30 s apart: also
+        if a wait has ended, however it did.
 
         :param target: a `NodeId`, which is a member from now on; or an address `host:port`, where
             a node is asked for its name first.
-        :raises ValueError: if it is no address.
-        :raises RuntimeError: if the node was roused without a mesh.
+        :param wait: for how many seconds to wait until it is up, at most. Infinity may be. Blocks
+            then: not for processes or asyncio.
+        :returns: with `wait` the node that is up: `cluster_status` shows it, and what is sent to
+            it, also by processes of this node, finds a connection. Else `None`.
+        :raises JoinTimeout: if it is not up in time; says how the last dial failed.
+        :raises JoinFailed: if whoever is there refuses, or the host has no address.
+        :raises ValueError: if it is no address, or `wait` no number of seconds.
+        :raises RuntimeError: if the node was roused without a mesh; with `wait` also where `call`
+            raises it.
         :raises QueueFull: if `Limits.mesh_commands_max` such calls wait already.
-        :raises NodeStopped: if the node was shut down.
+        :raises NodeStopped: if the node was shut down, or ends meanwhile.
         """
+        if wait is not None:
+            return join_and_wait(self._runtime, target, wait)
         self._runtime.check_usable()
         target = parse_target(target)
         self._runtime.mesh_side().join(target)
+        return None
+
+    async def join_async(self, target: NodeId | str, *, wait: float = 5.0) -> NodeId:
+        """As `join` with `wait`, for asyncio: never blocks the loop. Cancelled, it goes on.
+
+        The arguments, the result and the errors are those of `join`.
+        """
+        return await join_and_wait_async(self._runtime, target, wait)
 
     def leave(self, node: NodeId | str | None = None) -> None:
         """Make a node no member of the mesh any more. Returns at once.

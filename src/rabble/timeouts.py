@@ -15,12 +15,13 @@ __all__ = ["TIMEOUT_S_MAX", "checked_timeout"]
 TIMEOUT_S_MAX = 366 * 86_400.0
 
 
-def checked_timeout(value: Any) -> float:
+def checked_timeout(value: Any, what: str = "timeout") -> float:
     """A timeout in seconds, of 0 to `TIMEOUT_S_MAX`. To be asked before anything is done.
 
     Less than 0 is 0: the time is over. What is longer than a year, infinity too, is a year.
 
     :param value: what a user gave as one; infinity may be.
+    :param what: the name of the parameter.
     :returns: it in seconds.
     :raises TypeError: if it is no number.
     :raises ValueError: if it is NaN.
@@ -30,7 +31,7 @@ def checked_timeout(value: Any) -> float:
         return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
-            f"timeout must be a number of seconds, such as 2.5, not {argument_text(value)}"
+            f"{what} must be a number of seconds, such as 2.5, not {argument_text(value)}"
         )
     try:
         seconds = float(value)
@@ -39,5 +40,5 @@ def checked_timeout(value: Any) -> float:
         above: Any = value
         seconds = math.inf if above > 0 else 0.0
     if math.isnan(seconds):
-        raise ValueError("timeout must be a number of seconds, such as 2.5, and NaN is none")
+        raise ValueError(f"{what} must be a number of seconds, such as 2.5, and NaN is none")
     return min(max(seconds, 0.0), TIMEOUT_S_MAX)

@@ -50,6 +50,13 @@ news: divider crashed (ZeroDivisionError: division by zero), there is a new one
 log: divider::local@127.0.0.1:0 crashed (crash 1)
 ZeroDivisionError: division by zero
 """,
+    "guest": """\
+a is connected to b
+apple 3
+plum 5
+a guest came: True and went: shutdown
+members: a b
+""",
     "linked": """\
 desk 1 is open
 12 pieces are ordered

@@ -21,6 +21,7 @@ STANDARD = {
     "DecodeError": ValueError,
     "DecodeLimitError": ValueError,
     "EncodeError": ValueError,
+    "JoinTimeout": TimeoutError,
     "KeyFileError": ValueError,
     "NameTaken": ValueError,
     "ShutdownTimeout": TimeoutError,

@@ -190,8 +190,8 @@ class NameRefused:
     #: Which name.
     name: str
     #: Why: `taken` (another process has it, or asked for it before), `no_process` (who was to have
-    #: it does not run, or ended meanwhile), `given_back` (meanwhile), or `limit`, with what bound
-    #: was reached.
+    #: it does not run, or ended meanwhile), `given_back` (meanwhile), `guest` (this node is one),
+    #: or `limit`, with what bound was reached.
     reason: str
     #: Who has it, or asked before, if it is taken.
     holder: Pid | None = None
@@ -258,7 +258,7 @@ class GroupRefused:
 
     #: Which group.
     group: str
-    #: Why: `no_process` (who was meant does not run), or `limit`.
+    #: Why: `no_process` (who was meant does not run), `guest` (this node is one), or `limit`.
     reason: str
     #: More about it, as text for people.
     detail: str = ""

@@ -354,6 +354,14 @@ class Down:
     life: int = dataclasses.field(default=0, compare=False)
 
 
+def is_guest(node: NodeId) -> bool:
+    """Whether a node is a guest: the port of its address is 0, where nobody can dial it.
+
+    The handshake sees to it that this is so of guests, and of nobody else.
+    """
+    return node.addr.rpartition(":")[2].strip("0") == ""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Exit:
     """A linked process ended, or there was none: for processes that trap exits.
@@ -380,6 +388,11 @@ class NodeUp:
     incarnation: int
     #: What it says that it is for: its `Mesh(labels=...)`.
     labels: frozenset[str] = frozenset()
+
+    @property
+    def guest(self) -> bool:
+        """Whether it is a guest, and no member: see `Mesh(guest=True)`."""
+        return is_guest(self.node)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 from rabble._core.codec import Codec
 from rabble._core.frame import FRAME_KINDS
 from rabble._core.ids import NodeId
+from rabble._core.messages import is_guest
 from rabble.cluster.connections import PeerConnection
 from rabble.cluster.decide.backoff import Uniform
 from rabble.cluster.decide.bans import ROW_BYTES_MAX, BanChanges, Bans, Subject, subject_text
@@ -96,12 +97,13 @@ class BanGossip:
 
     # What is sent.
 
-    def connection_up(self, connection_id: int) -> None:
+    def connection_up(self, peer: PeerConnection) -> None:
         """From now on a peer is told what changes."""
-        # Who lets this node in knows better what is said of it.
-        own = self._shown[connection_id] = self._own_subjects()
-        self._bans.forget(own)
-        self._dissemination.connection_up(connection_id)
+        own = self._shown[peer.connection_id] = self._own_subjects()
+        if not is_guest(peer.node):
+            # Who lets this node in knows better what is said of it.
+            self._bans.forget(own)
+        self._dissemination.connection_up(peer.connection_id)
 
     def connection_down(self, connection_id: int) -> None:
         """Tell it nothing more."""
@@ -133,7 +135,9 @@ class BanGossip:
         *,
         is_for_all: bool,
     ) -> None:
-        """Send all these peers the same; it is encoded once."""
+        """Send all these peers the same; it is encoded once. A guest sends nothing."""
+        if is_guest(self._own):
+            return
         bodies: dict[frozenset[Subject], list[bytes]] = {}
         for peer in peers:
             # It would believe that it is banned, and here nobody keeps it out.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import secrets
 import socket
 from collections.abc import Collection, Sequence
 
@@ -18,7 +19,7 @@ from rabble.cluster.io.listener import open_listeners
 from rabble.cluster.io.tls import TlsConfig
 from rabble.errors import KeyFileError
 
-__all__ = ["Credentials", "Mesh", "credentials_of", "listen", "listen_as"]
+__all__ = ["Credentials", "Mesh", "credentials_of", "guest_id", "listen", "listen_as"]
 
 BROADCAST = ipaddress.ip_address("255.255.255.255")
 
@@ -48,6 +49,9 @@ class Mesh:
     :param seed_file: a file with one such address a line, which is read again when it changes.
     :param labels: what this node is for, say: other nodes are told by `NodeUp`. Each is as the name
         of a process may be; all together, each with one byte more, take at most 255 bytes.
+    :param guest: it is no member, but a guest: it connects to all members and can send, call, be
+        called and watch as they can; it listens nowhere, has no names, is in no groups, does not
+        reach other guests, and nobody remembers it when it has gone.
     :raises TypeError: if an argument is of another type.
     :raises ValueError: says what cannot be used. Neither ever shows the key.
     """
@@ -60,6 +64,7 @@ class Mesh:
     seed_file: str | os.PathLike[str] | None = None
     authenticate_loopback: bool = False
     labels: Collection[str] = ()
+    guest: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -70,6 +75,8 @@ class Mesh:
         if isinstance(self.key, bytes):
             check_key(self.key)
 
+        if self.guest and self.bind is not None:
+            raise ValueError("Mesh: a guest listens nowhere: leave bind out, or guest=True")
         if self.authenticate_loopback and self.key is None:
             raise ValueError(
                 "Mesh: authenticate_loopback needs a key, of which that of each stream is made: "
@@ -179,6 +186,8 @@ def check_types(mesh: Mesh) -> None:
             f"Mesh: authenticate_loopback must be True or False, "
             f"not {given(mesh.authenticate_loopback)}"
         )
+    if not isinstance(mesh.guest, bool):
+        raise TypeError(f"Mesh: guest must be True or False, not {given(mesh.guest)}")
 
 
 def listen(
@@ -206,6 +215,24 @@ def listen_as(own: NodeId, mesh: Mesh, listeners: list[socket.socket]) -> NodeId
     if port != "0":
         return own
     return NodeId(own.name, f"{host}:{listeners[0].getsockname()[1]}")
+
+
+def guest_id(given_id: NodeId | str, mesh: Mesh) -> NodeId:
+    """The id of a guest: its address is of this start alone, and has the port 0.
+
+    :param given_id: its name, to which something random is added, unless a certificate or a key of
+        its own is for that name; or a `NodeId`, or the text of one, whose name is kept, and whose
+        address is of no use.
+    :raises ValueError: if the name cannot be one.
+    :raises KeyFileError: if the mesh's key cannot be used.
+    """
+    drawn = secrets.token_hex(4)
+    if isinstance(given_id, str) and "@" not in given_id:
+        is_proven = mesh.tls is not None or mesh.read_credentials().node_key is not None
+        name = given_id if is_proven else f"{given_id}-{drawn}"
+    else:
+        name = (NodeId.parse(given_id) if isinstance(given_id, str) else given_id).name
+    return NodeId(name, f"guest-{drawn}:0")
 
 
 def check_own(own: NodeId) -> None:

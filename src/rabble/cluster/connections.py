@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from rabble._core.connection import Connection
 from rabble._core.ids import NodeId
+from rabble._core.messages import is_guest
 from rabble._core.poller import Poller
 from rabble.cluster.decide import failure_detector
 from rabble.cluster.decide.actions import Up
@@ -224,7 +225,8 @@ class Connections:
         ending = ending_of(peer.connection)
         if reported:
             # Somebody on the way, or the network itself, changed what this mesh relies on.
-            level = logging.WARNING if ending.code is RefusalCode.INTEGRITY else logging.INFO
+            level = logging.DEBUG if is_guest(peer.node) else logging.INFO
+            level = logging.WARNING if ending.code is RefusalCode.INTEGRITY else level
             text = f"{self._own.name}: the connection to {peer.node} ended: {ending.text}"
             self._runtime.report(level, lambda: text)
         return ending
@@ -320,7 +322,8 @@ class Connections:
         if out_of_order or received > (peer.segments_before or received):
             peer.is_holed = True
             text += ", though small packets of its host come"
-        self._runtime.report(logging.WARNING, lambda: text)
+        level = logging.INFO if is_guest(peer.node) else logging.WARNING
+        self._runtime.report(level, lambda: text)
         peer.connection.abort(RefusalCode.TIMEOUT)
 
     def next_check(self, now: float) -> float | None:

@@ -51,6 +51,7 @@ from rabble.cluster.handshake_configs import HandshakeConfigs
 from rabble.cluster.identity import Identity
 from rabble.cluster.io.handshake_runner import Outcome, Unreached
 from rabble.cluster.io.handshake_socket import HandshakeSocket
+from rabble.cluster.joins import Joining, Joins
 from rabble.cluster.members import Members
 from rabble.cluster.renewal import Renewal
 from rabble.cluster.runtime import ClusterRuntime
@@ -104,6 +105,8 @@ class ControlPlane:
         self.identity = Identity(own, self._renewal)
         bans, subjects = Bans(own, limits, self._highest_believed), self.identity.subjects
         self._gossip = Gossip(own, self._membership, runtime, limits, clock(), rng, bans, subjects)
+        #: Those that somebody waits for.
+        self.joins = Joins(own)
         self._stop_at: float | None = None
         self._next_check: float | None = None
         self._failed_handshakes = FailedHandshakes(
@@ -136,6 +139,7 @@ class ControlPlane:
                 highest_believed=self._highest_believed,
             ).current,
             next_id=self._connection_manager.accepting,
+            seed_looked_up=self.joins.looked_up,
             seed_added=lambda addr, resolved: self.members.add_seed(addr, resolved),
             seed_dropped=lambda addr: self._carry_out(self._connection_manager.remove_seed(addr)),
             seeds_dialled=self._connection_manager.seed_statuses,
@@ -193,18 +197,27 @@ class ControlPlane:
 
     # What the node asks for.
 
-    def join(self, target: NodeId | str) -> None:
-        """Make a node a member, or whoever answers at an address."""
-        if not self._admission.is_draining:
-            self.members.join(target)
+    def join(self, target: NodeId | str, joining: Joining | None = None) -> None:
+        """Make a node a member, or whoever answers at an address.
+
+        :param joining: is ended when it is known what comes of it.
+        """
+        if joining is not None:
+            self.joins.add(joining)
+        if self._admission.is_draining:
+            self.joins.close()
+        elif (problem := self.members.join(target)) is not None and joining is not None:
+            self.joins.cannot_be(joining, problem)
 
     def leave(self, name: str) -> None:
         """Make the node of that name no member, or dial that address no longer."""
+        self.joins.left(name)
         self.members.leave(name)
 
     def drain(self) -> None:
         """Let no new peer in, and dial none."""
         self._admission.is_draining = True
+        self.joins.close()
         self.sockets.drain()
 
     def stop(self, patience_s: float, within_s: float) -> None:
@@ -272,7 +285,8 @@ class ControlPlane:
                 ("what broke off", now, self._mend),
                 ("dialling", now, self._tick_dials),
             ]
-        self.failures.attempt_due(now, [*parts, ("the status", now, lambda now: self.publish())])
+        parts.append(("the status", now, lambda now: self.publish()))
+        self.failures.attempt_due(now, [*parts, ("what is waited for", now, self._settle_joins)])
 
     def _report(self, level: int, text: str) -> None:
         self._runtime.report(level, functools.partial(str, text))
@@ -286,8 +300,14 @@ class ControlPlane:
             self._runtime.connection_up,
         )
 
+    def _settle_joins(self, now: float) -> None:
+        if self._life.is_removed:
+            self.joins.removed()
+        self.joins.settle(self._connections.all())
+
     def _end_look_ups(self, now: float) -> None:
         for dial, failed in self._connector.end_late(now):
+            self._join_failed(dial, failed)
             self._handshake_failed(dial.connection_id, failed, dial.addr, initiated=True)
 
     def _tick_dials(self, now: float) -> None:
@@ -344,6 +364,7 @@ class ControlPlane:
         try:
             failed = self._connector.connect(dial, found)
             if failed is not None:
+                self._join_failed(dial, failed, unresolved=isinstance(found, OSError))
                 self._handshake_failed(dial.connection_id, failed, dial.addr, initiated=True)
         except BaseException as error:
             self._abandon(dial.connection_id, f"the dial of {dial.addr}", error)
@@ -383,6 +404,8 @@ class ControlPlane:
         while outcome is not None:
             match outcome:
                 case Authenticate(peer):
+                    if (dial := handshake_socket.dial) is not None:
+                        self.joins.answered(dial.addr, dial.node, peer.node, peer.incarnation)
                     # Is the dial still wanted, now that it is known who answers?
                     refusal = self._admission.refusal_of_answer(connection_id, peer)
                     if refusal is None:
@@ -391,7 +414,9 @@ class ControlPlane:
                         # It may not dial by itself, and would not know why nobody lets it in.
                         outcome = self._handshakes.refuse(handshake_socket, refusal)
                     else:
+                        failed = Failed(refusal.code, refusal.text, False)
                         self._handshakes.drop(connection_id)
+                        self._join_failed(handshake_socket.dial, failed)
                         return
                 case Authorize(peer):
                     outcome = self._handshakes.decide(
@@ -437,6 +462,7 @@ class ControlPlane:
         handshake_socket: HandshakeSocket | None = None,
     ) -> None:
         """A handshake, or a dial, came to nothing. The socket is closed."""
+        self._join_failed(None if handshake_socket is None else handshake_socket.dial, failed)
         self._failed_handshakes.count(connection_id, failed, remote, initiated, handshake_socket)
         if initiated:
             self._carry_out(
@@ -449,6 +475,10 @@ class ControlPlane:
                     ban_s=failed.ban_s,
                 )
             )
+
+    def _join_failed(self, dial: Dial | None, failed: Failed, *, unresolved: bool = False) -> None:
+        if dial is not None:
+            self.joins.failed(dial.addr, dial.node, failed, unresolved=unresolved)
 
     # The actions of `ConnectionManager`.
 

@@ -4,6 +4,9 @@ What is sent is one map, see MEMBERSHIP in docs/internals/wire-protocol.md. A ne
 with a *greeting*: what the node says of itself, and whether it knew the peer. Two that know nothing
 of each other send each other all they know. Others know nearly the same, as everybody is told what
 changes; what was lost on the way is found by a digest, when nothing has changed for a while.
+
+A guest begins with its digest, which has it sent the whole state, and is told what changes like a
+member. It says nothing but digests, and is not listened to if it does.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 from rabble._core.codec import Codec
 from rabble._core.frame import FRAME_KINDS
 from rabble._core.ids import NodeId
+from rabble._core.messages import is_guest
 from rabble.cluster.ban_gossip import BanGossip
 from rabble.cluster.connections import PeerConnection
 from rabble.cluster.decide.backoff import Uniform
@@ -59,6 +63,7 @@ class Gossip:
         own_subjects: Callable[[], tuple[Subject, ...]] = tuple,
     ) -> None:
         self._own = own
+        self._is_guest = is_guest(own)
         self._membership = membership
         self._runtime = runtime
         self._rng = rng
@@ -103,7 +108,8 @@ class Gossip:
         if now >= min(self._digest_at, self._settled_at or self._digest_at):
             self._digest_at, self._settled_at = now + self._digest_s, None
             digest_for = self.bans.digests(self._membership.digest(), now)
-            for peer in peers:
+            # A guest asks when it hears a digest that is not its own.
+            for peer in () if self._is_guest else peers:
                 body = self._codec.encode_message({"d": digest_for(peer)})
                 peer.connection.send_control(KIND_MEMBERSHIP, body)
 
@@ -111,12 +117,17 @@ class Gossip:
 
     def greet(self, peer: PeerConnection, now: float) -> None:
         """Begin a new connection."""
+        self._dissemination.connection_up(peer.connection_id)
+        self.bans.connection_up(peer)
+        if self._is_guest:
+            self._send_digest(peer, now)
+        if self._is_guest or is_guest(peer.node):
+            # That a guest comes or goes changes nothing for the others.
+            return
         known = self._membership.incarnation_of(peer.node.name) >= peer.incarnation
         if not known:
             self._strangers.add(peer.connection_id)
         self._send_body(peer, self._greeting(known))
-        self._dissemination.connection_up(peer.connection_id)
-        self.bans.connection_up(peer.connection_id)
         self._digest_soon(now)
 
     def _greeting(self, known: bool) -> bytes:
@@ -162,6 +173,10 @@ class Gossip:
                 if (peer := by_id.get(connection_id)) is not None:
                     self._send_body(peer, body)
 
+    def _send_digest(self, peer: PeerConnection, now: float) -> None:
+        body = self._codec.encode_message({"d": self._digest(peer, now)})
+        peer.connection.send_control(KIND_MEMBERSHIP, body)
+
     def _digest(self, peer: PeerConnection, now: float) -> bytes:
         """Of all that is known, for a peer."""
         return self.bans.digests(self._membership.digest(), now)(peer)
@@ -174,6 +189,8 @@ class Gossip:
         self._send_body(peer, self._codec.encode_message(message))
 
     def _send_body(self, peer: PeerConnection, body: bytes) -> None:
+        if self._is_guest:
+            return
         if len(body) + FRAME_HEAD_BYTES <= self._frame_bytes_max:
             peer.connection.send_control(KIND_MEMBERSHIP, body)
             return
@@ -193,6 +210,8 @@ class Gossip:
         :raises MembershipError: if it is no state, or does not fit in here.
         """
         message = self._codec.decode_message(body)
+        if is_guest(peer.node) and not (isinstance(message, dict) and message.keys() == {"d"}):
+            raise MembershipError("it is a guest, which has no say in it")
         if not isinstance(message, dict):
             return self._membership.merge(message)
         digest = checked_field(message, "d", bytes)
@@ -201,6 +220,9 @@ class Gossip:
             return self._read_bans(peer, message["b"], now, spread=knew_us is None)
         if digest is not None and not message:
             if self._is_answered(peer, digest, now):
+                if self._is_guest:
+                    self._send_digest(peer, now)
+                    return None
                 self.bans.send_all(peer, now)
                 # With the digest, so that the peer sees whether it knows more than that.
                 self._send(peer, {**self._membership.state(), "d": self._digest(peer, now)})

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from rabble._core.ids import NodeId
+from rabble._core.messages import is_guest
 from rabble.addresses import Address
 from rabble.cluster.connections import Connections, PeerConnection
 from rabble.cluster.decide.actions import Action
@@ -93,30 +94,36 @@ class Members:
 
     # What the node asks for.
 
-    def join(self, target: NodeId | str) -> None:
-        """Make a node a member, or whoever answers at an address."""
+    def join(self, target: NodeId | str) -> str | None:
+        """Make a node a member, or whoever answers at an address.
+
+        :returns: why not even a dial comes of it, which has been reported.
+        """
         if self.life.is_removed:
             if not self.life.come_back():
-                return
+                return "this node was removed from the mesh, in which there is no room for it"
             # There are none left of the peers, nor of the seeds.
             self._add_peers(self._membership.members().values())
             self._seeds.resume()
         if isinstance(target, str):
-            self._seeds.add(target)
-            return
+            return None if self._seeds.add(target) else "there are too many addresses to join"
         if target.name == self._own.name:
-            return
+            return "this node has that name"
         self._early_leaves.discard(target.name)
         try:
             if self.shut_out.is_banned(target.name):
                 raise MembershipError("its name is banned; lift_ban() lets it in")
-            self._membership.add(target)
+            if is_guest(target):
+                raise MembershipError("port 0 is a guest's, which nobody can dial")
+            if not is_guest(self._own):
+                self._membership.add(target)
         except MembershipError as error:
             text = f"{self._own.name}: cannot join {target}: {error}"
             self._runtime.report(logging.ERROR, functools.partial(str, text))
-            return
+            return str(error)
         self._carry_out(self._connection_manager.add_peer(target, self._clock(), explicit=True))
         self._changed()
+        return None
 
     def leave(self, name: str) -> None:
         """Make the node of that name no member, or dial that address no longer."""

@@ -17,11 +17,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from rabble._core.ids import NodeId
+from rabble._core.messages import is_guest
 from rabble._core.poller import Poller
 from rabble.cluster.config import Mesh
 from rabble.cluster.control_plane import ControlPlane
 from rabble.cluster.decide.bans import Subject
 from rabble.cluster.identity import check_ban
+from rabble.cluster.joins import Joining
 from rabble.cluster.runtime import ClusterRuntime
 from rabble.errors import NodeStopped, QueueFull
 from rabble.limits import Limits
@@ -82,6 +84,8 @@ class ClusterServer:
         #: One entry for each of those that a user has asked for. Threads that ask at the same time
         #: may go beyond the bound by as many as they are.
         self._waiting: collections.deque[None] = collections.deque()
+        #: The joins that somebody waits for, by their ids: also those whose command is never done.
+        self._joins: dict[int, Joining] = {}
         #: What was ready at the last look at the sockets.
         self._ready: list[tuple[selectors.SelectorKey, int]] = []
         #: Seconds that a peer may take nothing, and that the end may take, once it is asked for.
@@ -134,16 +138,37 @@ class ClusterServer:
             self._commands.append(command)
             self._poller.nudge()
 
-    def join(self, target: NodeId | str) -> None:
+    def join(self, target: NodeId | str, joining: Joining | None = None) -> None:
         """Make a node a member, or whoever answers at an address. Returns at once.
 
+        :param joining: is ended when it is known what comes of it; the caller has it forgotten.
         :raises NodeStopped: if the server has ended. So do the other commands.
         :raises QueueFull: if `Limits.mesh_commands_max` of them wait already.
         """
-        self._ask(self._control_plane.join, target)
+        if joining is None:
+            self._ask(self._control_plane.join, target)
+            return
+        self._joins[id(joining)] = joining
+        try:
+            self._ask(self._control_plane.join, target, joining)
+        except BaseException:
+            self._joins.pop(id(joining), None)
+            raise
+        if self._closed:
+            self._end_joins()
+
+    def forget_join(self, joining: Joining) -> None:
+        """Nobody waits for that join any more, which goes on. Never blocks."""
+        if self._joins.pop(id(joining), None) is not None:
+            self.post(functools.partial(self._control_plane.joins.forget, joining))
 
     def leave(self, name: str) -> None:
-        """Make the node of that name no member, or dial that address no longer. Returns at once."""
+        """Make the node of that name no member, or dial that address no longer. Returns at once.
+
+        :raises RuntimeError: if this node is a guest, and that is a member, or itself.
+        """
+        if name in {self.own.name, *(member.name for member in self.status().members)}:
+            self._check_member("leave")
         self._ask(self._control_plane.leave, name)
 
     def ban(self, subjects: Sequence[Subject], seconds: float) -> None:
@@ -151,13 +176,19 @@ class ClusterServer:
 
         :raises TypeError: if `seconds` is no number.
         :raises ValueError: if that is out of range, one is this node's own, or there are no keys.
+        :raises RuntimeError: if this node is a guest.
         """
         self._check_runs()
+        self._check_member("ban")
         check_ban(subjects, seconds, self._limits, self._control_plane.identity)
         self._ask(self._control_plane.members.shut_out.ban, subjects, seconds)
 
     def lift_ban(self, subjects: Sequence[Subject]) -> None:
-        """Let names and keys in again. Returns at once."""
+        """Let names and keys in again. Returns at once.
+
+        :raises RuntimeError: if this node is a guest.
+        """
+        self._check_member("lift_ban")
         self._ask(self._control_plane.members.shut_out.lift, subjects)
 
     def watch_seed_file(self, path: str | os.PathLike[str]) -> None:
@@ -179,6 +210,13 @@ class ClusterServer:
             command(*arguments)
 
         self.post(do)
+
+    def _check_member(self, method: str) -> None:
+        if is_guest(self.own):
+            raise RuntimeError(
+                f"{method}: {self.own} is a guest, which has no say in who belongs to the mesh; "
+                f"rouse a node without Mesh(guest=True) for that. shutdown() ends the guest"
+            )
 
     def _check_runs(self) -> None:
         if self._closed:
@@ -296,6 +334,7 @@ class ClusterServer:
         """What follows the service, or takes its place, in one thread."""
         return (
             self._is_late,
+            self._end_joins,
             self._control_plane.sockets.close_handshakes,
             self._control_plane.sockets.close_seeds,
             self._control_plane.abort_connections,
@@ -311,6 +350,10 @@ class ClusterServer:
         self._commands.clear()
         current = threading.get_ident()
         return self._owner.setdefault(None, current) != current
+
+    def _end_joins(self) -> None:
+        for joining in self._joins.copy().values():
+            joining.ending.set_exception(NodeStopped(f"{self.own} ends"))
 
     def _end_serving(self) -> None:
         if self._serving.locked():

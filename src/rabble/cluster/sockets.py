@@ -37,6 +37,7 @@ class Sockets:
     :param accept: is called when a listener is ready, and `proceed` when a handshake is.
     :param config: what this node brings to a handshake.
     :param next_id: gives the connection that another node began its id.
+    :param seed_looked_up: is told what a seed stands for, as `Seeds` says.
     :param seed_added: is called with an address to dial, `seed_dropped` with one to dial no longer;
         `seeds_dialled` tells those where nobody has answered yet, given the time.
 
@@ -61,6 +62,7 @@ class Sockets:
         proceed: Callable[[HandshakeSocket, int], None],
         config: Callable[[], HandshakeConfig],
         next_id: Callable[[], int],
+        seed_looked_up: Callable[[str, Collection[str] | OSError], None],
         seed_added: Callable[[str, Address], None],
         seed_dropped: Callable[[str], None],
         seeds_dialled: Callable[[float], Collection[str]],
@@ -108,6 +110,7 @@ class Sockets:
             mesh.seeds,
             mesh.seed_file,
             resolver("seeds", ADDRESSES_MAX),
+            looked_up=seed_looked_up,
             added=seed_added,
             dropped=seed_dropped,
             dialled=seeds_dialled,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from rabble._core.connection import Connection
 from rabble._core.ids import NodeId
+from rabble._core.messages import is_guest
 from rabble.cluster.connections import PeerConnection
 from rabble.cluster.decide.bans import BanInForce
 from rabble.messages import BanStatus, ClusterStatus, PeerStatus
@@ -41,7 +42,7 @@ class StatusBoard:
         self._refusals: collections.Counter[str] = collections.Counter()
         self._published: tuple[
             tuple[NodeId, ...], tuple[PeerConnection, ...], tuple[BanInForce, ...]
-        ] = ((own,), (), ())
+        ] = (() if is_guest(own) else (own,), (), ())
         #: Whether there is something to be published, and then connections for the executor.
         self.has_changed = False
         self._came_up: list[Connection] = []

@@ -11,7 +11,7 @@ from typing import Any
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._runtime import LocalRuntime
-from rabble.errors import NoProcess, QueueFull
+from rabble.errors import NoProcess, QueueFull, RabbleError
 from rabble.messages import (
     GetGroupMembers,
     GroupChanged,
@@ -291,6 +291,8 @@ def check_joined(answer: Any, pid: Pid) -> tuple[Pid, ...]:
         return answer.members if isinstance(answer, GroupMembers) else ()
     if answer.reason == "limit":
         raise QueueFull(f"{pid} cannot be a member of {answer.group!r}: {answer.detail}")
+    if answer.reason == "guest":
+        raise RabbleError(f"{pid} cannot be a member of {answer.group!r}: {answer.detail}")
     raise NoProcess(f"{pid} does not run: it cannot be a member of {answer.group!r}, or be told")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rabble._core.ids import Pid
 from rabble._runtime import LocalRuntime
-from rabble.errors import NameTaken, NoProcess, QueueFull
+from rabble.errors import NameTaken, NoProcess, QueueFull, RabbleError
 from rabble.messages import NameHolder, NameRefused, Register, Registered, Unregister, WhereIs
 
 __all__ = ["Names"]
@@ -96,6 +96,8 @@ def check_registered(answer: Registered | NameRefused, pid: Pid) -> None:
             )
         case "limit":
             raise QueueFull(f"{pid} cannot have the name {answer.name!r}: {answer.detail}")
+        case "guest":
+            raise RabbleError(f"{pid} cannot have the name {answer.name!r}: {answer.detail}")
     why = "has it not" if answer.reason == "given_back" else "does not run"
     raise NoProcess(f"{pid} {why}: it cannot have the name {answer.name!r}")
 

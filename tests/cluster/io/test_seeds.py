@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -74,12 +74,15 @@ class Seen:
         self.names = Names()
         self.dialled: set[str] = set()
         self.added: list[str] = []
+        #: What each seed that was given was found to stand for, or why for nothing.
+        self.looked_up: list[tuple[str, set[str] | str]] = []
         self.reports: list[tuple[int, str]] = []
         self.now = 100.0
         self.seeds = Seeds(
             mesh.seeds,
             mesh.seed_file,
             self.names,
+            looked_up=self.look_up,
             added=self.dial,
             dropped=self.dialled.discard,
             dialled=lambda now: self.dialled,
@@ -88,6 +91,9 @@ class Seen:
             refresh_s=REFRESH_S,
             clock=lambda: self.now,
         )
+
+    def look_up(self, addr: str, found: Collection[str] | OSError) -> None:
+        self.looked_up.append((addr, str(found) if isinstance(found, OSError) else set(found)))
 
     def dial(self, text: str, address: Address) -> None:
         assert text == address_text(address)
@@ -114,6 +120,19 @@ def test_a_name_stands_for_all_its_addresses() -> None:
     seen.names.answer("rabble.svc:4000", found("10.0.0.2:4000", "10.0.0.3:4000"))
     assert seen.dialled == {"10.0.0.2:4000", "10.0.0.3:4000"}
     assert seen.reports == []
+
+
+def test_what_a_seed_stands_for_is_told_and_why_for_nothing() -> None:
+    seen = Seen(Mesh())
+    seen.seeds.start()
+    assert seen.seeds.add("rabble.svc:4000")
+    assert seen.looked_up == []
+    seen.names.answer("rabble.svc:4000", found("10.0.0.1:4000", "10.0.0.2:4000"))
+    # Before any of them is dialled.
+    assert seen.looked_up == [("rabble.svc:4000", {"10.0.0.1:4000", "10.0.0.2:4000"})]
+    assert seen.seeds.add("rabble.svc:4000")
+    seen.names.answer("rabble.svc:4000", OSError("no such host"))
+    assert seen.looked_up[1:] == [("rabble.svc:4000", "no such host")]
 
 
 def test_a_name_is_asked_for_again_though_its_answer_could_not_be_handed_over() -> None:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Container
 
 from rabble._core.ids import NodeId
+from rabble._core.messages import is_guest
 from rabble.addresses import Address
 from rabble.cluster.decide.actions import (
     Action,
@@ -39,8 +40,8 @@ class ConnectionManager:
     :param incarnation: of this start of it.
     :param rng: for the jitter of waits.
     :param limits: its `dials_max`, `unreached_dials_per_second_max`, `redial_*`,
-        `dial_hold_back_ms`, `heartbeat_ms`, `membership_members_max` and `peers_remembered_max`
-        are used.
+        `dial_hold_back_ms`, `heartbeat_ms`, `membership_members_max`, `guests_max` and
+        `peers_remembered_max` are used.
 
     `now` is monotonic seconds throughout. The caller carries out the actions in their order,
     before the next call. For one thread.
@@ -66,6 +67,7 @@ class ConnectionManager:
             limits.unreached_dials_per_second_max, max(limits.dials_max // 2, 1)
         )
         self._up_max = limits.membership_members_max
+        self._guests_max = limits.guests_max
         self._remembered_max = limits.peers_remembered_max
         self._settled_s = limits.redial_settled_ms / 1000
         self._heartbeat_s = limits.heartbeat_ms / 1000
@@ -91,11 +93,18 @@ class ConnectionManager:
             happened before. Otherwise the node is a member of the cluster, as others say, and so is
             where it is: another address than before is for the next dial, whenever that is due.
 
-        The own name is ignored.
+        The own name is ignored, and so is a guest, which nobody can dial.
         """
-        if node.name == self.own.name:
+        if node.name == self.own.name or is_guest(node):
             return []
         member = self._member(node)
+        actions: list[Action] = []
+        if member.up and member.is_guest:
+            code = RefusalCode.NAME_CONFLICT
+            assert member.connection_id is not None
+            actions.append(Close(member.connection_id, code, "a member has that name now"))
+            actions.append(self._down(member))
+            member.peer, member.incarnation = None, -1
         if member.up:
             # What was asked for is there; the address is for the time after it.
             member.node, member.addr, member.is_desired = node, node.addr, True
@@ -113,10 +122,9 @@ class ConnectionManager:
             member.barred = False
             self._plan(member, now)
         if not fresh:
-            return []
+            return actions
         if not member.barred:
             member.attempts, member.refusal = 0, None
-        actions: list[Action] = []
         if (pending_dial := member.pending_dial) is not None:
             same = (pending_dial.addr, pending_dial.join) == (
                 member.addr,
@@ -144,6 +152,7 @@ class ConnectionManager:
             code = RefusalCode.REMOVED
             actions.append(Close(member.connection_id, code, code.meaning))
             actions.append(self._down(member))
+        self._forget_guest(member)
         return actions
 
     def shut_out(self, name: str, now: float, text: str, ban_s: float) -> list[Action]:
@@ -162,6 +171,7 @@ class ConnectionManager:
         member.attempts += 1
         member.refusal, member.ban_s = RefusalCode.BANNED, ban_s
         self._plan(member, now)
+        self._forget_guest(member)
         return actions
 
     def dial_banned(self, now: float) -> None:
@@ -314,7 +324,15 @@ class ConnectionManager:
             silent = silent_s is not None and silent_s > self._heartbeat_s
             refusal = member.verdict(peer, incarnation, silent)
         is_expected = member is not None and (member.up or member.is_desired)
-        if refusal is None and not is_expected and len(self._up) >= self._up_max:
+        guests = sum(each.is_guest for each in self._up.values())
+        if is_guest(peer):
+            if member is not None and member.is_desired:
+                return Refusal(RefusalCode.NAME_CONFLICT, "a member has your name")
+            if refusal is None and not is_expected and guests >= self._guests_max:
+                text = f"there are {guests} guests already; Limits.guests_max is {self._guests_max}"
+                refusal = Refusal(RefusalCode.LIMIT, text)
+            return refusal
+        if refusal is None and not is_expected and len(self._up) - guests >= self._up_max:
             # Members are bounded by themselves: strangers that say nothing keep none of them out.
             text = "there are as many connections as there may be members"
             return Refusal(RefusalCode.LIMIT, text)
@@ -344,6 +362,9 @@ class ConnectionManager:
                     f"authenticating was not called for connection {connection_id} to {peer}"
                 )
         known = self._members.get(peer.name)
+        if known is not None and known.is_guest and not is_guest(peer):
+            # A member takes its name from a guest, whose starts are not its own.
+            known.incarnation = -1
         if known is not None and incarnation < known.incarnation:
             # A later start of it came in while this one was on its way.
             code = RefusalCode.STALE_INCARNATION
@@ -378,11 +399,13 @@ class ConnectionManager:
         self._waiting.drop(member)
         self._up[connection_id] = member
         member.connection_id, member.up_since = connection_id, now
-        self._last_up = now
         member.join = member.barred = False
         member.answered = member.addr == peer.addr
         member.refusal = None
-        self._waiting.hurry(now)
+        if not is_guest(peer):
+            # That a guest comes says nothing of the network, nor of how many nodes start.
+            self._last_up = now
+            self._waiting.hurry(now)
         return [*actions, Up(connection_id, peer, incarnation)]
 
     def lost(
@@ -419,6 +442,7 @@ class ConnectionManager:
             member.holes = 0
         member.refusal = code
         self._plan(member, now)
+        self._forget_guest(member)
         return actions
 
     # Time.
@@ -489,6 +513,8 @@ class ConnectionManager:
             is_idle = not target.up and target.pending_dial is None
             if is_idle != (target.due is not None) or is_idle != (target in self._waiting):
                 self._plan(target, now)
+        for guest in [each for each in self._members.values() if each.is_guest]:
+            self._forget_guest(guest)
         self._waiting.look_anew()
         return actions
 
@@ -531,7 +557,10 @@ class ConnectionManager:
         gone = target.whom is None and self._seeds.get(target.addr) is not target
         if target.up or gone or target.pending_dial is not None:
             return
-        hold_back = target.whom is not None and self.own.name > target.whom.name
+        # A guest is dialled by nobody.
+        hold_back = (
+            target.whom is not None and self.own.name > target.whom.name and not is_guest(self.own)
+        )
         self._waiting.plan(target, now, hold_back=hold_back)
 
     def _bar(self, target: DialTarget) -> None:
@@ -571,6 +600,12 @@ class ConnectionManager:
         # To the end, for `_forget`.
         self._members.move_to_end(member.node.name)
         return down
+
+    def _forget_guest(self, member: Member) -> None:
+        """Of a guest that has gone nothing is kept."""
+        if member.is_guest and member.is_idle:
+            self._waiting.drop(member)
+            self._members.pop(member.node.name, None)
 
     def _member(self, node: NodeId) -> Member:
         member = self._members.get(node.name)

@@ -11,6 +11,8 @@ holds the name if there is no better one. Of two nodes that claim at once each k
 claim by then, so one of them holds the name; and nobody claims a name of which it knows a claim. A
 peer that does not answer within `name_claim_ms` is not waited for.
 
+**Guests** are told all, and have none of their own: one guest would not hear of another's.
+
 **After a partition** a name may be held twice. Of two claims that are held the *better* one is that
 with the earlier time, and of equal ones that of the lesser node. All nodes see both, and choose
 alike; the node of the other process gives it up and tells that process. Times are those of the
@@ -37,6 +39,7 @@ from rabble._core.directory_messages import (
     Unregistered,
 )
 from rabble._core.ids import CorrelationId, NodeId, Pid
+from rabble._core.messages import is_guest
 from rabble.cluster.decide.directory_state import (
     VERSION_MAX,
     Changes,
@@ -53,6 +56,10 @@ from rabble.cluster.decide.membership_state import shown
 from rabble.limits import Limits
 
 __all__ = ["Action", "Answer", "Asker", "Directory", "Life", "Tell"]
+
+
+#: Why a guest has no names.
+NO_GUEST = "a guest has no names and is in no groups, since other guests would not hear of it"
 
 
 class Life(NamedTuple):
@@ -205,6 +212,9 @@ class Directory:
 
     def register(self, name: str, owner: Life, asker: Asker, now: float) -> list[Action]:
         """A process is to have a name."""
+        if is_guest(self._own):
+            self._answer(asker, NameRefused(name, "guest", detail=NO_GUEST))
+            return self._done()
         names = self._owner(owner).names
         entry = self._entries.names.get(name)
         if entry is None:
@@ -227,7 +237,8 @@ class Directory:
             return self._done()
         names.add(name)
         deadline = now + self._claim_s
-        self._claims[name] = Claim(entry, [asker], set(self._peers), deadline)
+        awaiting = {node for node in self._peers if not is_guest(node)}
+        self._claims[name] = Claim(entry, [asker], awaiting, deadline)
         self._settle(name, now)
         # Others that come before the answers to the first one are gathered: see RFC 896.
         self._changed(now, at_once=len(self._claims) == 1)
@@ -250,6 +261,9 @@ class Directory:
 
     def join(self, group: str, owner: Life, asker: Asker, now: float) -> list[Action]:
         """A process is to be a member of a group."""
+        if is_guest(self._own):
+            self._answer(asker, GroupRefused(group, "guest", NO_GUEST))
+            return self._done()
         groups = self._owner(owner).groups
         if owner.pid not in self._entries.groups.get(group, ()):
             try:
@@ -303,7 +317,7 @@ class Directory:
             self._forget(node, now)
         self._flush(now)
         self._peers[node] = Peer(PeerEntries(node, self._limits), now)
-        for claim in self._claims.values():
+        for claim in () if is_guest(node) else self._claims.values():
             claim.awaiting.add(node)
         self._tell(node, self._entries.whole())
         if self._digest_at is None:
@@ -334,6 +348,8 @@ class Directory:
         digest = message.get("d")
         if digest is not None:
             checked_int(digest, 0, "'d'", VERSION_MAX)
+        if "t" in message and is_guest(node):
+            raise DirectoryError("it is a guest, which has no names and groups")
         if "t" in message:
             self._read_statement(peer, node, Statement.of(node, message), now)
         if acknowledged is not None:

@@ -12,6 +12,7 @@ import hashlib
 import hmac
 
 from rabble._core.ids import NodeId
+from rabble._core.messages import is_guest
 from rabble.cluster.decide import handshake_wire as wire
 from rabble.cluster.decide.handshake_actions import (
     Action,
@@ -404,6 +405,7 @@ class Handshake:
             | (wire.JOIN_FLAG if self._join else 0)
             | (wire.STREAM_FLAG if self._authenticates_stream else 0)
             | (wire.LABELS_FLAG if config.labels else 0)
+            | (wire.GUEST_FLAG if is_guest(config.own) else 0)
         )
         hello = Hello(
             *config.versions,
@@ -472,7 +474,8 @@ class Handshake:
         has_own = bool(hello.flags & wire.NODE_KEY_FLAG)
         allowed = (
             wire.KEY_FLAG
-            | (0 if self._initiates else wire.JOIN_FLAG)
+            # A guest only dials.
+            | (0 if self._initiates else wire.JOIN_FLAG | wire.GUEST_FLAG)
             | (wire.STREAM_FLAG if keyed and self._certified is None else 0)
             | (wire.NODE_KEY_FLAG if keyed else 0)
             | wire.LABELS_FLAG
@@ -506,6 +509,10 @@ class Handshake:
         except ValueError as error:
             text = printable(str(error))
             raise Fault(RefusalCode.NAME_INVALID, text, peer_text=text) from None
+        if is_guest(node) != bool(hello.flags & wire.GUEST_FLAG):
+            # From here on a guest is known by its address.
+            text = f"the address {node.addr}: port 0 is a guest's, and a guest's is 0"
+            raise Fault(RefusalCode.NAME_INVALID, printable(text), peer_text=text)
         if hello.incarnation > config.highest_believed:
             # Who believes it has no word for the starts that come after.
             text = f"the incarnation {hello.incarnation} is a hundred years ahead of the clock"
@@ -563,6 +570,8 @@ class Handshake:
         text = f"the peer refused: {peer_text or code.meaning}"
         if code is RefusalCode.VERSION:
             text = f"the peer refused: {self._version_text(*versions)}"
+        if code is RefusalCode.PROTOCOL and is_guest(self._config.own):
+            text = f"{text} (a node of a version that knows no guests takes none)"
         incarnation = told if code is RefusalCode.STALE_INCARNATION else 0
         if incarnation > self._config.highest_believed:
             text = f"{text}; its incarnation {incarnation} is a hundred years ahead of the clock"

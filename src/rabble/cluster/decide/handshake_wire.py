@@ -12,6 +12,7 @@ from rabble.cluster.decide.refusal import Refusal, RefusalCode
 __all__ = [
     "ACCEPT",
     "FOLLOW_UP_HEAD",
+    "GUEST_FLAG",
     "HANDSHAKE_BYTES_MAX",
     "HELLO_BODY_MAX",
     "HELLO_BODY_MIN",
@@ -67,6 +68,7 @@ JOIN_FLAG = 2
 STREAM_FLAG = 4
 NODE_KEY_FLAG = 8
 LABELS_FLAG = 16
+GUEST_FLAG = 32
 
 PROOF = 1
 ACCEPT = 2

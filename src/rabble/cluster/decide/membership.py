@@ -43,6 +43,7 @@ from typing import Any
 
 from rabble._core.codec import Codec
 from rabble._core.ids import NodeId
+from rabble._core.messages import is_guest
 from rabble.cluster.decide.belief import BELIEVED_WITHOUT_CLOCK
 from rabble.cluster.decide.membership_delta import (
     UNCHANGED,
@@ -82,7 +83,8 @@ ELEMENTS_MAX = 2**31 - 1
 
 
 class Membership:
-    """The members of a mesh as one node knows them; it is a member itself from the beginning.
+    """The members of a mesh as one node knows them; it is a member itself from the beginning,
+    unless it is a guest, which is none and says nothing.
 
     :param own: this node.
     :param incarnation: of this start of it, 1 to 2**64 - 1; higher than that of any earlier one.
@@ -128,7 +130,9 @@ class Membership:
         self._nodes: tuple[NodeId, ...] | None = None
         # What to go back to, and its numbers, as long as a change of it is broken off.
         self._before: tuple[State, tuple[int, int, int, int]] | None = None
-        self._announce_start()
+        self._is_guest = is_guest(own)
+        if not self._is_guest:
+            self._announce_start()
 
     # What it knows.
 
@@ -175,8 +179,8 @@ class Membership:
 
     @property
     def is_removed(self) -> bool:
-        """Whether this node is no member, as far as it knows."""
-        return self.own.name not in self._members
+        """Whether this node is no member, as far as it knows, though it should be one."""
+        return not self._is_guest and self.own.name not in self._members
 
     @property
     def is_superseded(self) -> bool:
@@ -184,7 +188,7 @@ class Membership:
 
         Another node has its name, or its clock went back before it started.
         """
-        return self.incarnation_of(self.own.name) > self.incarnation
+        return not self._is_guest and self.incarnation_of(self.own.name) > self.incarnation
 
     # What is sent of it.
 
@@ -298,6 +302,9 @@ class Membership:
         """
         lowest = max(self.incarnation, self.incarnation_of(self.own.name)) + 1
         checked_int(incarnation, lowest, INCARNATION_MAX, "the incarnation of a rejoin")
+        if self._is_guest:
+            self.incarnation = incarnation
+            return
         with self._all_or_nothing():
             self._check_room(self.own)
             self.incarnation = incarnation
@@ -477,8 +484,10 @@ class Membership:
         Wrong is another address, and that this node is a member by an earlier start of it or by a
         join alone, while its own start and the removal of that are forgotten. The last start of a
         name is believed before any join, so this is done once a wrong join. An earlier start has no
-        say: its word would be worth nothing.
+        say: its word would be worth nothing. Nor has a guest.
         """
+        if self._is_guest:
+            return False
         self._joins_announced = max(
             self._joins_announced, self._counter((self.own.name, self.incarnation))
         )

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from rabble._core.ids import NodeId
+from rabble._core.messages import is_guest
 from rabble.addresses import Address, is_numeric
 from rabble.cluster.decide.actions import ConnectionStatus
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
@@ -126,6 +127,11 @@ class Member(DialTarget):
         return self.connection_id is not None
 
     @property
+    def is_guest(self) -> bool:
+        """Whether who is connected, or was last, is a guest: it is forgotten when it goes."""
+        return self.peer is not None and is_guest(self.peer)
+
+    @property
     def is_idle(self) -> bool:
         """Whether nobody wants it, and it is neither connected nor dialled."""
         return not self.is_desired and not self.up and self.pending_dial is None
@@ -148,7 +154,8 @@ class Member(DialTarget):
 
         :param silent: the present connection has been silent for too long to be trusted.
         """
-        if self.peer is None:
+        if self.peer is None or (self.is_guest and not is_guest(newcomer)):
+            # A member takes its name from a guest.
             return None
         same = incarnation == self.incarnation
         if newcomer.addr != self.peer.addr and (self.up or same):

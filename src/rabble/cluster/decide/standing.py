@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rabble._core.messages import is_guest
 from rabble.cluster.decide.handshake import Peer
 from rabble.cluster.decide.membership import Membership
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
@@ -12,6 +13,11 @@ __all__ = ["OwnStanding", "refusal_by_standing"]
 def refusal_by_standing(membership: Membership, peer: Peer) -> Refusal | None:
     """Why a peer that dialled may not be connected, for what is known of its membership."""
     name = peer.node.name
+    if is_guest(peer.node):
+        # It is nobody to the membership, but does not take a member's name.
+        if name not in membership:
+            return None
+        return Refusal(RefusalCode.NAME_CONFLICT, "a member has your name, so no guest can")
     standing = membership.standing(name, peer.incarnation)
     known = membership.incarnation_of(name)
     if standing == "removed" and peer.join and peer.incarnation < known:

@@ -61,6 +61,8 @@ class Seeds:
 
     :param seeds: addresses `host:port`, and `seed_file` a file with one a line; see `Mesh`.
     :param resolver: owned from now on.
+    :param looked_up: called with a seed that was given, and the texts of all that it stands for, or
+        why that is not known.
     :param added: called with an address to dial: its text, by which it is known, and itself.
     :param dropped: called with the text of one to dial no longer.
     :param dialled: the texts of those where nobody has answered yet, given monotonic seconds.
@@ -74,6 +76,7 @@ class Seeds:
         seed_file: str | os.PathLike[str] | None,
         resolver: Resolver,
         *,
+        looked_up: Callable[[str, Collection[str] | OSError], None],
         added: Callable[[str, Address], None],
         dropped: Callable[[str], None],
         dialled: Callable[[float], Collection[str]],
@@ -87,6 +90,7 @@ class Seeds:
         self._file_version: tuple[int, int] | None = None
         self._given = [str.__str__(addr) for addr in seeds]
         self._resolver = resolver
+        self._looked_up = looked_up
         self._added = added
         self._dropped = dropped
         self._dialled = dialled
@@ -109,15 +113,19 @@ class Seeds:
             self._keep(addr, Origin.GIVEN)
         self._look()
 
-    def add(self, addr: str) -> None:
+    def add(self, addr: str) -> bool:
         """Join whoever answers at `host:port`; `Node.join` has checked that it is of that form.
 
         The address is forgotten once a node that answered there is a member; a host name is only
         if there is no room for others, as it may come to stand for more.
+
+        :returns: False if there are too many, which is reported.
         """
-        if self._keep(addr, Origin.JOIN):
-            self._seeds[addr].joins_anew = True
-            self._ask(addr)
+        if not self._keep(addr, Origin.JOIN):
+            return False
+        self._seeds[addr].joins_anew = True
+        self._ask(addr)
+        return True
 
     def remove(self, addr: str) -> None:
         """Dial this address no longer, if it was added. The node that answered there stays one."""
@@ -237,8 +245,11 @@ class Seeds:
         if isinstance(found, OSError):
             text = f"the seed {addr} has no address now: {found}"
             self._report(logging.WARNING, lambda: text)
+            self._looked_up(addr, found)
             return
-        self._stand_for(seed, {address_text(address): address for address in found[:ADDRESSES_MAX]})
+        stands_for = {address_text(address): address for address in found[:ADDRESSES_MAX]}
+        self._looked_up(addr, stands_for.keys())
+        self._stand_for(seed, stands_for)
 
     def _stand_for(self, seed: Seed, now: dict[str, Address]) -> None:
         """A seed stands for these addresses from now on, and for no others."""
