@@ -611,3 +611,20 @@ def test_what_peers_tell_is_taken_in_by_a_few_of_each_in_a_turn_and_all_in_the_e
                 assert one < other <= one + FRAMES_A_TURN or one == other == count + 1
             before = after
         turn_until(lambda: not a.plane._connections.all(), a)
+
+
+def test_what_its_thread_was_not_given_is_excused_and_what_it_waited_is_not() -> None:
+    with Plane("a") as a:
+        now, used, runner = 100.0, 5.0, a.plane.sockets.handshakes
+        a.plane._clock = lambda: now
+        a.plane._processor_clock = lambda: used
+        a.plane.looked()
+        now, used = 103.0, 6.0
+        a.plane.looks()
+        assert runner.patience.excused_s == 2.0
+        assert runner.looked_at == 101.0
+        # It waits for its sockets.
+        now = 150.0
+        a.plane.looked()
+        a.plane.looks()
+        assert runner.patience.excused_s == 2.0

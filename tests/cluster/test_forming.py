@@ -2,7 +2,8 @@
 
 Each node has the membership, the gossip and the connection manager of a real one. Between them
 stands a network that takes a while, and handshakes of as many turns as the real ones, without their
-bytes. What a node says is encoded and decoded.
+bytes. What a node says is encoded and decoded. If the world has a processor, which all of them
+share, whatever comes waits for its turn there.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ LATENCY_S = (0.001, 0.02)
 #: Within so many seconds all nodes are told to join.
 START_S = 0.5
 PATIENCE_S = 30.0
+#: That a handshake may take.
+HANDSHAKE_S = Limits().handshake_ms / 1000
+#: What reading a frame takes, in steps of a handshake.
+FRAME_STEP = 0.25
 #: Besides its body, length, kind and flags.
 FRAME_HEADER_BYTES = 6
 
@@ -44,16 +49,18 @@ class End:
     is_open: bool = True
     peer: PeerConnection | None = None
     last_arrival: float = 0.0
+    #: Of its handshake.
+    deadline: float = 0.0
 
     def send_control(self, kind: int, body: bytes) -> bool:
         """What `Connection` does."""
         world = self.host.world
         world.frames += 1
         world.frame_bytes += len(body) + FRAME_HEADER_BYTES
-        self.say(lambda other: other.host.read(other, body))
+        self.say(lambda other: other.host.read(other, body), FRAME_STEP)
         return True
 
-    def say(self, what: Callable[[End], None]) -> None:
+    def say(self, what: Callable[[End], None], step: float = 1.0) -> None:
         """Have something happen at the other side, after what was said before."""
         other, world = self.other, self.host.world
         if other is None or not self.is_open:
@@ -61,7 +68,12 @@ class End:
         other.last_arrival = max(
             world.now + world.rng.uniform(*LATENCY_S), other.last_arrival + 1e-9
         )
-        world.at(other.last_arrival, lambda: what(other) if other.is_open else None)
+
+        def arrives() -> None:
+            if other.is_open:
+                world.work(step, lambda: what(other) if other.is_open else None)
+
+        world.at(other.last_arrival, arrives)
 
     def close(self) -> None:
         if self.is_open:
@@ -136,15 +148,36 @@ class Host:
     # Handshakes, with the turns of the real ones.
 
     def dial(self, dial: Dial) -> None:
+        self.world.dials += 1
         target = self.world.by_addr[dial.addr]
         mine = End(self, dial.connection_id)
         theirs = End(target, target.manager.accepting(), mine)
         mine.other = theirs
         self.ends[mine.connection_id] = mine
         target.ends[theirs.connection_id] = theirs
-        mine.say(lambda responder: responder.say(lambda _: self.answered(mine, target)))
+        self.allow_time(mine)
+        mine.say(lambda responder: target.greeted(responder, self))
+
+    def allow_time(self, end: End) -> None:
+        end.deadline = self.world.now + HANDSHAKE_S
+        self.world.at(end.deadline, lambda: self.look_at_time(end))
+
+    def look_at_time(self, end: End) -> None:
+        """The handshake is done by now, or has failed."""
+        if end.peer is not None or self.world.now < end.deadline:
+            return
+        if self.ends.pop(end.connection_id, None) is not None:
+            end.close()
+            self.failed += 1
+            self.carry_out(self.manager.dial_failed(end.connection_id, self.world.now))
+            self.round()
+
+    def greeted(self, theirs: End, by: Host) -> None:
+        self.allow_time(theirs)
+        theirs.say(lambda mine: by.answered(mine, self))
 
     def answered(self, mine: End, by: Host) -> None:
+        self.allow_time(mine)
         peer, incarnation = by.own, by.membership.incarnation
         if self.manager.authenticating(mine.connection_id, peer, incarnation, self.world.now):
             del self.ends[mine.connection_id]
@@ -209,18 +242,31 @@ class Host:
 
 
 class World:
-    def __init__(self, nodes: int, seed: int) -> None:
+    """:param step_s: that a step of a node takes of the processor; 0 is for one of no limits."""
+
+    def __init__(self, nodes: int, seed: int, step_s: float = 0.0) -> None:
         self.rng = random.Random(seed)
         self.now = 0.0
+        self.step_s = step_s
+        #: When the processor has done all that waits for it.
+        self.idle_at = 0.0
         self.limits = Limits()
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.numbers = itertools.count()
-        self.frames = self.frame_bytes = 0
+        self.dials = self.frames = self.frame_bytes = 0
         self.hosts = [Host(self, number) for number in range(nodes)]
         self.by_addr = {host.own.addr: host for host in self.hosts}
 
     def at(self, time: float, what: Callable[[], None]) -> None:
         heapq.heappush(self.events, (time, next(self.numbers), what))
+
+    def work(self, steps: float, what: Callable[[], None]) -> None:
+        """Have it done when the processor comes to it."""
+        if not self.step_s:
+            what()
+            return
+        self.idle_at = max(self.idle_at, self.now) + steps * self.step_s
+        self.at(self.idle_at, what)
 
     def run(self, until: float) -> None:
         while self.events and self.events[0][0] <= until:
@@ -232,14 +278,14 @@ class World:
         return all(len(host.up) == len(self.hosts) - 1 for host in self.hosts)
 
 
-def form(nodes: int, seed: int, start_s: float = START_S) -> World:
-    """All join the first one; until they are a full mesh and have compared digests."""
-    world = World(nodes, seed)
+def form(nodes: int, seed: int, step_s: float = 0.0, patience_s: float = PATIENCE_S) -> World:
+    """All join the first one; until they are a full mesh."""
+    world = World(nodes, seed, step_s)
     first, *others = world.hosts
     for host in others:
-        world.at(world.rng.uniform(0, start_s), lambda host=host: host.join(first.own.addr))  # type: ignore[misc]
+        world.at(world.rng.uniform(0, START_S), lambda host=host: host.join(first.own.addr))  # type: ignore[misc]
     while not world.is_full():
-        assert world.now < PATIENCE_S, [len(host.up) for host in world.hosts]
+        assert world.now < patience_s, [len(host.up) for host in world.hosts]
         world.run(world.now + 0.1)
     return world
 
@@ -279,3 +325,25 @@ def test_nodes_form_with_frames_and_bytes_in_proportion_to_their_connections(
     # A greeting each way, a digest or two, and the starts of others, told in common.
     assert world.frames < 9 * connections
     assert world.frame_bytes < 900 * connections
+
+
+@pytest.mark.parametrize(
+    ("nodes", "step_s", "seed"),
+    [
+        (20, 0.01, 1),
+        (20, 0.03, 2),
+        (30, 0.008, 1),
+        pytest.param(60, 0.002, 1, marks=pytest.mark.soak),
+        pytest.param(100, 0.001, 1, marks=pytest.mark.soak),
+        pytest.param(100, 0.002, 2, marks=pytest.mark.soak),
+    ],
+)
+@pytest.mark.timeout(600)
+def test_no_handshake_fails_where_a_slow_processor_is_shared(
+    nodes: int, step_s: float, seed: int
+) -> None:
+    connections = nodes * (nodes - 1) // 2
+    # Four steps are a handshake's; the others are frames, and dials that gave way.
+    world = form(nodes, seed, step_s, patience_s=PATIENCE_S + 10 * step_s * connections)
+    assert sum(host.downs + host.failed for host in world.hosts) == 0
+    assert world.dials < 1.2 * connections

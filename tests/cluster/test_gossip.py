@@ -253,6 +253,40 @@ def test_two_that_differ_agree_whoever_knows_more() -> None:
     assert other.sent("a") == []
 
 
+def test_of_two_that_agree_one_sends_the_digest() -> None:
+    side = Side(A, Limits(digest_ms=10_000, digest_settled_ms=1_000))
+    side.connect(B)
+    side.connect(C)
+    side.tick(2.0)
+    assert {"d": side.membership.digest()} in side.sent("b")
+    side.sent("c")
+    # Another new connection: those that have compared this very state need not do so again.
+    side.connect(D)
+    side.tick(2.0)
+    assert side.sent("b") == side.sent("c") == []
+    assert {"d": side.membership.digest()} in side.sent("d")
+    side.tick(5.5)
+    side.read("b", {"d": side.membership.digest()})
+    side.tick(4.6)
+    # At its time that one was first, lately; and the other was not.
+    assert side.sent("b") == []
+    assert side.sent("c") == [{"d": side.membership.digest()}]
+    side.tick(10.1)
+    assert side.sent("b") == side.sent("c") == [{"d": side.membership.digest()}]
+
+
+def test_a_digest_that_differs_is_not_compared() -> None:
+    side = Side(A, Limits(digest_ms=10_000, digest_settled_ms=1_000))
+    side.connect(B)
+    side.tick(2.0)
+    side.sent("b")
+    side.tick(9.0)
+    side.read("b", {"d": bytes(32)})
+    side.sent("b")
+    side.tick(1.1)
+    assert side.sent("b") == [{"d": side.membership.digest()}]
+
+
 def test_who_asks_by_digests_again_and_again_gets_the_whole_state_now_and_then() -> None:
     side = Side(A, Limits(digest_ms=10_000, digest_settled_ms=1_000))
     side.connect(B)

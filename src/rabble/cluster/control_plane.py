@@ -13,6 +13,7 @@ import logging
 import random
 import selectors
 import socket
+import time
 from collections.abc import Callable, Sequence
 
 from rabble._core.ids import NodeId
@@ -71,6 +72,7 @@ class ControlPlane:
     :param selector: of that thread; the data of each key is a `Ready`.
     :param post: has something done in that thread. For any thread.
     :param new_incarnation: makes an incarnation, of now.
+    :param processor_clock: what that thread has used of a processor, in seconds.
 
     The other parameters are those of `ClusterServer`.
     """
@@ -90,6 +92,7 @@ class ControlPlane:
         rng: random.Random,
         token_bytes: Callable[[int], bytes],
         new_incarnation: Callable[[], int],
+        processor_clock: Callable[[], float] = time.thread_time,
     ) -> None:
         self._own, self._runtime, self._limits = own, runtime, limits
         self._clock, self._post = clock, post
@@ -107,6 +110,9 @@ class ControlPlane:
         self._gossip = Gossip(own, self._membership, runtime, limits, clock(), rng, bans, subjects)
         #: Those that somebody waits for.
         self.joins = Joins(own)
+        #: When the thread last had something to do, and what it had used of a processor by then.
+        self._worked_from: tuple[float, float] | None = None
+        self._processor_clock = processor_clock
         self._stop_at: float | None = None
         self._next_check: float | None = None
         self._failed_handshakes = FailedHandshakes(
@@ -260,7 +266,16 @@ class ControlPlane:
 
     def looks(self) -> None:
         """The sockets are about to be looked at. Whoever is ready then was in time."""
-        self._handshakes.looked_at = self._clock()
+        now = self._clock()
+        if self._worked_from is not None:
+            elapsed_s = now - self._worked_from[0]
+            processor_s = self._processor_clock() - self._worked_from[1]
+            self._handshakes.patience.worked(elapsed_s, processor_s)
+        self._handshakes.looked_at = self._handshakes.patience.at(now)
+
+    def looked(self) -> None:
+        """They have been: this thread has something to do from now until `looks`."""
+        self._worked_from = self._clock(), self._processor_clock()
 
     def tick(self, now: float) -> None:
         """Do what the time has come for; what fails of it is done again, and the rest is done."""

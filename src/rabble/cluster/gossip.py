@@ -76,6 +76,9 @@ class Gossip:
         self._greeting_rows: tuple[object, ...] = ()
         #: Digests of an honest peer are at least twice as far apart, however late one of them is.
         self._whole_after_s = min(self._digest_s, self._settled_s) / 2
+        #: The last digest that a peer and this node have both seen, and when: one of them has sent
+        #: it, and the other would have answered another one.
+        self._compared: dict[int, tuple[bytes, float]] = {}
         #: When a peer was last sent the whole state for a digest, by the id of its connection.
         self._whole_sent_at: dict[int, float] = {}
         self._codec = Codec(MessageRegistry(), elements_max=ELEMENTS_MAX)
@@ -106,12 +109,8 @@ class Gossip:
         if is_due:
             self._tell(now, peers)
         if now >= min(self._digest_at, self._settled_at or self._digest_at):
-            self._digest_at, self._settled_at = now + self._digest_s, None
-            digest_for = self.bans.digests(self._membership.digest(), now)
             # A guest asks when it hears a digest that is not its own.
-            for peer in () if self._is_guest else peers:
-                body = self._codec.encode_message({"d": digest_for(peer)})
-                peer.connection.send_control(KIND_MEMBERSHIP, body)
+            self._send_digests(now, () if self._is_guest else peers)
 
     # What is sent.
 
@@ -144,6 +143,7 @@ class Gossip:
     def forget(self, connection_id: int) -> None:
         """A connection has ended."""
         self._strangers.discard(connection_id)
+        self._compared.pop(connection_id, None)
         self._whole_sent_at.pop(connection_id, None)
         self._dissemination.connection_down(connection_id)
         self.bans.connection_down(connection_id)
@@ -176,6 +176,23 @@ class Gossip:
     def _send_digest(self, peer: PeerConnection, now: float) -> None:
         body = self._codec.encode_message({"d": self._digest(peer, now)})
         peer.connection.send_control(KIND_MEMBERSHIP, body)
+
+    def _send_digests(self, now: float, peers: Iterable[PeerConnection]) -> None:
+        """Send the digest to those with whom this one has not been compared, or not of late."""
+        # At its time one of two is first, and then the other need not be.
+        compared_since = now - self._digest_s / 2 if now >= self._digest_at else float("-inf")
+        self._digest_at, self._settled_at = now + self._digest_s, None
+        digest_for = self.bans.digests(self._membership.digest(), now)
+        bodies: dict[bytes, bytes] = {}
+        for peer in peers:
+            digest = digest_for(peer)
+            seen, seen_at = self._compared.get(peer.connection_id, (b"", 0.0))
+            if seen == digest and seen_at >= compared_since:
+                continue
+            if digest not in bodies:
+                bodies[digest] = self._codec.encode_message({"d": digest})
+            peer.connection.send_control(KIND_MEMBERSHIP, bodies[digest])
+            self._compared[peer.connection_id] = digest, now
 
     def _digest(self, peer: PeerConnection, now: float) -> bytes:
         """Of all that is known, for a peer."""
@@ -253,8 +270,11 @@ class Gossip:
 
     def _is_answered(self, peer: PeerConnection, digest: bytes, now: float) -> bool:
         """Whether a peer that says this digest is sent the whole state, which takes some work."""
+        if digest == self._digest(peer, now):
+            self._compared[peer.connection_id] = digest, now
+            return False
         sent_at = self._whole_sent_at.get(peer.connection_id, float("-inf"))
-        if now - sent_at < self._whole_after_s or digest == self._digest(peer, now):
+        if now - sent_at < self._whole_after_s:
             return False
         self._whole_sent_at[peer.connection_id] = now
         return True

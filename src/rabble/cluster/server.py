@@ -299,6 +299,7 @@ class ClusterServer:
         patience = self._patience()
         self._control_plane.looks()
         self._ready = self._selector.select(patience)
+        self._control_plane.looked()
 
     def _failed(self, error: BaseException) -> None:
         self._closed = True

@@ -206,6 +206,20 @@ def test_who_was_in_time_is_not_late_because_this_thread_is(a: Side, b: Side, wi
     assert ended is accepted and isinstance(failed, Failed) and not failed.hung_up
 
 
+def test_time_that_this_thread_was_not_given_is_no_time_of_its_peers(
+    a: Side, b: Side, wire: Wire
+) -> None:
+    a.dial(wire[0])
+    accepted = b.accept(wire[1])
+    b.runner.patience.worked(4.0, 1.0)
+    assert b.runner.next_tick() == DEADLINE_S + 3.0
+    b.now = DEADLINE_S + 2.9
+    assert late(b, b.runner.now()) == []
+    b.now = DEADLINE_S + 3.0
+    [(ended, failed)] = late(b, b.runner.now())
+    assert ended is accepted and isinstance(failed, Failed) and failed.silent
+
+
 def test_an_initiator_waits_longer_than_its_responder_may_take(
     a: Side, b: Side, wire: Wire
 ) -> None:

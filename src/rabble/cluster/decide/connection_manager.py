@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import itertools
 from collections.abc import Container
 
 from rabble._core.ids import NodeId
@@ -237,7 +236,7 @@ class ConnectionManager:
             # The peer has proven nothing yet, so no action follows from what it says.
             self.dial_failed(connection_id, now, code=refusal.code)
             return refusal
-        self._dials.authenticate(pending_dial, peer, incarnation)
+        self._dials.authenticate(pending_dial, peer, incarnation, now)
         return None
 
     def dial_failed(
@@ -261,6 +260,7 @@ class ConnectionManager:
         pending_dial = self._dials.get(connection_id)
         if pending_dial is None:
             return []
+        self._dials.ended(pending_dial, now)
         self._end(pending_dial, reached=authenticated)
         target = pending_dial.target
         if not (authenticated and code is RefusalCode.DUPLICATE):
@@ -374,6 +374,7 @@ class ConnectionManager:
             ]
         member = self._member(peer)
         if pending_dial is not None:
+            self._dials.ended(pending_dial, now)
             self._end(pending_dial, reached=True)
             self._resolve(pending_dial.target, peer, now)
         actions: list[Action] = []
@@ -448,24 +449,27 @@ class ConnectionManager:
     # Time.
 
     def tick(self, now: float) -> list[Action]:
-        """What is to be dialled now.
-
-        Dials that look a host up have places of their own: one that hangs there holds up no other.
-        """
+        """What is to be dialled now."""
+        places = self._dials.places(now)
+        if not any(
+            each.has(is_hearsay) for each in places.values() for is_hearsay in (True, False)
+        ):
+            return []
         actions: list[Action] = []
         due: dict[bool, list[DialTarget]] = {True: [], False: []}
         for target in self._waiting.due(now, self._last_up):
             due[target.is_looked_up].append(target)
-        for looked_up, free in self._dials.free_places().items():
-            turns = self._rates.in_turn(due[looked_up], now)
-            for target, bucket in itertools.islice(turns, max(free, 0)):
-                actions.append(self._dial(target, bucket, looked_up))
+        for looked_up, free in places.items():
+            for target, bucket in self._rates.in_turn(due[looked_up], now, free):
+                actions.append(self._dial(target, bucket, looked_up, now))
         return actions
 
-    def _dial(self, target: DialTarget, bucket: TokenBucket | None, looked_up: bool) -> Dial:
+    def _dial(
+        self, target: DialTarget, bucket: TokenBucket | None, looked_up: bool, now: float
+    ) -> Dial:
         join = self.joins or target.join
         number, addr = self.accepting(), target.next_addr
-        pending_dial = PendingDial(number, target, addr, join, bucket, looked_up)
+        pending_dial = PendingDial(number, target, addr, join, now, bucket, looked_up)
         dial = Dial(number, addr, target.whom, join, target.resolved, target.is_hearsay)
         self._dials.add(pending_dial)
         target.pending_dial = pending_dial
@@ -478,8 +482,18 @@ class ConnectionManager:
         if now < first_due:
             return first_due if first_due < float("inf") else None
         # What is due waits for a place, or for its turn.
-        free = self._dials.free_places()
-        due = (self._rates.due(t, now) for t in self._waiting if free[t.is_looked_up] > 0)
+        if (next_place := self._dials.next_place(now)) is not None:
+            return next_place
+        places = self._dials.places(now)
+        if not any(
+            each.has(is_hearsay) for each in places.values() for is_hearsay in (True, False)
+        ):
+            return None
+        due = (
+            self._rates.due(target, now)
+            for target in self._waiting
+            if places[target.is_looked_up].has(target.is_hearsay)
+        )
         return min((each for each in due if each is not None), default=None)
 
     # What becomes of a step that broke off.

@@ -11,6 +11,7 @@ import collections
 from collections.abc import Iterable, Iterator
 
 from rabble.cluster.decide.peers import DialTarget
+from rabble.cluster.decide.pending_dials import Places
 from rabble.cluster.decide.token_bucket import TokenBucket
 
 __all__ = ["DialRates"]
@@ -61,22 +62,32 @@ class DialRates:
         self._under_way = sum(bucket is not None for bucket in under_way)
 
     def in_turn(
-        self, due: Iterable[DialTarget], now: float
+        self, due: Iterable[DialTarget], now: float, places: Places
     ) -> Iterator[tuple[DialTarget, TokenBucket | None]]:
         """Those that may be dialled, each with the bucket of which it has a token.
 
         :param due: those that are due, the one that is due for the longest first.
+        :param places: how many may be dialled at all.
 
         Of those that were never tried the latest one and the first one take turns, so that a flood
         of names that were made up keeps out neither who comes later nor who came before.
         """
-        due = list(due)
+        due, (left, others, hearsay) = list(due), places
         untried = collections.deque(each for each in due if self.of(each) is self._first)
         for target in due:
+            if left <= 0:
+                return
             bucket = self.of(target)
-            if bucket is None:
+            if bucket is None and others > 0:
+                others, left = others - 1, left - 1
                 yield target, None
-            elif self._under_way < self._most and bucket.take(now):
+            elif (
+                bucket is not None
+                and hearsay > 0
+                and self._under_way < self._most
+                and bucket.take(now)
+            ):
+                hearsay, left = hearsay - 1, left - 1
                 self._under_way += 1
                 if bucket is self._first:
                     target = untried.pop() if self._latest_next else untried.popleft()

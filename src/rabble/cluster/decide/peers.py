@@ -89,18 +89,27 @@ class PendingDial:
     """A dial on its way.
 
     :param bucket: of which it has a token; see `DialRates`.
+    :param begun_at: when, in monotonic seconds.
     :param is_looked_up: as of the target.
     :param authenticating: who answered, and its incarnation, once it may have this node's PROOF.
         Until then nobody can take this dial for a connection, and it can be dropped.
+    :param answered_at: when that was.
     """
 
     connection_id: int
     target: DialTarget
     addr: str
     join: bool
+    begun_at: float
     bucket: TokenBucket | None = None
     is_looked_up: bool = False
     authenticating: tuple[NodeId, int] | None = None
+    answered_at: float | None = None
+
+    @property
+    def kind(self) -> tuple[bool, bool]:
+        """Whether its host is looked up, and whether it is hearsay."""
+        return self.is_looked_up, self.bucket is not None
 
 
 @dataclasses.dataclass(slots=True, eq=False)

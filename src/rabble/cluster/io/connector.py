@@ -93,7 +93,8 @@ class Connector:
             return None
         if isinstance(found, OSError):
             return failed_by(str(found))
-        return self._try_next(dial, [*found], resolving.by, "it has no address")
+        deadline = self._runner.patience.at(resolving.by)
+        return self._try_next(dial, [*found], deadline, "it has no address")
 
     def end_late(self, now: float) -> list[tuple[Dial, Failed]]:
         """Forget the dials whose host took too long to look up; each with how it failed."""
@@ -148,7 +149,7 @@ class Connector:
     ) -> Failed | None:
         """Dial the next address there is; the dial has failed when there is none."""
         nobody = False
-        while addresses and self._clock() < deadline:
+        while addresses and self._runner.now() < deadline:
             family, where = addresses.pop(0)
             host = str(where[0])
             if self._loopback_only and not is_loopback(host):
@@ -194,7 +195,7 @@ class Connector:
                 make_handshake=make_handshake,
                 remote=dial.addr,
                 deadline=deadline,
-                connect_by=self._clock() + self._connect_s,
+                connect_by=self._runner.now() + self._connect_s,
                 dial=dial,
                 other_addresses=others,
             )

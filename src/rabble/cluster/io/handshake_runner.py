@@ -22,6 +22,7 @@ from rabble.cluster.decide.handshake import (
     Role,
     Send,
 )
+from rabble.cluster.decide.patience import Patience
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
 from rabble.cluster.io.handshake_socket import HandshakeSocket
 from rabble.cluster.io.tls import PeerCertificate
@@ -54,6 +55,7 @@ class HandshakeRunner:
     :param selector: of that thread; the data of each key is a `Ready`.
     :param ready: what those keys lead to; it calls `proceed`.
     :param config: what this node brings to a handshake; asked anew for each.
+    :param patience: the time of all deadlines here, and of `now` throughout.
     :param token_bytes: a cryptographic random source.
 
     It decides nothing: each step returns what the caller has to see to, `None` while the handshake
@@ -68,7 +70,9 @@ class HandshakeRunner:
         config: Callable[[], HandshakeConfig],
         clock: Callable[[], float],
         token_bytes: Callable[[int], bytes],
+        patience: Patience | None = None,
     ) -> None:
+        self.patience = Patience() if patience is None else patience
         self._selector = selector
         self._ready = ready
         self._config = config
@@ -80,9 +84,13 @@ class HandshakeRunner:
         self._accepted_count = 0
         #: When the selector was last asked which sockets are ready. A deadline that was not over by
         #: then holds for none of those: they were in time, and this thread is late.
-        self.looked_at = clock()
+        self.looked_at = self.now()
         #: No deadline is earlier.
         self._tick_at = float("inf")
+
+    def now(self) -> float:
+        """The time of deadlines, in seconds; see `Patience`."""
+        return self.patience.at(self._clock())
 
     def make_handshake(
         self,
@@ -101,7 +109,7 @@ class HandshakeRunner:
             role,
             self._config(),
             self._token_bytes(32),
-            self._clock(),
+            self.now(),
             join,
             expected,
             certified=None if certificate is None else certificate.names,
@@ -144,7 +152,7 @@ class HandshakeRunner:
     ) -> Outcome | None:
         """Write the PROOF: this node still wants the peer that was dialled."""
         handshake_socket.is_authenticating = True
-        handshake_socket.extend(self._clock())
+        handshake_socket.extend(self.now())
         return self._take(handshake_socket, lambda: [Send(question.proof)])
 
     def refuse(self, handshake_socket: HandshakeSocket, refusal: Refusal) -> Outcome | None:
@@ -191,8 +199,8 @@ class HandshakeRunner:
         return outcome
 
     def next_tick(self) -> float | None:
-        """When `tick` may have something to do."""
-        return self._tick_at if self._sockets else None
+        """When `tick` may have something to do, in monotonic seconds."""
+        return self.patience.when(self._tick_at) if self._sockets else None
 
     # The end of handshakes.
 
