@@ -62,8 +62,8 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "what is no control message": (
         lambda: "a text",
         "TypeError: the executor was sent a str; it understands Ask, CancelTimer, Demonitor, "
-        "GetGroupMembers, GetMetrics, JoinGroup, LeaveGroup, Monitor, Register, Spawn, StartTimer, "
-        "Stop, Sub",
+        "Drain, GetGroupMembers, GetMetrics, JoinGroup, LeaveGroup, Monitor, Register, Spawn, "
+        "StartTimer, Stop, Sub",
     ),
     "a Timer of the wheel": (
         lambda: TimerWheel().start(OUTSIDE, TIMER, 1),
