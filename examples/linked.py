@@ -1,8 +1,8 @@
 """Two processes that are linked end together, and one that traps exits is told.
 
-An order is taken by a desk and its clerk: without one of them the other is of no use. The desk spawns
-the clerk and is linked with it from its first moment on. The office has a link with the desk, and
-traps exits: it is told why the desk ended, and opens another.
+An order is taken by a desk and its clerk: without one of them the other is of no use. The desk
+spawns the clerk and is linked with it from its first moment on. The office has a link with the
+desk, and traps exits: it is told why the desk ended, and opens another.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ class Clerk(Process):
     """Writes orders down, as long as they can be read."""
 
     def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
-        return rabble.reply(f"{int(msg)} pieces are ordered", sender, correlation_id)
+        if not msg.isdecimal():
+            raise ValueError(f"no number: {msg}")
+        return rabble.reply(f"{msg} pieces are ordered", sender, correlation_id)
 
 
 class Desk(Process):

@@ -185,9 +185,11 @@ def test_both_may_ask_at_once(meets: bool) -> None:
             probe = a.spawn(Mortal(), f"probe {n}")
             assert b.call(probe, 1, PATIENCE_S) == b.call(other, 1, PATIENCE_S) == 1
             kinds += [box.receive(PATIENCE_S).msg.reason.kind for _ in range(len(box))]
-            assert kinds in ((["crashed"],) if meets else (
-                ["crashed"], ["no_process"], ["crashed", "no_process"]
-            )), kinds
+            assert kinds in (
+                (["crashed"],)
+                if meets
+                else (["crashed"], ["no_process"], ["crashed", "no_process"])
+            ), kinds
 
 
 def test_a_mailbox_may_ask_for_links_and_is_told() -> None:

@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 
 from rabble import (
     CorrelationId,
-    Down,
     DownReason,
     Envelope,
     Exit,
     Link,
-    Monitor,
     NodeId,
     Output,
     Pid,
@@ -102,7 +100,9 @@ def test_what_is_asked_for_is_said() -> None:
         ]
 
 
-@pytest.mark.parametrize("why", ["stopped", "crashed", "shutdown", "linked", "no_process", "refused"])
+@pytest.mark.parametrize(
+    "why", ["stopped", "crashed", "shutdown", "linked", "no_process", "refused"]
+)
 @pytest.mark.parametrize("cls", [Mortal, Trapping])
 def test_an_exit_ends_who_is_linked_or_tells_it(why: str, cls: type[Mortal]) -> None:
     with Hub() as hub:
@@ -172,7 +172,9 @@ def test_a_peer_links_and_takes_that_back() -> None:
             hub.settle()
             hub.executor.send(near, "crash")
             hub.settle()
-            assert [what[:4] for what in peer.received] == ([] if unlinks else [("exit", far, near, 1)])
+            assert [what[:4] for what in peer.received] == (
+                [] if unlinks else [("exit", far, near, 1)]
+            )
             peer.received.clear()
             near, process = local(hub, Trapping)
             peer.write("link", far, near, 2)
@@ -363,7 +365,9 @@ def test_a_newer_peer_is_told_of_an_end_by_a_link() -> None:
         hub.settle()
         end(peer, "crashed", 1, near)
         hub.settle()
-        assert [what[:5] for what in peer.received] == [("down", far, near, 9, DOWN_CODES["linked"])]
+        assert [what[:5] for what in peer.received] == [
+            ("down", far, near, 9, DOWN_CODES["linked"])
+        ]
 
 
 def test_links_count_as_monitors_do() -> None:
@@ -547,7 +551,8 @@ def two() -> Iterator[Two]:
 
 pairs = st.tuples(st.sampled_from("xy"), st.sampled_from("xy"), st.booleans())
 steps = st.tuples(
-    st.sampled_from(["link", "link", "unlink", "stop", "spawn", "say", "step", "step", "step"]), pairs
+    st.sampled_from(["link", "link", "unlink", "stop", "spawn", "say", "step", "step", "step"]),
+    pairs,
 )
 
 

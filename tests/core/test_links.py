@@ -117,7 +117,10 @@ def test_a_normal_end_is_none_of_the_other_ones(executor: Executor) -> None:
     ("given", "passed"),
     [
         (DownReason("shutdown", "enough"), DownReason("shutdown", "enough")),
-        (DownReason("crashed", "said so"), by_link(Pid("other", BARE), DownReason("crashed", "said so"))),
+        (
+            DownReason("crashed", "said so"),
+            by_link(Pid("other", BARE), DownReason("crashed", "said so")),
+        ),
     ],
 )
 def test_a_stop_with_another_reason_ends_the_other_one(

@@ -60,8 +60,8 @@ members: a b
     "linked": """\
 desk 1 is open
 12 pieces are ordered
-the clerk crashed: ValueError: invalid literal for int() with base 10: 'a dozen'
-desk 1 closes: clerk 1::local@127.0.0.1:0: crashed: ValueError: invalid literal for int() with base 10: 'a dozen'
+the clerk crashed: ValueError: no number: a dozen
+desk 1 closes: clerk 1::local@127.0.0.1:0: crashed: ValueError: no number: a dozen
 desk 2 is open
 7 pieces are ordered
 """,

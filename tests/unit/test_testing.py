@@ -18,7 +18,9 @@ from rabble import (
     Down,
     DownReason,
     Envelope,
+    Exit,
     Failed,
+    Link,
     Monitor,
     NameTaken,
     NoProcess,
@@ -324,3 +326,17 @@ def test_the_fixtures_come_with_the_package(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         ["*1 crashed, see the log; if they are to, *may_crash=True*", "*LookupError: a bug*"]
     )
+
+
+def test_a_world_has_links() -> None:
+    with World() as world:
+        probe = world.probe()
+        executor = world.pid("executor", "rabble")
+        child = world.pid("child")
+        probe.send(executor, Spawn(Counter(), "child", link=True, monitor=True))
+        other = world.spawn(Counter(), "other")
+        world.send(executor, Link(other), sender=child)
+        probe.send(executor, Stop(other, DownReason("shutdown", "enough")))
+        reason = DownReason("shutdown", "enough")
+        assert probe.messages() == [Down(child, reason), Exit(child, reason)]
+        assert world.processes() == []

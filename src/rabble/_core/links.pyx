@@ -264,7 +264,6 @@ cdef bint answer(Link link, uint64_t reference) noexcept:
 
 cdef list exits_of(Monitors monitors, Pid executor, Entry entry, object reason):
     cdef PyObject* found
-    cdef Connection connection
     cdef Exiting exiting
     cdef Link link
     cdef list envelopes = []

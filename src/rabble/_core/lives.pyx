@@ -272,7 +272,7 @@ cdef class Lives:
         return 0
 
     cdef int end_with_node(self, Entry entry, object reason) except -1:
-        """The same without a `Down` and exits: who would be told ends as well, and nodes are told all.
+        """The same without a `Down` or an exit: who would be told ends too, and nodes are told all.
         """
         cdef Envelope envelope
         if self.requests.has(entry):
@@ -317,7 +317,7 @@ cdef class Lives:
         return monitored_by
 
     cdef int tell_ended(self, Entry entry, dict monitored_by, object reason) except -1:
-        """Queue what its monitors and links are told of a life that has ended, behind what it sent."""
+        """Queue what monitors and links are told of a life that has ended, behind what it sent."""
         for envelope in self.farewells(entry, monitored_by, reason):
             self.run_queue.append(envelope)
         self.forget_links(entry)

@@ -174,7 +174,7 @@ cdef class Session:
         self.frame_encoder.write_link(linking, linked, reference)
 
     def unlink(self, Pid linking not None, Pid linked not None, uint64_t reference):
-        """Write that it ends the link; `reference` is the last LINK of the other's that was seen."""
+        """Write that it ends the link; `reference` is the other's last LINK that was seen."""
         self.frame_encoder.write_unlink(linking, linked, reference)
 
     def exit(
