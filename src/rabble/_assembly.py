@@ -18,6 +18,7 @@ from rabble._core.codec import Codec
 from rabble._core.envelope import Envelope
 from rabble._core.executor import Executor
 from rabble._core.ids import NodeId
+from rabble._core.messages import is_guest
 from rabble._core.poller import Poller
 from rabble._core.system_messages import SystemMessages
 from rabble._core.texts import given
@@ -68,7 +69,7 @@ def check_options(limits: Any, registry: Any, mesh: Any) -> None:
             )
 
 
-def checked_node_id(node_id: NodeId | str | None, mesh: Mesh | None) -> NodeId:
+def checked_node_id(node_id: NodeId | str | None, mesh: Mesh | None = None) -> NodeId:
     """The id of a node to be roused. Raises what `rouse` does."""
     is_guest = mesh is not None and mesh.guest
     if node_id is None:
@@ -221,7 +222,12 @@ def make_exports(runtime: LocalRuntime) -> Exports:
 def make_directory(runtime: LocalRuntime) -> None:
     """Make the pid that knows the names and groups. Behind `join_mesh`."""
     service = DirectoryService(
-        runtime.executor, runtime.reporter, runtime.limits, runtime.clock, time.time
+        runtime.executor,
+        runtime.reporter,
+        runtime.limits,
+        runtime.clock,
+        time.time,
+        guest=runtime.cluster is not None and is_guest(runtime.node_id),
     )
     deliver: Callable[[Envelope], None] = service.deliver
     if runtime.changes is not None:

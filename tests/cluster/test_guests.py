@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -232,3 +235,38 @@ def test_a_guest_of_asyncio_comes_and_goes_by_its_seeds() -> None:
         until(lambda: linked(a) == [])
         with visit(seeds=[a.node_id.addr]) as guest:
             until(lambda: linked(a) == [guest.node_id.name])
+
+
+KILLED = """
+import sys, time, rabble
+from tests.cluster.test_guests import visit
+from tests.support import Echo
+guest = visit()
+guest.join(sys.argv[1], wait=30)
+guest.spawn(Echo(), "echo")
+print(guest.node_id, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_guest_that_is_killed_is_down_at_once_and_forgotten() -> None:
+    # So long may a member be silent that it cannot be by that.
+    with rouse("a", limits={"down_after_ms": 60_000}) as a, a.mailbox("watch") as watch:
+        told = Told(a)
+        with subprocess.Popen(
+            [sys.executable, "-c", KILLED, a.node_id.addr], stdout=subprocess.PIPE, text=True
+        ) as guest:
+            assert guest.stdout is not None
+            node_id = NodeId.parse(guest.stdout.readline().strip())
+            told.until(lambda events: events)
+            assert a.call(Pid("echo", node_id), 1, PATIENCE_S) == 1
+            watches(a, Pid("echo", node_id), watch.pid, "watches")
+            assert a.call(Pid("echo", node_id), 2, PATIENCE_S) == 2
+            guest.send_signal(signal.SIGKILL)
+        assert told.down(node_id).reason == "lost"
+        assert watch.receive(PATIENCE_S).msg.reason.kind == "disconnected"
+        a.stop(a.pid("watches"))
+        until(lambda: a._runtime.executor.processes == 0)
+        vars(a).pop("_told_in_tests")
+        told.events.clear()
+        until(lambda: remembered(a, node_id.name) == [])

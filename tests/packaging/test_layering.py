@@ -124,6 +124,7 @@ CLUSTER_ORDER = (
     "members",
     "admission",
     "failed_handshakes",
+    "joins",
     "sockets",
     "control_plane",
     "server",

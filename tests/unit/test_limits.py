@@ -40,6 +40,9 @@ OTHERS = {
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "1", True, None, 2**64, -(2**64)])
 def test_a_bound_is_an_int_of_its_range(wrong: Any) -> None:
     for name, (least, most) in RANGES.items():
+        if wrong is least:
+            # Nothing at all is a bound, too: no guests.
+            continue
         with pytest.raises(ValueError) as caught:
             Limits(**{name: wrong})
         assert str(caught.value) == (

@@ -355,9 +355,10 @@ class Down:
 
 
 def is_guest(node: NodeId) -> bool:
-    """Whether a node is a guest: the port of its address is 0, where nobody can dial it.
+    """Whether a node of a mesh is a guest: the port of its address is 0, where nobody can dial it.
 
-    The handshake sees to it that this is so of guests, and of nobody else.
+    The handshake sees to it that this is so of guests, and of nobody else. Of a node by itself the
+    port says nothing.
     """
     return node.addr.rpartition(":")[2].strip("0") == ""
 

@@ -43,6 +43,7 @@ class DirectoryService:
 
     :param clock: monotonic seconds.
     :param wall_clock: seconds since 1970.
+    :param guest: the node is a guest of its mesh.
     """
 
     def __init__(
@@ -52,12 +53,16 @@ class DirectoryService:
         limits: Limits,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        *,
+        guest: bool = False,
     ) -> None:
         self.pid = Pid(DIRECTORY_NAME, executor.node, RESERVED_GROUP)
         self._executor = executor
         self._reporter = reporter
         self._clock = clock
-        self._directory = Directory(executor.node, limits, lambda: int(wall_clock() * 1_000))
+        self._directory = Directory(
+            executor.node, limits, lambda: int(wall_clock() * 1_000), guest=guest
+        )
         self._port = DirectoryPort(executor, self.pid)
         self._tick_id = CorrelationId(self.pid)
         #: For when a `Timeout` was asked for.

@@ -445,3 +445,45 @@ def test_whoever_has_no_room_acknowledges_all_the_same() -> None:
     with pytest.raises(DirectoryLimit):
         mesh.all[A].read(B, {"f": 0, "t": 2, "n": row, "g": [], "x": []}, 0.0)
     assert told(mesh.all[A].tick(0.0)) == [(B, {"a": 2})]
+
+
+# Guests.
+
+GUEST = NodeId("g", "guest-1:0")
+
+
+def test_a_guest_has_no_names_and_is_in_no_groups() -> None:
+    directory = Directory(GUEST, LIMITS, lambda: 1_000, guest=True)
+    owner = life("p", GUEST)
+    (refused,) = directory.register("n", owner, asker(owner), 0.0)
+    assert isinstance(refused, Answer) and isinstance(refused.msg, NameRefused)
+    assert refused.msg.reason == "guest"
+    (refused,) = directory.join("g", owner, asker(owner), 0.0)
+    assert isinstance(refused, Answer) and isinstance(refused.msg, GroupRefused)
+    assert refused.msg.reason == "guest"
+    assert directory.names == {} and directory.groups == {}
+
+
+def test_nobody_who_registers_waits_for_a_guest() -> None:
+    directory = Directory(A, LIMITS, lambda: 1_000)
+    # It is told all there is, like anybody.
+    directory.register("before", life("p"), asker(life("p")), 0.0)
+    assert [node for node, _ in told(directory.peer_up(GUEST, 1.0))] == [GUEST]
+    actions = directory.register("n", life("p"), asker(life("p")), 2.0)
+    assert answers(actions) == [("p", Registered("n", life("p").pid))]
+    directory.peer_down(GUEST, 3.0)
+    assert directory._peers == {}
+
+
+def test_what_a_guest_says_of_names_and_groups_is_not_taken_in() -> None:
+    other = Directory(GUEST, LIMITS, lambda: 1_000)
+    other.peer_up(A, 0.0)
+    other.register("n", life("p", GUEST), asker(life("p", GUEST)), 0.0)
+    statements = [message for _, message in told(other.tick(1.0))]
+    directory = Directory(A, LIMITS, lambda: 1_000)
+    directory.peer_up(GUEST, 0.0)
+    assert any("t" in message for message in statements)
+    for message in statements:
+        with pytest.raises(DirectoryError, match="it is a guest"):
+            directory.read(GUEST, message, 1.0)
+    assert directory.names == {}

@@ -1521,3 +1521,50 @@ def test_only_an_initiator_that_was_answered_refuses() -> None:
     for handshake in (left.handshake, responder().handshake):
         with pytest.raises(RuntimeError, match="refuse on a handshake"):
             handshake.refuse(BAN)
+
+
+# Guests.
+
+GUEST = dataclasses.replace(AT_A, own=NodeId("alpha", "guest-1:0"))
+
+
+def test_a_guest_says_that_it_is_one_and_its_address_does() -> None:
+    left, right = initiator(GUEST, expected=B), responder()
+    talk(left, right)
+    assert left.established.peer.node == B
+    assert right.established.peer.node == GUEST.own
+    assert int.from_bytes(left.sent[12:14], "big") & wire.GUEST_FLAG
+
+
+@pytest.mark.parametrize("flags", [0, wire.GUEST_FLAG], ids=["port 0", "the flag"])
+def test_a_guest_is_known_by_flag_and_port_or_refused(flags: int) -> None:
+    side = responder()
+    own = "10.0.0.1:7000" if flags else "guest-1:0"
+    said = hello_of(
+        flags=wire.KEY_FLAG | wire.STREAM_FLAG | flags, addr=own.encode(), nonce=NONCE_A
+    )
+    side.hear(said)
+    assert side.failed.code is RefusalCode.NAME_INVALID
+    ((code, _, _, text),) = refusals(side.flush())
+    assert code == RefusalCode.NAME_INVALID and "port 0 is a guest's" in text
+
+
+def test_nobody_who_answers_is_a_guest() -> None:
+    left = initiator(expected=None)
+    left.hear(
+        hello_of(
+            AT_B, NONCE_B, flags=wire.KEY_FLAG | wire.STREAM_FLAG | wire.GUEST_FLAG, addr=b"g:0"
+        )
+    )
+    assert left.failed.code is RefusalCode.PROTOCOL
+
+
+def test_a_node_that_knows_no_guests_refuses_them_with_words() -> None:
+    """What the version before says of a flag that it does not know."""
+    left = initiator(GUEST, expected=B)
+    text = "flags 0x0025, allowed are 0x001f"
+    left.hear(wire.pack_refuse(Refusal(RefusalCode.PROTOCOL, text), (1, 1)))
+    assert left.failed.code is RefusalCode.PROTOCOL
+    assert left.failed.text == (
+        f"the peer refused: {text} (a node of a version that knows no guests takes none)"
+    )

@@ -22,7 +22,7 @@ from rabble.cluster.decide.actions import (
 )
 from rabble.cluster.decide.backoff import Backoff, Uniform
 from rabble.cluster.decide.dial_rates import DialRates
-from rabble.cluster.decide.peers import DialTarget, Member, PendingDial
+from rabble.cluster.decide.peers import DialTarget, Member, PendingDial, refusal_of_stranger
 from rabble.cluster.decide.pending_dials import PendingDials
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
 from rabble.cluster.decide.token_bucket import TokenBucket
@@ -98,10 +98,9 @@ class ConnectionManager:
             return []
         member = self._member(node)
         actions: list[Action] = []
-        if member.up and member.is_guest:
-            code = RefusalCode.NAME_CONFLICT
-            assert member.connection_id is not None
-            actions.append(Close(member.connection_id, code, "a member has that name now"))
+        if member.connection_id is not None and member.is_guest:
+            text = "a member has that name now"
+            actions.append(Close(member.connection_id, RefusalCode.NAME_CONFLICT, text))
             actions.append(self._down(member))
             member.peer, member.incarnation = None, -1
         if member.up:
@@ -324,18 +323,8 @@ class ConnectionManager:
             silent = silent_s is not None and silent_s > self._heartbeat_s
             refusal = member.verdict(peer, incarnation, silent)
         is_expected = member is not None and (member.up or member.is_desired)
-        guests = sum(each.is_guest for each in self._up.values())
-        if is_guest(peer):
-            if member is not None and member.is_desired:
-                return Refusal(RefusalCode.NAME_CONFLICT, "a member has your name")
-            if refusal is None and not is_expected and guests >= self._guests_max:
-                text = f"there are {guests} guests already; Limits.guests_max is {self._guests_max}"
-                refusal = Refusal(RefusalCode.LIMIT, text)
-            return refusal
-        if refusal is None and not is_expected and len(self._up) - guests >= self._up_max:
-            # Members are bounded by themselves: strangers that say nothing keep none of them out.
-            text = "there are as many connections as there may be members"
-            return Refusal(RefusalCode.LIMIT, text)
+        if refusal is None and not is_expected:
+            refusal = refusal_of_stranger(peer, self._up.values(), self._up_max, self._guests_max)
         if (
             refusal is None
             and self.own.name < peer.name
@@ -363,8 +352,7 @@ class ConnectionManager:
                 )
         known = self._members.get(peer.name)
         if known is not None and known.is_guest and not is_guest(peer):
-            # A member takes its name from a guest, whose starts are not its own.
-            known.incarnation = -1
+            known.incarnation = -1  # A member takes its name from a guest.
         if known is not None and incarnation < known.incarnation:
             # A later start of it came in while this one was on its way.
             code = RefusalCode.STALE_INCARNATION
@@ -403,8 +391,7 @@ class ConnectionManager:
         member.join = member.barred = False
         member.answered = member.addr == peer.addr
         member.refusal = None
-        if not is_guest(peer):
-            # That a guest comes says nothing of the network, nor of how many nodes start.
+        if not is_guest(peer):  # Who says nothing of the network, nor of how many nodes start.
             self._last_up = now
             self._waiting.hurry(now)
         return [*actions, Up(connection_id, peer, incarnation)]
@@ -527,8 +514,8 @@ class ConnectionManager:
             is_idle = not target.up and target.pending_dial is None
             if is_idle != (target.due is not None) or is_idle != (target in self._waiting):
                 self._plan(target, now)
-        for guest in [each for each in self._members.values() if each.is_guest]:
-            self._forget_guest(guest)
+        for member in list(self._members.values()):
+            self._forget_guest(member)
         self._waiting.look_anew()
         return actions
 
@@ -572,9 +559,8 @@ class ConnectionManager:
         if target.up or gone or target.pending_dial is not None:
             return
         # A guest is dialled by nobody.
-        hold_back = (
-            target.whom is not None and self.own.name > target.whom.name and not is_guest(self.own)
-        )
+        waits_for = None if is_guest(self.own) else target.whom
+        hold_back = waits_for is not None and self.own.name > waits_for.name
         self._waiting.plan(target, now, hold_back=hold_back)
 
     def _bar(self, target: DialTarget) -> None:

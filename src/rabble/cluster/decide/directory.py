@@ -137,12 +137,17 @@ class Directory:
     :param own: this node.
     :param limits: the bounds, and the times of gathering, digests and claims.
     :param wall_ms: milliseconds since 1970.
+    :param guest: this node is a guest of the mesh. That cannot be seen of its address, which has
+        the port 0 where there is no mesh, too.
 
     `now` is monotonic seconds throughout. What changes anything returns what is to be done.
     """
 
-    def __init__(self, own: NodeId, limits: Limits, wall_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, own: NodeId, limits: Limits, wall_ms: Callable[[], int], *, guest: bool = False
+    ) -> None:
         self._own = own
+        self._is_guest = guest
         self._limits = limits
         self._wall_ms = wall_ms
         self._gather_s = limits.gossip_gather_ms / 1000
@@ -212,7 +217,7 @@ class Directory:
 
     def register(self, name: str, owner: Life, asker: Asker, now: float) -> list[Action]:
         """A process is to have a name."""
-        if is_guest(self._own):
+        if self._is_guest:
             self._answer(asker, NameRefused(name, "guest", detail=NO_GUEST))
             return self._done()
         names = self._owner(owner).names
@@ -261,7 +266,7 @@ class Directory:
 
     def join(self, group: str, owner: Life, asker: Asker, now: float) -> list[Action]:
         """A process is to be a member of a group."""
-        if is_guest(self._own):
+        if self._is_guest:
             self._answer(asker, GroupRefused(group, "guest", NO_GUEST))
             return self._done()
         groups = self._owner(owner).groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Literal
 
 from rabble._core.ids import NodeId
@@ -12,7 +13,7 @@ from rabble.cluster.decide.actions import ConnectionStatus
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
 from rabble.cluster.decide.token_bucket import TokenBucket
 
-__all__ = ["DialTarget", "Member", "PendingDial"]
+__all__ = ["DialTarget", "Member", "PendingDial", "refusal_of_stranger"]
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -163,6 +164,8 @@ class Member(DialTarget):
 
         :param silent: the present connection has been silent for too long to be trusted.
         """
+        if is_guest(newcomer) and self.is_desired:
+            return Refusal(RefusalCode.NAME_CONFLICT, "a member has your name, so no guest can")
         if self.peer is None or (self.is_guest and not is_guest(newcomer)):
             # A member takes its name from a guest.
             return None
@@ -177,3 +180,22 @@ class Member(DialTarget):
         if self.up and same and not silent:
             return Refusal(RefusalCode.DUPLICATE, "there is a connection already")
         return None
+
+
+def refusal_of_stranger(
+    peer: NodeId, up: Iterable[Member], members_max: int, guests_max: int
+) -> Refusal | None:
+    """Why there is no room for a connection of somebody who is not expected.
+
+    Members are bounded by themselves: strangers that say nothing, or are guests, keep none of them
+    out.
+
+    :param up: those that are connected.
+    """
+    kinds = [each.is_guest for each in up]
+    guests = sum(kinds)
+    if is_guest(peer):
+        text = f"there are {guests} guests already; Limits.guests_max is {guests_max}"
+        return Refusal(RefusalCode.LIMIT, text) if guests >= guests_max else None
+    text = "there are as many connections as there may be members"
+    return Refusal(RefusalCode.LIMIT, text) if len(kinds) - guests >= members_max else None
