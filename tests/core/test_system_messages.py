@@ -62,7 +62,8 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "what is no control message": (
         lambda: "a text",
         "TypeError: the executor was sent a str; it understands Ask, CancelTimer, Demonitor, "
-        "Drain, GetGroupMembers, GetMetrics, JoinGroup, LeaveGroup, Link, Monitor, Register, Spawn, "
+        "Drain, GetGroupMembers, GetMetrics, JoinGroup, LeaveGroup, Link, Monitor, Register, "
+        "Spawn, "
         "StartTimer, Stop, Sub",
     ),
     "a Timer of the wheel": (
