@@ -137,7 +137,11 @@ cdef class SystemMessages(MessageHandler):
 
     cdef int handle(self, Envelope envelope) except -1:
         cdef object msg = envelope.msg
-        cdef int which = self.place_of(msg)
+        cdef int which
+        if type(msg) is Ask:
+            # They come as often as plain envelopes do.
+            return begin_ask(self.executor, <Ask>msg, envelope, self.asker(envelope))
+        which = self.place_of(msg)
         if which == NOTICE:
             return self.notice(<Notice>msg)
         if which == TIMER:
@@ -154,8 +158,6 @@ cdef class SystemMessages(MessageHandler):
             return tell_unanswered(self.executor, <Unanswered>msg)
         if which == CONNECTED:
             return self.connected(<Connected>msg)
-        if which == ASK:
-            return begin_ask(self.executor, <Ask>msg, envelope, self.asker(envelope))
         if which == START_TIMER:
             return self.start_timer(msg, envelope)
         if which == CANCEL_TIMER:
