@@ -397,6 +397,41 @@ def test_the_request_is_delivered_in_the_turn_of_the_ask() -> None:
         assert (executor.step(1), got) == (1, [1, 2])
 
 
+def test_what_is_answered_within_its_turn_has_no_timer_and_what_waits_has_one() -> None:
+    timers: list[int] = []
+    with bare_executor() as executor:
+
+        class Answers(Process):
+            def receive(self, msg: Any, sender: Any, correlation_id: Any) -> Output:
+                timers.append(executor.timers)
+                return reply(msg, sender, correlation_id)
+
+        asker, told = spawn_recorder(executor, "asker")
+        silent, _ = spawn_recorder(executor, "silent")
+        ask(executor, asker, silent, 1)
+        ask(executor, asker, executor.spawn(Answers(), "answers"), 2)
+        ask(executor, asker, silent, 3)
+        settle(executor)
+        assert timers == [0] and told == [Reply(1, 2)]
+        assert executor.timers == 2
+
+
+def test_a_life_that_ends_in_the_turn_in_which_it_asked_leaves_no_timer() -> None:
+    with bare_executor() as executor:
+        asker, told = spawn_recorder(executor, "asker")
+        other, _ = spawn_recorder(executor, "other")
+        silent, _ = spawn_recorder(executor, "silent")
+        for who, msg in ((other, 1), (asker, 2), (other, 3), (asker, 4)):
+            ask(executor, who, silent, msg)
+        executor.send(executor.pid, Stop(asker))
+        settle(executor)
+        assert told == []
+        assert executor.timers == 2
+        executor.send(executor.pid, Stop(other))
+        settle(executor)
+        assert executor.timers == 0
+
+
 def test_a_second_answer_is_dropped() -> None:
     with bare_executor() as executor:
         asker, told = spawn_recorder(executor, "asker")

@@ -76,7 +76,7 @@ TINY: list[tuple[Callable[..., list[Case]], dict[str, Any], list[int]]] = [
     (timing.wake, {"messages": 5, "idle_messages": 2, "idle_s": 0.01}, [5, 2, 0]),
     (codec.codec, {"envelopes": 70}, [70] * (15 if HAS_MSGSPEC else 11)),
     (values.values, {"envelopes": 70}, [70] * 5),
-    (calls.calls, {"round_trips": 32, "awaited": 1_000}, [32, 32, 32, 1_000, 1_000, 32]),
+    (calls.calls, {"round_trips": 32, "awaited": 1_000}, [32, 32, 32, 1_000, 1_000, 32, 32]),
     (remote.remote, {"messages": 1_000}, [8_192] * (2 + HAS_ZMQ)),
     (remote.remote_typed, {"messages": 1_000}, [8_192] * 3),
     (remote_large.remote_large, {"megabytes": 1}, [1 << 20, 8 << 20, 1 << 20, 1]),

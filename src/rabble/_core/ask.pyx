@@ -11,6 +11,7 @@ __all__ = ["Ask", "Reply"]
 
 
 @cython.final
+@cython.freelist(64)
 @dataclass(frozen=True)
 cdef class Ask:
     """Asks another process or service: a request, and exactly one `Reply` or `Failed` in answer.
@@ -36,6 +37,7 @@ cdef class Ask:
 
 
 @cython.final
+@cython.freelist(64)
 @dataclass(frozen=True)
 cdef class Reply:
     """The answer to an `Ask`.

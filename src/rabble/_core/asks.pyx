@@ -65,24 +65,14 @@ cdef int wait_for(
     int64_t delay_ms,
 ) except -1:
     cdef Asked asked = Asked.__new__(Asked)
-    cdef bint has_begun = False
     asked.entry = entry
     asked.number = number
     asked.to = <Pid>ask.to
     asked.tag = ask.tag
     asked.correlation_id = correlation_id
     asked.timeout_ms = ask.timeout_ms
-    asked.timer = executor.timeouts.wheel.c_start(
-        asked, number, executor.timeouts.ticks_until(executor.now_ns() + delay_ms * 1_000_000)
-    )
-    try:
-        executor.requests.begin_ask(asked)
-        has_begun = True
-    finally:
-        if not has_begun:
-            executor.timeouts.stop(asked.timer)
-            asked.timer = None
-    return 0
+    asked.delay_ms = delay_ms
+    return executor.requests.begin_ask(asked)
 
 
 cdef int take_answer(Executor executor, Asked asked, Envelope envelope) except -1:

@@ -694,6 +694,8 @@ cdef class Executor:
                 self.backlog.forget_spans()
             if self.backlog.has_ended():
                 self.backlog.forget_ended()
+            if self.requests.fresh_oldest is not NULL:
+                self.requests.start_timers(self.timeouts, self.now_ns())
             if self.routes is not None and self.routes.dirty:
                 self.routes.flush()
             # The last delivery's: nothing of it stays while the executor sleeps.
@@ -716,7 +718,7 @@ cdef class Executor:
         """
         cdef int64_t left = self.timeouts.time_left(self.now_ns(), most)
         cdef Poller poller = None if self.routes is None else self.routes.poller
-        if left == 0 or self.inbox.queue.count() != 0:
+        if left == 0 or self.inbox.queue.count() != 0 or self.requests.fresh_oldest is not NULL:
             return 0
         if most < 0 and self.idle.may_spin():
             if self.idle.spin(self.inbox, poller, left):

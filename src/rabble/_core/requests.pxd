@@ -1,4 +1,5 @@
 from cpython.object cimport PyObject
+from libc.stdint cimport int64_t
 
 from rabble._core.dispatch cimport Entry
 from rabble._core.envelope cimport Envelope
@@ -14,12 +15,16 @@ cdef class Asked:
     cdef object tag                        # of the asker's choice; not looked at
     cdef CorrelationId correlation_id      # of the `Ask` itself, for its end; or None
     cdef object timeout_ms                 # as the asker gave it
-    cdef Timer timer                       # the end of its time; None once it has ended
+    cdef int64_t delay_ms                  # the same, as a number
+    cdef Timer timer                       # the end of its time; None while fresh, and at its end
+    cdef bint is_fresh                     # its time has not begun to be measured
     cdef object holder                     # who has the request: as in `Requests.holders`, or None
     cdef PyObject* newer                   # of those that the same life waits for, borrowed ...
     cdef PyObject* older                   # ... the next and the one before; or NULL
     cdef PyObject* held_newer              # the same of those that the same life has
     cdef PyObject* held_older
+    cdef PyObject* fresh_newer             # the same of those that are fresh
+    cdef PyObject* fresh_older
 
 cdef class Unanswered:
     # A life has ended without having answered these.
@@ -34,6 +39,9 @@ cdef class Requests:
     cdef dict waiting                      # number -> anything, of this node's calls that wait
     cdef dict asks                         # number -> Asked, of what its processes wait for
     cdef Py_ssize_t asks_max               # how many of these there may be
+    # Those that began in this turn: an Asked, borrowed, or NULL. Most end before they need a timer.
+    cdef PyObject* fresh_newest
+    cdef PyObject* fresh_oldest
     cdef long long numbers                 # given so far, to calls and asks
     cdef Pid executor                      # handles `Unanswered`
     cdef Py_ssize_t peers_max              # how many requests of peers are known at once
@@ -44,10 +52,14 @@ cdef class Requests:
 
     # The next call or ask.
     cdef object next_number(self)
-    # An `Ask` whose fields and timer are set begins; it has come to its end, which cannot fail.
+    # An `Ask` whose fields are set begins, fresh; it has come to its end, which cannot fail.
     cdef int begin_ask(self, Asked asked) except -1
     cdef void end_ask(self, Asked asked, Timeouts timeouts) noexcept
     cdef void leave(self, Asked asked, Timeouts timeouts) noexcept
+    # A turn ends: those that began in it and wait still have timers from now on.
+    cdef int start_timers(self, Timeouts timeouts, int64_t now_ns) except -1
+    # It has a timer, or has ended.
+    cdef void end_fresh(self, Asked asked) noexcept
     # All those of a life that ends, in two parts: nobody's code runs before `drop_asks`.
     cdef void forget_asks(self, Entry entry, Timeouts timeouts) noexcept
     cdef void drop_asks(self, Entry entry) noexcept

@@ -8,7 +8,9 @@ on; what a life has when it ends is unanswered, and the asker is told. So nobody
 for a call, no frame is sent for one that is answered, and a request that reaches the next life of a
 name is that life's.
 
-What a process asks ends with its life: each Asked is in a chain of its asker's entry.
+What a process asks ends with its life: each Asked is in a chain of its asker's entry. It is *fresh*
+until the turn ends in which it began: what is answered within the turn needs no timer and no look
+at the clock.
 
 Any thread may forget a request, under the GIL; all else belongs to the executor's.
 """
@@ -17,6 +19,7 @@ cimport cython
 from cpython.object cimport PyObject
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t
 
 from rabble._core.dispatch cimport Entry, Rare, rare_of
 from rabble._core.envelope cimport Envelope, new_envelope
@@ -115,7 +118,43 @@ cdef class Requests:
         if rare.asks is not NULL:
             (<Asked>rare.asks).newer = <PyObject*>asked
         rare.asks = <PyObject*>asked
+        asked.is_fresh = True
+        asked.fresh_newer = NULL
+        asked.fresh_older = self.fresh_newest
+        if self.fresh_newest is not NULL:
+            (<Asked>self.fresh_newest).fresh_newer = <PyObject*>asked
+        else:
+            self.fresh_oldest = <PyObject*>asked
+        self.fresh_newest = <PyObject*>asked
         return 0
+
+    cdef int start_timers(self, Timeouts timeouts, int64_t now_ns) except -1:
+        cdef Asked asked
+        while self.fresh_oldest is not NULL:
+            asked = <Asked>self.fresh_oldest
+            try:
+                # From now on, which is later than it began: so none ends too early.
+                asked.timer = timeouts.wheel.c_start(
+                    asked,
+                    asked.number,
+                    timeouts.ticks_until(now_ns + asked.delay_ms * 1_000_000),
+                )
+            except MemoryError:
+                # It stays fresh, and the executor does not sleep.
+                return 0
+            self.end_fresh(asked)
+        return 0
+
+    cdef void end_fresh(self, Asked asked) noexcept:
+        asked.is_fresh = False
+        if asked.fresh_newer is not NULL:
+            (<Asked>asked.fresh_newer).fresh_older = asked.fresh_older
+        else:
+            self.fresh_newest = asked.fresh_older
+        if asked.fresh_older is not NULL:
+            (<Asked>asked.fresh_older).fresh_newer = asked.fresh_newer
+        else:
+            self.fresh_oldest = asked.fresh_newer
 
     cdef void end_ask(self, Asked asked, Timeouts timeouts) noexcept:
         """The caller holds it."""
@@ -128,8 +167,11 @@ cdef class Requests:
         self.leave(asked, timeouts)
 
     cdef void leave(self, Asked asked, Timeouts timeouts) noexcept:
-        timeouts.stop(asked.timer)
-        asked.timer = None
+        if asked.is_fresh:
+            self.end_fresh(asked)
+        else:
+            timeouts.stop(asked.timer)
+            asked.timer = None
         self.release(asked)
         rabble_remove(self.asks, asked.number)
 
@@ -331,6 +373,7 @@ cdef class Requests:
         self.peers.clear()
         self.held.clear()
         self.asks = {}
+        self.fresh_newest = self.fresh_oldest = NULL
         for asked in asks.values():
             # No chain leads to what is dropped now.
             asked.entry.rare.asks = NULL

@@ -155,7 +155,11 @@ cdef class SystemMessages(MessageHandler):
 
     cdef int handle(self, Envelope envelope) except -1:
         cdef object msg = envelope.msg
-        cdef int which = self.place_of(msg)
+        cdef int which
+        if type(msg) is Ask:
+            # They come as often as plain envelopes do.
+            return begin_ask(self.executor, <Ask>msg, envelope, self.asker(envelope))
+        which = self.place_of(msg)
         if which == NOTICE:
             return self.notice(<Notice>msg)
         if which == TIMER:
@@ -174,8 +178,6 @@ cdef class SystemMessages(MessageHandler):
             return self.connected(<Connected>msg)
         if which == EXITING:
             return handle_exiting(self.executor, <Exiting>msg)
-        if which == ASK:
-            return begin_ask(self.executor, <Ask>msg, envelope, self.asker(envelope))
         if which == PRODUCE:
             return self.producers.produce(envelope)
         if which == DRAIN:

@@ -16,7 +16,7 @@ from rabble._core.ids import CorrelationId, Pid
 from rabble.bench.messaging import PATIENCE_S
 from rabble.bench.model import Case, Limit, Sample, Target, expect
 from rabble.bench.timing import wait_for
-from rabble.messages import Ask, Reply
+from rabble.messages import Ask, CancelTimer, Demonitor, Monitor, Reply, StartTimer
 from rabble.node import rouse
 from rabble.process import Output, Process
 
@@ -78,9 +78,39 @@ class Sender(Asker):
         return Envelope(self.main, self.answered)
 
 
+class ByHand(Sender):
+    """Does by hand what an `Ask` does: it has a timer, and monitors whom it sends to."""
+
+    def init(self) -> Output:
+        self.request = CorrelationId(self.pid, request=0)
+        return self.send()
+
+    def receive(self, msg: Any, sender: Any, correlation_id: CorrelationId | None) -> Output:
+        if correlation_id == self.request and msg == self.answered:
+            self.answered += 1
+            done = [
+                Envelope(self.executor, CancelTimer(self.request)),
+                Envelope(self.executor, Demonitor(self.to)),
+            ]
+            if self.answered < self.asks:
+                self.request = self.request.next_request()
+                return [*done, *self.send()]
+        # Also of a timeout, or the end of the other one: then it counts wrong.
+        return Envelope(self.main, self.answered)
+
+    def send(self) -> list[Envelope]:
+        """The next request."""
+        return [
+            Envelope(self.executor, Monitor(self.to)),
+            Envelope(self.executor, StartTimer(self.request, ASK_MS)),
+            Envelope(self.to, self.answered, None, self.request),
+        ]
+
+
 def ask(round_trips: int = 20_000) -> list[Case]:
-    """Round trips of `Ask` between two processes of a node; the limit is the plain envelopes that
-    each stands for, there and back.
+    """Round trips of `Ask` between two processes of a node. One limit is the plain envelopes that
+    each stands for, there and back; another one those with a timer and a monitor, as who writes it
+    by hand needs them to learn that no answer comes.
     """
 
     def run(asker: type[Asker]) -> Sample:
@@ -95,12 +125,16 @@ def ask(round_trips: int = 20_000) -> list[Case]:
 
     return [
         Case(
-            "calls-ask",
+            name,
             {"round_trips": round_trips},
             UNIT,
             bound(run, Asker),
-            Limit("plain envelopes", bound(run, Sender)),
-            Target(0.5),
+            Limit(what, bound(run, asker)),
+            Target(ratio),
+        )
+        for name, what, asker, ratio in (
+            ("calls-ask", "plain envelopes", Sender, 0.5),
+            ("calls-ask-by-hand", "timer and monitor by hand", ByHand, 2.0),
         )
     ]
 
