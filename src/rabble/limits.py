@@ -85,7 +85,7 @@ class Limits:
     #: Milliseconds of silence after which a peer is down; at least twice `heartbeat_ms`.
     down_after_ms: int = bounded(8_000, 1, MS_MAX)
     #: Connections that are being dialled at once, of hosts that are looked up and of others, each;
-    #: other dials wait.
+    #: other dials wait. It begins with 4, and grows up to that while handshakes are quick.
     dials_max: int = bounded(64, 1, COUNT_MAX)
     #: Dials per second of members that were never reached, of which only others tell: so many of
     #: those that were not tried yet, and so many others. More of them wait.
@@ -145,7 +145,8 @@ class Limits:
     peer_monitors_max: int = bounded(65_536, 1, COUNT_MAX)
     #: Bytes that each direction of a TLS connection keeps, besides what the kernel does.
     tls_buffer_bytes_max: int = bounded(256 * 1024, 1, 2**26)
-    #: Milliseconds that a whole handshake may take. Beyond it the connection is closed.
+    #: Milliseconds that a whole handshake may take. Beyond it the connection is closed. What the
+    #: node itself is late, as it is given no processor, does not count, up to eight times as long.
     handshake_ms: int = bounded(5_000, 1, MS_MAX)
     #: Members of a mesh. Beyond it `join` and whatever would bring more are refused.
     membership_members_max: int = bounded(1_024, 1, ENTRIES_MAX)

@@ -286,7 +286,7 @@ class ControlPlane:
         tell = functools.partial(self._gossip.tick, peers=self._connections.all())
         parts: list[tuple[str, float | None, Callable[[float], object]]] = [
             ("listening", self._listener.next_tick(), self._listener.tick),
-            ("the end of look-ups", now, self._end_look_ups),
+            ("the end of look-ups", self._connector.next_tick(), self._end_look_ups),
         ]
         if self._stop_at is None:
             renewal, shut_out = self._renewal.next_tick, self._shut_out.next_tick()
@@ -548,10 +548,14 @@ class ControlPlane:
         self._poller.drain()
         is_more = False
         for peer in self._connections.all():
+            connection = peer.connection
+            if not (peer.unread or connection.has_control) and connection.open:
+                # As of most of them, whenever one of them has something.
+                continue
             try:
                 if self._control_frames.read(peer):
                     is_more = True
-                elif not peer.connection.open and peer.connection_id in self._connections:
+                elif not connection.open and peer.connection_id in self._connections:
                     self._lost(peer)
             except BaseException as error:
                 self._abandon(peer.connection_id, f"the connection to {peer.node}", error)

@@ -97,8 +97,11 @@ class Gossip:
     @property
     def next_tick(self) -> float:
         """When to call `tick`."""
-        times = (self._digest_at, self._settled_at, self._dissemination.due, self.bans.due)
-        return min(time for time in times if time is not None)
+        at = self._digest_at
+        for other in (self._settled_at, self._dissemination.due, self.bans.due):
+            if other is not None and other < at:
+                at = other
+        return at
 
     def tick(self, now: float, peers: Iterable[PeerConnection]) -> None:
         """Tell what changed, and send the digest, if it is time to."""
@@ -273,6 +276,7 @@ class Gossip:
         if digest == self._digest(peer, now):
             self._compared[peer.connection_id] = digest, now
             return False
+        self._compared.pop(peer.connection_id, None)
         sent_at = self._whole_sent_at.get(peer.connection_id, float("-inf"))
         if now - sent_at < self._whole_after_s:
             return False

@@ -186,9 +186,11 @@ class Members:
 
     # What is shown.
 
-    def shown(self) -> list[NodeId]:
+    def shown(self) -> Sequence[NodeId]:
         """The members, without those that are banned."""
         nodes = self._membership.nodes()
+        if not self.shut_out.has_bans:
+            return nodes
         return [node for node in nodes if not self.shut_out.is_banned(node.name)]
 
     # The rest is internal.

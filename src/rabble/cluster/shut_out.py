@@ -55,6 +55,11 @@ class ShutOut:
         self._own_subjects = own_subjects
         self._carry_out = carry_out
 
+    @property
+    def has_bans(self) -> bool:
+        """Whether anything is known of any ban."""
+        return len(self._bans) != 0
+
     def is_banned(self, name: str) -> bool:
         """Whether a name is banned."""
         return self._bans.get(name, self._clock()) is not None

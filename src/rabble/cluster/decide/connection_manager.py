@@ -438,9 +438,7 @@ class ConnectionManager:
     def tick(self, now: float) -> list[Action]:
         """What is to be dialled now."""
         places = self._dials.places(now)
-        if not any(
-            each.has(is_hearsay) for each in places.values() for is_hearsay in (True, False)
-        ):
+        if not any(places.values()):
             return []
         actions: list[Action] = []
         due: dict[bool, list[DialTarget]] = {True: [], False: []}
@@ -472,9 +470,7 @@ class ConnectionManager:
         if (next_place := self._dials.next_place(now)) is not None:
             return next_place
         places = self._dials.places(now)
-        if not any(
-            each.has(is_hearsay) for each in places.values() for is_hearsay in (True, False)
-        ):
+        if not any(places.values()):
             return None
         due = (
             self._rates.due(target, now)

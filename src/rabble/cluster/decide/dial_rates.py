@@ -73,7 +73,8 @@ class DialRates:
         of names that were made up keeps out neither who comes later nor who came before.
         """
         due, (left, others, hearsay) = list(due), places
-        untried = collections.deque(each for each in due if self.of(each) is self._first)
+        # Looked for from both ends: there may be many, and few of them have a place.
+        untried = collections.deque(due)
         for target in due:
             if left <= 0:
                 return
@@ -90,6 +91,8 @@ class DialRates:
                 hearsay, left = hearsay - 1, left - 1
                 self._under_way += 1
                 if bucket is self._first:
-                    target = untried.pop() if self._latest_next else untried.popleft()
+                    take = untried.pop if self._latest_next else untried.popleft
+                    while self.of(target := take()) is not self._first:
+                        pass
                     self._latest_next = not self._latest_next
                 yield target, bucket

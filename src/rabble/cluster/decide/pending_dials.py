@@ -25,6 +25,9 @@ class Places(NamedTuple):
     others: int
     hearsay: int
 
+    def __bool__(self) -> bool:
+        return self.has(True) or self.has(False)
+
     def has(self, is_hearsay: bool) -> bool:
         """Whether there is one."""
         return self.all > 0 and (self.hearsay if is_hearsay else self.others) > 0
