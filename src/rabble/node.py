@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Coroutine, Sequence
-from types import TracebackType
 from typing import Any, Literal, overload
 
 from rabble._assembly import (
@@ -594,24 +593,14 @@ class Node:
     async def __aenter__(self) -> Node:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         if not self._runtime.executor.forked:
             await self.shutdown_async()
 
     def __enter__(self) -> Node:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         # In a forked child the block is left only because the process ends: that is not hindered.
         if not self._runtime.executor.forked:
             self.shutdown()

@@ -35,6 +35,10 @@ SAMPLES = [
     frame(2, 0x23, bytes(6) + b"\7"),
     frame(6, 0, bytes(21)),
     frame(6, 16, 2 * b"\0\x08n::n@h:1" + bytes(8) + b"\1" + bytes(8) + b"why"),
+    frame(9, 0, bytes(12)),
+    frame(9, 16, 2 * b"\0\x08n::n@h:1" + bytes(8)),
+    frame(10, 0, bytes(12)),
+    frame(11, 0, bytes(21)),
     frame(7, 0, bytes(13)),
     frame(7, 14, bytes(31) + b"why"),
     frame(8, 0, bytes(4)),
@@ -106,7 +110,7 @@ def test_any_bytes_are_cut_as_in_the_reference(data):
     assert outcome(split_frame, data) == outcome(reference.split_frame, data)
 
 
-@given(st.sampled_from([*KINDS, 0, 9, 15, 21, 255]), st.integers(0, 255), st.binary(max_size=70))
+@given(st.sampled_from([*KINDS, 0, 12, 15, 21, 255]), st.integers(0, 255), st.binary(max_size=70))
 def test_any_kind_and_flags_and_size_are_judged_as_in_the_reference(kind, flags, body):
     data = frame(kind, flags, body)
     for end in (4, 6, len(data) - 1, len(data)):

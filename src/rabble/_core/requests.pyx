@@ -23,6 +23,7 @@ from libc.stdint cimport int64_t
 
 from rabble._core.dispatch cimport Entry, Rare, rare_of
 from rabble._core.envelope cimport Envelope, new_envelope
+from rabble._core.failure cimport take_failure
 from rabble._core.ids cimport CorrelationId, NodeId, Pid, is_reserved, same_node, same_pid
 from rabble._core.timeouts cimport Timeouts
 
@@ -57,6 +58,17 @@ cdef class Asked:
 @cython.final
 cdef class Unanswered:
     """A life has ended without having answered some requests."""
+
+
+# Called so that what it raises stays pending: it returns -1 then.
+ctypedef int (*quiet_start)(Timeouts timeouts, Asked asked, int64_t now_ns) noexcept
+
+
+cdef int start_timer(Timeouts timeouts, Asked asked, int64_t now_ns) except -1:
+    """From now on, which is later than it began: so none ends too early."""
+    cdef int64_t due_ns = now_ns + asked.delay_ms * 1_000_000
+    asked.timer = timeouts.wheel.c_start(asked, asked.number, timeouts.ticks_until(due_ns))
+    return 0
 
 
 @cython.final
@@ -132,15 +144,11 @@ cdef class Requests:
         cdef Asked asked
         while self.fresh_oldest is not NULL:
             asked = <Asked>self.fresh_oldest
-            try:
-                # From now on, which is later than it began: so none ends too early.
-                asked.timer = timeouts.wheel.c_start(
-                    asked,
-                    asked.number,
-                    timeouts.ticks_until(now_ns + asked.delay_ms * 1_000_000),
-                )
-            except MemoryError:
-                # It stays fresh, and the executor does not sleep.
+            if (<quiet_start><void*>start_timer)(timeouts, asked, now_ns) < 0:
+                # Without memory it stays fresh, and the executor does not sleep.
+                error = take_failure()
+                if error is not None and type(error) is not MemoryError:
+                    raise error
                 return 0
             self.end_fresh(asked)
         return 0

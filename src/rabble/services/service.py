@@ -154,8 +154,16 @@ class ServiceNode(Protocol):
     def subscribe_dead_letters(self, pid: Pid, wanted: bool = True) -> None:
         """See `Node.subscribe_dead_letters`."""
 
-    def join(self, target: NodeId | str) -> None:
+    @overload
+    def join(self, target: NodeId | str, *, wait: None = None) -> None: ...
+    @overload
+    def join(self, target: NodeId | str, *, wait: float) -> NodeId: ...
+    def join(self, target: NodeId | str, *, wait: float | None = None) -> NodeId | None:
         """See `Node.join`."""
+
+    async def join_async(self, target: NodeId | str, *, wait: float = 5.0) -> NodeId:
+        """See `Node.join_async`."""
+        ...
 
     def leave(self, node: NodeId | str | None = None) -> None:
         """See `Node.leave`."""

@@ -124,13 +124,10 @@ class ConnectionManager:
         if not member.barred:
             member.attempts, member.refusal = 0, None
         if (pending_dial := member.pending_dial) is not None:
-            same = (pending_dial.addr, pending_dial.join) == (
-                member.addr,
-                self.joins or member.join,
-            )
-            if same or pending_dial.authenticating is not None:
+            same = pending_dial.join == (self.joins or member.join)
+            if (same and pending_dial.addr == member.addr) or pending_dial.authenticating:
                 # A dial that the peer may have accepted already is not dropped.
-                return []
+                return actions
             actions.append(self._drop(pending_dial, "another dial was asked for"))
         self._plan(member, now)
         return actions
@@ -198,13 +195,11 @@ class ConnectionManager:
 
     def remove_seed(self, addr: str) -> list[Action]:
         """Do not dial this address any more; a dial is cancelled."""
-        target = self._seeds.pop(addr, None)
-        if target is None:
+        if (target := self._seeds.pop(addr, None)) is None:
             return []
         self._waiting.drop(target)
-        if target.pending_dial is None:
-            return []
-        return [self._drop(target.pending_dial, "no longer wanted")]
+        pending_dial = target.pending_dial
+        return [] if pending_dial is None else [self._drop(pending_dial, "no longer wanted")]
 
     # What becomes of a dial.
 
@@ -216,8 +211,7 @@ class ConnectionManager:
         :returns: `None` if it may. Otherwise why not: the dial has ended, and the caller closes it
             without a word. A dial that was not asked about cannot be called established.
         """
-        pending_dial = self._dials.get(connection_id)
-        if pending_dial is None:
+        if (pending_dial := self._dials.get(connection_id)) is None:
             return Refusal(RefusalCode.DUPLICATE, "this dial was dropped")
         target = pending_dial.target
         member = self._members.get(peer.name)
@@ -256,8 +250,7 @@ class ConnectionManager:
         :param incarnation: that which the peer knows of this node, with STALE_INCARNATION.
         :param ban_s: for how many seconds more, with BANNED.
         """
-        pending_dial = self._dials.get(connection_id)
-        if pending_dial is None:
+        if (pending_dial := self._dials.get(connection_id)) is None:
             return []
         self._dials.ended(pending_dial, now)
         self._end(pending_dial, reached=authenticated)
@@ -536,11 +529,9 @@ class ConnectionManager:
 
     def is_new(self, connection_id: int) -> bool:
         """Whether a dial is of somebody to whom there was no connection before."""
-        pending_dial = self._dials.get(connection_id)
-        if pending_dial is None:
+        if (pending_dial := self._dials.get(connection_id)) is None:
             return False
-        target = pending_dial.target
-        return not isinstance(target, Member) or target.peer is None
+        return not isinstance(pending_dial.target, Member) or pending_dial.target.peer is None
 
     def is_tied(self, name: str) -> bool:
         """Whether the node of this name needs no further connection: it has one, or is dialled."""
