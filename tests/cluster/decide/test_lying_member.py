@@ -160,7 +160,7 @@ def outcome(seed: int) -> str:
     return ""
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("seeds", [10, pytest.param(1_000, marks=pytest.mark.soak)])
 def test_a_hundred_nodes_agree_though_one_lied(seeds: int) -> None:
     context = multiprocessing.get_context("spawn")
