@@ -184,6 +184,7 @@ def test_what_any_step_raises_leaves_a_plane_that_connects_again(
     # What has a time of its own is due.
     plane = broken_plane.plane
     plane._seeds._next = plane._listener._resume_at = 0.0
+    plane._connector.next_tick = lambda: 0.0
     a.commands.append(functools.partial(a.plane.join, b.own))
     turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, a, b)
     # Whatever it broke off has come to its end.
