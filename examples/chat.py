@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 
 import rabble
@@ -151,6 +152,8 @@ async def run(open_room: Callable[[list[Node]], Awaitable[None]], serve: Served)
         await hear(clients)
         cem.say("hello from a node that is about to end")
         await hear(clients)
+        # Whoever dials it from now on would warn that it is refused.
+        logging.getLogger("rabble").setLevel(logging.ERROR)
         await c.shutdown_async()
         await hear([ann, bob])
         await cem.leave()

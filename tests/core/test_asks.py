@@ -412,7 +412,8 @@ def test_what_is_answered_within_its_turn_has_no_timer_and_what_waits_has_one() 
         ask(executor, asker, executor.spawn(Answers(), "answers"), 2)
         ask(executor, asker, silent, 3)
         settle(executor)
-        assert timers == [0] and told == [Reply(1, 2)]
+        # A turn of the tiny build is one delivery.
+        assert timers == [1 if TINY else 0] and told == [Reply(1, 2)]
         assert executor.timers == 2
 
 

@@ -31,7 +31,7 @@ def test_a_member_has_a_name_and_is_up_with_its_connection(up: bool) -> None:
 def test_the_status_is_up_then_dialling_then_waiting() -> None:
     target = member(up=True)
     target.due, target.attempts, target.refusal = 3.0, 2, RefusalCode.BUSY
-    target.pending_dial = PendingDial(8, target, B.addr, join=False)
+    target.pending_dial = PendingDial(8, target, B.addr, join=False, begun_at=0.0)
     assert target.status(1.0) == ConnectionStatus("up", 2, 2.0, RefusalCode.BUSY)
     target.connection_id = None
     assert target.status(1.0).state == "dialling"

@@ -214,9 +214,9 @@ def test_time_that_this_thread_was_not_given_is_no_time_of_its_peers(
     b.runner.patience.worked(4.0, 1.0)
     assert b.runner.next_tick() == DEADLINE_S + 3.0
     b.now = DEADLINE_S + 2.9
-    assert late(b, b.runner.now()) == []
+    assert late(b, b.runner.patient_now()) == []
     b.now = DEADLINE_S + 3.0
-    [(ended, failed)] = late(b, b.runner.now())
+    [(ended, failed)] = late(b, b.runner.patient_now())
     assert ended is accepted and isinstance(failed, Failed) and failed.silent
 
 

@@ -149,7 +149,7 @@ class Connector:
     ) -> Failed | None:
         """Dial the next address there is; the dial has failed when there is none."""
         nobody = False
-        while addresses and self._runner.now() < deadline:
+        while addresses and self._runner.patient_now() < deadline:
             family, where = addresses.pop(0)
             host = str(where[0])
             if self._loopback_only and not is_loopback(host):
@@ -195,7 +195,7 @@ class Connector:
                 make_handshake=make_handshake,
                 remote=dial.addr,
                 deadline=deadline,
-                connect_by=self._runner.now() + self._connect_s,
+                connect_by=self._runner.patient_now() + self._connect_s,
                 dial=dial,
                 other_addresses=others,
             )

@@ -84,11 +84,11 @@ class HandshakeRunner:
         self._accepted_count = 0
         #: When the selector was last asked which sockets are ready. A deadline that was not over by
         #: then holds for none of those: they were in time, and this thread is late.
-        self.looked_at = self.now()
+        self.looked_at = self.patient_now()
         #: No deadline is earlier.
         self._tick_at = float("inf")
 
-    def now(self) -> float:
+    def patient_now(self) -> float:
         """The time of deadlines, in seconds; see `Patience`."""
         return self.patience.at(self._clock())
 
@@ -109,7 +109,7 @@ class HandshakeRunner:
             role,
             self._config(),
             self._token_bytes(32),
-            self.now(),
+            self.patient_now(),
             join,
             expected,
             certified=None if certificate is None else certificate.names,
@@ -152,7 +152,7 @@ class HandshakeRunner:
     ) -> Outcome | None:
         """Write the PROOF: this node still wants the peer that was dialled."""
         handshake_socket.is_authenticating = True
-        handshake_socket.extend(self.now())
+        handshake_socket.extend(self.patient_now())
         return self._take(handshake_socket, lambda: [Send(question.proof)])
 
     def refuse(self, handshake_socket: HandshakeSocket, refusal: Refusal) -> Outcome | None:

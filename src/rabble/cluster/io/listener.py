@@ -151,7 +151,7 @@ class Listener:
             context=self._context,
             make_handshake=make_handshake,
             remote=remote,
-            deadline=self._runner.now() + self._handshake_s,
+            deadline=self._runner.patient_now() + self._handshake_s,
         )
 
     def _rest(self) -> None:
