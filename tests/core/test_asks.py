@@ -43,6 +43,7 @@ from tests.core.processes import Recorder, spawn_recorder
 from tests.core.starvation import Starvation
 from tests.support import (
     BARE,
+    TINY,
     Does,
     Echo,
     HandClock,
