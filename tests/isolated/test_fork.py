@@ -14,6 +14,8 @@ from tests.isolated.script import FORKS, run
 USES = {
     "spawn": "node.spawn(Echo(), 'another')",
     "send": "node.send(watched.echo, 1)",
+    "send_wait": "node.send_wait(watched.echo, 1)",
+    "send_wait_async": "asyncio.run(node.send_wait_async(watched.echo, 1))",
     "stop": "node.stop(watched.echo)",
     "call": "node.call(watched.echo, 1)",
     "call_async": "asyncio.run(node.call_async(watched.echo, 1))",
@@ -21,6 +23,7 @@ USES = {
     "register_service": "node.register_service(Upper(), 'another')",
     "subscribe_dead_letters": "node.subscribe_dead_letters(box.pid)",
     "join": "node.join('127.0.0.1:1')",
+    "join_async": "asyncio.run(node.join_async('127.0.0.1:1'))",
     "leave": "node.leave('another')",
     "ban": "node.ban('another', 1)",
     "lift_ban": "node.lift_ban('another')",
