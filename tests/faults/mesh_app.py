@@ -32,6 +32,7 @@ from typing import Any
 import rabble
 from rabble import Envelope, Node, NodeId, Output, Pid, Process, messages
 from tests.faults.history import Log
+from tests.faults.linked_people import linked_people
 from tests.faults.people import GROUPS, NAMES, People, is_planned
 from tests.support import TINY
 
@@ -674,7 +675,7 @@ def main(spec: dict[str, Any]) -> None:
             for name in SENDERS:
                 node.spawn(Sender(world, spec["every_ms"], spec["large"]), name)
             if spec["ask_ms"] is not None:
-                world.people = People(log, own, nodes, spec["ask_ms"])
+                world.people = People(log, own, nodes, spec["ask_ms"], linked_people)
                 for name, process in world.people.crew().items():
                     node.spawn(process, name)
             node.spawn(canary, "canary")

@@ -140,9 +140,20 @@ class Die:
 class People:
     """What they share; all run in one thread."""
 
-    def __init__(self, log: Log, own: NodeId, nodes: list[NodeId], ask_ms: float) -> None:
-        """`ask_ms`: how long most questions may take, of which most are answered at once."""
+    def __init__(
+        self,
+        log: Log,
+        own: NodeId,
+        nodes: list[NodeId],
+        ask_ms: float,
+        more: Callable[[People], dict[str, Callable[[], Process]]] = lambda people: {},
+    ) -> None:
+        """`ask_ms`: how long most questions may take, of which most are answered at once.
+
+        `more`: makes others that are started anew at the end, and monitored, by name.
+        """
         self.log = log
+        self._more = more(self)
         self.ask_ms = ask_ms
         self.nodes = nodes
         #: Whether they do anything by themselves.
@@ -169,12 +180,16 @@ class People:
     def everybody(self) -> list[Pid]:
         return [Pid(name, node) for node in self.nodes for name in PEOPLE]
 
+    def monitored(self) -> list[Pid]:
+        return [Pid(name, node) for node in self.nodes for name in (*PEOPLE, *self._more)]
+
     def mortals(self) -> dict[str, Callable[[], Process]]:
         """Who is started anew at the end."""
         return {
             **{name: partial(Person, self) for name in PEOPLE},
             **{name: partial(Asker, self) for name in ASKERS},
             CLOCK: partial(Clock, self),
+            **self._more,
         }
 
     def crew(self) -> dict[str, Process]:
@@ -405,7 +420,7 @@ class Watcher(Living):
         self.monitors: dict[Pid, int] = {}
 
     def act(self) -> list[Envelope]:
-        pid = self.random.choice(self.people.everybody())
+        pid = self.random.choice(self.people.monitored())
         if pid in self.monitors:
             return [Envelope(pid, Who(0))]
         number = self.monitors[pid] = next(self.numbers)

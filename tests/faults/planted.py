@@ -71,6 +71,21 @@ def a_word_behind_the_down(logs: Logs, rng: random.Random) -> Wanted:
     return "G8", f"{token} said something behind its Down"
 
 
+def an_exit_twice(logs: Logs, rng: random.Random) -> Wanted:
+    events, index, event = choose(logs, rng, "exit", lambda each: each["token"] is not None)
+    events.insert(index + 1, dict(event))
+    return "G8", f"{event['by']} was told of the exit of {event['token']} twice"
+
+
+def a_word_behind_the_exit(logs: Logs, rng: random.Random) -> Wanted:
+    ends = ("crashed", "linked", "shutdown", "stopped")
+    fits = lambda each: each["token"] is not None and each["kind"] in ends  # noqa: E731
+    events, index, event = choose(logs, rng, "exit", fits)
+    fields = {field: event[field] for field in ("t", "by", "pid", "token")}
+    events.insert(index + 1, {"e": "heard", **fields, "confirms": 0})
+    return "G8", f"{event['token']} said something behind its Exit"
+
+
 def plain(logs: Logs) -> dict[tuple[str, str], Event]:
     """The timers that fire once and take a while."""
     return {
@@ -143,6 +158,8 @@ def a_child_that_goes_on(logs: Logs, rng: random.Random) -> Wanted:
 VIOLATIONS: list[Callable[[Logs, random.Random], Wanted]] = [
     two_downs,
     a_word_behind_the_down,
+    an_exit_twice,
+    a_word_behind_the_exit,
     a_timer_twice,
     a_timer_early,
     two_ends,

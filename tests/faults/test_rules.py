@@ -736,6 +736,105 @@ LINKED = {
 }
 
 
+def linked_anew() -> Logs:
+    """What is told before anybody is sure of a link, links anew, and a chain of them."""
+    story = Story("n1", "n2")
+    trapper, plain, pid = "n1/trapper/1", "n1/plain/1", "p::n2@h:1"
+    story.begin(trapper, traps=True)
+    story.begin(plain, traps=False)
+    story.wait(10)
+    story.by(trapper, "link", pid=pid)
+    story.by(trapper, "exit", pid=pid, token=None, kind="no_process", life=0)
+    # They part, and the other one asks for a link again.
+    story.begin("n2/p/1")
+    story.by(trapper, "link", pid=pid)
+    story.by(trapper, "linked", token="n2/p/1")
+    story.by("n2/p/1", "unlink", token=trapper)
+    story.by(trapper, "unlinked", token="n2/p/1")
+    story.by("n2/p/1", "link", pid="trapper::n1@h:1")
+    story.by(trapper, "linked", token="n2/p/1")
+    story.by(trapper, "heard", pid=pid, token="n2/p/1", confirms=0)
+    story.end("n2/p/1", "crashed")
+    story.by(trapper, "exit", pid=pid, token="n2/p/1", kind="crashed", life=7)
+    # This one ends before it answers.
+    story.begin("n2/p/2")
+    story.by(trapper, "heard", pid=pid, token="n2/p/2", confirms=0)
+    story.by(trapper, "link", pid=pid)
+    story.end("n2/p/2", "shutdown")
+    story.by(trapper, "exit", pid=pid, token=None, kind="shutdown", life=8)
+    # A chain.
+    story.begin("n1/q/1", traps=False)
+    story.begin("n2/p/3")
+    story.by("n1/q/1", "link", pid=pid)
+    story.by("n1/q/1", "linked", token="n2/p/3")
+    story.by(plain, "link", pid="q::n1@h:1")
+    story.by(plain, "linked", token="n1/q/1")
+    story.end("n2/p/3", "crashed")
+    story.end("n1/q/1", "linked", of="n2/p/3", pid=pid)
+    story.end(plain, "linked", of="n2/p/3", pid=pid)
+    # With nobody.
+    story.begin("n1/plain/2", traps=False)
+    story.by("n1/plain/2", "link", pid="nobody::n2@h:1")
+    story.end("n1/plain/2", "linked", of=None, pid="nobody::n2@h:1")
+    return story.rest()
+
+
+def unsure(pid: str = "p::n2@h:1") -> dict[str, Any]:
+    return {"by": "n1/trapper/1", "pid": pid, "token": None, "kind": "no_process", "life": 0}
+
+
+LINKED_ANEW = {
+    "told, and nobody asked for a link": (
+        adding("n1", ("link", 0), "exit", **unsure("x::n2@h:1")),
+        "n1/trapper/1 was told of an exit of x::n2@h:1, never linked with it",
+    ),
+    "told that there is none": (
+        adding("n1", ("link", 2), "exit", **unsure()),
+        "the exit of p::n2@h:1 says no_process, and n2/p/2 ran",
+    ),
+    "told of an end that was not": (
+        saying({"kind": "stopped"}, "n1", "exit", kind="shutdown"),
+        "the exit of p::n2@h:1 says stopped: no life of it ended so",
+    ),
+    "told that its node went": (
+        saying({"kind": "disconnected"}, "n1", "exit", kind="shutdown"),
+        "the exit of p::n2@h:1 says disconnected: its node was up",
+    ),
+    "told of one life twice": (
+        saying({"life": 7}, "n1", "exit", kind="shutdown"),
+        "n1/trapper/1 was told of the end of life 7 of p::n2@h:1 twice",
+    ),
+    "told behind the Unlink of the other one": (
+        adding("n1", ("unlinked", 0), "exit", **exits("n2/p/1")),
+        "n1/trapper/1 was told of n2/p/1, no more linked",
+    ),
+    "not told of the second link": (
+        without("n1", "exit", kind="crashed"),
+        "n1/trapper/1 was not told of the exit of n2/p/1",
+    ),
+    "the next life says something first": (
+        adding(
+            "n1",
+            ("heard", 0),
+            "heard",
+            by="n1/trapper/1",
+            pid="p::n2@h:1",
+            token="n2/p/2",
+            confirms=0,
+        ),
+        "n2/p/2 said something before the Exit of n2/p/1",
+    ),
+    "one of a chain that did not pass it on": (
+        saying({"how": "stopped"}, "n1", "life_end", token="n1/q/1"),
+        "n1/plain/1 ended with n2/p/3, not linked to it",
+    ),
+    "ended, and never asked for a link": (
+        without("n1", "link", by="n1/plain/2"),
+        "n1/plain/2 ended with nobody::n2@h:1, never linked with it",
+    ),
+}
+
+
 # All of them.
 
 Violations = dict[str, tuple[Change, str]]
@@ -748,6 +847,7 @@ STORIES: list[tuple[Callable[[], Logs], str, Violations]] = [
     (named, "G11", {k: (change, text) for k, (change, g, text) in NAMED.items() if g == "G11"}),
     (family, "G13", FAMILY),
     (linked, "G8", LINKED),
+    (linked_anew, "G8", LINKED_ANEW),
 ]
 
 

@@ -21,7 +21,7 @@ from tests.faults.history import BrokenLog, Event, Violation
 from tests.faults.rules.record import SLACK_S, Found, Life, Record, node_of
 
 #: How a life ends of which its own node tells.
-TOLD = ("crashed", "stopped", "shutdown")
+TOLD = ("crashed", "stopped", "shutdown", "linked")
 
 
 @dataclasses.dataclass
