@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.isolated.script import run
+from tests.support import PATIENCE_S
 
 CALLS = {
     "reply": "node.call(echo, 1, PATIENCE_S)",
@@ -189,7 +190,7 @@ def test_unread_mail_that_names_its_mailbox_keeps_nothing() -> None:
 
 @pytest.mark.parametrize("options", ["", "strict=True", "mesh=Mesh()", "mesh=Mesh(key=bytes(32))"])
 def test_a_node_that_is_half_made_leaves_nothing(options: str) -> None:
-    run(f"""
+    body = f"""
         from tests.isolated.raising import at_every_place
 
         from rabble import _shutdown
@@ -217,7 +218,9 @@ def test_a_node_that_is_half_made_leaves_nothing(options: str) -> None:
         gc.collect()
         before = descriptors()
         at_every_place(lambda: made.append(rabble.rouse({options})), look)
-    """)
+    """
+    # Some hundred nodes, each of them looked for among all objects.
+    run(body, patience_s=4 * PATIENCE_S)
 
 
 @pytest.mark.parametrize(
