@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import Any
 
@@ -49,14 +50,17 @@ async def send_wait_async(runtime: LocalRuntime, envelope: Envelope, timeout: fl
     runtime.check_usable()
     produce = Produce(envelope)
     executor = runtime.executor
+    # Whether it is in time is decided by who takes the token, so the call itself has no end.
+    call = asyncio.ensure_future(runtime.calls.call(executor, executor.pid, produce, math.inf))
     try:
-        await runtime.calls.call(executor, executor.pid, produce, within)
-    except CallTimeout:
-        if withdraw(produce):
-            raise timed_out(envelope.to, timeout) from None
-        # It was sent in the last moment.
+        done, _ = await asyncio.wait([call], timeout=within)
+        if not done and withdraw(produce):
+            raise timed_out(envelope.to, timeout)
+        # If it is being sent just now, what comes of it is known soon.
+        await call
     finally:
         withdraw(produce)
+        call.cancel()
 
 
 def withdraw(produce: Produce) -> bool:

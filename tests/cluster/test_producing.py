@@ -17,6 +17,7 @@ from rabble import (
     Drained,
     EncodeError,
     Envelope,
+    MessageRegistry,
     Node,
     NodeStopped,
     NoProcess,
@@ -192,6 +193,36 @@ def test_a_producer_gives_up_in_time_and_nothing_is_sent(rig: Rig) -> None:
     until(lambda: "later" in rig.slow.got)
     assert "late" not in rig.slow.got
     assert rig.a.executor_status().dead_letters == {}
+
+
+class Stubborn:
+    """Is encoded when the test says so, and then cannot be."""
+
+    begun, lets = threading.Event(), threading.Event()
+
+    def encode(self) -> None:
+        self.begun.set()
+        assert self.lets.wait(PATIENCE_S)
+        raise ValueError("not this one")
+
+
+def test_a_coroutine_whose_time_is_over_while_it_is_encoded_is_told_what_comes_of_it() -> None:
+    registry = MessageRegistry()
+    registry.register_type(Stubborn, "test.Stubborn", Stubborn.encode, lambda data: data)
+
+    async def produce(a: Node, to: Pid) -> None:
+        task = asyncio.ensure_future(a.send_wait_async(to, Stubborn(), timeout=0.05))
+        assert await asyncio.to_thread(Stubborn.begun.wait, PATIENCE_S)
+        done, _ = await asyncio.wait([task], timeout=0.5)
+        Stubborn.lets.set()
+        assert not done, "it is being encoded still"
+        with pytest.raises(EncodeError, match="not this one"):
+            await task
+
+    with rouse("a", registry=registry) as a, rouse("b") as b:
+        meet(a, b)
+        asyncio.run(produce(a, b.spawn(Echo(), "echo")))
+        assert a.metrics().gauges["calls_waiting"] == 0
 
 
 def test_a_task_that_is_cancelled_sends_nothing_and_leaves_nothing(rig: Rig) -> None:
