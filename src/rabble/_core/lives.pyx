@@ -324,14 +324,19 @@ cdef class Lives:
         return 0
 
     cdef list farewells(self, Entry entry, dict monitored_by, object reason):
-        cdef list envelopes = []
+        cdef list envelopes = None
+        cdef list exits
         if monitored_by:
             envelopes = self.monitors.farewells(
                 self.pid, entry.pid, monitored_by, Down(entry.pid, reason, entry.life)
             )
         if entry.rare is not None and entry.rare.links is not None:
-            envelopes += exits_of(self.monitors, self.pid, entry, reason)
-        return envelopes
+            exits = exits_of(self.monitors, self.pid, entry, reason)
+            if envelopes is None:
+                # (What extends an empty list is leaked by CPython 3.11 if there is no memory.)
+                return exits
+            envelopes += exits
+        return [] if envelopes is None else envelopes
 
     cdef void forget_links(self, Entry entry) noexcept:
         if entry.rare is not None:
