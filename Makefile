@@ -9,6 +9,8 @@
 .PHONY: help bench microbench test test-all recipes soak build lint format debug asan tiny tiny-asan fuzz \
         coverage wheels docs clean distclean
 .NOTPARALLEL:
+# Hundreds of tests start an interpreter: without bytecode each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
 ifneq ($(strip $(PYTHON)),)
