@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from rabble import NodeId, Pid
-from rabble._core.dispatch import DispatchTable
+from rabble._core.dispatch import DispatchTable, Entry
 from rabble._core.executor import Executor
 from tests.core.processes import spawn_recorder
 from tests.reference.dispatch import ReferenceTable
@@ -108,3 +108,8 @@ def test_an_idle_process_costs_the_collector_no_entry(executor: Executor) -> Non
     pid, _ = spawn_recorder(executor)
     entry = executor.table.get(pid)
     assert entry is not None and not gc.is_tracked(entry)
+
+
+def test_what_few_lives_have_costs_the_others_no_room() -> None:
+    """Asks, links, exits, last words: the head, nine references, two numbers, one word of flags."""
+    assert Entry.__basicsize__ == 2 * 8 + 9 * 8 + 2 * 8 + 8
