@@ -273,6 +273,12 @@ def test_the_defaults() -> None:
     assert settings("a@127.0.0.1:0") == Settings(NodeId("a", "127.0.0.1:0"), Mesh(), Limits())
 
 
+def test_a_guest_needs_no_address(tmp_path: Path) -> None:
+    (tmp_path / "node.toml").write_text("node = 'report'\nguest = true")
+    for found in (settings("report", "--guest"), settings("--config", str(tmp_path / "node.toml"))):
+        assert found == Settings("report", Mesh(guest=True), Limits())
+
+
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
@@ -294,6 +300,8 @@ def test_the_defaults() -> None:
             "authenticate-loopback must be true or false, not 'yes'",
         ),
         ("authenticate-loopback = true", "Mesh: authenticate_loopback needs a key"),
+        ("guest = 1", "guest must be true or false, not 1"),
+        ("guest = true\nbind = '127.0.0.1:4000'", "a guest listens nowhere"),
         ("app = 5", "app must be a string, not 5"),
         ("log-level = 'loud'", "log-level must be one of debug, info, warning, error, not 'loud'"),
         ("tls-cert = 'x'", "TLS needs all three: tls-cert, tls-key and tls-ca"),
@@ -352,6 +360,27 @@ def test_an_address_in_use(tmp_path: Path, peer: Node) -> None:
 
 
 # Ready, and in the mesh.
+
+
+def test_a_guest_comes_and_goes(tmp_path: Path, peer: Node) -> None:
+    with peer.mailbox() as news:
+        peer.subscribe_nodes(news.pid)
+        with running(tmp_path, "report", "--guest", "--join", peer.node_id.addr) as it:
+            name = it.ready()
+            up = news.receive(timeout=PATIENCE_S)
+            assert up is not None and isinstance(up.msg, NodeUp)
+            assert (up.msg.node, up.msg.guest) == (name, True)
+            assert name.name.startswith("report-") and name.addr.endswith(":0")
+            assert peer.cluster_status().members == (peer.node_id,)
+            assert it.end() == (0, "", "")
+        down = news.receive(timeout=PATIENCE_S)
+        assert down is not None and isinstance(down.msg, NodeDown)
+
+
+def test_a_guest_has_a_name_that_can_be_one(tmp_path: Path) -> None:
+    with running(tmp_path, "", "--guest") as it:
+        code, out, err = it.wait()
+    assert (code, out) == (2, "") and err.startswith("rabble node: ") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -17,6 +17,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from rabble._core.envelope import Envelope
+from rabble._core.ids import NodeId
 from rabble.cli.application import AppError, Application
 from rabble.cli.logs import logged
 from rabble.cli.node_settings import Settings, add_arguments, settings_of
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         except AppError as error:
             return error.show()
         except socket.gaierror as error:
-            listening = settings.mesh.bind or settings.node.addr
+            listening = settings.mesh.bind or NodeId.parse(str(settings.node)).addr
             complain(f"rabble node: cannot listen on {listening}: the host: {error.strerror}")
             return FAILED
         except (ValueError, OSError, RuntimeError) as error:

@@ -24,7 +24,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 #: Of the file's keys, those that name a file; a relative one is meant from the file's own folder.
 PATHS = ("seed-file", "key", "tls-cert", "tls-key", "tls-ca")
 #: Those that are either true or false.
-SWITCHES = ("authenticate-loopback",)
+SWITCHES = ("authenticate-loopback", "guest")
 #: Those that have several values.
 LISTS = ("join", "label")
 KEYS = ("node", "app", *LISTS, "cluster", "bind", "log-level", *SWITCHES, *PATHS)
@@ -38,13 +38,14 @@ class SettingsError(RabbleError, ValueError):
 class Settings:
     """What a node is started with.
 
+    :param node: its id; of a guest the name may do, see `rouse`.
     :param app: `module:function`, or `None`.
     :param join: addresses of nodes to join.
     :param seed_file: a file of more of them, which is watched.
     :param log_level: `None` is the application's own, or warning.
     """
 
-    node: NodeId
+    node: NodeId | str
     mesh: Mesh
     limits: Limits
     app: str | None = None
@@ -68,6 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--join", nargs="+", action="extend", metavar="ADDR", help="nodes to join: HOST:PORT"
+    )
+    parser.add_argument(
+        "--guest",
+        action="store_true",
+        default=None,
+        help="no member: it listens nowhere, and nobody remembers it. NAME will do then",
     )
     parser.add_argument(
         "--label", nargs="+", action="extend", metavar="LABEL", help="what the node is for"
@@ -116,8 +123,9 @@ def settings_of(options: argparse.Namespace) -> Settings:
     try:
         for addr in values.get("join", ()):
             parse_target(addr)
+        is_guest = values.get("guest", False)
         return Settings(
-            node=NodeId.parse(values["node"]),
+            node=values["node"] if is_guest else NodeId.parse(values["node"]),
             mesh=Mesh(
                 cluster=values.get("cluster", ""),
                 key=values.get("key"),
@@ -125,6 +133,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
                 bind=values.get("bind"),
                 authenticate_loopback=values.get("authenticate-loopback", False),
                 labels=tuple(values.get("label", ())),
+                guest=is_guest,
             ),
             limits=Limits(**limits),
             app=values.get("app"),

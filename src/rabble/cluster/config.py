@@ -229,7 +229,9 @@ def guest_id(given_id: NodeId | str, mesh: Mesh) -> NodeId:
     drawn = secrets.token_hex(4)
     if isinstance(given_id, str) and "@" not in given_id:
         is_proven = mesh.tls is not None or mesh.read_credentials().node_key is not None
-        name = given_id if is_proven else f"{given_id}-{drawn}"
+        # Made of what was given alone, first: an empty name is none, whatever is added to it.
+        given_name = NodeId(given_id, "guest:0").name
+        name = given_name if is_proven else f"{given_name}-{drawn}"
     else:
         name = (NodeId.parse(given_id) if isinstance(given_id, str) else given_id).name
     return NodeId(name, f"guest-{drawn}:0")
