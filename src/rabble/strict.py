@@ -237,7 +237,9 @@ def dict_parts(
     if len(a) != len(b):
         return None
     parts: list[tuple[Any, Any, Path]] = []
-    for (key, x), (other_key, y) in zip(list(a.items()), list(b.items()), strict=True):
+    # Not by `items`: CPython 3.11 crashes if there is no memory for an iterator over those.
+    pairs = zip(list(a), list(a.values()), list(b), list(b.values()), strict=True)
+    for key, x, other_key, y in pairs:
         shown = bounded_repr(key, KEY_CHARS_MAX)
         if type(key) is not str or key != other_key:
             parts.append((key, other_key, (path, f".key({shown})")))
