@@ -24,7 +24,9 @@ class Starvation(NamedTuple):
         self.starve(nth, nth + 1)
         try:
             do()
-        except MemoryError:
+        except MemoryError as error:
+            # It may be the one that CPython keeps for when there is no memory for another.
+            error.__traceback__ = None
             return True
         finally:
             self.feed()
