@@ -78,3 +78,40 @@ def test_a_node_hears_of_its_removal_though_its_connections_cannot_be_ended(
         assert any("join() begins anew" in text for text in b.runtime.reports)
     # What broke off is done when it can be.
     turn_until(lambda: not b.peers and not b.desired, *ab)
+
+
+def seen_incarnation(of: Plane, by: Plane) -> int | None:
+    """Of the start of a node that another one is connected to."""
+    for peer in by.plane.status().connections:
+        if peer.node == of.own:
+            return peer.incarnation
+    return None
+
+
+@pytest.mark.parametrize("whose", ["who was dialled", "who dials", "who has proven itself"])
+def test_a_handshake_of_an_earlier_start_comes_to_nothing(
+    whose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Plane("a", START, **QUICK) as a, Plane("b", START, **QUICK) as b:
+        changing = a if whose == "who was dialled" else b
+        step = {
+            "who was dialled": (a.plane._admission, "refusal"),
+            "who dials": (b.plane._admission, "refusal_of_answer"),
+            "who has proven itself": (b.plane._handshakes, "authenticate"),
+        }[whose]
+        ordinary = getattr(*step)
+        changed = []
+
+        def become_later(*arguments: Any) -> Any:
+            answer = ordinary(*arguments)
+            if not changed:
+                changed.append(changing.plane.incarnation)
+                assert changing.plane._life.become_later()
+            return answer
+
+        monkeypatch.setattr(*step, become_later)
+        b.plane.join(a.own)
+        turn_until(lambda: a.peers == {"b"} and b.peers == {"a"}, a, b)
+        assert seen_incarnation(a, b) == a.plane.incarnation
+        assert seen_incarnation(b, a) == b.plane.incarnation
+        assert changed and changed[0] < changing.plane.incarnation

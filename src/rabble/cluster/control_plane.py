@@ -417,6 +417,19 @@ class ControlPlane:
         """Answer what a handshake asks, until it waits for its peer or has ended."""
         connection_id, initiated = handshake_socket.connection_id, handshake_socket.initiated
         while outcome is not None:
+            if (
+                isinstance(outcome, Authenticate | Authorize | Established)
+                and handshake_socket.own_incarnation != self._life.incarnation
+            ):
+                # The peer would take this node for its earlier start for as long as they connect.
+                self._handshakes.drop(connection_id)
+                handshake_socket.close()
+                outcome = Failed(
+                    RefusalCode.STALE_INCARNATION,
+                    "this node has become a later start of itself meanwhile",
+                    False,
+                    silent=True,
+                )
             match outcome:
                 case Authenticate(peer):
                     if (dial := handshake_socket.dial) is not None:

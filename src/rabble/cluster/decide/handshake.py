@@ -159,6 +159,11 @@ class Handshake:
         return self._stage is Stage.DONE
 
     @property
+    def own_incarnation(self) -> int:
+        """As which start of this node it was begun."""
+        return self._config.incarnation
+
+    @property
     def claimed(self) -> NodeId | None:
         """Who the peer says it is, proven or not; `None` before its HELLO."""
         return None if self._peer is None else self._peer.node

@@ -77,6 +77,11 @@ class HandshakeSocket:
         return self.dial is not None
 
     @property
+    def own_incarnation(self) -> int | None:
+        """As which start of this node it was begun; `None` as long as it only connects."""
+        return None if self.handshake is None else self.handshake.own_incarnation
+
+    @property
     def remote_host(self) -> str:
         """The other side without its port."""
         return self.remote.rpartition(":")[0]
