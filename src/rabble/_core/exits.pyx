@@ -148,8 +148,8 @@ cdef int exit_by(
     if entry.kind == INBOX:
         if not link.is_asked_for:
             return 0
-    elif not entry.traps_exits:
-        if reason.kind == "stopped":
+    elif link.is_owned or not entry.traps_exits:
+        if reason.kind == "stopped" and not link.is_owned:
             return 0
         reason = passed_on(pid, reason)
         if (<quiet_stop><void*>stop)(executor, entry, reason) < 0:

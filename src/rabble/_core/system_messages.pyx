@@ -27,7 +27,7 @@ from rabble._core.exits cimport begin_link, check_linking, handle_exiting
 from rabble._core.failure cimport what_failed
 from rabble._core.frame_decoder cimport PeerEvent
 from rabble._core.ids cimport CorrelationId, Pid, same_node
-from rabble._core.links cimport Exiting, remove_link
+from rabble._core.links cimport Exiting, own, remove_link
 from rabble._core.monitors cimport MONITORED, NO_PROCESS, MonitorStatus
 from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
 from rabble._core.connection cimport Connection
@@ -352,7 +352,8 @@ cdef class SystemMessages(MessageHandler):
         cdef Pid pid = Pid(request.name, self.executor.node, request.group)
         cdef object process = request.process
         cdef object mailbox_max = request.mailbox_max
-        cdef bint link = request.link
+        cdef bint owned = request.owned
+        cdef bint link = request.link or owned
         cdef bint monitor = request.monitor
         cdef Entry asker = None
         cdef str reason
@@ -383,7 +384,7 @@ cdef class SystemMessages(MessageHandler):
         elif added == ENDING:
             reason = "the node shuts down"
         else:
-            return 0 if asker is None else self.bind(asker, pid, link, monitor)
+            return 0 if asker is None else self.bind(asker, pid, link, monitor, owned)
         if envelope.sender is not None and not self.executor.backlog.is_stale(envelope.sender):
             self.executor.notifier.notify_pid(
                 envelope.sender,
@@ -392,13 +393,17 @@ cdef class SystemMessages(MessageHandler):
             )
         return 0
 
-    cdef int bind(self, Entry asker, Pid pid, bint link, bint monitor) except -1:
+    cdef int bind(
+        self, Entry asker, Pid pid, bint link, bint monitor, bint owned
+    ) except -1:
         """Link and monitor a process from its first moment on; else it has none."""
         cdef Entry child = <Entry>self.executor.table.find(pid)
         cdef bint is_bound = False
         try:
             if link:
                 begin_link(self.executor, asker, pid)
+            if owned:
+                own(child, asker.pid)
             if monitor:
                 self.executor.monitors.add(asker, pid)
             is_bound = True
