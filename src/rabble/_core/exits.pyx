@@ -145,7 +145,7 @@ cdef int exit_by(
     Executor executor, Entry entry, Link link, Pid pid, object reason, uint64_t life
 ) except -1:
     """One that was linked with `pid` is ended, or told."""
-    if entry.kind == INBOX:
+    if entry.kind == INBOX and not link.is_owned:
         if not link.is_asked_for:
             return 0
     elif link.is_owned or not entry.traps_exits:

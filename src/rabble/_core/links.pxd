@@ -41,8 +41,10 @@ cdef class Exiting:
 cdef bint may_link(Entry entry) noexcept
 
 # Whoever has `entry` is owned by `pid`, with which it is linked.
-cdef int own(Entry entry, Pid pid) except -1
+cdef int owned_by(Entry entry, Pid pid) except -1
 
+# The end that `entry` has of its link with `pid`, or None.
+cdef Link find_link(Entry entry, Pid pid)
 # What a process asks. `add_link` leaves everything as it was unless it returns LINKED.
 cdef LinkStatus add_link(Monitors monitors, Entry entry, Pid pid) except? NO_ROOM
 cdef int remove_link(Monitors monitors, Entry entry, Pid pid) except -1

@@ -83,7 +83,7 @@ cdef void activate(Link link) noexcept:
     link.first = link.latest = link.theirs = 0
 
 
-cdef int own(Entry entry, Pid pid) except -1:
+cdef int owned_by(Entry entry, Pid pid) except -1:
     # For as long as there is this end: what an owner's end has queued concerns it still when it is
     # linked with the owner's successor.
     end_for(entry, pid).is_owned = True

@@ -512,6 +512,29 @@ class Lost:
     count: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunService:
+    """Asks for a service of this node, which ends with its owner. It tells that when it is up."""
+
+    make: Any
+    name: str
+    group: str | None
+    owner: Pid
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EndService:
+    """Asks that such a service ends, after what it is doing now."""
+
+    pid: Pid
+    owner: Pid
+
+
+# The names in the reserved group of those that start what a supervisor cannot spawn: processes for
+# other nodes, and services.
+SPAWNER_NAME = "spawner"
+SERVICES_NAME = "services"
+
 # How the wire has them: the numbers of DOWN, EXIT and UNDELIVERED.
 DOWN_KINDS: Mapping[int, str] = {
     1: "stopped",

@@ -27,7 +27,8 @@ from rabble._core.exits cimport begin_link, check_linking, handle_exiting
 from rabble._core.failure cimport what_failed
 from rabble._core.frame_decoder cimport PeerEvent
 from rabble._core.ids cimport CorrelationId, Pid, same_node
-from rabble._core.links cimport Exiting, own, remove_link
+from rabble._core.links cimport Exiting, find_link, owned_by, remove_link
+from rabble._core.links cimport Link as LinkEnd
 from rabble._core.monitors cimport MONITORED, NO_PROCESS, MonitorStatus
 from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
 from rabble._core.connection cimport Connection
@@ -79,6 +80,13 @@ cdef extern from *:
         (Py_TYPE(key)->tp_hash == NULL || Py_TYPE(key)->tp_hash == PyObject_HashNotImplemented)
     """
     bint RABBLE_IS_UNHASHABLE(object key) noexcept
+
+cdef extern from *:
+    """
+    #define RABBLE_IS_A(value, cls) PyObject_TypeCheck(value, (PyTypeObject *)(cls))
+    """
+    # By the layout itself: `isinstance` believes what an object says of its class.
+    bint RABBLE_IS_A(object value, object cls) noexcept
 
 # In the order of `SystemMessages.classes`: first what the runtime sends itself.
 cdef enum Message:
@@ -403,7 +411,7 @@ cdef class SystemMessages(MessageHandler):
             if link:
                 begin_link(self.executor, asker, pid)
             if owned:
-                own(child, asker.pid)
+                owned_by(child, asker.pid)
             if monitor:
                 self.executor.monitors.add(asker, pid)
             is_bound = True
@@ -412,6 +420,38 @@ cdef class SystemMessages(MessageHandler):
                 # It has not begun, so nobody has anything to be told.
                 self.executor.lives.detach(child)
         return 0
+
+    cdef int own(self, Pid pid, Pid owner) except -1:
+        cdef PyObject* found = self.executor.table.find(pid)
+        cdef Entry child
+        cdef bint is_owned = False
+        if found is NULL:
+            return 0
+        child = <Entry>found
+        try:
+            begin_link(self.executor, child, owner)
+            owned_by(child, owner)
+            is_owned = True
+        finally:
+            if not is_owned:
+                self.executor.lives.detach(child)
+        return 0
+
+    cdef bint end_owned(
+        self, Pid pid, Pid owner, object reason, object told, object msg
+    ) except -1:
+        cdef PyObject* found = self.executor.table.find(pid)
+        cdef LinkEnd link = None if found is NULL else find_link(<Entry>found, owner)
+        cdef Entry entry
+        if link is None or not link.is_owned:
+            return False
+        # Held: the table's may be the only other reference.
+        entry = <Entry>found
+        if told is not None and RABBLE_IS_A(entry.target, told):
+            self.executor.notifier.notify(entry, msg)
+        else:
+            self.executor.stop(entry, reason)
+        return True
 
     cdef int stop(self, object request) except -1:
         cdef Pid pid = pid_in(request)

@@ -38,6 +38,7 @@ from rabble.families.actions import (
     Wait,
 )
 from rabble.families.children import (
+    SHUTDOWN_MS,
     Backoff,
     ChildCounts,
     ChildError,
@@ -47,9 +48,9 @@ from rabble.families.children import (
     class_of,
     milliseconds,
 )
+from rabble.families.stand_ins import Note, StandIn, stand_in_of
 from rabble.families.supervision import Supervision
 from rabble.process import Output, Process
-from rabble.registry import message
 from rabble.texts import cut, described
 
 __all__ = ["Supervisor"]
@@ -69,20 +70,6 @@ ANSWERS = (ChildCounts, ChildError, ChildInfo, tuple)
 HOPS = {"spawned": "initialised", "initialised": "up"}
 
 
-@message(name="rabble.supervisor.Note")
-class Note:
-    """What a supervisor tells itself, and one that is a child the one above it."""
-
-    #: `spawned`, `initialised`, `up`, `failed`, or `finish`.
-    what: str
-    #: Which child.
-    id: str = ""
-    #: Which start of it.
-    number: int = 0
-    #: Why, as text for people.
-    text: str = ""
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Alarm:
     """A timer of a supervisor: a child is to be started again, or has had its time to end."""
@@ -92,8 +79,12 @@ class Alarm:
     number: int
 
 
-def process_in(made: object) -> Process:
-    """What `start` of a child has made. `TypeError` if it is no process."""
+def made_for(child: Child) -> Process:
+    """A fresh process for a child: that, or its stand-in. `TypeError` if `start` makes none."""
+    spec, start = child.spec, child.spec.start
+    if spec.has_stand_in or isinstance(start, str):
+        return stand_in_of(spec, child.args, child.shown)
+    made: object = start(*child.args)
     if not isinstance(made, Process) or not issubclass(class_of(made), Process):
         raise TypeError(f"start must make a Process, and it made {bounded_repr(made, 200)}")
     return made
@@ -157,9 +148,9 @@ class Supervisor(Process):
         known: set[object] = set()
         for spec in specs:
             name = spec.id if spec.name is None else spec.name
-            if spec.id in known or (spec.group, name) in known:
+            if spec.id in known or (spec.node, spec.group, name) in known:
                 raise ValueError(f"Supervisor: two children have the id or name of {spec.id!r}")
-            known |= {spec.id, (spec.group, name)}
+            known |= {spec.id, (spec.node, spec.group, name)}
         strategy = Strategy(strategy)
         if strategy is Strategy.SIMPLE_ONE_FOR_ONE and len(specs) != 1:
             raise ValueError(
@@ -289,7 +280,9 @@ class Supervisor(Process):
         if child is None or child.number != msg.number or sender not in (self.pid, child.pid):
             return None
         if msg.what == "up":
-            return self._act(supervision.started(child, msg.number, self.now))
+            return self._act(supervision.arrived(child, msg.number, self.now))
+        if msg.what == "away":
+            return self._act(supervision.away(child, msg.number, self.now))
         if msg.what == "failed":
             return self._failed(child, msg.text)
         out: list[Envelope] = []
@@ -297,7 +290,7 @@ class Supervisor(Process):
             reason = self._unsure.pop(child.id, None)
             if reason is not None:
                 self._end(child, reason, out)
-            if child.is_supervisor:
+            if child.is_supervisor or child.spec.has_stand_in:
                 # It says itself when it is up.
                 return out
         out.append(Envelope(self.pid, Note(HOPS[msg.what], msg.id, msg.number, msg.text)))
@@ -334,7 +327,7 @@ class Supervisor(Process):
     def _start(self, child: Child, out: list[Envelope]) -> None:
         self._unsure[child.id] = None
         try:
-            process = process_in(child.spec.start(*child.args))
+            process = made_for(child)
             if isinstance(process, Supervisor) and hasattr(process, "_supervision"):
                 raise ValueError("start must make a new Supervisor, and this one has run before")
         except Interrupted:
@@ -349,7 +342,7 @@ class Supervisor(Process):
         child.is_supervisor = isinstance(process, Supervisor)
         spawn = Spawn(process, pid.name, pid.group, spec.mailbox_max, owned=True)
         out.append(Envelope(self.executor, spawn))
-        if isinstance(process, Supervisor):
+        if isinstance(process, Supervisor | StandIn):
             # So it tells this one when it is up, and is ended by it.
             process._above = (self.pid, child.id, child.number)
         out.append(Envelope(self.pid, Note("spawned", child.id, child.number)))
@@ -360,7 +353,9 @@ class Supervisor(Process):
             self._unsure[child.id] = reason
             return
         shutdown_ms = child.spec.shutdown_ms
-        if shutdown_ms == 0 or not child.is_supervisor:
+        if child.spec.has_stand_in and shutdown_ms is None:
+            shutdown_ms = SHUTDOWN_MS
+        if shutdown_ms == 0 or not (child.is_supervisor or child.spec.has_stand_in):
             out.append(self._stop(child, reason))
             return
         out.append(Envelope(child.pid, Shutdown(reason)))
