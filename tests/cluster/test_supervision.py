@@ -168,10 +168,20 @@ def test_what_cannot_be_spawned_there_has_not_started(notes: Notes) -> None:
         ask(boss, top, StartChild(far(there, "first")))
         until_states(boss, top, first="running")
         nothing = ChildSpec("b", "nothing", node=there.node_id)
-        for spec, text in ((far(there, "taken"), "name is taken"), (nothing, "exports no")):
+        notes.unable = {"unable"}
+        for spec, text in (
+            (far(there, "taken"), "name is taken"),
+            (nothing, "exports no"),
+            (far(there, "unable"), "has ended already"),
+        ):
             answer = ask(boss, top, StartChild(spec))
             assert isinstance(answer, ChildError) and answer.code == "failed"
             assert text in answer.detail
+        # So with one of the beginning.
+        with boss.mailbox() as me:
+            second = boss.spawn(Supervisor([far(there, "unable")], intensity=9), "second")
+            boss.send(boss._runtime.executor.pid, Monitor(second), sender=me.pid)
+            assert "did not start" in me.receive(PATIENCE_S).msg.reason.detail
         # Nobody ends who has that name.
         assert there.pid("taken") in there.processes()
         assert which(boss, top) == {"first": "running"}

@@ -5,9 +5,9 @@ node; the answer is `["spawned", pid]` or `["refused", text]`, with its correlat
 what the node exported itself can be made: nothing is imported or found by a name from the wire.
 
 With a sixth element, the pid of a process of the node that asks, that process owns what is spawned:
-it ends when its owner ends or is cut off, and what an earlier life of the owner left under that
-name gives way. `["end", name, group, owner, reason]` ends in order what is owned so; there
-is no answer but the exit.
+it ends when its owner ends or is cut off, what an earlier life of the owner left under that name
+gives way, and the answer comes when its `init` has run. `["end", name, group, owner, reason]` ends
+in order what is owned so; there is no answer but the exit.
 """
 
 from __future__ import annotations
@@ -87,7 +87,13 @@ class Exports:
             return
         answer: list[Any]
         try:
-            answer = ["spawned", self._spawn(envelope.msg, sender.node)]
+            answer = self._begun(envelope.msg) or self._spawn(envelope.msg, sender.node)
+            if answer[0] == "began":
+                # Its `init` stands before this in the inbox.
+                after = Envelope(self.pid, answer, sender, envelope.correlation_id)
+                if self._executor.post(after):
+                    return
+                raise SpawnRefused(f"{self.pid.node} shuts down")
         except SpawnRefused as error:
             answer = ["refused", str(error)]
         except Interrupted:
@@ -118,7 +124,23 @@ class Exports:
             self._executor.end_owned(pid, owner, reason, Supervisor, Shutdown(reason.detail))
         return True
 
-    def _spawn(self, msg: Any, asker: NodeId) -> Pid:
+    def _begun(self, msg: Any) -> list[Any] | None:
+        """Of what is owned it is said when its `init` has run."""
+        match msg:
+            case ["began", str(name), None | str() as group, int(life)]:
+                pass
+            case _:
+                return None
+        try:
+            pid = Pid(name, self.pid.node, group)
+        except (TypeError, ValueError) as error:
+            raise SpawnRefused(cut(str(error))) from None
+        entry = self._executor.table.get(pid)
+        if entry is None or entry.life != life:
+            raise SpawnRefused(f"{pid} has ended already; the log of {pid.node} says why")
+        return ["spawned", pid]
+
+    def _spawn(self, msg: Any, asker: NodeId) -> list[Any]:
         exported, arguments, name, group, owner = checked(msg)
         if owner is not None and owner.node != asker:
             raise SpawnRefused(cut(f"{owner} is no process of {asker}, which asked"))
@@ -149,9 +171,11 @@ class Exports:
             self._executor.end_owned(pid, owner, left)
         try:
             self._executor.spawn(process, name, group=group)
-            if owner is not None:
-                self._executor.own(pid, owner)
-            return pid
+            if owner is None:
+                return ["spawned", pid]
+            self._executor.own(pid, owner)
+            entry = self._executor.table.get(pid)
+            return ["began", name, group, 0 if entry is None else entry.life]
         except NameTaken:
             raise SpawnRefused(f"the name is taken: {pid}") from None
         except NodeStopped:
