@@ -36,6 +36,8 @@ from rabble.process import Process
 from rabble.registry import MessageRegistry
 from rabble.reports import Reporter
 from rabble.services.mailbox import Mailboxes
+from rabble.services.owned import OwnedServices
+from rabble.services.service import ServiceNode
 from rabble.steps import take_steps
 from rabble.strict import Changes, Strict
 from rabble.texts import argument_text
@@ -209,13 +211,21 @@ def join_mesh(
     )
 
 
-def make_exports(runtime: LocalRuntime) -> Exports:
-    """Make the pid that other nodes ask for a process."""
+def make_exports(runtime: LocalRuntime, node: ServiceNode) -> Exports:
+    """Make the pids that other nodes ask for a process, and supervisors for a service.
+
+    :param node: the `Node`, for the use of what handles these.
+    """
     exports = Exports(runtime.executor, runtime.reporter, runtime.limits.exports_max)
     deliver: Callable[[Envelope], None] = exports.deliver
     if runtime.changes is not None:
         deliver = runtime.changes.callback(deliver, answers=False)
     runtime.executor.add_callback(exports.pid, deliver)
+    services = OwnedServices(runtime, node)
+    deliver = services.deliver
+    if runtime.changes is not None:
+        deliver = runtime.changes.callback(deliver, answers=False)
+    runtime.executor.add_callback(services.pid, deliver)
     return exports
 
 

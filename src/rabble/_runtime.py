@@ -317,8 +317,8 @@ class LocalRuntime:
             self.executor.undeliverable(envelope, reason, detail, crash)
 
     def discard(self, pid: Pid, inbox: Inbox, reason: DownReason, crash: int = 0) -> None:
-        """Give back the pid of a service or mailbox. An executor that ends has none any more."""
-        if not self.executor.stopping:
+        """Give back the pid of a service or mailbox. An executor that has ended has none."""
+        if not self.ending:
             self.executor.discard(pid, inbox, reason, crash)
 
     # The end, and failures.

@@ -8,6 +8,7 @@ import string
 from typing import Any
 
 from rabble._core.ids import HOST_CHARS_MAX, RESERVED_GROUP, NodeId, host_problem
+from rabble._core.messages import SPAWNER_NAME
 from rabble._core.texts import given
 from rabble.texts import argument_text, text_of
 
@@ -25,9 +26,9 @@ __all__ = [
     "split_address",
 ]
 
-#: The names in the reserved group of the pids that replies to calls, and requests to spawn, go to.
+#: The name in the reserved group of the pid that replies to calls go to. (To `SPAWNER_NAME` go
+#: requests to spawn.)
 CALLS_NAME = "calls"
-SPAWNER_NAME = "spawner"
 
 #: Of the fingerprint of a key, which is a SHA-256.
 FINGERPRINT_BYTES = 32

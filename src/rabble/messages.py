@@ -40,6 +40,7 @@ from rabble._core.messages import (
     DownReason,
     Drain,
     Drained,
+    EndService,
     Exit,
     Failed,
     GetMetrics,
@@ -49,6 +50,7 @@ from rabble._core.messages import (
     NodeDown,
     NodeUp,
     Reply,
+    RunService,
     Shutdown,
     Spawn,
     SpawnFailed,
@@ -270,4 +272,4 @@ LOCAL_CLASSES: frozenset[type] = frozenset(
     cls
     for cls in map(globals().__getitem__, __all__)
     if isinstance(cls, type) and dataclasses.is_dataclass(cls)
-)
+) | {EndService, RunService}

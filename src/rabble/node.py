@@ -145,7 +145,7 @@ class Node:
             make_executor(runtime, registry, strict=strict, spin_us=spin_us, seed=seed)
             self.spawn = runtime.executor.spawn
             self.send = runtime.send
-            self._exports = make_exports(runtime)
+            self._exports = make_exports(runtime, self)
             if mesh is not None:
                 join_mesh(runtime, registry, mesh, listeners)
             make_directory(runtime)

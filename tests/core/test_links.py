@@ -526,6 +526,95 @@ def test_nothing_is_spawned_to_outlive_who_asked(executor: Executor, witness: Wi
     assert Pid("nobody's", BARE) not in executor.table
 
 
+# What is owned.
+
+
+@pytest.mark.parametrize("cls", [Mortal, Trapping])
+@pytest.mark.parametrize("reason", [STOPPED, CRASHED, DownReason("shutdown", "enough")])
+def test_what_is_owned_ends_with_its_owner_however_that_ends(
+    executor: Executor, cls: type[Mortal], reason: DownReason
+) -> None:
+    owner, _ = spawn(executor, "owner")
+    child, process = Pid("child", BARE), cls()
+    ask(executor, owner, Spawn(process, "child", owned=True))
+    settle(executor)
+    if reason is CRASHED:
+        executor.send(owner, "crash")
+    else:
+        executor.send(executor.pid, Stop(owner, reason))
+    settle(executor)
+    assert child not in executor.table
+    # In order: its last words are asked for, and it is not told besides.
+    assert process.ends == [reason if reason.kind == "shutdown" else by_link(owner, reason)]
+    assert process.got == []
+
+
+def test_its_owner_is_linked_with_it(executor: Executor) -> None:
+    owner, told = spawn(executor, "owner", Trapping)
+    child = Pid("child", BARE)
+    ask(executor, owner, Spawn(Mortal(), "child", owned=True))
+    settle(executor)
+    executor.send(child, "crash")
+    settle(executor)
+    assert told.got == [Exit(child, CRASHED)]
+
+
+def test_what_is_owned_cannot_get_away(executor: Executor, witness: Witness) -> None:
+    owner, told = spawn(executor, "owner", Trapping)
+    child = Pid("child", BARE)
+    ask(executor, owner, Spawn(Trapping(), "child", owned=True))
+    settle(executor)
+    ask(executor, child, Unlink(owner))
+    settle(executor)
+    (error,) = [error for _, error in witness.errors]
+    assert isinstance(error, ValueError) and "owned by" in str(error)
+    assert [type(msg) for msg in told.got] == [Exit] and child not in executor.table
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_what_is_owned_cannot_get_away_as_its_owner_ends(executor: Executor, steps: int) -> None:
+    """Neither by an `Unlink` at whatever moment, nor by a link with the owner's successor."""
+    owner, _ = spawn(executor, "owner")
+    child = Pid("child", BARE)
+    ask(executor, owner, Spawn(Trapping(), "child", owned=True))
+    settle(executor)
+    executor.send(owner, "crash")
+    for _ in range(steps):
+        executor.step(1)
+    if owner not in executor.table:
+        spawn(executor, "owner")
+    executor.send(executor.pid, Link(owner), sender=child)
+    executor.send(executor.pid, Unlink(owner), sender=child)
+    settle(executor)
+    assert child not in executor.table
+
+
+def test_its_owner_may_let_it_go(executor: Executor) -> None:
+    owner, _ = spawn(executor, "owner")
+    child = Pid("child", BARE)
+    ask(executor, owner, Spawn(Mortal(), "child", owned=True), Unlink(child))
+    settle(executor)
+    executor.send(owner, "crash")
+    settle(executor)
+    assert child in executor.table and owner not in executor.table
+
+
+def test_the_last_one_that_was_linked_ends_first(executor: Executor) -> None:
+    ended: list[str] = []
+
+    class Noting(Mortal):
+        def terminate(self, reason: DownReason) -> Output:
+            ended.append(self.pid.name)
+            return None
+
+    owner, _ = spawn(executor, "owner")
+    ask(executor, owner, *[Spawn(Noting(), name, owned=True) for name in "abc"])
+    settle(executor)
+    executor.send(owner, "crash")
+    settle(executor)
+    assert ended == ["c", "b", "a"]
+
+
 # Without memory.
 
 
@@ -582,13 +671,16 @@ def test_without_memory_an_end_is_followed_or_it_is_none(starvation: Starvation)
     assert followed
 
 
-def test_without_memory_a_child_is_linked_or_not_there(starvation: Starvation) -> None:
+@pytest.mark.parametrize(("make", "owned"), [(Mortal, False), (Trapping, True)])
+def test_without_memory_a_child_is_linked_or_not_there(
+    starvation: Starvation, make: type[Mortal], owned: bool
+) -> None:
     linked_children = 0
     child = Pid("child", BARE)
     for nth in range(100):
         with bare_executor() as executor:
             parent, _ = spawn(executor, "parent", Mortal)
-            request = Spawn(Mortal(), "child", link=True, monitor=True)
+            request = Spawn(make(), "child", link=True, monitor=True, owned=owned)
             executor.send(executor.pid, request, sender=parent)
             if each_shortage(starvation, executor, nth):
                 continue

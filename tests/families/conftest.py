@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from rabble._core.executor import Executor
+from tests.core.conftest import starvation as starvation
 from tests.support import HandClock, Witness, bare_executor
 
 

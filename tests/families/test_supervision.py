@@ -176,8 +176,29 @@ class Machine(RuleBasedStateMachine):
         (id,) = self.starting()
         child, number = self.alive[id]
         self.check(
-            self.supervision.started(child, number, self.now),
+            self.supervision.arrived(child, number, self.now),
             self.slow.tell("up", id, now=self.now),
+        )
+
+    @precondition(lambda self: self.starting())
+    @rule()
+    def its_node_is_away(self) -> None:
+        (id,) = self.starting()
+        child, number = self.alive[id]
+        self.check(
+            self.supervision.away(child, number, self.now),
+            self.slow.tell("away", id, now=self.now),
+        )
+
+    @precondition(lambda self: any(child.is_away for child, _ in self.alive.values()))
+    @rule(data=st.data())
+    def its_node_is_there(self, data: st.DataObject) -> None:
+        away = sorted(id for id, (child, _) in self.alive.items() if child.is_away)
+        id = data.draw(st.sampled_from(away))
+        child, number = self.alive[id]
+        self.check(
+            self.supervision.arrived(child, number, self.now),
+            self.slow.tell("here", id, now=self.now),
         )
 
     @rule(steps=st.integers(1, 12))

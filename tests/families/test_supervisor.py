@@ -19,7 +19,6 @@ from rabble import (
     DeleteChild,
     DownReason,
     Mesh,
-    Output,
     Pid,
     Process,
     Restart,
@@ -494,32 +493,6 @@ def test_a_supervisor_that_is_stopped_leaves_no_child(executor: Executor, notes:
     settle(executor)
     assert notes.take().split() == ["-d", "-a", "-c", "-b"]
     assert executor.processes == 1
-
-
-def test_a_supervisor_that_crashes_leaves_no_child(
-    executor: Executor, notes: Notes, witness: Witness
-) -> None:
-    def below() -> Supervisor:
-        return Supervisor(notes.specs("b c"))
-
-    class Faulty(Supervisor):
-        """Fails within, in a method of its own."""
-
-        def _handle(self, msg: Any, sender: Any, correlation_id: Any) -> Output:
-            if msg == "fail":
-                raise LookupError("within")
-            return super()._handle(msg, sender, correlation_id)
-
-    specs = [notes.spec("a"), ChildSpec("below", below), notes.spec("d")]
-    tree = Tree(executor, Faulty(specs))
-    notes.take()
-    for msg in ("fail", CountChildren()):
-        executor.send(tree.pid, msg)
-    settle(executor)
-    assert notes.take().split() == ["-d", "-a", "-c", "-b"]
-    assert executor.processes == 1
-    assert tree.end_of_top().detail == "LookupError: within"
-    assert [type(error) for _, error in witness.errors] == [LookupError]
 
 
 def test_with_the_node_children_end_in_the_reverse_order() -> None:

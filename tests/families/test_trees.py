@@ -8,18 +8,40 @@ the tree has come to rest.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rabble import ChildSpec, DownReason, Restart, Shutdown, Stop, Strategy, Supervisor
+from rabble import (
+    ChildSpec,
+    DownReason,
+    Output,
+    Restart,
+    Shutdown,
+    Stop,
+    Strategy,
+    Supervisor,
+)
+from rabble._core.errors import Interrupted
 from rabble._core.executor import Executor
 from tests.families.trees import Notes, Tree
 from tests.support import HandClock, Witness, bare_executor, settle
 
 PERIOD_MS = 1_000
+STARTS = itertools.count()
+
+
+class Fragile(Supervisor):
+    """Raises what it is sent."""
+
+    def receive(self, msg: Any, sender: Any, correlation_id: Any) -> Output:
+        if isinstance(msg, BaseException):
+            raise msg
+        return super().receive(msg, sender, correlation_id)
 
 
 @dataclasses.dataclass
@@ -32,6 +54,8 @@ class Node:
     intensity: int = 0
     below: list[Node] = dataclasses.field(default_factory=list)
     runs: bool = False
+    #: Grows with each start in the tree.
+    began: int = 0
     times: list[int] = dataclasses.field(default_factory=list)
     #: Those that are children now: a temporary one that has ended is none.
     known: list[Node] = dataclasses.field(default_factory=list)
@@ -49,6 +73,7 @@ class Node:
             yield from child.all_running()
 
     def start(self, noted: list[str]) -> None:
+        self.began = next(STARTS)
         self.runs, self.times, self.known = True, [], list(self.below)
         if self.strategy is None:
             noted.append(f"+{self.name}")
@@ -63,6 +88,19 @@ class Node:
             noted.append(f"-{self.name}")
         self.runs = False
 
+    def fall(self, noted: list[str], by_start: bool) -> None:
+        """It ends before its children, those below a supervisor among them behind all its own."""
+        row = [child for child in reversed(self.known) if child.runs]
+        if by_start:
+            row.sort(key=lambda child: -child.began)
+        self.runs = False
+        for child in row:
+            child.runs = False
+            if child.strategy is None:
+                noted.append(f"-{child.name}")
+            # From the second row on they are told by a supervisor that is stopped.
+            row += [each for each in reversed(child.known) if each.runs]
+
     def spec(self, notes: Notes) -> ChildSpec:
         if self.strategy is None:
             return notes.spec(self.name, restart=self.restart)
@@ -70,7 +108,7 @@ class Node:
 
     def supervisor(self, notes: Notes) -> Supervisor:
         assert self.strategy is not None
-        return Supervisor(
+        return Fragile(
             [child.spec(notes) for child in self.below],
             strategy=self.strategy,
             intensity=self.intensity,
@@ -136,7 +174,7 @@ def trees(draw: st.DrawFn, depth: int = 3, name: str = "t") -> Node:
 
 @settings(max_examples=200, deadline=None)
 @given(tree=trees(), data=st.data())
-@pytest.mark.parametrize("end", ["shutdown", "stop", "crashes"])
+@pytest.mark.parametrize("end", ["shutdown", "stop", "raise", "interrupt", "crashes"])
 def test_whoever_crashes_the_tree_is_as_the_slow_model_says_and_ends_whole(
     end: str, tree: Node, data: st.DataObject
 ) -> None:
@@ -168,8 +206,13 @@ def test_whoever_crashes_the_tree_is_as_the_slow_model_says_and_ends_whole(
             made.tell(tree.name, Shutdown("enough"))
             assert notes.noted == noted
         elif tree.runs:
-            executor.send(executor.pid, Stop(made.pid, DownReason("shutdown")))
+            tree.fall(noted, by_start=end != "stop")
+            if end == "stop":
+                executor.send(executor.pid, Stop(made.pid, DownReason("shutdown")))
+            else:
+                executor.send(made.pid, Interrupted() if end == "interrupt" else LookupError())
             settle(executor)
+            assert notes.noted == noted
         # Nothing is left behind, whatever ended it.
         assert everybody(executor) == []
         assert executor.timers == 0

@@ -113,7 +113,11 @@ class Tree:
         settle(executor)
 
     def at(self, name: str) -> Pid:
-        return Pid(name, self.pid.node)
+        return self.at_of(self.pid, name)
+
+    @staticmethod
+    def at_of(pid: Pid, name: str) -> Pid:
+        return Pid(name, pid.node)
 
     def tell(self, name: str, msg: Any) -> None:
         self.executor.send(self.at(name), msg)

@@ -524,6 +524,10 @@ class Child(Living):
             raise Planned("as its family fell")
         return []
 
+    def terminate(self, reason: DownReason) -> Output:
+        self.end("fell" if reason.kind == "linked" else reason.kind)
+        return None
+
 
 class Top(Supervisor):
     """A supervisor that writes its beginning and its end, and can be made to crash."""
@@ -555,6 +559,8 @@ class Top(Supervisor):
         if isinstance(msg, Shutdown) and self._told is None:
             self._told = msg.reason
         try:
+            if isinstance(msg, Die):
+                raise Planned("as its family fell")
             return super().receive(msg, sender, correlation_id)
         except SupervisorFailed:
             self.people.log.write("life_end", token=self.token, how="gave_up")
@@ -562,11 +568,6 @@ class Top(Supervisor):
         except BaseException:
             self.people.log.write("life_end", token=self.token, how="crashed")
             raise
-
-    def _handle(self, msg: Any, sender: Pid | None, correlation_id: Any) -> Output:
-        if isinstance(msg, Die):
-            raise Planned("as its family fell")
-        return super()._handle(msg, sender, correlation_id)
 
     def terminate(self, reason: DownReason) -> Output:
         # It ends itself with the reason that it was told; anybody else's stop has another one.

@@ -565,7 +565,7 @@ NAMED = {
 
 
 def family() -> Logs:
-    """One family that ends in order, and one that is stopped."""
+    """One family that ends in order, and one that falls."""
     story = Story("n1")
 
     def begin(number: int) -> None:
@@ -586,7 +586,7 @@ def family() -> Logs:
     begin(2)
     # Those of a supervisor below end behind it.
     for token in ("top/2", "c3/2", "c2/2", "c1/2", "d2/2", "d1/2"):
-        story.end(f"n1/{token}", "stopped")
+        story.end(f"n1/{token}", "fell" if token == "c1/2" else "stopped")
     story.write("n1", "family_gone", token="n1/top/2")
     return story.rest()
 
@@ -615,6 +615,10 @@ FAMILY = {
     "a child that is born too late": (
         adding("n1", ("family_gone", 1), "life", token="n1/c1/4", pid="c", parent="n1/top/2"),
         "n1/c1/4 began, and its supervisor n1/top/2 had ended",
+    ),
+    "a child that falls before its supervisor": (
+        behind(0.0035, "n1", "life_end", token="n1/top/2"),
+        "n1/c1/2 fell with n1/top/2, which lives",
     ),
     "one that has ended and goes on": (
         adding("n1", ("family_gone", 1), "alive", by="n1/c2/2"),

@@ -175,7 +175,15 @@ def test_what_decides_has_no_io_no_clock_and_no_chance(name: str) -> None:
 
 # The families: Python above the core, which a user could have written.
 FAMILIES = CORE.parent / "families"
-FAMILIES_ORDER = ("children", "actions", "supervision", "supervisor", "names", "groups")
+FAMILIES_ORDER = (
+    "children",
+    "actions",
+    "supervision",
+    "stand_ins",
+    "supervisor",
+    "names",
+    "groups",
+)
 #: What they stand on: a process and its messages, and nothing that a node is made of.
 FAMILIES_BELOW = {
     "rabble.errors",

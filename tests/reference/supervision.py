@@ -32,8 +32,15 @@ class Row:
         self.id = id
         self.spec = spec
         self.state = "stopped"
+        self.is_away = False
         self.restarts = 0
         self.since = 0.0
+
+    def shown(self) -> str:
+        """As it is told."""
+        if self.state == "stopped":
+            return "stopped"
+        return "restarting" if self.state == "waiting" or self.is_away else "running"
 
 
 class SlowSupervisor:
@@ -75,6 +82,13 @@ class SlowSupervisor:
                 self.body = self.last(event[1])
         elif event[0] == "request" and self.is_ending:
             self.did.append(("answer", event[2], "ending"))
+        elif event[0] in ("away", "here"):
+            # It runs for its supervisor, whether its node is there or not.
+            row = next((row for row in self.rows if row.id == event[1]), None)
+            if row is not None:
+                row.is_away = event[0] == "away"
+                if row.state == "starting":
+                    self.mailbox.append(("up", row.id))
         else:
             if event[0] == "request":
                 self.owed.append(event[2])
@@ -129,6 +143,7 @@ class SlowSupervisor:
         """None, or why it did not start."""
         self.did.append(("start", row.id))
         row.state = "starting"
+        row.is_away = False
         wanted = [(kind, row.id) for kind in ("up", "failed", "down")]
         event = yield from self.wait(*wanted)
         row.state = "up" if event[0] == "up" else "stopped"
@@ -212,8 +227,7 @@ class SlowSupervisor:
         self.did.append(("answer", ticket, answer))
 
     def answer(self, msg: Any) -> Blocking:
-        states = {"stopped": "stopped", "waiting": "restarting"}
-        shown = [(row.id, states.get(row.state, "running")) for row in self.rows]
+        shown = [(row.id, row.shown()) for row in self.rows]
         if isinstance(msg, StartChild):
             return (yield from self.start_child(msg))
         if isinstance(msg, CountChildren):
@@ -224,7 +238,7 @@ class SlowSupervisor:
         row = next((row for row in self.rows if row.id == msg.id), None)
         if row is None:
             return "not_found"
-        state = states.get(row.state, "running")
+        state = row.shown()
         if isinstance(msg, TerminateChild):
             yield from self.end(row)
             if self.is_simple and row in self.rows:
@@ -238,7 +252,7 @@ class SlowSupervisor:
             self.rows.remove(row)
             return row.id, "stopped"
         assert isinstance(msg, RestartChild)
-        return (row.id, "running") if (yield from self.start(row)) else "failed"
+        return (row.id, row.shown()) if (yield from self.start(row)) else "failed"
 
     def start_child(self, msg: StartChild) -> Blocking:
         spec = msg.spec
@@ -246,8 +260,7 @@ class SlowSupervisor:
             return "not_understood"
         for row in self.rows:
             if spec is not None and row.id == spec.id:
-                states = {"stopped": "already_present", "waiting": "restarting"}
-                return states.get(row.state, "running")
+                return "already_present" if row.state == "stopped" else row.shown()
         if len(self.rows) >= self.children_max:
             return "full"
         if spec is None:
@@ -257,6 +270,6 @@ class SlowSupervisor:
             row = Row(spec.id, spec)
         self.rows.append(row)
         if (yield from self.start(row)):
-            return row.id, "running"
+            return row.id, row.shown()
         self.rows.remove(row)
         return "failed"

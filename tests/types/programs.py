@@ -9,7 +9,19 @@ import dataclasses
 from collections.abc import Iterator
 
 import rabble
-from rabble import CorrelationId, Envelope, Node, Output, Pid, Process, Request, Timeout
+from rabble import (
+    ChildSpec,
+    CorrelationId,
+    Envelope,
+    Node,
+    Output,
+    Pid,
+    Process,
+    Request,
+    Service,
+    ServiceHandler,
+    Timeout,
+)
 
 
 @rabble.message
@@ -30,6 +42,23 @@ class GetPrice(Request[Price]):
 
 
 # Right.
+
+
+class Printer(ServiceHandler):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def handle_envelope(self, envelope: Envelope, service: Service) -> Output:
+        return Envelope(service.pid, self.name)
+
+
+def children() -> list[ChildSpec]:
+    """A process, a service, and what another node exports."""
+    return [
+        ChildSpec("till", Till),
+        ChildSpec("printer", Printer, ("one",), service=True),
+        ChildSpec("far", "till", node="host@10.0.0.7:4370"),
+    ]
 
 
 class Till(Process[Sell | GetPrice | Timeout]):
@@ -146,6 +175,7 @@ async def awaits_something_else(node: Node, till: Pid) -> object:
 
 def sends_to_a_name(node: Node) -> None:
     node.send("till", 1)  # mypy: arg-type # pyright: reportArgumentType
+    ChildSpec("price", Price)  # mypy: arg-type # pyright: reportArgumentType
     node.spawn(Sell("apple", 1), "till")  # mypy: arg-type # pyright: reportArgumentType
 
 

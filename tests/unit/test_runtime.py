@@ -258,13 +258,17 @@ def test_a_forked_child_writes_into_nothing_that_it_shares(runtime: LocalRuntime
     assert executor.posted == executor.dead == []
 
 
-def test_a_pid_is_given_back_to_an_executor_that_runs(runtime: LocalRuntime) -> None:
+def test_a_pid_is_given_back_until_the_executor_has_ended(runtime: LocalRuntime) -> None:
     executor: Any = runtime.executor
     inbox = Inbox(1)
     runtime.discard(ONE, inbox, DownReason("stopped"))
     executor.request_stop(0.0)
-    runtime.discard(Pid("two", BARE), inbox, DownReason("stopped"))
-    assert executor.discarded == [ONE]
+    # While it drains somebody may wait for that end.
+    two = Pid("two", BARE)
+    runtime.discard(two, inbox, DownReason("stopped"))
+    runtime.ending = True
+    runtime.discard(Pid("three", BARE), inbox, DownReason("stopped"))
+    assert executor.discarded == [ONE, two]
 
 
 # Who may be asked what.

@@ -40,6 +40,12 @@ cdef class MessageHandler:
     cdef bint is_own(self, object msg) noexcept
     # A reply to what a process asked, or why none comes.
     cdef int end_ask(self, Asked asked, Envelope envelope) except -1
+    # What was begun just now is owned, by a process of whatever node; or is not there.
+    cdef int own(self, Pid pid, Pid owner) except -1
+    # End what is owned so, in order: False if `pid` is not. Of the class `told` it is sent `msg`.
+    cdef bint end_owned(
+        self, Pid pid, Pid owner, object reason, object told, object msg
+    ) except -1
     # A connection has come to its end, which the executor notices between two deliveries.
     cdef int disconnect(self, Connection connection) except -1
 

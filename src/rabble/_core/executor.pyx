@@ -116,6 +116,14 @@ cdef class MessageHandler:
     cdef int end_ask(self, Asked asked, Envelope envelope) except -1:
         raise TypeError("this executor was given no handler of what processes ask")
 
+    cdef int own(self, Pid pid, Pid owner) except -1:
+        raise TypeError("this executor was given no handler of what is owned")
+
+    cdef bint end_owned(
+        self, Pid pid, Pid owner, object reason, object told, object msg
+    ) except -1:
+        raise TypeError("this executor was given no handler of what is owned")
+
     cdef int disconnect(self, Connection connection) except -1:
         raise TypeError("this executor was given no handler of the end of connections")
 
@@ -439,6 +447,21 @@ cdef class Executor:
             # The next in the queue: what who asked for it sends itself from now on comes after it.
             self.run_queue.append(request)
         return ADDED
+
+    def own(self, Pid pid not None, Pid owner not None):
+        """Have what was added just now owned, as by a `Spawn`. In the executor's thread.
+
+        :param owner: a process of this node or another. If it has ended, so does `pid`.
+        """
+        self.system_messages.own(pid, owner)
+
+    def end_owned(self, Pid pid not None, Pid owner not None, reason, told=None, msg=None):
+        """End, in order, what is owned so. In the executor's thread.
+
+        :param told: a class whose processes are sent `msg` instead, and end by themselves.
+        :returns: whether `owner` owns it.
+        """
+        return self.system_messages.end_owned(pid, owner, reason, told, msg)
 
     def add_inbox(self, Pid pid not None, Inbox inbox not None):
         """Add a service or mailbox whose envelopes go into `inbox`. False if the pid is taken."""

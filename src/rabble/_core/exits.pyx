@@ -145,11 +145,11 @@ cdef int exit_by(
     Executor executor, Entry entry, Link link, Pid pid, object reason, uint64_t life
 ) except -1:
     """One that was linked with `pid` is ended, or told."""
-    if entry.kind == INBOX:
+    if entry.kind == INBOX and not link.is_owned:
         if not link.is_asked_for:
             return 0
-    elif not entry.traps_exits:
-        if reason.kind == "stopped":
+    elif link.is_owned or not entry.traps_exits:
+        if reason.kind == "stopped" and not link.is_owned:
             return 0
         reason = passed_on(pid, reason)
         if (<quiet_stop><void*>stop)(executor, entry, reason) < 0:

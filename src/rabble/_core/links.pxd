@@ -19,6 +19,7 @@ cdef class Link:
     cdef size_t exiting            # how many Exitings for it stand in the run queue
     cdef bint is_cut               # it was taken back: these concern nobody any more
     cdef bint is_asked_for         # who has this end asked for it
+    cdef bint is_owned             # who has this end may not outlive the other one
     # Of a link that crosses a connection.
     cdef bint is_counted           # the peer began it, and is counted for it
     cdef uint64_t first            # reference of the oldest LINK sent that no EXIT has answered ...
@@ -39,6 +40,11 @@ cdef class Exiting:
 # Whether it can have links: a process or a service can.
 cdef bint may_link(Entry entry) noexcept
 
+# Whoever has `entry` is owned by `pid`, with which it is linked.
+cdef int owned_by(Entry entry, Pid pid) except -1
+
+# The end that `entry` has of its link with `pid`, or None.
+cdef Link find_link(Entry entry, Pid pid)
 # What a process asks. `add_link` leaves everything as it was unless it returns LINKED.
 cdef LinkStatus add_link(Monitors monitors, Entry entry, Pid pid) except? NO_ROOM
 cdef int remove_link(Monitors monitors, Entry entry, Pid pid) except -1

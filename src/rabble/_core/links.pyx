@@ -83,6 +83,13 @@ cdef void activate(Link link) noexcept:
     link.first = link.latest = link.theirs = 0
 
 
+cdef int owned_by(Entry entry, Pid pid) except -1:
+    # For as long as there is this end: what an owner's end has queued concerns it still when it is
+    # linked with the owner's successor.
+    end_for(entry, pid).is_owned = True
+    return 0
+
+
 cdef int leave_connection(Connection connection, Link link) except -1:
     if connection is not None and connection.links.pop(link, None) is not None:
         if link.is_counted:
@@ -161,6 +168,10 @@ cdef int remove_link(Monitors monitors, Entry entry, Pid pid) except -1:
     cdef Link theirs
     if link is None:
         return 0
+    if link.is_owned:
+        raise ValueError(
+            f"Unlink: {entry.pid} is owned by {pid}, which alone can end this link"
+        )
     if link.is_active:
         found = monitors.table.find(pid)
         if found is not NULL:
@@ -267,7 +278,10 @@ cdef list exits_of(Monitors monitors, Pid executor, Entry entry, object reason):
     cdef Exiting exiting
     cdef Link link
     cdef list envelopes = []
-    for link in list(entry.rare.links.values()):
+    cdef list links = list(entry.rare.links.values())
+    # Of those that it has spawned the last one ends first.
+    links.reverse()
+    for link in links:
         if not link.is_active:
             continue
         exiting = Exiting.__new__(Exiting)

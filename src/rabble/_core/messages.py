@@ -95,9 +95,9 @@ class CancelTimer:
 class Spawn:
     """Asks for a process. The answer comes only if it fails: `SpawnFailed`.
 
-    With `link` or `monitor` it is linked or monitored from its first moment on, and one that could
-    not be spawned is not. A process that has ended before its `Spawn` with `link` was handled is
-    not outlived: nothing is spawned then.
+    With `link`, `monitor` or `owned` it is linked, monitored or owned from its first moment on, and
+    one that could not be spawned is not. A process that has ended before its `Spawn` with `link` or
+    `owned` was handled is not outlived: nothing is spawned then.
     """
 
     #: A fresh instance; from now on it belongs to the node.
@@ -112,6 +112,10 @@ class Spawn:
     link: bool = False
     #: Whether who asks monitors it, as `Monitor` does.
     monitor: bool = False
+    #: Whether it may not outlive who asks: a link that ends it, in order, whatever the reason,
+    #: `stopped` too, and also if it traps exits. An `Unlink` of its own ends it; one of its owner
+    #: lets it go.
+    owned: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -159,8 +163,9 @@ class Link:
     A link ties two lives, whichever of them asked, and a second one of the same two is the same
     link. When one of them ends for any reason but `stopped`, so does the other one, in order and
     with that reason: its `terminate` is called, and its own links pass it on. One whose class has
-    `traps_exits` is sent an `Exit` instead, whatever the reason. Where there is nobody to be linked
-    with, who asked is ended so, or told: `no_process`, `disconnected` or `refused`.
+    `traps_exits` is sent an `Exit` instead, whatever the reason, unless it is owned (`Spawn`).
+    Where there is nobody to be linked with, who asked is ended so, or told: `no_process`,
+    `disconnected` or `refused`.
 
     A service is not ended: it is sent an `Exit` if it was the one that asked. To be linked with
     oneself is nothing.
@@ -506,6 +511,29 @@ class Lost:
     #: How many envelopes.
     count: int
 
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunService:
+    """Asks for a service of this node, which ends with its owner. It tells that when it is up."""
+
+    make: Any
+    name: str
+    group: str | None
+    owner: Pid
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EndService:
+    """Asks that such a service ends, after what it is doing now."""
+
+    pid: Pid
+    owner: Pid
+
+
+# The names in the reserved group of those that start what a supervisor cannot spawn: processes for
+# other nodes, and services.
+SPAWNER_NAME = "spawner"
+SERVICES_NAME = "services"
 
 # How the wire has them: the numbers of DOWN, EXIT and UNDELIVERED.
 DOWN_KINDS: Mapping[int, str] = {

@@ -20,7 +20,9 @@ cdef class SystemMessages(MessageHandler):
     cdef int cancel_timer(self, object request, Envelope envelope) except -1
     cdef int spawn(self, object request, Envelope envelope) except -1
     # Of a process that was spawned just now.
-    cdef int bind(self, Entry asker, Pid pid, bint link, bint monitor) except -1
+    cdef int bind(
+        self, Entry asker, Pid pid, bint link, bint monitor, bint owned
+    ) except -1
     cdef int stop(self, object request) except -1
     cdef int monitor(self, object request, Envelope envelope) except -1
     cdef int demonitor(self, object request, Envelope envelope) except -1

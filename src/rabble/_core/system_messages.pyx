@@ -27,7 +27,8 @@ from rabble._core.exits cimport begin_link, check_linking, handle_exiting
 from rabble._core.failure cimport what_failed
 from rabble._core.frame_decoder cimport PeerEvent
 from rabble._core.ids cimport CorrelationId, Pid, same_node
-from rabble._core.links cimport Exiting, remove_link
+from rabble._core.links cimport Exiting, find_link, owned_by, remove_link
+from rabble._core.links cimport Link as LinkEnd
 from rabble._core.monitors cimport MONITORED, NO_PROCESS, MonitorStatus
 from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
 from rabble._core.connection cimport Connection
@@ -79,6 +80,13 @@ cdef extern from *:
         (Py_TYPE(key)->tp_hash == NULL || Py_TYPE(key)->tp_hash == PyObject_HashNotImplemented)
     """
     bint RABBLE_IS_UNHASHABLE(object key) noexcept
+
+cdef extern from *:
+    """
+    #define RABBLE_IS_A(value, cls) PyObject_TypeCheck(value, (PyTypeObject *)(cls))
+    """
+    # By the layout itself: `isinstance` believes what an object says of its class.
+    bint RABBLE_IS_A(object value, object cls) noexcept
 
 # In the order of `SystemMessages.classes`: first what the runtime sends itself.
 cdef enum Message:
@@ -352,7 +360,8 @@ cdef class SystemMessages(MessageHandler):
         cdef Pid pid = Pid(request.name, self.executor.node, request.group)
         cdef object process = request.process
         cdef object mailbox_max = request.mailbox_max
-        cdef bint link = request.link
+        cdef bint owned = request.owned
+        cdef bint link = request.link or owned
         cdef bint monitor = request.monitor
         cdef Entry asker = None
         cdef str reason
@@ -383,7 +392,7 @@ cdef class SystemMessages(MessageHandler):
         elif added == ENDING:
             reason = "the node shuts down"
         else:
-            return 0 if asker is None else self.bind(asker, pid, link, monitor)
+            return 0 if asker is None else self.bind(asker, pid, link, monitor, owned)
         if envelope.sender is not None and not self.executor.backlog.is_stale(envelope.sender):
             self.executor.notifier.notify_pid(
                 envelope.sender,
@@ -392,13 +401,17 @@ cdef class SystemMessages(MessageHandler):
             )
         return 0
 
-    cdef int bind(self, Entry asker, Pid pid, bint link, bint monitor) except -1:
+    cdef int bind(
+        self, Entry asker, Pid pid, bint link, bint monitor, bint owned
+    ) except -1:
         """Link and monitor a process from its first moment on; else it has none."""
         cdef Entry child = <Entry>self.executor.table.find(pid)
         cdef bint is_bound = False
         try:
             if link:
                 begin_link(self.executor, asker, pid)
+            if owned:
+                owned_by(child, asker.pid)
             if monitor:
                 self.executor.monitors.add(asker, pid)
             is_bound = True
@@ -407,6 +420,38 @@ cdef class SystemMessages(MessageHandler):
                 # It has not begun, so nobody has anything to be told.
                 self.executor.lives.detach(child)
         return 0
+
+    cdef int own(self, Pid pid, Pid owner) except -1:
+        cdef PyObject* found = self.executor.table.find(pid)
+        cdef Entry child
+        cdef bint is_owned = False
+        if found is NULL:
+            return 0
+        child = <Entry>found
+        try:
+            begin_link(self.executor, child, owner)
+            owned_by(child, owner)
+            is_owned = True
+        finally:
+            if not is_owned:
+                self.executor.lives.detach(child)
+        return 0
+
+    cdef bint end_owned(
+        self, Pid pid, Pid owner, object reason, object told, object msg
+    ) except -1:
+        cdef PyObject* found = self.executor.table.find(pid)
+        cdef LinkEnd link = None if found is NULL else find_link(<Entry>found, owner)
+        cdef Entry entry
+        if link is None or not link.is_owned:
+            return False
+        # Held: the table's may be the only other reference.
+        entry = <Entry>found
+        if told is not None and RABBLE_IS_A(entry.target, told):
+            self.executor.notifier.notify(entry, msg)
+        else:
+            self.executor.stop(entry, reason)
+        return True
 
     cdef int stop(self, object request) except -1:
         cdef Pid pid = pid_in(request)

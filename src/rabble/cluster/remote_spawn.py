@@ -3,6 +3,11 @@
 A request is a list, `["spawn", exported, arguments, name, group]`, to the pid `spawner` of the
 node; the answer is `["spawned", pid]` or `["refused", text]`, with its correlation id. Only
 what the node exported itself can be made: nothing is imported or found by a name from the wire.
+
+With a sixth element, the pid of a process of the node that asks, that process owns what is spawned:
+it ends when its owner ends or is cut off, what an earlier life of the owner left under that name
+gives way, and the answer comes when its `init` has run. `["end", name, group, owner, reason]` ends
+in order what is owned so; there is no answer but the exit.
 """
 
 from __future__ import annotations
@@ -18,7 +23,8 @@ from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.texts import bounded_repr
 from rabble.addresses import RESERVED_GROUP, SPAWNER_NAME
 from rabble.errors import NameTaken, NodeStopped, SpawnRefused
-from rabble.messages import DeadLetterReason
+from rabble.families.supervisor import Supervisor
+from rabble.messages import DeadLetterReason, DownReason, Shutdown
 from rabble.reports import Reporter
 from rabble.texts import TEXT_CHARS_MAX, cut, described
 
@@ -77,9 +83,17 @@ class Exports:
             if sender is None:
                 self._executor.undeliverable(envelope, DeadLetterReason.REFUSED)
             return
+        if self._end(envelope.msg, sender.node):
+            return
         answer: list[Any]
         try:
-            answer = ["spawned", self._spawn(envelope.msg)]
+            answer = self._begun(envelope.msg) or self._spawn(envelope.msg, sender.node)
+            if answer[0] == "began":
+                # Its `init` stands before this in the inbox.
+                after = Envelope(self.pid, answer, sender, envelope.correlation_id)
+                if self._executor.post(after):
+                    return
+                raise SpawnRefused(f"{self.pid.node} shuts down")
         except SpawnRefused as error:
             answer = ["refused", str(error)]
         except Interrupted:
@@ -93,8 +107,43 @@ class Exports:
         if not self._executor.post(reply):
             self._executor.undeliverable(reply, DeadLetterReason.NODE_SHUTDOWN)
 
-    def _spawn(self, msg: Any) -> Pid:
-        exported, arguments, name, group = checked(msg)
+    def _end(self, msg: Any, asker: NodeId) -> bool:
+        """Whether that is what was asked for."""
+        match msg:
+            case ["end", str(name), None | str() as group, Pid() as owner, str(why)]:
+                pass
+            case _:
+                return False
+        try:
+            pid = Pid(name, self.pid.node, group)
+        except (TypeError, ValueError):
+            return True
+        if owner.node == asker:
+            reason = DownReason("shutdown", cut(why))
+            # A supervisor ends its children first.
+            self._executor.end_owned(pid, owner, reason, Supervisor, Shutdown(reason.detail))
+        return True
+
+    def _begun(self, msg: Any) -> list[Any] | None:
+        """Of what is owned it is said when its `init` has run."""
+        match msg:
+            case ["began", str(name), None | str() as group, int(life)]:
+                pass
+            case _:
+                return None
+        try:
+            pid = Pid(name, self.pid.node, group)
+        except (TypeError, ValueError) as error:
+            raise SpawnRefused(cut(str(error))) from None
+        entry = self._executor.table.get(pid)
+        if entry is None or entry.life != life:
+            raise SpawnRefused(f"{pid} has ended already; the log of {pid.node} says why")
+        return ["spawned", pid]
+
+    def _spawn(self, msg: Any, asker: NodeId) -> list[Any]:
+        exported, arguments, name, group, owner = checked(msg)
+        if owner is not None and owner.node != asker:
+            raise SpawnRefused(cut(f"{owner} is no process of {asker}, which asked"))
         export = self._exports.get(exported)
         if export is None:
             raise SpawnRefused(cut(f"{self.pid.node} exports no {exported!r}"))
@@ -117,8 +166,16 @@ class Exports:
             room = TEXT_CHARS_MAX - WHERE_CHARS_MAX - 3
             said = cut(f"making {exported!r} raised {text}", room)
             raise SpawnRefused(f"{said} ({where})") from None
+        if owner is not None:
+            left = DownReason("shutdown", "its owner has begun anew")
+            self._executor.end_owned(pid, owner, left)
         try:
-            return self._executor.spawn(process, name, group=group)
+            self._executor.spawn(process, name, group=group)
+            if owner is None:
+                return ["spawned", pid]
+            self._executor.own(pid, owner)
+            entry = self._executor.table.get(pid)
+            return ["began", name, group, 0 if entry is None else entry.life]
         except NameTaken:
             raise SpawnRefused(f"the name is taken: {pid}") from None
         except NodeStopped:
@@ -149,14 +206,23 @@ class Export:
         return None
 
 
-def checked(msg: Any) -> tuple[str, list[Any], str, str | None]:
+def checked(msg: Any) -> tuple[str, list[Any], str, str | None, Pid | None]:
     """The parts of a request; `SpawnRefused` if it is none."""
     match msg:
         case ["spawn", str(exported), list(arguments), str(name), None | str() as group]:
-            return exported, arguments, name, group
+            return exported, arguments, name, group, None
+        case [
+            "spawn",
+            str(exported),
+            list(arguments),
+            str(name),
+            None | str() as group,
+            Pid() as owner,
+        ]:
+            return exported, arguments, name, group, owner
     raise SpawnRefused(
-        "a request is a list: 'spawn', what is exported, a list of arguments, a name, and a group "
-        "or None"
+        "a request is a list: 'spawn', what is exported, a list of arguments, a name, a group or "
+        "None, and perhaps the pid of an owner"
     )
 
 

@@ -53,15 +53,23 @@ class Child:
     """A child: its spec, and where it stands."""
 
     __slots__ = (
-        "args", "id", "is_supervisor", "number", "pid", "restarts", "since", "spec", "state"
+        "args", "id", "is_away", "is_supervisor", "number", "pid", "restarts", "shown", "since",
+        "spec", "state",
     )  # fmt: skip
 
-    def __init__(self, id: str, spec: ChildSpec, args: tuple[Any, ...], pid: Pid) -> None:
+    def __init__(
+        self, id: str, spec: ChildSpec, args: tuple[Any, ...], pid: Pid, shown: Pid
+    ) -> None:
         self.id = id
         self.spec = spec
         #: What its `start` is called with.
         self.args = args
+        #: Of its process on this node: itself, or its stand-in.
         self.pid = pid
+        #: Its own.
+        self.shown = shown
+        #: Whether it runs as its stand-in alone, since its node is not there.
+        self.is_away = False
         #: Whether it is a supervisor, as far as is known: whoever starts it says so.
         self.is_supervisor = False
         self.state = State.STOPPED

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from rabble._core.ids import RESERVED_GROUP, NodeId, Pid
 from rabble._core.texts import bounded_repr
@@ -32,6 +32,8 @@ __all__ = [
 #: What a mailbox may be limited to, and a timer be set to.
 MAILBOX_MAX = 2**31 - 1
 TIMER_MS_MAX = 366 * 24 * 3_600_000
+#: How long a child may take to end that is no process of its supervisor's node.
+SHUTDOWN_MS = 5_000
 #: Names are checked the same on every node.
 ANY_NODE = NodeId("any", "localhost:1")
 
@@ -97,9 +99,15 @@ class Backoff:
         return min(self.first_ms * 2.0 ** min(restarts - 1, 64), self.most_ms) / 1000
 
 
+class Handler(Protocol):
+    """A `ServiceHandler`, which stands above the families."""
+
+    def handle_envelope(self, envelope: Any, service: Any, /) -> Any: ...
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """What a supervisor has to know of a child.
+    """What a supervisor has to know of a child: a process, a service, or a process elsewhere.
 
     :raises TypeError, ValueError: if a field is none of those allowed; it says which.
     """
@@ -107,22 +115,29 @@ class ChildSpec:
     #: Names the child among those of its supervisor, and if it has no `name` the process, too.
     id: str
     #: Makes a fresh process: a class, say. Called at each start, in the executor's thread; a
-    #: `Supervisor` that it makes is a supervisor below this one.
-    start: Callable[..., Process]
+    #: `Supervisor` that it makes is a supervisor below this one. With `service` it makes a
+    #: `ServiceHandler`, in that service's thread. With `node` it is the name under which that node
+    #: exports what makes it.
+    start: Callable[..., Process] | Callable[..., Handler] | str
     #: What `start` is called with.
     args: tuple[Any, ...] = ()
     #: When it is restarted.
     restart: Restart = Restart.PERMANENT
     #: Of a child that is a supervisor, and has children to end: milliseconds that it has for that
     #: before it is stopped. 0: it is stopped at once. `math.inf`, and `None`: as long as it takes.
-    #: Any other child is stopped at once.
+    #: Of a service and a process of another node the same, but `None` is 5,000; such a child is
+    #: then taken to have ended. Any other child is stopped at once.
     shutdown_ms: float | None = None
     #: The name of its pid; `None`: the `id`. Of a simple supervisor a number follows.
     name: str | None = None
     #: The group of its pid; `None`: that of the supervisor.
     group: str | None = None
-    #: How many envelopes may wait for it; `None` is without limit.
+    #: How many envelopes may wait for it; `None` is without limit. Of a process of this node.
     mailbox_max: int | None = None
+    #: Whether it is a service: a thread, which this node registers.
+    service: bool = False
+    #: The node that it is to run on, a `NodeId` or its text; `None`: that of the supervisor.
+    node: NodeId | str | None = None
 
     def __post_init__(self) -> None:
         what = "ChildSpec"
@@ -131,11 +146,19 @@ class ChildSpec:
             Pid(name, ANY_NODE, self.group)
         if self.group == RESERVED_GROUP:
             raise ValueError(f"{what}: the group {self.group!r} is for the node's own services")
-        if not callable(self.start):
+        if type(self.service) is not bool:
+            raise TypeError(
+                f"{what}: service must be a bool, not {bounded_repr(self.service, 200)}"
+            )
+        if self.node is not None:
+            self._check_elsewhere(what)
+        elif not callable(self.start):
             raise TypeError(
                 f"{what}: start must be a Process class or a function that makes one, "
                 f"not {bounded_repr(self.start, 200)}"
             )
+        if self.mailbox_max is not None and self.has_stand_in:
+            raise ValueError(f"{what}: mailbox_max is for processes of the supervisor's node")
         if type(self.args) is not tuple:
             raise TypeError(f"{what}: args must be a tuple, not {bounded_repr(self.args, 200)}")
         # Text as of a configuration will do.
@@ -154,6 +177,27 @@ class ChildSpec:
                 f"{what}: mailbox_max must be 1 to {MAILBOX_MAX}, or None, "
                 f"not {bounded_repr(self.mailbox_max, 200)}"
             )
+
+    def _check_elsewhere(self, what: str) -> None:
+        if type(self.node) is str:
+            object.__setattr__(self, "node", NodeId.parse(self.node))
+        if type(self.node) is not NodeId:
+            raise TypeError(
+                f"{what}: node must be a NodeId or its text, not {bounded_repr(self.node, 200)}"
+            )
+        if self.service:
+            raise ValueError(f"{what}: a service is one of the supervisor's node, so node is None")
+        if type(self.start) is not str:
+            raise TypeError(
+                f"{what}: start must be the name under which {self.node} exports it, "
+                f"not {bounded_repr(self.start, 200)}"
+            )
+        Pid(self.start, ANY_NODE)
+
+    @property
+    def has_stand_in(self) -> bool:
+        """Whether it is no process of its supervisor's node."""
+        return self.service or self.node is not None
 
 
 # What a supervisor is asked. Each is answered, with what its docstring says or a `ChildError`.
@@ -222,7 +266,7 @@ class ChildInfo:
     id: str
     #: Its pid, whether it runs or not.
     pid: Pid
-    #: `running`; `restarting`: its restart is waited for; or `stopped`.
+    #: `running`; `restarting`: its restart is waited for, or its node; or `stopped`.
     state: str
     #: Whether it is a supervisor, as it was at its last start.
     is_supervisor: bool

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rabble._core.ids import Pid
+from rabble._core.ids import NodeId, Pid
 from rabble._core.messages import DownReason
 from rabble._core.texts import type_name
 from rabble.families.actions import (
@@ -180,7 +180,12 @@ class Supervision:
     def _child(self, id: str, spec: ChildSpec, args: tuple[Any, ...], suffix: str = "") -> Child:
         name = (spec.id if spec.name is None else spec.name) + suffix
         group = self._pid.group if spec.group is None else spec.group
-        return Child(id, spec, args, Pid(name, self._pid.node, group))
+        here = self._pid.node
+        shown = Pid(name, spec.node if isinstance(spec.node, NodeId) else here, group)
+        pid = shown
+        if spec.has_stand_in:
+            pid = Pid(f"{id} of {self._pid.name}", here, self._pid.group)
+        return Child(id, spec, args, pid, shown)
 
     def _add(self, child: Child) -> None:
         self.children[child.id] = self.pids[child.pid] = child
@@ -206,6 +211,18 @@ class Supervision:
             if operation is not None and operation.current is child:
                 operation.current = None
         return self._go_on(now)
+
+    def away(self, child: Child, number: int, now: float) -> list[Action]:
+        """The node of a child is not there: it is waited for, and nobody waits with it."""
+        if child.number == number and child.state in (State.STARTING, State.RUNNING):
+            child.is_away = True
+        return self.started(child, number, now)
+
+    def arrived(self, child: Child, number: int, now: float) -> list[Action]:
+        """A child that may have been away is up."""
+        if child.number == number:
+            child.is_away = False
+        return self.started(child, number, now)
 
     def failed(self, child: Child, number: int, why: str, now: float) -> list[Action]:
         """A child could not be started: there is no process."""
@@ -274,6 +291,7 @@ class Supervision:
 
     def _start(self, operation: Operation, child: Child) -> None:
         child.number += 1
+        child.is_away = False
         child.state = State.STARTING
         operation.current = child
         self._actions.append(Start(child))
@@ -514,9 +532,9 @@ class Supervision:
         state = "running"
         if child.state is State.STOPPED:
             state = "stopped"
-        elif child.state is State.WAITING:
+        elif child.state is State.WAITING or child.is_away:
             state = "restarting"
-        return ChildInfo(child.id, child.pid, state, child.is_supervisor)
+        return ChildInfo(child.id, child.shown, state, child.is_supervisor)
 
     def _counts(self) -> ChildCounts:
         children = self.children.values()

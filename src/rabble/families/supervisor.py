@@ -12,9 +12,9 @@ from rabble._core.errors import Interrupted
 from rabble._core.ids import CorrelationId, Pid
 from rabble._core.messages import (
     CancelTimer,
-    Demonitor,
     Down,
     DownReason,
+    Exit,
     Monitor,
     Shutdown,
     Spawn,
@@ -38,6 +38,7 @@ from rabble.families.actions import (
     Wait,
 )
 from rabble.families.children import (
+    SHUTDOWN_MS,
     Backoff,
     ChildCounts,
     ChildError,
@@ -47,9 +48,9 @@ from rabble.families.children import (
     class_of,
     milliseconds,
 )
+from rabble.families.stand_ins import Note, StandIn, stand_in_of
 from rabble.families.supervision import Supervision
 from rabble.process import Output, Process
-from rabble.registry import message
 from rabble.texts import cut, described
 
 __all__ = ["Supervisor"]
@@ -65,23 +66,8 @@ ANSWERS = (ChildCounts, ChildError, ChildInfo, tuple)
 
 #: What a note becomes when it is sent on: so what the executor has to say comes first. When
 #: `spawned` comes a child's `init` is the next in the queue, or `SpawnFailed` is. At `initialised`
-#: `init` has run, and if it raised, `Down` is the next. `refused` follows a `Demonitor`: when it
-#: comes that has been done, and whatever `Down` was under way comes before `failed`.
-HOPS = {"spawned": "initialised", "initialised": "up", "refused": "failed"}
-
-
-@message(name="rabble.supervisor.Note")
-class Note:
-    """What a supervisor tells itself, and one that is a child the one above it."""
-
-    #: One of `HOPS`, or `finish`.
-    what: str
-    #: Which child.
-    id: str = ""
-    #: Which start of it.
-    number: int = 0
-    #: Why, as text for people.
-    text: str = ""
+#: `init` has run, and if it raised, its `Exit` is the next.
+HOPS = {"spawned": "initialised", "initialised": "up"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,8 +79,12 @@ class Alarm:
     number: int
 
 
-def process_in(made: object) -> Process:
-    """What `start` of a child has made. `TypeError` if it is no process."""
+def made_for(child: Child) -> Process:
+    """A fresh process for a child: that, or its stand-in. `TypeError` if `start` makes none."""
+    spec, start = child.spec, child.spec.start
+    if spec.has_stand_in or isinstance(start, str):
+        return stand_in_of(spec, child.args, child.shown)
+    made: object = start(*child.args)
     if not isinstance(made, Process) or not issubclass(class_of(made), Process):
         raise TypeError(f"start must make a Process, and it made {bounded_repr(made, 200)}")
     return made
@@ -107,7 +97,9 @@ class Supervisor(Process):
     the one before is up, and ended in the reverse order. `StartChild`, `TerminateChild`,
     `RestartChild`, `DeleteChild`, `WhichChildren` and `CountChildren` are its requests. It ends in
     order when it is sent `Shutdown`, as at the end of its node, and abnormally when it
-    restarted too often or a child of the beginning did not start; its children always end first.
+    restarted too often or a child of the beginning did not start; its children end first then.
+    They are owned by it (`Spawn`), so none outlives it, however it ends. The end of another process
+    that it is linked with ends it in order, unless that is `stopped`.
 
     :param children: those of the beginning, in the order of their start; of a simple supervisor the
         one that its children are made from.
@@ -123,12 +115,13 @@ class Supervisor(Process):
     :raises TypeError, ValueError: if one of them is none of those allowed; it says which.
     """
 
+    #: So it is told of its children's ends, and not ended by them.
+    traps_exits = True
+
     __slots__ = (
         "_above",
         "_deadlines",
-        "_failure",
         "_given",
-        "_refused",
         "_supervision",
         "_unsure",
     )
@@ -155,9 +148,9 @@ class Supervisor(Process):
         known: set[object] = set()
         for spec in specs:
             name = spec.id if spec.name is None else spec.name
-            if spec.id in known or (spec.group, name) in known:
+            if spec.id in known or (spec.node, spec.group, name) in known:
                 raise ValueError(f"Supervisor: two children have the id or name of {spec.id!r}")
-            known |= {spec.id, (spec.group, name)}
+            known |= {spec.id, (spec.node, spec.group, name)}
         strategy = Strategy(strategy)
         if strategy is Strategy.SIMPLE_ONE_FOR_ONE and len(specs) != 1:
             raise ValueError(
@@ -192,10 +185,6 @@ class Supervisor(Process):
         #: The ids of children of which it is not known yet whether there is a process, each with
         #: the reason to end it for as soon as that is known.
         self._unsure: dict[str, str | None] = {}
-        #: Those of them whose process the executor did not take.
-        self._refused: set[str] = set()
-        #: What it raised, until its children are told to end.
-        self._failure: BaseException | None = None
 
     def init(self) -> Output:
         strategy, specs, intensity, period_ms, backoff, children_max, requests_max = self._given
@@ -217,25 +206,10 @@ class Supervisor(Process):
         return out
 
     def receive(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
-        if self._failure is not None:
-            # Whoever asks meanwhile is told of the crash.
-            if type(msg) is Note and msg.what == "finish" and sender == self.pid:
-                raise self._failure
-            return None
-        try:
-            return self._handle(msg, sender, correlation_id)
-        except (Interrupted, SupervisorFailed):
-            raise
-        except BaseException as error:
-            # No child may outlive it: its crash has to wait until they are told to end.
-            self._failure = error
-            return [*self._stop_all("its supervisor crashed"), Envelope(self.pid, Note("finish"))]
-
-    def _handle(self, msg: Any, sender: Pid | None, correlation_id: CorrelationId | None) -> Output:
         supervision = self._supervision
         cls = class_of(msg)
-        if cls is Down:
-            return self._down(msg)
+        if cls is Exit:
+            return self._exit(msg)
         if cls is Note:
             return self._note(msg, sender)
         if cls is SpawnFailed:
@@ -247,6 +221,9 @@ class Supervisor(Process):
             if msg.is_overdue:
                 return self._act(supervision.overdue(child, msg.number, self.now))
             return self._act(supervision.due(child, msg.number, self.now))
+        if cls is Down:
+            # Of what a subclass monitors. It is the executor's word, and asks nothing.
+            return None
         if cls is Shutdown:
             return self._act(supervision.end(DownReason("shutdown", msg.reason), self.now))
         if any(cls is each for each in ANSWERS):
@@ -257,38 +234,43 @@ class Supervisor(Process):
 
     def terminate(self, reason: DownReason) -> Output:
         # It was stopped, or its node has no more time: its children go with it.
-        return self._stop_all(reason.detail)
-
-    def _stop_all(self, reason: str) -> list[Envelope]:
         children = reversed(self._supervision.children.values())
-        return [self._stop(child, reason) for child in children if child.state in ALIVE]
+        return [self._stop(child, reason.detail) for child in children if child.state in ALIVE]
 
-    def _down(self, msg: Down) -> Output:
-        child = self._supervision.pids.get(msg.pid)
-        # no_process: it was never there, of which SpawnFailed has told.
-        if child is None or msg.reason.kind == "no_process":
+    def _exit(self, msg: Exit) -> Output:
+        pid, reason = msg.pid, msg.reason
+        child = self._supervision.pids.get(pid)
+        if child is None:
+            return self._end_with(pid, reason)
+        # no_process: somebody asked for another link with it.
+        if reason.kind == "no_process":
             return None
-        self._settle(child)
-        out = self._act(self._supervision.down(child, msg.reason, self.now))
+        self._unsure.pop(child.id, None)
+        out = self._act(self._supervision.down(child, reason, self.now))
         if child.id in self._deadlines:
             self._deadlines.discard(child.id)
             out.append(Envelope(self.executor, CancelTimer(("overdue", child.id))))
         return out
 
+    def _end_with(self, pid: Pid, reason: DownReason) -> Output:
+        """Somebody else has ended that it is linked with: as if it did not trap exits."""
+        if reason.kind == "stopped":
+            return None
+        if reason.kind != "shutdown":
+            reason = DownReason("crashed", cut(f"linked with {pid}: {reason.kind} {reason.detail}"))
+        return self._act(self._supervision.end(reason, self.now))
+
     def _spawn_failed(self, msg: SpawnFailed) -> Output:
+        # Whoever has that name is none of this supervisor's, and not linked with it.
         child = self._supervision.pids.get(msg.pid)
         if child is None or child.id not in self._unsure:
             return None
-        # Whoever has that name is none of this supervisor's, and what is told of its end must not
-        # be taken for that of a child that is started after this one.
-        self._refused.add(child.id)
-        note = Note("refused", child.id, child.number, msg.reason)
-        return [Envelope(self.executor, Demonitor(msg.pid)), Envelope(self.pid, note)]
+        return self._failed(child, msg.reason)
 
-    def _settle(self, child: Child) -> None:
+    def _failed(self, child: Child, text: str) -> Output:
         """It is known that there is no process of a child."""
         self._unsure.pop(child.id, None)
-        self._refused.discard(child.id)
+        return self._act(self._supervision.failed(child, child.number, text, self.now))
 
     def _note(self, msg: Note, sender: Pid | None) -> Output:
         supervision = self._supervision
@@ -297,19 +279,18 @@ class Supervisor(Process):
         child = supervision.children.get(msg.id)
         if child is None or child.number != msg.number or sender not in (self.pid, child.pid):
             return None
-        if child.id in self._refused and msg.what not in ("refused", "failed"):
-            return None
         if msg.what == "up":
-            return self._act(supervision.started(child, msg.number, self.now))
+            return self._act(supervision.arrived(child, msg.number, self.now))
+        if msg.what == "away":
+            return self._act(supervision.away(child, msg.number, self.now))
         if msg.what == "failed":
-            self._settle(child)
-            return self._act(supervision.failed(child, msg.number, msg.text, self.now))
+            return self._failed(child, msg.text)
         out: list[Envelope] = []
         if msg.what == "initialised":
             reason = self._unsure.pop(child.id, None)
             if reason is not None:
                 self._end(child, reason, out)
-            if child.is_supervisor:
+            if child.is_supervisor or child.spec.has_stand_in:
                 # It says itself when it is up.
                 return out
         out.append(Envelope(self.pid, Note(HOPS[msg.what], msg.id, msg.number, msg.text)))
@@ -346,7 +327,7 @@ class Supervisor(Process):
     def _start(self, child: Child, out: list[Envelope]) -> None:
         self._unsure[child.id] = None
         try:
-            process = process_in(child.spec.start(*child.args))
+            process = made_for(child)
             if isinstance(process, Supervisor) and hasattr(process, "_supervision"):
                 raise ValueError("start must make a new Supervisor, and this one has run before")
         except Interrupted:
@@ -359,10 +340,9 @@ class Supervisor(Process):
             return
         spec, pid = child.spec, child.pid
         child.is_supervisor = isinstance(process, Supervisor)
-        spawn = Spawn(process, pid.name, pid.group, spec.mailbox_max)
+        spawn = Spawn(process, pid.name, pid.group, spec.mailbox_max, owned=True)
         out.append(Envelope(self.executor, spawn))
-        out.append(Envelope(self.executor, Monitor(pid)))
-        if isinstance(process, Supervisor):
+        if isinstance(process, Supervisor | StandIn):
             # So it tells this one when it is up, and is ended by it.
             process._above = (self.pid, child.id, child.number)
         out.append(Envelope(self.pid, Note("spawned", child.id, child.number)))
@@ -373,7 +353,9 @@ class Supervisor(Process):
             self._unsure[child.id] = reason
             return
         shutdown_ms = child.spec.shutdown_ms
-        if shutdown_ms == 0 or not child.is_supervisor:
+        if child.spec.has_stand_in and shutdown_ms is None:
+            shutdown_ms = SHUTDOWN_MS
+        if shutdown_ms == 0 or not (child.is_supervisor or child.spec.has_stand_in):
             out.append(self._stop(child, reason))
             return
         out.append(Envelope(child.pid, Shutdown(reason)))

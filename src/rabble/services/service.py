@@ -251,6 +251,7 @@ class Service:
         inbox: Inbox,
         make_handler: Callable[[], ServiceHandler],
         on_crash: OnCrash,
+        begun: Envelope | None = None,
     ) -> None:
         self._runtime = runtime
         self.node = node
@@ -258,6 +259,8 @@ class Service:
         self._inbox = inbox
         self._make_handler = make_handler
         self._on_crash = on_crash
+        #: Sent when the handler's `init` has returned.
+        self._announcement = begun
         self._restarts: list[float] = []
         self._selector: selectors.BaseSelector | None = None
         self._taken: collections.deque[Envelope] = collections.deque()
@@ -309,8 +312,8 @@ class Service:
 
     @property
     def idle(self) -> bool:
-        """Whether it sleeps, or has not begun, and nothing waits for it."""
-        return (self._sleeps or not self._begun) and not len(self._inbox)
+        """Whether it sleeps, or has not begun, nothing waits for it, and it is not about to end."""
+        return (self._sleeps or not self._begun) and not self._stopping and not len(self._inbox)
 
     def stop(self) -> None:
         """End the service after what it is doing now. Never blocks; idempotent."""
@@ -378,8 +381,9 @@ class Service:
         self._give_pid_back(self._reason)
 
     def _give_pid_back(self, reason: DownReason) -> None:
-        self._runtime.services.pop(self, None)
+        # In this order: as long as it is there the node that ends is not quiet.
         self._runtime.discard(self.pid, self._inbox, reason, self._crash)
+        self._runtime.services.pop(self, None)
 
     def _hand_back(self) -> None:
         self._taken.extend(self._inbox.take(len(self._inbox)))
@@ -429,6 +433,7 @@ class Service:
                 handler = self._make_handler()
                 try:
                     self._emit(handler.init(self))
+                    self._emit(self._announcement)
                     while not self._ends():
                         self._turn(handler, self._selector)
                 finally:
@@ -496,6 +501,12 @@ class Service:
             self._runtime.post_from_service(envelope)
 
 
+def is_owned(service: Service, pid: Pid, owner: Pid) -> bool:
+    """Whether it is the service of that pid which was started for `owner`."""
+    begun = service._announcement
+    return service.pid == pid and begun is not None and begun.to == owner
+
+
 def gathered(output: Output) -> Output:
     """All that a handler returns, of which none is sent yet: a generator runs to its end."""
     return output if output is None or isinstance(output, Envelope) else list(output)
@@ -508,17 +519,19 @@ def start_service(
     name: str,
     group: str | None,
     on_crash: OnCrash,
+    begun: Envelope | None = None,
 ) -> Service:
     """See `Node.register_service`.
 
     :param node: the `Node`, for the handler's use.
+    :param begun: what the service sends when its handler's `init` has returned.
     """
     runtime.check_usable()
     runtime.check_group(group)
     make_handler = checked_maker(handler, on_crash)
     inbox = Inbox(runtime.limits.service_inbox_envelopes_max)
     pid = Pid(name, runtime.node_id, group)
-    service = Service(runtime, node, pid, inbox, make_handler, on_crash)
+    service = Service(runtime, node, pid, inbox, make_handler, on_crash, begun)
     current = threading.get_ident()
     try:
         runtime.services[service] = service._wait_for_end

@@ -2,7 +2,8 @@
 
 life         token, pid, parent,  of a child: the token of its supervisor, and the how-manieth
              place                child of that it is; of a supervisor that is a child, too
-life_end     token, how           `shutdown` (in order), `gave_up`, `stopped` or `crashed`
+life_end     token, how           `shutdown` (in order), `gave_up`, `stopped`, `crashed`, or `fell`:
+                                  with its supervisor
 alive        by                   a child has done something
 family_gone  token                a supervisor ended, and whatever stood in the queue behind
                                   that has been handled
@@ -30,6 +31,9 @@ def check(record: Record) -> list[Violation]:
             if not above.lives_at(life.begin):
                 text = f"{life.token} began, and its supervisor {parent} had ended"
                 found.say(life.node, life.begin, text)
+            if life.how == "fell" and life.end is not None and above.lives_at(life.end):
+                text = f"{life.token} fell with {parent}, which lives"
+                found.say(life.node, life.end, text)
     for node, index, event in record.events("alive"):
         by = record.by(event)
         if not by.lives_at(index):
