@@ -41,6 +41,8 @@ CORPUS = Path(__file__).parent / "corpus"
 FOUND = Path("build", "fuzz")
 #: Of an input.
 BYTES_MAX = 4_096
+#: Seconds between two lines that say how far it is.
+SAY_S = 30.0
 
 
 def main() -> int:
@@ -110,6 +112,7 @@ def change_at_random(options: argparse.Namespace, last: mmap.mmap) -> int:
     # Changes add up: some of what was made is changed on.
     recent = deque(seeds, maxlen=2 * len(seeds) + 50)
     begun, runs, steps = time.monotonic(), 0, 0
+    said_at = begun
     while not ((runs and runs == options.runs) or (options.steps and steps >= options.steps)):
         if options.seconds and time.monotonic() - begun > options.seconds:
             break
@@ -130,8 +133,9 @@ def change_at_random(options: argparse.Namespace, last: mmap.mmap) -> int:
             traceback.print_exc()
             print(f"{options.target}: found after {so_far(runs, steps)}", flush=True)
             return 1
-        if runs % 250_000 == 0:
-            print(f"{options.target}: {so_far(runs, steps)}", flush=True)
+        if time.monotonic() - said_at >= SAY_S:
+            said_at = time.monotonic()
+            print(f"{options.target}: {so_far(runs, steps)} in {said_at - begun:.0f} s", flush=True)
     took = time.monotonic() - begun
     print(f"{options.target}: {so_far(runs, steps)} in {took:.0f} s, nothing found", flush=True)
     return 0
