@@ -450,6 +450,36 @@ def test_a_liar_that_told_two_nodes_more_than_fits_together_parts_them_in_nothin
         assert (len(a.runtime.up), len(b.runtime.up)) == came_up
 
 
+def test_a_busy_node_is_not_parted_from_a_peer_that_tells_it_more_than_it_can_read() -> None:
+    """As a member that lies has others do, while it keeps that node busy."""
+    limits = {"digest_ms": 50, "digest_settled_ms": 50}
+    with Plane("a", **limits) as a, Plane("b", **limits) as b:
+        meet(a, b)
+        came_up = len(a.runtime.up), len(b.runtime.up)
+        [peer] = a.plane._connections.all()
+        names = [f"{'x' * 246}{number:03}" for number in range(250)]
+        told = 0
+        for ended in range(1, 200):
+            state = {"s": [[name, 1, 1, ended, None] for name in names], "v": [], "m": []}
+            body = CODEC.encode_message(state)
+            while not peer.connection.send_control(KIND_MEMBERSHIP, body):
+                assert peer.connection.open
+                a.poller.poll()
+                b.poller.poll()
+            b.poller.poll()
+            told += len(body)
+        assert told > 12 << 20
+        a.plane._membership.merge(state)
+
+        def agree() -> bool:
+            assert (a.peers, b.peers) == ({"b"}, {"a"})
+            return a.plane._membership.digest() == b.plane._membership.digest()
+
+        turn_until(agree, a, b)
+        assert (len(a.runtime.up), len(b.runtime.up)) == came_up
+        assert b.plane._membership.incarnation_of(names[0]) == 1
+
+
 def test_a_node_for_which_there_is_no_room_any_more_stays_removed(
     free_addr: Callable[[], str],
 ) -> None:

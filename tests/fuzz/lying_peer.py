@@ -26,7 +26,7 @@ from rabble.cluster.decide.membership_state import MembershipLimit
 from rabble.cluster.decide.refusal import Refusal, RefusalCode
 from rabble.cluster.gossip import KIND_MEMBERSHIP
 from tests.fuzz import lies
-from tests.fuzz.lies import COUNTERS, DIGEST_BYTES, HONEST, NOW, NUMBERS, Chooser, Choices, Truth
+from tests.fuzz.lies import COUNTERS, DIGEST_BYTES, HONEST, NOW, NUMBERS, Choices, Chooser, Truth
 from tests.fuzz.virtual_planes import VERSION, Stranger, VirtualNetwork, VirtualPlane, Wire
 from tests.reference.session import frame
 
