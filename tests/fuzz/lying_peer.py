@@ -52,6 +52,8 @@ LIAR = "m"
 NAMES = (*HONEST, "d", "e", "f", "g", LIAR)
 #: Where the liar is, or may be.
 LAIRS = ("m:1", "x:1")
+#: What it says that it is at, where it is none that may say anything.
+AS_GUEST = "m:0"
 ADDRS = ("a:1", "b:1", "c:1", "localhost:1", *LAIRS, None)
 #: What it says in place of an acceptance.
 CODES = tuple(RefusalCode)
@@ -134,7 +136,8 @@ class LyingNetwork(VirtualNetwork):
 
     def answer_with(self, refusal: Refusal | None) -> None:
         """How it answers whoever dials it, at any of its addresses."""
-        peer = Peer(NodeId(LIAR, self.addr), self.incarnation, False, VERSION)
+        addr = LAIRS[0] if self.addr == AS_GUEST else self.addr
+        peer = Peer(NodeId(LIAR, addr), self.incarnation, False, VERSION)
         self.strangers = {each: Stranger(peer, refusal, self.connected) for each in LAIRS}
 
     def connected(self, plane: VirtualPlane, sock: socket.socket) -> None:
@@ -221,7 +224,8 @@ class LyingNetwork(VirtualNetwork):
             if place == len(row):
                 rows[key].remove(row)
             elif isinstance(row[place], int):
-                near = (row[place] + 1, max(row[place] - 1, key != "s"))
+                top = min(highest_believed(self.new_incarnation()), 2**63 - 1)
+                near = (row[place] + 1, max(row[place] - 1, key != "s"), top, top + 1)
                 row[place] = choices.of((*near, *(NUMBERS if place == 1 else COUNTERS)))
             elif place == 4:
                 row[place] = choices.of(ADDRS if key == "s" else ADDRS[:-1])
@@ -266,7 +270,7 @@ class LyingNetwork(VirtualNetwork):
         elif act == 2:
             number = choices.of((*NUMBERS[:8], self.new_incarnation(), self.incarnation + 1))
             self.incarnation = min(number, highest_believed(self.new_incarnation()))
-            self.addr = choices.of(LAIRS)
+            self.addr = choices.of((*LAIRS, *LAIRS, AS_GUEST))
             self.answer_with(None)
             if wire is not None:
                 wire.close()
