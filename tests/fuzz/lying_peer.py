@@ -20,6 +20,7 @@ from typing import Any
 
 from rabble import NodeId
 from rabble.cluster.connections import PeerConnection
+from rabble.cluster.control_frames import FRAMES_A_TURN
 from rabble.cluster.decide.belief import AHEAD_MAX, highest_believed
 from rabble.cluster.decide.handshake import Peer
 from rabble.cluster.decide.membership_state import MembershipLimit
@@ -444,7 +445,7 @@ def play(data: bytes, made: Callable[[Choices], LyingNetwork] = LyingNetwork) ->
         while choices:
             act, plane = choices.below(10), network.honest[choices.of(HONEST)]
             if act < 7:
-                network.lie_to(plane, 1 + choices.below(16))
+                network.lie_to(plane, 1 + choices.below(FRAMES_A_TURN))
                 plane.turn()
                 network.check(plane)
                 if act < 4:

@@ -445,8 +445,8 @@ def peer(data: bytes) -> int:
 # Directory: the same of names and groups.
 
 
-def directory(data: bytes) -> None:
-    play_directory(data)
+def directory(data: bytes) -> int:
+    return play_directory(data).happened["lie"]
 
 
 # Poller: options, pieces, and what a peer writes.

@@ -155,13 +155,25 @@ class VirtualPlane(ControlPlane):
         """Who is connected, and by which incarnation."""
         return {each.node.name: each.incarnation for each in self._connections.all()}
 
-    def turn(self) -> None:
-        """One turn of the loop of `ClusterServer`, which waits for nothing."""
+    def turn(self, *, is_asked: bool = True) -> None:
+        """One turn of the loop of `ClusterServer`, which waits for nothing.
+
+        :param is_asked: whether it is due, whatever there is to be read.
+        """
         self.poller.poll()
+        if not (is_asked or self._is_ready()):
+            return
         self.looks()
         assert self.ready is not None
         self.ready(selectors.EVENT_READ)
         self.tick(self.network.now)
+
+    def _is_ready(self) -> bool:
+        """Whether a peer has said something, or has gone."""
+        return any(
+            each.unread or each.connection.has_control or not each.connection.open
+            for each in self._connections.all()
+        )
 
     def close(self) -> None:
         self.abort_connections()
@@ -225,9 +237,9 @@ class VirtualNetwork:
     def run(self, seconds: float = 0.0, turns: int = 3) -> None:
         """Time goes on, and so do all planes, until they have nothing to do at this time."""
         self.now += seconds
-        for _ in range(turns):
+        for number in range(turns):
             for plane in list(self.planes.values()):
-                plane.turn()
+                plane.turn(is_asked=number == 0)
             for _ in range(len(self.events)):
                 self.events.popleft()()
 
