@@ -19,7 +19,8 @@ import pytest
 from rabble import NodeId, Removed
 from rabble._core.connection import Connection
 from rabble.addresses import Address
-from rabble.cluster.control_frames import FRAMES_A_TURN
+from rabble.cluster.connections import PeerConnection
+from rabble.cluster.control_frames import FRAMES_A_TURN, SECONDS_A_TURN
 from rabble.cluster.decide.refusal import RefusalCode
 from rabble.cluster.gossip import KIND_MEMBERSHIP
 from rabble.cluster.io import resolver
@@ -641,6 +642,29 @@ def test_what_peers_tell_is_taken_in_by_a_few_of_each_in_a_turn_and_all_in_the_e
                 assert one < other <= one + FRAMES_A_TURN or one == other == count + 1
             before = after
         turn_until(lambda: not a.plane._connections.all(), a)
+
+
+def test_a_peer_whose_frames_take_long_has_fewer_of_them_read_in_a_turn() -> None:
+    with Plane("a") as a, Plane("m") as m:
+        meet(a, m)
+        frames, now, read = a.plane._control_frames, 0.0, list[bytes]()
+
+        def take_long(peer: PeerConnection, body: bytes) -> None:
+            nonlocal now
+            # Others are of the nodes themselves.
+            if len(body) == 1:
+                now += SECONDS_A_TURN
+                read.append(body)
+
+        frames._clock, frames._read_membership = lambda: now, take_long
+        [peer] = m.plane._connections.all()
+        for number in range(5):
+            assert peer.connection.send_control(KIND_MEMBERSHIP, bytes([number]))
+        turn_until(lambda: len(read) >= 1, a)
+        for count in range(1, 6):
+            assert read == [bytes([number]) for number in range(count)]
+            assert count == 5 or select.select([a.poller], [], [], 0)[0], "nobody says so"
+            a.turn()
 
 
 def test_what_its_thread_was_not_given_is_excused_and_what_it_waited_is_not() -> None:

@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--runs", type=int, default=0, help="inputs; 0 is no bound")
     parser.add_argument(
-        "--steps", type=int, default=0, help="of who lies, at random; 0 is no bound"
+        "--steps", type=int, default=0, help="of who lies, at random; 0: no bound"
     )
     parser.add_argument("--seconds", type=int, default=60, help="0 is no bound (60)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(31))
