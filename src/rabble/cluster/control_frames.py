@@ -19,8 +19,8 @@ __all__ = ["FRAMES_A_TURN", "LIMIT_REPORT_S", "SECONDS_A_TURN", "ControlFrames"]
 
 #: Of a peer: before it may have more read, it is the others' turn.
 FRAMES_A_TURN = 16
-#: After so many it is their turn, too, whatever they were spent on. A frame of 1 MiB takes 16 ms, or
-#: 280 if the names in it are of other letters than ASCII.
+#: After so many it is their turn, too, however few frames they went into. One of 1 MiB takes 16 ms,
+#: or 280 if the names in it are of other letters than ASCII.
 SECONDS_A_TURN = 0.02
 #: Seconds between two reports that a member's membership does not fit in here.
 LIMIT_REPORT_S = 60.0
