@@ -27,7 +27,7 @@ from rabble.cluster.io import resolver
 from rabble.cluster.io.handshake_socket import HandshakeSocket
 from rabble.cluster.server import new_incarnation
 from tests.cluster.plane import CODEC, Plane, turn_until, turn_while
-from tests.support import PATIENCE_S, held_ports
+from tests.support import PATIENCE_S, TINY, held_ports
 
 
 def connect(plane: Plane) -> socket.socket:
@@ -451,6 +451,7 @@ def test_a_liar_that_told_two_nodes_more_than_fits_together_parts_them_in_nothin
         assert (len(a.runtime.up), len(b.runtime.up)) == came_up
 
 
+@pytest.mark.skipif(TINY, reason="it is 8 MiB there, too, of 7 bytes each")
 def test_a_busy_node_is_not_parted_from_a_peer_that_tells_it_more_than_it_can_read() -> None:
     """As a member that lies has others do, while it keeps that node busy."""
     limits = {"digest_ms": 50, "digest_settled_ms": 50}
