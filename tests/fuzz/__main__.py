@@ -49,9 +49,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--runs", type=int, default=0, help="inputs; 0 is no bound")
-    parser.add_argument(
-        "--steps", type=int, default=0, help="of who lies, at random; 0: no bound"
-    )
+    parser.add_argument("--steps", type=int, default=0, help="of who lies, at random; 0: no bound")
     parser.add_argument("--seconds", type=int, default=60, help="0 is no bound (60)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(31))
     parser.add_argument("--random", action="store_true", help="do without atheris")
