@@ -413,6 +413,12 @@ class LyingNetwork(VirtualNetwork):
             or any(name not in each.membership for name in names for each in (plane, other))
         )
 
+    def end(self) -> None:
+        """Nothing of it is left."""
+        for wire in self.wires.values():
+            wire.close()
+        self.close()
+
     def described(self) -> str:
         return "\n".join(
             f"{each.own}, {each.incarnation}: {each.peers}, {each.membership.state()}, "
@@ -461,6 +467,4 @@ def play(data: bytes, made: Callable[[Choices], LyingNetwork] = LyingNetwork) ->
         network.come_to_rest()
         return network
     finally:
-        for wire in network.wires.values():
-            wire.close()
-        network.close()
+        network.end()
