@@ -19,14 +19,15 @@ import pytest
 from rabble import NodeId, Removed
 from rabble._core.connection import Connection
 from rabble.addresses import Address
-from rabble.cluster.control_frames import FRAMES_A_TURN
+from rabble.cluster.connections import PeerConnection
+from rabble.cluster.control_frames import FRAMES_A_TURN, SECONDS_A_TURN
 from rabble.cluster.decide.refusal import RefusalCode
 from rabble.cluster.gossip import KIND_MEMBERSHIP
 from rabble.cluster.io import resolver
 from rabble.cluster.io.handshake_socket import HandshakeSocket
 from rabble.cluster.server import new_incarnation
 from tests.cluster.plane import CODEC, Plane, turn_until, turn_while
-from tests.support import PATIENCE_S, held_ports
+from tests.support import PATIENCE_S, TINY, held_ports
 
 
 def connect(plane: Plane) -> socket.socket:
@@ -450,6 +451,37 @@ def test_a_liar_that_told_two_nodes_more_than_fits_together_parts_them_in_nothin
         assert (len(a.runtime.up), len(b.runtime.up)) == came_up
 
 
+@pytest.mark.skipif(TINY, reason="it is 8 MiB there, too, of 7 bytes each")
+def test_a_busy_node_is_not_parted_from_a_peer_that_tells_it_more_than_it_can_read() -> None:
+    """As a member that lies has others do, while it keeps that node busy."""
+    limits = {"digest_ms": 50, "digest_settled_ms": 50}
+    with Plane("a", **limits) as a, Plane("b", **limits) as b:
+        meet(a, b)
+        came_up = len(a.runtime.up), len(b.runtime.up)
+        [peer] = a.plane._connections.all()
+        names = [f"{'x' * 246}{number:03}" for number in range(250)]
+        told = 0
+        for ended in range(1, 200):
+            state = {"s": [[name, 1, 1, ended, None] for name in names], "v": [], "m": []}
+            body = CODEC.encode_message(state)
+            while not peer.connection.send_control(KIND_MEMBERSHIP, body):
+                assert peer.connection.open
+                a.poller.poll()
+                b.poller.poll()
+            b.poller.poll()
+            told += len(body)
+        assert told > 12 << 20
+        a.plane._membership.merge(state)
+
+        def agree() -> bool:
+            assert (a.peers, b.peers) == ({"b"}, {"a"})
+            return a.plane._membership.digest() == b.plane._membership.digest()
+
+        turn_until(agree, a, b)
+        assert (len(a.runtime.up), len(b.runtime.up)) == came_up
+        assert b.plane._membership.incarnation_of(names[0]) == 1
+
+
 def test_a_node_for_which_there_is_no_room_any_more_stays_removed(
     free_addr: Callable[[], str],
 ) -> None:
@@ -611,6 +643,29 @@ def test_what_peers_tell_is_taken_in_by_a_few_of_each_in_a_turn_and_all_in_the_e
                 assert one < other <= one + FRAMES_A_TURN or one == other == count + 1
             before = after
         turn_until(lambda: not a.plane._connections.all(), a)
+
+
+def test_a_peer_whose_frames_take_long_has_fewer_of_them_read_in_a_turn() -> None:
+    with Plane("a") as a, Plane("m") as m:
+        meet(a, m)
+        frames, now, read = a.plane._control_frames, 0.0, list[bytes]()
+
+        def take_long(peer: PeerConnection, body: bytes) -> None:
+            nonlocal now
+            # Others are of the nodes themselves.
+            if len(body) == 1:
+                now += SECONDS_A_TURN
+                read.append(body)
+
+        frames._clock, frames._read_membership = lambda: now, take_long
+        [peer] = m.plane._connections.all()
+        for number in range(5):
+            assert peer.connection.send_control(KIND_MEMBERSHIP, bytes([number]))
+        turn_until(lambda: len(read) >= 1, a)
+        for count in range(1, 6):
+            assert read == [bytes([number]) for number in range(count)]
+            assert count == 5 or select.select([a.poller], [], [], 0)[0], "nobody says so"
+            a.turn()
 
 
 def test_what_its_thread_was_not_given_is_excused_and_what_it_waited_is_not() -> None:

@@ -9,11 +9,14 @@ import time
 
 import pytest
 
+from rabble.cluster.connections import PeerConnection
 from rabble.cluster.decide.bans import DURATION_MS_MAX
 from rabble.cluster.gossip import KIND_MEMBERSHIP
 from rabble.cluster.server import new_incarnation
 from tests.cluster.plane import CODEC, Plane, turn_until, turn_while
-from tests.fuzz.lies import COUNTERS, DIGEST_BYTES, Drawn, Truth, message
+from tests.fuzz.lies import COUNTERS, DIGEST_BYTES, Choices, Drawn, Truth, message
+from tests.fuzz.lying_peer import LyingNetwork
+from tests.reference.session import frame
 
 LIMITS = {
     "digest_ms": 50,
@@ -156,3 +159,32 @@ def lie_to_them(rng: random.Random) -> None:
         for each in planes:
             check_bounds(each)
             assert not each.runtime.failures
+
+
+def test_a_node_that_is_lied_of_all_the_time_does_not_tell_the_others_all_the_time() -> None:
+    """It contradicts each lie, and tells them twice in the time for which changes are gathered."""
+    network = LyingNetwork(Choices(b""))
+    try:
+        a, b = network.honest["a"], network.honest["b"]
+        read, told = a._control_frames._read_membership, 0
+
+        def counted(peer: PeerConnection, body: bytes) -> None:
+            nonlocal told
+            told += peer.node == b.own
+            read(peer, body)
+
+        a._control_frames._read_membership = counted
+        for number in range(1_000):
+            row = ["b", b.incarnation, 100 + 2 * number, 0, "x:1"]
+            said = CODEC.encode_message({"s": [row], "v": [], "m": []})
+            network.wires[b].send(frame(KIND_MEMBERSHIP, 0, said))
+            network.run(0.001, turns=1)
+            network.wires[b].read()
+        assert network.steps == 1_000
+        # In a second, and the digests.
+        assert 10 < told < 30
+        network.run(0.2)
+        assert a.membership.row_of("b") == b.membership.row_of("b")
+        assert b.membership.members()["b"] == b.own
+    finally:
+        network.end()

@@ -399,22 +399,28 @@ def test_a_reset_is_told_by_its_errno() -> None:
 
 
 @pytest.mark.skipif(TINY, reason="it is 8 MiB there, too, of 7 bytes each")
-def test_too_much_for_the_cluster_server_ends_it() -> None:
+def test_too_much_for_the_cluster_server_is_dropped_and_ends_nothing() -> None:
     near, far = pair()
     at = poller()
     connection = attach(at, near)
-    piece = frame(MEMBERSHIP, 0, bytes((1 << 20) - 2))
+    pieces = [frame(MEMBERSHIP, 0, bytes([number]) * ((1 << 20) - 2)) for number in range(20)]
     with far:
         far.setblocking(False)
-        sent = 0
-        while connection.open and sent < 2 * CONTROL_MAX:
-            with contextlib.suppress(BlockingIOError):
-                sent += far.send(piece[sent % len(piece) :])
-            at.poll()
-        assert connection.code == LIMIT
+        for piece in pieces:
+            sent = 0
+            while sent < len(piece):
+                with contextlib.suppress(BlockingIOError):
+                    sent += far.send(piece[sent:])
+                at.poll()
+        look(at)
+        assert connection.open
         told = connection.take_control()
-        assert len(told) == 7
-        assert all(each == (MEMBERSHIP, bytes((1 << 20) - 2)) for each in told)
+        assert told == [(MEMBERSHIP, piece[6:]) for piece in pieces[:7]]
+        # What has room is heard again, and so is how the connection ends.
+        far.setblocking(True)
+        far.sendall(frame(MEMBERSHIP, 0, b"again") + bye(SHUTDOWN))
+        look(at)
+        assert connection.take_control() == [(MEMBERSHIP, b"again"), (BYE, bytes([SHUTDOWN, 0]))]
 
 
 def test_memory_grows_with_what_came_and_not_with_what_is_claimed() -> None:

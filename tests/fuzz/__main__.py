@@ -41,13 +41,15 @@ CORPUS = Path(__file__).parent / "corpus"
 FOUND = Path("build", "fuzz")
 #: Of an input.
 BYTES_MAX = 4_096
+#: Seconds between two lines that say how far it is.
+SAY_S = 30.0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--runs", type=int, default=0, help="inputs; 0 is no bound")
-    parser.add_argument("--steps", type=int, default=0, help="of lies, at random; 0 is no bound")
+    parser.add_argument("--steps", type=int, default=0, help="of who lies, at random; 0: no bound")
     parser.add_argument("--seconds", type=int, default=60, help="0 is no bound (60)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(31))
     parser.add_argument("--random", action="store_true", help="do without atheris")
@@ -110,6 +112,7 @@ def change_at_random(options: argparse.Namespace, last: mmap.mmap) -> int:
     # Changes add up: some of what was made is changed on.
     recent = deque(seeds, maxlen=2 * len(seeds) + 50)
     begun, runs, steps = time.monotonic(), 0, 0
+    said_at = begun
     while not ((runs and runs == options.runs) or (options.steps and steps >= options.steps)):
         if options.seconds and time.monotonic() - begun > options.seconds:
             break
@@ -130,8 +133,9 @@ def change_at_random(options: argparse.Namespace, last: mmap.mmap) -> int:
             traceback.print_exc()
             print(f"{options.target}: found after {so_far(runs, steps)}", flush=True)
             return 1
-        if runs % 250_000 == 0:
-            print(f"{options.target}: {so_far(runs, steps)}", flush=True)
+        if time.monotonic() - said_at >= SAY_S:
+            said_at = time.monotonic()
+            print(f"{options.target}: {so_far(runs, steps)} in {said_at - begun:.0f} s", flush=True)
     took = time.monotonic() - begun
     print(f"{options.target}: {so_far(runs, steps)} in {took:.0f} s, nothing found", flush=True)
     return 0

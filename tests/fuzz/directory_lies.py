@@ -88,6 +88,8 @@ def listen(network: Network, host: Host, message: Any) -> None:
     message = CODEC.decode_message(CODEC.encode_message(message))
     peer = directory(host)._peers.get(LIAR)
     before = peer and peer.entries.entries
+    # Of who is not connected nothing is read.
+    network.happened["lie"] += peer is not None
     try:
         network.do(host, directory(host).read(LIAR, message, network.now))
     except DirectoryError as error:

@@ -131,7 +131,7 @@ class HonestMesh:
 
     def __init__(self) -> None:
         self.now = NOW
-        #: How much was said or done.
+        #: How many frames the liar has sent.
         self.steps = 0
         self.nodes = {name: HonestNode(self, name, self.now + i) for i, name in enumerate(HONEST)}
 
@@ -144,6 +144,11 @@ class HonestMesh:
 
     def restart(self, name: str, incarnation: int) -> None:
         self.nodes[name] = HonestNode(self, name, incarnation)
+
+    def hear_lie(self, said: Any) -> Any:
+        """A frame of the liar's, as it comes out of the decoder."""
+        self.steps += 1
+        return CODEC.decode_message(CODEC.encode_message(said))
 
     def tell(self, sender: HonestNode, receiver: HonestNode, *, join: bool = False) -> None:
         """A connection, as far as the membership lets it come to one, and a state each way.
@@ -297,7 +302,7 @@ def lie(truth: Truth, choices: Chooser) -> dict[str, Any]:
     return {key: [rows[key][by] for by in sorted(rows[key])] for key in rows}
 
 
-def lie_of_bans(mesh: HonestMesh, choices: Choices) -> list[list[Any]]:
+def lie_of_bans(choices: Chooser) -> list[list[Any]]:
     """Bans that could be some, of whatever the liar likes."""
     rows = {}
     for _ in range(1 + choices.below(5)):
@@ -313,7 +318,7 @@ def act_on_bans(mesh: HonestMesh, node: HonestNode, choices: Choices) -> None:
     act = choices.below(5)
     if act < 3:
         with contextlib.suppress(MembershipError):
-            node.hear_of_bans(lie_of_bans(mesh, choices), LIAR)
+            node.hear_of_bans(mesh.hear_lie(lie_of_bans(choices)), LIAR)
         return
     subject = choices.of(NAMES)
     if act == 3:
@@ -355,7 +360,6 @@ def play(data: bytes) -> HonestMesh:
     mesh, choices = HonestMesh(), Choices(data)
     truth = Truth(NAMES, {})
     while choices:
-        mesh.steps += 1
         mesh.now += choices.of((0, 1, MILLISECOND, 700 * MILLISECOND))
         act = choices.below(10)
         name = choices.of(HONEST)
@@ -365,7 +369,7 @@ def play(data: bytes) -> HonestMesh:
         elif act < 3:
             try:
                 truth.incarnations = {each: of.incarnation for each, of in mesh.nodes.items()}
-                node.take_in(lie(truth, choices))
+                node.take_in(mesh.hear_lie(lie(truth, choices)))
             except MembershipError as error:
                 assert len(str(error)) < 400 and str(error).isascii(), error
         elif act < 5:
@@ -385,8 +389,9 @@ def play(data: bytes) -> HonestMesh:
             if target != name:
                 with contextlib.suppress(MembershipLimit):
                     node.membership.add(NodeId(target, f"{target}:1"))
+        # What a state or a ban did is looked at where it is taken in.
+        node.check_bounds()
         for each in mesh.nodes.values():
-            each.check_bounds()
             each.tick()
     mesh.come_to_rest()
     return mesh

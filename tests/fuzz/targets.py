@@ -34,6 +34,7 @@ from tests.core import sessions
 from tests.core.strategies import same
 from tests.fuzz.directory_lies import play as play_directory
 from tests.fuzz.lies import play
+from tests.fuzz.lying_peer import play as play_peer
 from tests.reference import codec as slow_codec
 from tests.reference import records as slow_records
 from tests.reference import session as slow_session
@@ -434,11 +435,18 @@ def lies(data: bytes) -> int:
     return play(data).steps
 
 
+# Peer: the same said to whole control planes, over connections, in virtual time.
+
+
+def peer(data: bytes) -> int:
+    return play_peer(data).steps
+
+
 # Directory: the same of names and groups.
 
 
-def directory(data: bytes) -> None:
-    play_directory(data)
+def directory(data: bytes) -> int:
+    return play_directory(data).happened["lie"]
 
 
 # Poller: options, pieces, and what a peer writes.
@@ -625,6 +633,7 @@ TARGETS: dict[str, Callable[[bytes], int | None]] = {
         message,
         membership,
         lies,
+        peer,
         directory,
         poller,
         records,

@@ -26,7 +26,7 @@ from rabble._core.capacities cimport (
 )
 from rabble._core.frame cimport (
     BYE, CODE_INTEGRITY, CODE_LIMIT, DOWN, ENVELOPE, EXIT, FLAG_FULL, FLAG_IDLE, FRAGMENT, LOST,
-    PING, PONG, WINDOW_UPDATE, Frame, next_frame,
+    MEMBERSHIP, PING, PONG, WINDOW_UPDATE, Frame, next_frame,
 )
 from rabble._core.inbox cimport monotonic_ns
 from rabble._core.linux cimport (
@@ -274,6 +274,10 @@ cdef void handle_control(
         memcpy(body, frame.body, 8)
         store_64(body + 8, s.progress)
         queue_control(s, t, PONG, s.idle, body, 16)
+        return
+    if frame.kind == MEMBERSHIP and length(&t.recv_control) + size > CONTROL_BYTES_MAX:
+        # A member that has this node read much, or has others tell it much, would part it from
+        # them. It is dropped: digests find what is lost of the membership.
         return
     if (
         length(&t.recv_control) + size > CONTROL_BYTES_MAX

@@ -15,10 +15,13 @@ from rabble.cluster.gossip import KIND_MEMBERSHIP, code_of
 from rabble.cluster.runtime import ClusterRuntime
 from rabble.cluster.status import StatusBoard
 
-__all__ = ["FRAMES_A_TURN", "LIMIT_REPORT_S", "ControlFrames"]
+__all__ = ["FRAMES_A_TURN", "LIMIT_REPORT_S", "SECONDS_A_TURN", "ControlFrames"]
 
 #: Of a peer: before it may have more read, it is the others' turn.
 FRAMES_A_TURN = 16
+#: After so many it is their turn, too, however few frames they went into. One of 1 MiB takes 16 ms,
+#: or 280 if the names in it are of other letters than ASCII.
+SECONDS_A_TURN = 0.02
 #: Seconds between two reports that a member's membership does not fit in here.
 LIMIT_REPORT_S = 60.0
 
@@ -53,7 +56,10 @@ class ControlFrames:
         unread = peer.unread
         if not unread and peer.connection.has_control:
             unread.extend(peer.connection.take_control())
-        for _ in range(min(len(unread), FRAMES_A_TURN)):
+        ends_at = self._clock() + SECONDS_A_TURN
+        for number in range(min(len(unread), FRAMES_A_TURN)):
+            if number and self._clock() >= ends_at:
+                break
             kind, body = unread.popleft()
             if kind != KIND_MEMBERSHIP or peer.connection_id not in self._connections:
                 continue

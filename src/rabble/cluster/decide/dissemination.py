@@ -58,6 +58,8 @@ class Dissemination(Generic[Part]):
         #: The number of each connection, in the order in which they came up.
         self._numbers: dict[int, int] = {}
         self._told_at = float("-inf")
+        #: When others were last told at once what this node says of itself.
+        self._contradicted_at = float("-inf")
         #: When to call `take`; `None` while nothing is untold.
         self.due: float | None = None
 
@@ -82,9 +84,15 @@ class Dissemination(Generic[Part]):
         self._plan(max(now, self._told_at + self._gather_s))
 
     def contradicted(self, parts: Iterable[Part], now: float) -> None:
-        """This node goes beyond what others say of it: they are told before they act upon that."""
+        """This node goes beyond what others say of it: they are told before they act upon that.
+
+        At once only once in the time for which changes are gathered: who lies of it again and again
+        would have it tell all the others as often.
+        """
         self.changed(parts, now)
-        self._plan(now)
+        if now >= self._contradicted_at + self._gather_s:
+            self._contradicted_at = now
+            self._plan(now)
 
     def learned(self, parts: Iterable[Part], now: float) -> None:
         """They changed by what a peer told."""
