@@ -142,6 +142,28 @@ def test_the_end_of_this_one_is_said_behind_all_that_it_sent() -> None:
         ]
 
 
+def test_who_ends_before_its_unlink_is_handled_has_ended_the_link() -> None:
+    """The peer is told that, and of no exit, behind what was sent before it."""
+    with Hub() as hub:
+        peer, near, _ = linked(hub)
+        far = peer.pid("far")
+        del peer.received[:]
+        hub.executor.send(
+            near,
+            [
+                Envelope(hub.executor.pid, Unlink(far)),
+                Envelope(far, "behind it"),
+            ],
+        )
+        hub.executor.send(hub.executor.pid, Stop(near, DownReason("shutdown", "enough")))
+        hub.settle()
+        assert near not in hub.executor.table
+        assert [what[:3] for what in peer.received if what[0] != "envelope"] == [
+            ("unlink", near, far)
+        ]
+        assert peer.messages == ["behind it"]
+
+
 def test_a_link_is_said_behind_what_was_sent_before() -> None:
     """So the order of a pair is one order, whichever lane its messages take."""
     with Hub() as hub:

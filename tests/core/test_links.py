@@ -222,6 +222,34 @@ def test_an_exit_that_waits_already_is_taken_back(executor: Executor, cls: type[
     assert one in executor.table and first.got == first.ends == []
 
 
+@pytest.mark.parametrize("cls", [Mortal, Trapping])
+@pytest.mark.parametrize("successor", [False, True])
+def test_who_ends_before_its_unlink_is_handled_has_ended_the_link(
+    executor: Executor, cls: type[Mortal], successor: bool
+) -> None:
+    one, _, other, second = linked(executor, Mortal, cls)
+    third, third_process = spawn(executor, "third", Trapping)
+    ask(executor, one, Link(third))
+    settle(executor)
+    # It is stopped before what it asks for has its turn.
+    ask(executor, one, Unlink(other))
+    executor.send(executor.pid, Stop(one, DownReason("shutdown", "enough")))
+    if successor:
+        executor.send(executor.pid, Spawn(Mortal(), "one"), sender=third)
+    settle(executor)
+    assert other in executor.table and second.got == second.ends == []
+    # Of the link that it kept its end is told.
+    assert [type(msg) for msg in third_process.got] == [Exit]
+    assert (one in executor.table) is successor
+    # Nothing of it is left for those that are linked later.
+    ask(executor, other, Link(third))
+    settle(executor)
+    executor.send(third, "crash")
+    settle(executor)
+    assert (other in executor.table) is (cls is Trapping)
+    assert [type(msg) for msg in second.got] == ([Exit] if cls is Trapping else [])
+
+
 def test_an_exit_that_waits_and_a_link_with_the_successor_are_two(executor: Executor) -> None:
     one, first, other, _ = linked(executor, Trapping)
     for _ in range(3):

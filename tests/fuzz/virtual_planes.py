@@ -68,6 +68,10 @@ class Side:
     peer: Peer | None = None
     sock: socket.socket | None = None
 
+    @property
+    def own_incarnation(self) -> int:
+        return self.plane.incarnation
+
     def take(self) -> Stream:
         assert self.sock is not None
         return Stream(self.sock)

@@ -52,6 +52,28 @@ class Life:
 
 
 @dataclasses.dataclass(eq=False)
+class Exit:
+    """What the end of a life means to one that it was linked with, in its turn."""
+
+    life: Life
+    end: End
+    name: str
+    reason: str
+    #: Who ended asked before that for the end of the link, and that has been handled.
+    taken_back: bool = False
+
+    def settle(self) -> None:
+        self.end.exits -= 1
+        if not self.end.active and not self.end.exits:
+            del self.life.ends[self.name]
+
+    def take_back(self) -> None:
+        if not self.end.cut:
+            self.settle()
+        self.taken_back = True
+
+
+@dataclasses.dataclass(eq=False)
 class ReferenceTimer:
     owner: Life
     number: int
@@ -90,6 +112,8 @@ class ReferenceExecutor:
         self.queued = 0  # letters ever put into it, which numbers them
         self.lives: dict[str, Life] = {}
         self.watchers: dict[str, list[str]] = {}
+        #: (who ended, whom it was linked with) -> the newest exit of it that waits.
+        self.leaving: dict[tuple[str, str], Exit] = {}
         self.turn_max = turn_max
         self.due_max = due_max
         self.due: deque[ReferenceTimer] = deque()  # that fired and are not queued yet
@@ -213,6 +237,7 @@ class ReferenceExecutor:
                 self.give(about, message[2], "executor")
             return
         asker = sender if isinstance(sender, Life) else self.lives.get(sender or "")
+        leaver = sender.name if isinstance(sender, Life) else sender
         if asker is not None and asker.ended:
             asker = sender = None
         if what == "start":
@@ -240,7 +265,10 @@ class ReferenceExecutor:
                 name = sender if isinstance(sender, str) else sender.name
                 self.tell(name, ("spawn failed", about))
         elif what == "exit":
-            self.exit(*message[1:])
+            self.exit(about)
+        elif what == "unlink" and leaver is not None and (leaver, about) in self.leaving:
+            # Who asked has ended since.
+            self.leaving.pop((leaver, about)).take_back()
         elif asker is None:
             pass
         elif what == "spawn linked":
@@ -282,7 +310,7 @@ class ReferenceExecutor:
         other = self.lives.get(name)
         if other is None:
             mine.exits += 1
-            self.put("executor", ("exit", asker, mine, name, "no_process"), None)
+            self.put("executor", ("exit", Exit(asker, mine, name, "no_process")), None)
         elif not mine.active:
             mine.active = other.ends.setdefault(asker.name, End()).active = True
 
@@ -298,19 +326,19 @@ class ReferenceExecutor:
             if not theirs.exits:
                 del other.ends[asker.name]
 
-    def exit(self, life: Life, end: End, name: str, reason: str) -> None:
-        """One that was linked with `name`, which has ended, learns of it."""
-        if end.cut:
+    def exit(self, it: Exit) -> None:
+        """One that was linked with a life that has ended learns of it."""
+        if self.leaving.get((it.name, it.life.name)) is it:
+            del self.leaving[it.name, it.life.name]
+        if it.taken_back or it.end.cut:
             return
-        end.exits -= 1
-        if not end.active and not end.exits:
-            del life.ends[name]
-        if life.ended:
+        it.settle()
+        if it.life.ended:
             pass
-        elif life.traps:
-            self.give(life, ("exit", name, reason), "executor")
-        elif reason != "stopped" and self.last_words(life):
-            self.remove(life, "linked")
+        elif it.life.traps:
+            self.give(it.life, ("exit", it.name, it.reason), "executor")
+        elif it.reason != "stopped" and self.last_words(it.life):
+            self.remove(it.life, "linked")
 
     def cancel(self, owner: Life, number: int) -> bool:
         found = [t for t in self.timers if t.owner is owner and t.number == number]
@@ -326,10 +354,13 @@ class ReferenceExecutor:
                 others.remove(life.name)
         for watcher in self.watchers.pop(life.name, []):
             self.tell(watcher, ("down", life.name, reason))
-        for name, end in life.ends.items():
+        # The latest first.
+        for name, end in reversed(life.ends.items()):
             if end.active:
                 other = self.lives[name]
                 theirs = other.ends[life.name]
                 theirs.active = False
                 theirs.exits += 1
-                self.put("executor", ("exit", other, theirs, life.name, reason), None)
+                it = Exit(other, theirs, life.name, reason)
+                self.leaving[life.name, name] = it
+                self.put("executor", ("exit", it), None)

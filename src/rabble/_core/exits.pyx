@@ -27,6 +27,7 @@ from rabble._core.links cimport (
     add_link_for_peer,
     cut_connection,
     failed_link,
+    forget_exiting,
     may_link,
     remove_link_for_peer,
     settle_exit,
@@ -123,8 +124,9 @@ cdef int handle_link_event(Executor executor, PeerEvent event, Connection connec
 
 cdef int handle_exiting(Executor executor, Exiting exiting) except -1:
     if exiting.pid is None:
-        # Somebody made it.
+        # Somebody made it, or it was taken back.
         return 0
+    forget_exiting(executor.monitors, exiting)
     if exiting.connection is None:
         if not settle_exit(exiting):
             return 0

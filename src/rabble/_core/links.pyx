@@ -4,7 +4,7 @@ A link has two ends, each in the entry of the life that has it: whoever asked, b
 a life ends its links end with it, and what that means to those at the other ends takes its turn in
 the run queue, behind all that the life has sent: an `Exiting` each. So a chain of links is followed
 delivery by delivery, however long it is. Until then the other end stays where it is, for an
-`Unlink` that comes first: after that nothing of the link may follow.
+`Unlink` that comes first, of either: after that nothing of the link may follow.
 
 A link that crosses a connection has one end on each node, and both nodes may have asked for it. All
 frames from one process to another keep their order, those of links too. What the two directions say
@@ -193,6 +193,31 @@ cdef int remove_link(Monitors monitors, Entry entry, Pid pid) except -1:
     return forget_if_over(entry, link)
 
 
+cdef bint remove_ended(Monitors monitors, Pid asker, Pid pid) except -1:
+    cdef Exiting exiting = monitors.leaving.get((asker, pid))
+    if exiting is None:
+        return False
+    if exiting.connection is None:
+        if exiting.link.exiting:
+            exiting.link.exiting -= 1
+        forget_if_over(exiting.entry, exiting.link)
+    elif monitors.routes.find(pid.node) is exiting.connection and exiting.connection.is_open():
+        exiting.connection.frame_encoder.write_unlink(asker, pid, exiting.reference)
+        monitors.routes.touch(exiting.connection)
+    forget_exiting(monitors, exiting)
+    # Of nobody: nothing comes of it.
+    exiting.pid = None
+    return True
+
+
+cdef int forget_exiting(Monitors monitors, Exiting exiting) except -1:
+    cdef Pid to = exiting.to if exiting.entry is None else exiting.entry.pid
+    cdef tuple key = (exiting.pid, to)
+    if monitors.leaving and monitors.leaving.get(key) is exiting:
+        del monitors.leaving[key]
+    return 0
+
+
 cdef Exiting failed_link(Entry entry, Pid pid, object reason):
     cdef Exiting exiting = Exiting.__new__(Exiting)
     exiting.entry = entry
@@ -278,6 +303,7 @@ cdef list exits_of(Monitors monitors, Pid executor, Entry entry, object reason):
     cdef Exiting exiting
     cdef Link link
     cdef list envelopes = []
+    cdef dict leaving = {}
     cdef list links = list(entry.rare.links.values())
     # Of those that it has spawned the last one ends first.
     links.reverse()
@@ -298,6 +324,9 @@ cdef list exits_of(Monitors monitors, Pid executor, Entry entry, object reason):
             exiting.reference = link.theirs
         if exiting.link is not None or exiting.connection is not None:
             envelopes.append(new_envelope(executor, exiting, None, None))
+            leaving[(entry.pid, link.pid)] = exiting
+    # Without memory for all of it this is asked again, or the node ends.
+    monitors.leaving.update(leaving)
     return envelopes
 
 

@@ -25,6 +25,8 @@ cdef class Monitors:
     cdef DispatchTable table               # the processes of this node
     cdef Routes routes                     # the connections to others; None without a mesh
     cdef Py_ssize_t peer_monitors_max      # pairs in which a peer's process monitors
+    # (who ended, with whom it was linked) -> the newest Exiting of it that waits: of `links`.
+    cdef dict leaving
 
     # What a process of this node asks.
     cdef MonitorStatus add(self, Entry entry, Pid pid) except? TOO_MANY

@@ -37,6 +37,9 @@ cdef class RemoteMonitor:
 cdef class Monitors:
     """The pairs of one node, each in the entries and connections at its ends."""
 
+    def __cinit__(self):
+        self.leaving = {}
+
     cdef MonitorStatus add(self, Entry entry, Pid pid) except? TOO_MANY:
         cdef PyObject* found = self.table.find(pid)
         cdef Entry target
