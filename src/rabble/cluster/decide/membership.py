@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import heapq
 import operator
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
@@ -80,6 +81,9 @@ __all__ = ["Changes", "Membership", "MembershipError", "MembershipLimit"]
 
 #: Of a state to be encoded. Its size is bounded by the limits of membership.
 ELEMENTS_MAX = 2**31 - 1
+
+#: In this order starts that are no more are forgotten: the one that ended first, by its name else.
+BY_END = operator.itemgetter(Start._fields.index("ended"), Start._fields.index("name"))
 
 
 class Membership:
@@ -216,7 +220,7 @@ class Membership:
                 frozenset(self._versions.values()),
                 frozenset(self._joins.values()),
             )
-            self._known = State(rows, self._codec)
+            self._known = State(rows, self._codec, self._starts.copy(), self._versions.copy())
         return self._known
 
     def delta(self, parts: Iterable[Part]) -> State:
@@ -382,7 +386,7 @@ class Membership:
             if news.is_all:
                 self._known = state
             return UNCHANGED
-        before = {name: self._members.get(name) for name in touched}
+        before = dict(zip(touched, map(self._members.get, touched), strict=True))
         before.setdefault(self.own.name, self._members.get(self.own.name))
         # If what is new is forgotten at once, nothing has changed.
         entries_max = self._retired_max - max(len(news.starts), len(news.versions))
@@ -401,11 +405,12 @@ class Membership:
             for join in gained.values():
                 if len(self._joins_of[join.member]) > self._dots_per_member_max:
                     dropped |= self._drop_surplus(join.member)
-            left = {name for name, node in before.items() if node is not None}
+            left: Collection[str] = ()
+            if len(self._starts) > self._retired_max:
+                left = {name for name, node in before.items() if node is not None}
             self._settle(touched, left, dropped)
             # Whatever is dropped or forgotten beyond what was received makes it less.
-            is_less = tuple(map(len, self._entries())) != tuple(map(len, state.rows))
-            if not self._correct_own() and news.is_all and not is_less:
+            if not self._correct_own() and news.is_all and self._count() == tuple(map(len, state.rows)):
                 self._known = state
             if may_exceed:
                 self._check_bounds(known)
@@ -418,9 +423,13 @@ class Membership:
         """All that the state consists of."""
         return self._starts, self._versions, self._joins
 
+    def _count(self) -> tuple[int, int, int]:
+        """How many of each there are."""
+        return len(self._starts), len(self._versions), len(self._joins)
+
     def _may_exceed(self, news: News) -> bool:
         """Whether a merge could exceed a bound: so far that is cheap to say."""
-        rows = sum(map(len, self._entries())) + len(news.starts) + len(news.versions)
+        rows = sum(self._count()) + len(news.starts) + len(news.versions)
         return (
             len(self._members) + len(news.touched) >= self._members_max
             or STATE_HEAD_BYTES + (rows + len(news.gained)) * ROW_BYTES_MAX > self._bytes_max
@@ -449,7 +458,7 @@ class Membership:
                 f"Limits.membership_members_max is {self._members_max}"
             )
         entries = self._entries()
-        if STATE_HEAD_BYTES + (sum(map(len, entries)) + 3) * ROW_BYTES_MAX <= self._bytes_max:
+        if STATE_HEAD_BYTES + (sum(self._count()) + 3) * ROW_BYTES_MAX <= self._bytes_max:
             return
         own = self.own.name
         size = bytes_of(*(part.values() for part in entries)) + bytes_of(
@@ -555,12 +564,18 @@ class Membership:
         :param left: those of them that may just have ceased to be members.
         :param dropped: replicas of which joins were just dropped.
         """
+        members, starts = self._members, self._starts
         for name in touched:
+            node = members.get(name)
+            # Most often a start that is in force, and of the same address as before.
+            start = starts.get(name)
+            if node is not None and start is not None and start.addr == node.addr:
+                continue
             node = self._winner(name)
             if node is None:
-                self._members.pop(name, None)
+                members.pop(name, None)
             else:
-                self._members[name] = node
+                members[name] = node
         if len(self._starts) > self._retired_max:
             self._forget_starts(left)
         if len(self._versions) > self._retired_max:
@@ -579,9 +594,12 @@ class Membership:
         return NodeId(name, join.addr)
 
     def _forget_starts(self, left: Collection[str]) -> None:
-        retired = [start for start in self._starts.values() if start.name not in self._members]
-        if len(retired) <= self._retired_max:
+        members_with_starts = sum(map(self._starts.__contains__, self._members))
+        excess = len(self._starts) - members_with_starts - self._retired_max
+        if excess <= 0:
             return
+        names = self._starts.keys() - self._members.keys()
+        retired = list(map(self._starts.__getitem__, names))
         # A removal that is news here may be old elsewhere, or comes from where few names left. It
         # has to be passed on before it is forgotten, so it counts as one of now.
         now = min(self._time + 1, COUNTER_MAX)
@@ -589,8 +607,7 @@ class Membership:
             if start.name in left:
                 retired[i] = self._starts[start.name] = start._replace(ended=now)
                 self._time = now
-        retired.sort(key=lambda start: (start.ended, start.name))
-        for start in retired[: -self._retired_max]:
+        for start in heapq.nsmallest(excess, retired, key=BY_END):
             del self._starts[start.name]
 
     def _forget_versions(self, dropped: Collection[Replica]) -> None:
