@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from rabble.tracebacks import traceback_text
 
@@ -84,16 +84,15 @@ class Failures:
             self.passed(what)
 
     def attempt_due(
-        self, now: float, parts: Iterable[tuple[str, float | None, Callable[[float], object]]]
+        self, now: float, what: str, due: float | None, step: Callable[[float], object]
     ) -> None:
-        """Attempt all that is due; the rest is not attempted, since it would pass.
+        """Attempt what is due; otherwise it is not attempted, since it would pass.
 
-        :param now: monotonic seconds, with which each is called.
-        :param parts: of each what it is, when it is due, if ever, and its step.
+        :param now: monotonic seconds, with which the step is called.
+        :param due: when it is due, if ever.
         """
-        for what, due, step in parts:
-            if due is not None and now >= due:
-                self.attempt(what, functools.partial(step, now))
+        if due is not None and now >= due:
+            self.attempt(what, functools.partial(step, now))
 
     def rest_s(self) -> float:
         """Seconds to wait before the next look, once after each failure of what is done again."""

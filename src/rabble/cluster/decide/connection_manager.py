@@ -82,6 +82,9 @@ class ConnectionManager:
         self._waiting = Waiting(self._backoff)
         #: When the last connection came up.
         self._last_up = float("-inf")
+        #: `tick` has nothing to do before that, in monotonic seconds, unless something happens
+        #: first, by which this is an earlier time.
+        self.none_before = float("-inf")
 
     # The desired peers.
 
@@ -109,6 +112,7 @@ class ConnectionManager:
             return []
         moved = member.addr != node.addr
         if moved:
+            self.none_before = float("-inf")
             member.answered = member.peer is not None and member.peer.addr == node.addr
         fresh = explicit or not member.is_desired
         member.node, member.addr, member.is_desired = node, node.addr, True
@@ -386,7 +390,8 @@ class ConnectionManager:
         member.refusal = None
         if not is_guest(peer):  # Who says nothing of the network, nor of how many nodes start.
             self._last_up = now
-            self._waiting.hurry(now)
+            if self._waiting.hurry(now):
+                self.none_before = float("-inf")
         return [*actions, Up(connection_id, peer, incarnation)]
 
     def lost(
@@ -430,6 +435,8 @@ class ConnectionManager:
 
     def tick(self, now: float) -> list[Action]:
         """What is to be dialled now."""
+        if now < self.none_before:
+            return []
         places = self._dials.places(now)
         if not any(places.values()):
             return []
@@ -456,6 +463,12 @@ class ConnectionManager:
 
     def next_tick(self, now: float) -> float | None:
         """When `tick` has something to do if nothing else happens, in monotonic seconds."""
+        if now >= self.none_before:
+            at = self._next_dial(now)
+            self.none_before = float("inf") if at is None else at
+        return self.none_before if self.none_before < float("inf") else None
+
+    def _next_dial(self, now: float) -> float | None:
         first_due = self._waiting.first_due()
         if now < first_due:
             return first_due if first_due < float("inf") else None
@@ -506,6 +519,7 @@ class ConnectionManager:
         for member in list(self._members.values()):
             self._forget_guest(member)
         self._waiting.look_anew()
+        self.none_before = float("-inf")
         return actions
 
     # What one may ask.
@@ -541,6 +555,7 @@ class ConnectionManager:
     # The rest is internal.
 
     def _plan(self, target: DialTarget, now: float) -> None:
+        self.none_before = float("-inf")
         self._waiting.drop(target)
         gone = target.whom is None and self._seeds.get(target.addr) is not target
         if target.up or gone or target.pending_dial is not None:
@@ -570,6 +585,7 @@ class ConnectionManager:
             self._plan(member, now)
 
     def _end(self, pending_dial: PendingDial, *, reached: bool) -> None:
+        self.none_before = float("-inf")
         self._dials.remove(pending_dial)
         if pending_dial.target.pending_dial is pending_dial:
             pending_dial.target.pending_dial = None
