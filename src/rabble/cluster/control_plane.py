@@ -284,28 +284,41 @@ class ControlPlane:
         for handshake_socket in self._handshakes.due(looked_at):
             step = functools.partial(self._handshakes.tick, handshake_socket, looked_at)
             self._take_step(handshake_socket, step)
-        # Each is asked when it is due after what goes before it is done, as that may say so.
-        due = self.failures.attempt_due
-        due(now, "listening", self._listener.next_tick(), self._listener.tick)
-        due(now, "the end of look-ups", self._connector.next_tick(), self._end_look_ups)
+        # What is not due is not attempted, since it would pass. This is done at each wake of the
+        # thread, so it is written out.
+        attempt = self.failures.attempt_at
+        if (at := self._listener.next_tick()) is not None and now >= at:
+            attempt("listening", self._listener.tick, now)
+        if (at := self._connector.next_tick()) is not None and now >= at:
+            attempt("the end of look-ups", self._end_look_ups, now)
         if self._stop_at is None:
-            due(now, "the look at the seeds", self._seeds.next_tick(), self._seeds.tick)
-            renewal = self._renewal.next_tick
-            due(now, "the look at keys and certificates", renewal, self.sockets.renew)
-            check = now if self._next_check is None else self._next_check
-            due(now, "the look at the peers", check, self._check_peers)
-            standing = now if self._life.is_to_look else None
-            due(now, "this node's own standing", standing, self._life.tick)
-            due(now, "the end of bans", self._shut_out.next_tick(), self._shut_out.tick)
-            due(now, "the digest", self._gossip.next_tick, self._tell)
-            unmended = now if self.failures.is_unmended else None
-            due(now, "what broke off", unmended, self._mend)
-            if not self._life.is_removed and not self._admission.is_draining:
-                due(now, "dialling", self._connection_manager.none_before, self._tick_dials)
+            self._tick_running(now)
         if self._status_board.is_unpublished:
             self.failures.attempt("the status", self.publish)
         if self.joins:
             self.failures.attempt("what is waited for", self._settle_joins)
+
+    def _tick_running(self, now: float) -> None:
+        """What is of no use any more at the end."""
+        attempt = self.failures.attempt_at
+        if (at := self._seeds.next_tick()) is not None and now >= at:
+            attempt("the look at the seeds", self._seeds.tick, now)
+        if (at := self._renewal.next_tick) is not None and now >= at:
+            attempt("the look at keys and certificates", self.sockets.renew, now)
+        if self._next_check is None or now >= self._next_check:
+            attempt("the look at the peers", self._check_peers, now)
+        if self._life.is_to_look:
+            attempt("this node's own standing", self._life.tick, now)
+        if (at := self._shut_out.next_tick()) is not None and now >= at:
+            attempt("the end of bans", self._shut_out.tick, now)
+        if now >= self._gossip.next_tick:
+            attempt("the digest", self._tell, now)
+        if self.failures.is_unmended:
+            attempt("what broke off", self._mend, now)
+        if now >= self._connection_manager.none_before and not (
+            self._life.is_removed or self._admission.is_draining
+        ):
+            attempt("dialling", self._tick_dials, now)
 
     def _tell(self, now: float) -> None:
         self._gossip.tick(now, self._connections.all())

@@ -83,16 +83,9 @@ class Failures:
         else:
             self.passed(what)
 
-    def attempt_due(
-        self, now: float, what: str, due: float | None, step: Callable[[float], object]
-    ) -> None:
-        """Attempt what is due; otherwise it is not attempted, since it would pass.
-
-        :param now: monotonic seconds, with which the step is called.
-        :param due: when it is due, if ever.
-        """
-        if due is not None and now >= due:
-            self.attempt(what, functools.partial(step, now))
+    def attempt_at(self, what: str, step: Callable[[float], object], now: float) -> None:
+        """The same of a step that is called with the time, in monotonic seconds."""
+        self.attempt(what, functools.partial(step, now))
 
     def rest_s(self) -> float:
         """Seconds to wait before the next look, once after each failure of what is done again."""
