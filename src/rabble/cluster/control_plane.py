@@ -265,6 +265,11 @@ class ControlPlane:
                 times.append(self._connection_manager.next_tick(now))
         return min(time_ for time_ in times if time_ is not None)
 
+    @property
+    def is_shaking_hands(self) -> bool:
+        """Whether handshakes are under way."""
+        return len(self._handshakes) > 0
+
     def looks(self) -> None:
         """The sockets are about to be looked at. Whoever is ready then was in time."""
         now = self._clock()
