@@ -265,11 +265,6 @@ class ControlPlane:
                 times.append(self._connection_manager.next_tick(now))
         return min(time_ for time_ in times if time_ is not None)
 
-    @property
-    def is_shaking_hands(self) -> bool:
-        """Whether handshakes are under way."""
-        return len(self._handshakes) > 0
-
     def looks(self) -> None:
         """The sockets are about to be looked at. Whoever is ready then was in time."""
         now = self._clock()
@@ -289,8 +284,7 @@ class ControlPlane:
         for handshake_socket in self._handshakes.due(looked_at):
             step = functools.partial(self._handshakes.tick, handshake_socket, looked_at)
             self._take_step(handshake_socket, step)
-        # What is not due is not attempted, since it would pass. This is done at each wake of the
-        # thread, so it is written out.
+        # At each wake: what is not due is not attempted, since it would pass.
         attempt = self.failures.attempt_at
         if (at := self._listener.next_tick()) is not None and now >= at:
             attempt("listening", self._listener.tick, now)

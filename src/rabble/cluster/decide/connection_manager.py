@@ -82,8 +82,7 @@ class ConnectionManager:
         self._waiting = Waiting(self._backoff)
         #: When the last connection came up.
         self._last_up = float("-inf")
-        #: `tick` has nothing to do before that, in monotonic seconds, unless something happens
-        #: first, by which this is an earlier time.
+        #: `tick` has nothing to do before that, unless what happens first sets it anew.
         self.none_before = float("-inf")
 
     # The desired peers.
@@ -464,26 +463,17 @@ class ConnectionManager:
     def next_tick(self, now: float) -> float | None:
         """When `tick` has something to do if nothing else happens, in monotonic seconds."""
         if now >= self.none_before:
-            at = self._next_dial(now)
-            self.none_before = float("inf") if at is None else at
+            self.none_before = self._next_dial(now)
         return self.none_before if self.none_before < float("inf") else None
 
-    def _next_dial(self, now: float) -> float | None:
+    def _next_dial(self, now: float) -> float:
         first_due = self._waiting.first_due()
         if now < first_due:
-            return first_due if first_due < float("inf") else None
+            return first_due
         # What is due waits for a place, or for its turn.
         if (next_place := self._dials.next_place(now)) is not None:
             return next_place
-        places = self._dials.places(now)
-        if not any(places.values()):
-            return None
-        due = (
-            self._rates.due(target, now)
-            for target in self._waiting
-            if places[target.is_looked_up].has(target.is_hearsay)
-        )
-        return min((each for each in due if each is not None), default=None)
+        return self._rates.first_due(self._waiting, now, self._dials.places(now))
 
     # What becomes of a step that broke off.
 
@@ -600,7 +590,7 @@ class ConnectionManager:
         down = Down(member.connection_id, member.peer, member.incarnation)
         self._up.pop(member.connection_id, None)
         member.connection_id = None
-        # To the end, for `_forget`.
+        # To the end, for `forget_idle`.
         self._members.move_to_end(member.node.name)
         return down
 
@@ -613,14 +603,6 @@ class ConnectionManager:
     def _member(self, node: NodeId) -> Member:
         member = self._members.get(node.name)
         if member is None:
-            self._forget()
+            Member.forget_idle(self._members, self._remembered_max)
             member = self._members[node.name] = Member(node.addr, node=node)
         return member
-
-    def _forget(self) -> None:
-        """Of the names that nobody wants, those that were connected last are kept."""
-        if len(self._members) <= self._remembered_max:
-            return
-        idle = [name for name, member in self._members.items() if member.is_idle]
-        for name in idle[: max(len(idle) - self._remembered_max, 0)]:
-            del self._members[name]

@@ -69,6 +69,7 @@ from rabble.cluster.decide.membership_state import (
     State,
     Version,
     believed,
+    by_end,
     bytes_of,
     check_cells,
     checked_int,
@@ -81,9 +82,6 @@ __all__ = ["Changes", "Membership", "MembershipError", "MembershipLimit"]
 
 #: Of a state to be encoded. Its size is bounded by the limits of membership.
 ELEMENTS_MAX = 2**31 - 1
-
-#: In this order starts that are no more are forgotten: the one that ended first, by its name else.
-BY_END = operator.itemgetter(Start._fields.index("ended"), Start._fields.index("name"))
 
 
 class Membership:
@@ -237,8 +235,7 @@ class Membership:
                 versions.append(version)
                 # All of them, or one that is left out would count as dropped.
                 joins += [join for join in self._joins.values() if join[:2] == part]
-        rows = Rows(frozenset(starts), frozenset(versions), frozenset(joins))
-        return State(rows, self._codec)
+        return State(Rows(frozenset(starts), frozenset(versions), frozenset(joins)), self._codec)
 
     def own_parts(self) -> tuple[Part, Part]:
         """The parts that this start of the node makes itself."""
@@ -350,10 +347,7 @@ class Membership:
     def _all_or_nothing(self) -> Iterator[None]:
         """Go back to what was before, if anything is raised inside of it."""
         known = self.known()
-        numbers = (
-            *(self.incarnation, self._time),
-            *(self._starts_announced, self._joins_announced),
-        )
+        numbers = self.incarnation, self._time, self._starts_announced, self._joins_announced
         before = known, numbers
         try:
             yield
@@ -405,12 +399,11 @@ class Membership:
             for join in gained.values():
                 if len(self._joins_of[join.member]) > self._dots_per_member_max:
                     dropped |= self._drop_surplus(join.member)
-            left: Collection[str] = ()
-            if len(self._starts) > self._retired_max:
-                left = {name for name, node in before.items() if node is not None}
+            left = {name for name, node in before.items() if node is not None}
             self._settle(touched, left, dropped)
             # Whatever is dropped or forgotten beyond what was received makes it less.
-            if not self._correct_own() and news.is_all and self._count() == tuple(map(len, state.rows)):
+            is_less = [*map(len, self._entries())] != [*map(len, state.rows)]
+            if not self._correct_own() and news.is_all and not is_less:
                 self._known = state
             if may_exceed:
                 self._check_bounds(known)
@@ -423,13 +416,9 @@ class Membership:
         """All that the state consists of."""
         return self._starts, self._versions, self._joins
 
-    def _count(self) -> tuple[int, int, int]:
-        """How many of each there are."""
-        return len(self._starts), len(self._versions), len(self._joins)
-
     def _may_exceed(self, news: News) -> bool:
         """Whether a merge could exceed a bound: so far that is cheap to say."""
-        rows = sum(self._count()) + len(news.starts) + len(news.versions)
+        rows = sum(map(len, self._entries())) + len(news.starts) + len(news.versions)
         return (
             len(self._members) + len(news.touched) >= self._members_max
             or STATE_HEAD_BYTES + (rows + len(news.gained)) * ROW_BYTES_MAX > self._bytes_max
@@ -458,7 +447,7 @@ class Membership:
                 f"Limits.membership_members_max is {self._members_max}"
             )
         entries = self._entries()
-        if STATE_HEAD_BYTES + (sum(self._count()) + 3) * ROW_BYTES_MAX <= self._bytes_max:
+        if STATE_HEAD_BYTES + (sum(map(len, entries)) + 3) * ROW_BYTES_MAX <= self._bytes_max:
             return
         own = self.own.name
         size = bytes_of(*(part.values() for part in entries)) + bytes_of(
@@ -567,10 +556,9 @@ class Membership:
         members, starts = self._members, self._starts
         for name in touched:
             node = members.get(name)
-            # Most often a start that is in force, and of the same address as before.
             start = starts.get(name)
             if node is not None and start is not None and start.addr == node.addr:
-                continue
+                continue  # As most often.
             node = self._winner(name)
             if node is None:
                 members.pop(name, None)
@@ -598,8 +586,7 @@ class Membership:
         excess = len(self._starts) - members_with_starts - self._retired_max
         if excess <= 0:
             return
-        names = self._starts.keys() - self._members.keys()
-        retired = list(map(self._starts.__getitem__, names))
+        retired = [self._starts[name] for name in self._starts.keys() - self._members.keys()]
         # A removal that is news here may be old elsewhere, or comes from where few names left. It
         # has to be passed on before it is forgotten, so it counts as one of now.
         now = min(self._time + 1, COUNTER_MAX)
@@ -607,7 +594,7 @@ class Membership:
             if start.name in left:
                 retired[i] = self._starts[start.name] = start._replace(ended=now)
                 self._time = now
-        for start in heapq.nsmallest(excess, retired, key=BY_END):
+        for start in heapq.nsmallest(excess, retired, key=by_end):
             del self._starts[start.name]
 
     def _forget_versions(self, dropped: Collection[Replica]) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "State",
     "Version",
     "believed",
+    "by_end",
     "bytes_of",
     "check_cells",
     "checked_int",
@@ -342,6 +343,8 @@ def text_bytes(text: str) -> int:
 
 NUMBERS = operator.itemgetter(1, 2, 3)
 ENDED = operator.itemgetter(3)
+#: In this order starts that are no more are forgotten: the one that ended first, by its name else.
+by_end = operator.itemgetter(3, 0)
 
 
 def highest_in(rows: Iterable[Start | Version]) -> int:
