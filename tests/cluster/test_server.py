@@ -6,9 +6,11 @@ import itertools
 import os
 import random
 import selectors
+import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -120,6 +122,37 @@ def test_many_commands_keep_the_thread_from_nothing_else() -> None:
     until(lambda: len(done) == 1_000)
     assert done == list(range(1_000))
     assert max(two - one for one, two in itertools.pairwise(looks)) <= COMMANDS_PER_TURN
+    of.end()
+
+
+class GivesWay:
+    """In place of a poller: keeps how many handshakes were under way when it gave way."""
+
+    def __init__(self, server: ClusterServer) -> None:
+        self._server, self._poller = server, server._poller
+        self.handshakes: list[int] = []
+
+    def give_way(self) -> None:
+        self.handshakes.append(len(self._server._control_plane._handshakes))
+        self._poller.give_way()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._poller, name)
+
+
+def test_others_have_the_processor_before_it_sleeps_while_there_are_handshakes() -> None:
+    of = Server()
+    gives_way = of.server._poller = GivesWay(of.server)  # type: ignore[assignment]
+    of.server.start()
+    for _ in range(5):
+        turned = threading.Event()
+        of.server.post(turned.set)
+        assert turned.wait(PATIENCE_S)
+    assert gives_way.handshakes == []
+    with socket.create_connection(of.listeners[0].getsockname(), PATIENCE_S) as says_nothing:
+        until(lambda: len(gives_way.handshakes) > 0)
+        says_nothing.shutdown(socket.SHUT_RDWR)
+    assert set(gives_way.handshakes) == {1}
     of.end()
 
 

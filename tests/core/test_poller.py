@@ -315,6 +315,17 @@ def test_one_thread_runs_a_poller() -> None:
     at.run()
 
 
+def test_who_gives_way_lets_other_threads_run_python_and_goes_on() -> None:
+    at = poller()
+    ran = threading.Event()
+    thread = threading.Thread(target=ran.set)
+    thread.start()
+    while not ran.is_set():
+        at.give_way()
+    thread.join(PATIENCE_S)
+    at.stop()
+
+
 def test_nothing_of_a_poller_works_in_a_forked_child() -> None:
     near, far = pair()
     at = poller()

@@ -365,7 +365,9 @@ def is_guest(node: NodeId) -> bool:
     The handshake sees to it that this is so of guests, and of nobody else. Of a node by itself the
     port says nothing.
     """
-    return node.addr.rpartition(":")[2].strip("0") == ""
+    # Of most others the last digit says so.
+    addr = node.addr
+    return addr.endswith(("0", ":")) and addr.rpartition(":")[2].strip("0") == ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from rabble._core.linux cimport (
     pthread_mutex_lock,
     pthread_mutex_trylock,
     pthread_mutex_unlock,
+    sched_yield,
 )
 from rabble._core.mac cimport MAC_KEY_BYTES
 from rabble._core.receive cimport poll_sockets, split_frames, verify_records
@@ -61,6 +62,8 @@ __all__ = ["Poller"]
 cdef enum:
     STUCK_NS = 2_000_000              # after which the poll thread looks in the executor's place
     BUSY_TICK_NS = 50_000_000         # how often it looks whether it has to
+    GIVE_WAY_TIMES = 4                # at most; fewer saved less, see docs/benchmarks.md
+    GIVE_WAY_NS = 20_000_000          # beside others that compute, once or twice is enough
 
 cdef extern from *:
     """
@@ -188,6 +191,20 @@ cdef class Poller:
         """Make `fileno` readable. For any thread; never blocks."""
         check_owner(&self.sockets)
         signal(self.sockets.server_fd)
+
+    def give_way(self):
+        """Let others have the processor, if they want it: the thread stays ready.
+
+        Where the peers are on the same machine and it has not enough processors, they say more
+        meanwhile than one thing. For any thread.
+        """
+        cdef int _
+        cdef int64_t until = monotonic_ns() + GIVE_WAY_NS
+        with nogil:
+            for _ in range(GIVE_WAY_TIMES):
+                sched_yield()
+                if monotonic_ns() >= until:
+                    break
 
     def watch(self, int fd):
         """Have a descriptor wake the executor when it sleeps here: that of its inbox.

@@ -114,6 +114,7 @@ class ControlPlane:
         self._worked_from: tuple[float, float] | None = None
         self._processor_clock = processor_clock
         self._stop_at: float | None = None
+        #: When the peers are looked at; `None` without any.
         self._next_check: float | None = None
         self._failed_handshakes = FailedHandshakes(
             own.name, self._connection_manager, self._status_board, runtime
@@ -283,25 +284,43 @@ class ControlPlane:
         for handshake_socket in self._handshakes.due(looked_at):
             step = functools.partial(self._handshakes.tick, handshake_socket, looked_at)
             self._take_step(handshake_socket, step)
-        tell = functools.partial(self._gossip.tick, peers=self._connections.all())
-        parts: list[tuple[str, float | None, Callable[[float], object]]] = [
-            ("listening", self._listener.next_tick(), self._listener.tick),
-            ("the end of look-ups", self._connector.next_tick(), self._end_look_ups),
-        ]
+        # At each wake: what is not due is not attempted, since it would pass.
+        attempt = self.failures.attempt_at
+        if (at := self._listener.next_tick()) is not None and now >= at:
+            attempt("listening", self._listener.tick, now)
+        if (at := self._connector.next_tick()) is not None and now >= at:
+            attempt("the end of look-ups", self._end_look_ups, now)
         if self._stop_at is None:
-            renewal, shut_out = self._renewal.next_tick, self._shut_out.next_tick()
-            parts += [
-                ("the look at the seeds", self._seeds.next_tick(), self._seeds.tick),
-                ("the look at keys and certificates", renewal, self.sockets.renew),
-                ("the look at the peers", now, self._check_peers),
-                ("this node's own standing", now, self._life.tick),
-                ("the end of bans", shut_out, self._shut_out.tick),
-                ("the digest", self._gossip.next_tick, tell),
-                ("what broke off", now, self._mend),
-                ("dialling", now, self._tick_dials),
-            ]
-        parts.append(("the status", now, lambda now: self.publish()))
-        self.failures.attempt_due(now, [*parts, ("what is waited for", now, self._settle_joins)])
+            self._tick_running(now)
+        if self._status_board.is_unpublished:
+            self.failures.attempt("the status", self.publish)
+        if self.joins:
+            self.failures.attempt("what is waited for", self._settle_joins)
+
+    def _tick_running(self, now: float) -> None:
+        """What is of no use any more at the end."""
+        attempt = self.failures.attempt_at
+        if (at := self._seeds.next_tick()) is not None and now >= at:
+            attempt("the look at the seeds", self._seeds.tick, now)
+        if (at := self._renewal.next_tick) is not None and now >= at:
+            attempt("the look at keys and certificates", self.sockets.renew, now)
+        if self._next_check is None or now >= self._next_check:
+            attempt("the look at the peers", self._check_peers, now)
+        if self._life.is_to_look:
+            attempt("this node's own standing", self._life.tick, now)
+        if (at := self._shut_out.next_tick()) is not None and now >= at:
+            attempt("the end of bans", self._shut_out.tick, now)
+        if now >= self._gossip.next_tick:
+            attempt("the digest", self._tell, now)
+        if self.failures.is_unmended:
+            attempt("what broke off", self._mend, now)
+        if now >= self._connection_manager.none_before and not (
+            self._life.is_removed or self._admission.is_draining
+        ):
+            attempt("dialling", self._tick_dials, now)
+
+    def _tell(self, now: float) -> None:
+        self._gossip.tick(now, self._connections.all())
 
     def _report(self, level: int, text: str) -> None:
         self._runtime.report(level, functools.partial(str, text))
@@ -315,7 +334,7 @@ class ControlPlane:
             self._runtime.connection_up,
         )
 
-    def _settle_joins(self, now: float) -> None:
+    def _settle_joins(self) -> None:
         if self._life.is_removed:
             self.joins.removed()
         self.joins.settle(self._connections.all())
@@ -326,8 +345,7 @@ class ControlPlane:
             self._handshake_failed(dial.connection_id, failed, dial.addr, initiated=True)
 
     def _tick_dials(self, now: float) -> None:
-        if not self._life.is_removed and not self._admission.is_draining:
-            self._carry_out(self._connection_manager.tick(now))
+        self._carry_out(self._connection_manager.tick(now))
 
     def _mend(self, now: float) -> None:
         """After a failure: what was noted by half is put right, and no member is forgotten."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from rabble.tracebacks import traceback_text
 
@@ -83,17 +83,9 @@ class Failures:
         else:
             self.passed(what)
 
-    def attempt_due(
-        self, now: float, parts: Iterable[tuple[str, float | None, Callable[[float], object]]]
-    ) -> None:
-        """Attempt all that is due; the rest is not attempted, since it would pass.
-
-        :param now: monotonic seconds, with which each is called.
-        :param parts: of each what it is, when it is due, if ever, and its step.
-        """
-        for what, due, step in parts:
-            if due is not None and now >= due:
-                self.attempt(what, functools.partial(step, now))
+    def attempt_at(self, what: str, step: Callable[[float], object], now: float) -> None:
+        """The same of a step that is called with the time, in monotonic seconds."""
+        self.attempt(what, functools.partial(step, now))
 
     def rest_s(self) -> float:
         """Seconds to wait before the next look, once after each failure of what is done again."""

@@ -54,6 +54,11 @@ class OwnLife:
         """When `tick` has something to do, in monotonic seconds."""
         return self._standing.next_tick
 
+    @property
+    def is_to_look(self) -> bool:
+        """Whether `tick` has something to look at: a later start is known of, or was."""
+        return self._membership.is_superseded or self._standing.next_tick is not None
+
     def tick(self, now: float) -> None:
         """Go beyond a later start of this node that others know of, if it is time to."""
         if self._standing.is_outbid(now):

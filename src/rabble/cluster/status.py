@@ -47,6 +47,11 @@ class StatusBoard:
         self.has_changed = False
         self._came_up: list[Connection] = []
 
+    @property
+    def is_unpublished(self) -> bool:
+        """Whether `publish_changes` has something to do."""
+        return self.has_changed or bool(self._came_up)
+
     def came_up(self, connection: Connection) -> None:
         """Have the executor told of a connection once it is published."""
         self.has_changed = True

@@ -83,6 +83,7 @@ class Host:
         "known",
         "membership",
         "name",
+        "node",
         "port",
         "side",
         "spot",
@@ -96,6 +97,7 @@ class Host:
         self.side = 0  # of the partition
         self.spot = DOWN  # the same if it is up
         self.port = 1
+        self.node = NodeId(self.name, f"{self.name}:{self.port}")
         self.is_busy = False  # will take in and tell
         # What it last told, None before that. Equal states are the same object.
         self.state: Told | None = None
@@ -104,9 +106,10 @@ class Host:
         # The states that came and were taken in yet.
         self.got: dict[Told, None] = {}
 
-    @property
-    def node(self) -> NodeId:
-        return NodeId(self.name, f"{self.name}:{self.port}")
+    def move(self) -> None:
+        """To another port of the same host."""
+        self.port += 1
+        self.node = NodeId(self.name, f"{self.name}:{self.port}")
 
 
 class Simulation:
@@ -283,7 +286,7 @@ class Simulation:
     def start(self, host: Host) -> None:
         if host.membership is None:
             incarnation = next(self.incarnations)
-            host.membership = Membership(host.node, incarnation)
+            host.membership = Membership(host.node, incarnation, LIMITS)
             host.spot = host.side
             host.known = [None] * len(self.all)
             self.happened["start"] += 1
@@ -303,7 +306,7 @@ class Simulation:
         self.happened["crash"] += 1
         # Seeds are where they are said to be.
         if host not in self.seeds and self.rng.random() < 0.3:
-            host.port += 1
+            host.move()
         self.after((0.5, 5.0), self.restart, host)
 
     def leave(self) -> None:

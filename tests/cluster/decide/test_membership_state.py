@@ -50,6 +50,20 @@ def test_a_start_that_was_dropped_stays_dropped(a: Start, b: Start) -> None:
     assert (chosen.addr is None) == (None in of_latest)
 
 
+@given(starts, starts)
+def test_the_last_start_is_one_of_the_two_objects_if_it_equals_one(a: Start, b: Start) -> None:
+    chosen = last_start(a, b)
+    assert chosen not in (a, b) or chosen is a or chosen is b
+
+
+@given(versions, versions)
+def test_the_version_of_both_is_one_of_the_two_objects_if_it_equals_one(
+    a: Version, b: Version
+) -> None:
+    both = merged_version(a, b)
+    assert both not in (a, b) or both is a or both is b
+
+
 @given(versions, versions)
 def test_what_two_know_of_a_replica_is_the_most_of_both(a: Version, b: Version) -> None:
     both = merged_version(a, b)
@@ -76,6 +90,21 @@ def test_what_one_adds_to_another_is_what_that_does_not_have() -> None:
     # The two together are more than the one: it does not have `c`.
     assert not news.is_all
     assert state_of("a", "b", "c").news_for(state_of("b", "c")).is_all
+
+
+@given(starts, starts, starts)
+def test_a_state_is_all_of_both_only_if_the_known_one_adds_nothing(
+    known: Start, received: Start, other: Start
+) -> None:
+    none: frozenset[Version] = frozenset()
+    before = State(Rows(frozenset({known}), none, frozenset()), CODEC)
+    others = frozenset({received, other._replace(name="b")})
+    state = State(Rows(others, none, frozenset()), CODEC)
+    news = state.news_for(before)
+    together = {**before.starts(), **news.starts}
+    assert together == {"a": last_start(known, received), "b": other._replace(name="b")}
+    assert news.is_all == (set(together.values()) == others)
+    assert news.received_starts == others - {known}
 
 
 def test_rows_that_are_known_are_shared_and_not_checked_again() -> None:

@@ -198,6 +198,8 @@ class Bans:
 
     def next_tick(self) -> float | None:
         """When a ban ends that holds, in monotonic seconds."""
+        if not self._entries:
+            return None
         return min(
             (each.holds_until for each in self._entries.values() if not each.is_noted_over),
             default=None,

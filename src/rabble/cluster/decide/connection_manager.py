@@ -82,6 +82,8 @@ class ConnectionManager:
         self._waiting = Waiting(self._backoff)
         #: When the last connection came up.
         self._last_up = float("-inf")
+        #: `tick` has nothing to do before that, unless what happens first sets it anew.
+        self.none_before = float("-inf")
 
     # The desired peers.
 
@@ -109,6 +111,7 @@ class ConnectionManager:
             return []
         moved = member.addr != node.addr
         if moved:
+            self.none_before = float("-inf")
             member.answered = member.peer is not None and member.peer.addr == node.addr
         fresh = explicit or not member.is_desired
         member.node, member.addr, member.is_desired = node, node.addr, True
@@ -386,7 +389,8 @@ class ConnectionManager:
         member.refusal = None
         if not is_guest(peer):  # Who says nothing of the network, nor of how many nodes start.
             self._last_up = now
-            self._waiting.hurry(now)
+            if self._waiting.hurry(now):
+                self.none_before = float("-inf")
         return [*actions, Up(connection_id, peer, incarnation)]
 
     def lost(
@@ -430,6 +434,8 @@ class ConnectionManager:
 
     def tick(self, now: float) -> list[Action]:
         """What is to be dialled now."""
+        if now < self.none_before:
+            return []
         places = self._dials.places(now)
         if not any(places.values()):
             return []
@@ -456,21 +462,18 @@ class ConnectionManager:
 
     def next_tick(self, now: float) -> float | None:
         """When `tick` has something to do if nothing else happens, in monotonic seconds."""
+        if now >= self.none_before:
+            self.none_before = self._next_dial(now)
+        return self.none_before if self.none_before < float("inf") else None
+
+    def _next_dial(self, now: float) -> float:
         first_due = self._waiting.first_due()
         if now < first_due:
-            return first_due if first_due < float("inf") else None
+            return first_due
         # What is due waits for a place, or for its turn.
         if (next_place := self._dials.next_place(now)) is not None:
             return next_place
-        places = self._dials.places(now)
-        if not any(places.values()):
-            return None
-        due = (
-            self._rates.due(target, now)
-            for target in self._waiting
-            if places[target.is_looked_up].has(target.is_hearsay)
-        )
-        return min((each for each in due if each is not None), default=None)
+        return self._rates.first_due(self._waiting, now, self._dials.places(now))
 
     # What becomes of a step that broke off.
 
@@ -506,6 +509,7 @@ class ConnectionManager:
         for member in list(self._members.values()):
             self._forget_guest(member)
         self._waiting.look_anew()
+        self.none_before = float("-inf")
         return actions
 
     # What one may ask.
@@ -541,6 +545,7 @@ class ConnectionManager:
     # The rest is internal.
 
     def _plan(self, target: DialTarget, now: float) -> None:
+        self.none_before = float("-inf")
         self._waiting.drop(target)
         gone = target.whom is None and self._seeds.get(target.addr) is not target
         if target.up or gone or target.pending_dial is not None:
@@ -570,6 +575,7 @@ class ConnectionManager:
             self._plan(member, now)
 
     def _end(self, pending_dial: PendingDial, *, reached: bool) -> None:
+        self.none_before = float("-inf")
         self._dials.remove(pending_dial)
         if pending_dial.target.pending_dial is pending_dial:
             pending_dial.target.pending_dial = None
@@ -584,7 +590,7 @@ class ConnectionManager:
         down = Down(member.connection_id, member.peer, member.incarnation)
         self._up.pop(member.connection_id, None)
         member.connection_id = None
-        # To the end, for `_forget`.
+        # To the end, for `forget_idle`.
         self._members.move_to_end(member.node.name)
         return down
 
@@ -597,14 +603,6 @@ class ConnectionManager:
     def _member(self, node: NodeId) -> Member:
         member = self._members.get(node.name)
         if member is None:
-            self._forget()
+            Member.forget_idle(self._members, self._remembered_max)
             member = self._members[node.name] = Member(node.addr, node=node)
         return member
-
-    def _forget(self) -> None:
-        """Of the names that nobody wants, those that were connected last are kept."""
-        if len(self._members) <= self._remembered_max:
-            return
-        idle = [name for name, member in self._members.items() if member.is_idle]
-        for name in idle[: max(len(idle) - self._remembered_max, 0)]:
-            del self._members[name]

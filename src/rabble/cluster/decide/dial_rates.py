@@ -8,7 +8,7 @@ those that failed. A token comes back at once if somebody was there.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from rabble.cluster.decide.peers import DialTarget
 from rabble.cluster.decide.pending_dials import Places
@@ -45,6 +45,20 @@ class DialRates:
         if bucket is None or target.due is None:
             return target.due
         return max(target.due, bucket.next_token(now)) if self._under_way < self._most else None
+
+    def first_due(
+        self, waiting: Iterable[DialTarget], now: float, places: Mapping[bool, Places]
+    ) -> float:
+        """When the first of these may be dialled for which there is a place; infinity if none may.
+
+        :param places: of those that are looked up, and of the others.
+        """
+        due = (
+            self.due(target, now)
+            for target in waiting
+            if places[target.is_looked_up].has(target.is_hearsay)
+        )
+        return min((each for each in due if each is not None), default=float("inf"))
 
     def ended(self, bucket: TokenBucket | None, *, reached: bool) -> None:
         """A dial has ended.

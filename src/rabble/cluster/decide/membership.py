@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import heapq
 import operator
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
@@ -68,6 +69,7 @@ from rabble.cluster.decide.membership_state import (
     State,
     Version,
     believed,
+    by_end,
     bytes_of,
     check_cells,
     checked_int,
@@ -216,7 +218,7 @@ class Membership:
                 frozenset(self._versions.values()),
                 frozenset(self._joins.values()),
             )
-            self._known = State(rows, self._codec)
+            self._known = State(rows, self._codec, self._starts.copy(), self._versions.copy())
         return self._known
 
     def delta(self, parts: Iterable[Part]) -> State:
@@ -233,8 +235,7 @@ class Membership:
                 versions.append(version)
                 # All of them, or one that is left out would count as dropped.
                 joins += [join for join in self._joins.values() if join[:2] == part]
-        rows = Rows(frozenset(starts), frozenset(versions), frozenset(joins))
-        return State(rows, self._codec)
+        return State(Rows(frozenset(starts), frozenset(versions), frozenset(joins)), self._codec)
 
     def own_parts(self) -> tuple[Part, Part]:
         """The parts that this start of the node makes itself."""
@@ -346,10 +347,7 @@ class Membership:
     def _all_or_nothing(self) -> Iterator[None]:
         """Go back to what was before, if anything is raised inside of it."""
         known = self.known()
-        numbers = (
-            *(self.incarnation, self._time),
-            *(self._starts_announced, self._joins_announced),
-        )
+        numbers = self.incarnation, self._time, self._starts_announced, self._joins_announced
         before = known, numbers
         try:
             yield
@@ -382,7 +380,7 @@ class Membership:
             if news.is_all:
                 self._known = state
             return UNCHANGED
-        before = {name: self._members.get(name) for name in touched}
+        before = dict(zip(touched, map(self._members.get, touched), strict=True))
         before.setdefault(self.own.name, self._members.get(self.own.name))
         # If what is new is forgotten at once, nothing has changed.
         entries_max = self._retired_max - max(len(news.starts), len(news.versions))
@@ -404,7 +402,7 @@ class Membership:
             left = {name for name, node in before.items() if node is not None}
             self._settle(touched, left, dropped)
             # Whatever is dropped or forgotten beyond what was received makes it less.
-            is_less = tuple(map(len, self._entries())) != tuple(map(len, state.rows))
+            is_less = [*map(len, self._entries())] != [*map(len, state.rows)]
             if not self._correct_own() and news.is_all and not is_less:
                 self._known = state
             if may_exceed:
@@ -555,12 +553,17 @@ class Membership:
         :param left: those of them that may just have ceased to be members.
         :param dropped: replicas of which joins were just dropped.
         """
+        members, starts = self._members, self._starts
         for name in touched:
+            node = members.get(name)
+            start = starts.get(name)
+            if node is not None and start is not None and start.addr == node.addr:
+                continue  # As most often.
             node = self._winner(name)
             if node is None:
-                self._members.pop(name, None)
+                members.pop(name, None)
             else:
-                self._members[name] = node
+                members[name] = node
         if len(self._starts) > self._retired_max:
             self._forget_starts(left)
         if len(self._versions) > self._retired_max:
@@ -579,9 +582,11 @@ class Membership:
         return NodeId(name, join.addr)
 
     def _forget_starts(self, left: Collection[str]) -> None:
-        retired = [start for start in self._starts.values() if start.name not in self._members]
-        if len(retired) <= self._retired_max:
+        members_with_starts = sum(map(self._starts.__contains__, self._members))
+        excess = len(self._starts) - members_with_starts - self._retired_max
+        if excess <= 0:
             return
+        retired = [self._starts[name] for name in self._starts.keys() - self._members.keys()]
         # A removal that is news here may be old elsewhere, or comes from where few names left. It
         # has to be passed on before it is forgotten, so it counts as one of now.
         now = min(self._time + 1, COUNTER_MAX)
@@ -589,8 +594,7 @@ class Membership:
             if start.name in left:
                 retired[i] = self._starts[start.name] = start._replace(ended=now)
                 self._time = now
-        retired.sort(key=lambda start: (start.ended, start.name))
-        for start in retired[: -self._retired_max]:
+        for start in heapq.nsmallest(excess, retired, key=by_end):
             del self._starts[start.name]
 
     def _forget_versions(self, dropped: Collection[Replica]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from types import NoneType
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,6 +34,7 @@ __all__ = [
     "State",
     "Version",
     "believed",
+    "by_end",
     "bytes_of",
     "check_cells",
     "checked_int",
@@ -128,8 +129,8 @@ class News(NamedTuple):
     #: The highest logical time in it.
     time: int
     #: The rows of the one that are other than those of the other.
-    received_starts: dict[str, Start]
-    received_versions: dict[Replica, Version]
+    received_starts: frozenset[Start]
+    received_versions: frozenset[Version]
     #: The highest of their incarnations, counters and times.
     highest: int
     #: Whether the two together are the received one, as no row of the known one adds to it.
@@ -141,18 +142,28 @@ class State:
 
     :param rows: checked.
     :param codec: with which it is encoded.
+    :param starts: those rows by name, if they are at hand; nobody alters it.
+    :param versions: those rows by replica, likewise.
 
     What is sent of it is made once, when it is first asked for.
     """
 
-    __slots__ = ("_digest", "_encoded", "_plain", "codec", "rows")
+    __slots__ = ("_digest", "_encoded", "_plain", "_starts", "_versions", "codec", "rows")
 
-    def __init__(self, rows: Rows, codec: Codec) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        codec: Codec,
+        starts: dict[str, Start] | None = None,
+        versions: dict[Replica, Version] | None = None,
+    ) -> None:
         self.rows = rows
         self.codec = codec
         self._plain: dict[str, list[list[Any]]] | None = None
         self._encoded: bytes | None = None
         self._digest: bytes | None = None
+        self._starts = starts
+        self._versions = versions
 
     def plain(self) -> dict[str, list[list[Any]]]:
         """The map that is encoded. It is the same object every time: do not alter it."""
@@ -178,63 +189,74 @@ class State:
         """Whether this is the state of a peer; False if finding out would take some work."""
         return self._plain is not None and self._plain == plain
 
+    def starts(self) -> dict[str, Start]:
+        """Those rows by name. It is the same object every time: do not alter it."""
+        if self._starts is None:
+            self._starts = {row[0]: row for row in self.rows.starts}
+        return self._starts
+
+    def versions(self) -> dict[Replica, Version]:
+        """Those rows by replica. It is the same object every time: do not alter it."""
+        if self._versions is None:
+            self._versions = {row[:2]: row for row in self.rows.versions}
+        return self._versions
+
     def news_for(self, known: State) -> News:
         """What this one adds to a known one. Looks at what differs only."""
-        starts = {row[0]: row for row in self.rows.starts - known.rows.starts}
-        versions = {row[:2]: row for row in self.rows.versions - known.rows.versions}
-        joins = {row[:3]: row for row in self.rows.joins - known.rows.joins}
-        # What is known otherwise, or is not in this one at all.
-        known_starts = {row[0]: row for row in known.rows.starts - self.rows.starts}
-        known_versions = {row[:2]: row for row in known.rows.versions - self.rows.versions}
-        known_joins = {row[:3]: row for row in known.rows.joins - self.rows.joins}
-
-        new_starts = starts.copy()
-        for name in known_starts.keys() & starts.keys():
-            new_starts[name] = last_start(known_starts[name], starts[name])
-            if new_starts[name] == known_starts[name]:
-                del new_starts[name]
-        new_versions = versions.copy()
-        for replica in known_versions.keys() & versions.keys():
-            new_versions[replica] = merged_version(known_versions[replica], versions[replica])
-            if new_versions[replica] == known_versions[replica]:
-                del new_versions[replica]
-        gained = joins.copy()
-        if joins:
-            counters = {row[:2]: row[2] for row in known.rows.versions}
-            for dot in joins:
-                if dot[2] <= counters.get(dot[:2], 0):
-                    del gained[dot]
+        rows, known_rows = self.rows, known.rows
+        received_starts = rows.starts - known_rows.starts
+        starts, all_starts = combined(
+            received_starts,
+            known.starts() if received_starts else {},
+            len(known_rows.starts) - len(rows.starts) + len(received_starts),
+            BY_NAME,
+            last_start,
+        )
+        received_versions = rows.versions - known_rows.versions
+        versions, all_versions = combined(
+            received_versions,
+            known.versions() if received_versions else {},
+            len(known_rows.versions) - len(rows.versions) + len(received_versions),
+            BY_REPLICA,
+            merged_version,
+        )
+        received_joins = rows.joins - known_rows.joins
+        known_joins = known_rows.joins - rows.joins
+        gained: dict[Dot, Join] = {}
+        if received_joins:
+            seen = known.versions()
+            for join in received_joins:
+                version = seen.get(join[:2])
+                if version is None or join[2] > version[2]:
+                    gained[join[:3]] = join
         lost = []
         if known_joins:
-            counters = {row[:2]: row[2] for row in self.rows.versions}
-            for dot, join in known_joins.items():
-                if dot in joins:
+            seen = self.versions()
+            received_dots = {row[:3]: row for row in received_joins}
+            for join in known_joins:
+                dot = join[:3]
+                if (received := received_dots.get(dot)) is not None:
                     # No correct node makes a dot twice. Even so all have to agree; and the lower of
                     # the two is no news, or its sender could have this state sent again and again.
-                    if joins[dot] > join:
+                    if received > join:
                         lost.append(join)
-                        gained[dot] = joins[dot]
-                elif dot[2] <= counters.get(dot[:2], 0):
+                        gained[dot] = received
+                elif (version := seen.get(dot[:2])) is not None and dot[2] <= version[2]:
                     lost.append(join)
 
-        touched = {*new_starts, *(row[3] for row in lost), *(row[3] for row in gained.values())}
-        received: list[Start | Version] = [*starts.values(), *versions.values()]
-        ends = [row[3] for row in new_starts.values()]
-        ends += [row[3] for row in new_versions.values()]
+        changed = itertools.chain(starts.values(), versions.values())
         return News(
-            new_starts,
-            new_versions,
-            lost,
-            gained,
-            touched,
-            max(ends, default=0),
             starts,
             versions,
-            max(map(highest_in, received), default=0),
+            lost,
+            gained,
+            {*starts, *(row[3] for row in lost), *(row[3] for row in gained.values())},
+            max(map(ENDED, changed), default=0),
+            received_starts,
+            received_versions,
+            highest_in(itertools.chain(received_starts, received_versions)),
             # A known join that stays is of a replica of which more was seen than is received.
-            (new_starts, new_versions, gained) == (starts, versions, joins)
-            and known_starts.keys() <= starts.keys()
-            and known_versions.keys() <= versions.keys(),
+            all_starts and all_versions and len(gained) == len(received_joins),
         )
 
 
@@ -319,9 +341,15 @@ def text_bytes(text: str) -> int:
     return size + 1 + (size >= 32)
 
 
-def highest_in(row: Start | Version) -> int:
-    """The highest of the numbers of a row."""
-    return max(row[1:4])
+NUMBERS = operator.itemgetter(1, 2, 3)
+ENDED = operator.itemgetter(3)
+#: In this order starts that are no more are forgotten: the one that ended first, by its name else.
+by_end = operator.itemgetter(3, 0)
+
+
+def highest_in(rows: Iterable[Start | Version]) -> int:
+    """The highest of the numbers of some rows; 0 if there are none."""
+    return max(map(max, map(NUMBERS, rows)), default=0)
 
 
 def believed(state: State, news: News, highest: int) -> State:
@@ -332,8 +360,8 @@ def believed(state: State, news: News, highest: int) -> State:
     """
     if news.highest <= highest:
         return state
-    starts = [row for row in news.received_starts.values() if highest_in(row) > highest]
-    versions = [row for row in news.received_versions.values() if highest_in(row) > highest]
+    starts = [row for row in news.received_starts if max(NUMBERS(row)) > highest]
+    versions = [row for row in news.received_versions if max(NUMBERS(row)) > highest]
     replicas = {row[:2] for row in versions}
     rows = Rows(
         state.rows.starts.difference(starts),
@@ -446,18 +474,64 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+Key = TypeVar("Key", str, Replica)
+
+
+def combined(
+    received: Collection[Row],
+    known: dict[Key, Row],
+    others: int,
+    key_of: Callable[[Any], Key],
+    both: Callable[[Row, Row], Row],
+) -> tuple[dict[Key, Row], bool]:
+    """What received rows and known ones say together.
+
+    :param received: rows that are not known.
+    :param known: by key.
+    :param others: how many of the known rows were not received.
+    :param both: of a known and a received row of one key; the same object as one that it equals.
+    :returns: the rows of both together that are not known; and whether the known ones say nothing
+        that was not received.
+    """
+    news: dict[Key, Row] = {}
+    adds = False
+    for row in received:
+        key = key_of(row)
+        before = known.get(key)
+        if before is None:
+            news[key] = row
+            continue
+        others -= 1
+        together = both(before, row)
+        adds = adds or together is not row
+        if together is not before:
+            news[key] = together
+    return news, not (adds or others)
+
+
 def last_start(a: Start, b: Start) -> Start:
     """The later of two starts of a name; of equal ones the dropped one, as who has it knows more.
 
     Two addresses of one dot, which no correct node makes, are decided by their order.
+
+    :returns: one of the two objects if it is equal to one.
     """
     ended = max(a.ended, b.ended)
     if a[1:3] == b[1:3]:
         addr = None if a.addr is None or b.addr is None else max(a.addr, b.addr)
-        return a._replace(ended=ended, addr=addr)
-    return max(a, b, key=lambda start: start[1:3])._replace(ended=ended)
+        last = a if a.addr == addr and (a.ended == ended or b.addr != addr) else b
+    else:
+        last = a if a[1:3] > b[1:3] else b
+    return last if last.ended == ended else last._replace(ended=ended)
 
 
 def merged_version(a: Version, b: Version) -> Version:
-    """What two know of one replica, together."""
+    """What two know of one replica, together.
+
+    :returns: one of the two objects if it is equal to one.
+    """
+    if a.counter >= b.counter and a.ended >= b.ended:
+        return a
+    if a.counter <= b.counter and a.ended <= b.ended:
+        return b
     return a._replace(counter=max(a.counter, b.counter), ended=max(a.ended, b.ended))

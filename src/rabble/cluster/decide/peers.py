@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from typing import Literal
 
 from rabble._core.ids import NodeId
@@ -158,6 +158,19 @@ class Member(DialTarget):
     @property
     def is_hearsay(self) -> bool:
         return not (self.join or self.answered or self.next_addr != self.addr)
+
+    @staticmethod
+    def forget_idle(members: MutableMapping[str, Member], most: int) -> None:
+        """Of the names that nobody wants, those that were connected last are kept.
+
+        :param members: in the order in which they were connected.
+        :param most: of the names that nobody wants.
+        """
+        if len(members) <= most:
+            return
+        idle = [name for name, member in members.items() if member.is_idle]
+        for name in idle[: max(len(idle) - most, 0)]:
+            del members[name]
 
     def verdict(self, newcomer: NodeId, incarnation: int, silent: bool) -> Refusal | None:
         """A newcomer of this name against who is known: why it may not be connected.

@@ -53,14 +53,18 @@ class Waiting:
             self._is_first_gone |= target.due <= self._first_due
             target.due = None
 
-    def hurry(self, now: float) -> None:
-        """Somebody could be reached: those that failed may be again, too."""
+    def hurry(self, now: float) -> bool:
+        """Somebody could be reached: those that failed may be again, too.
+
+        :returns: whether there are any.
+        """
         for target in self._failing:
             if isinstance(target, Member) and now < target.held_until:
                 continue
             self._backoff.hurry(target, now)
             if target.due is not None:
                 self._first_due = min(self._first_due, target.due)
+        return bool(self._failing)
 
     def failing(self) -> list[DialTarget]:
         """Those that failed before."""

@@ -106,7 +106,9 @@ class Connector:
 
     def next_tick(self) -> float | None:
         """When `end_late` has something to do."""
-        return min((each.by for each in self._resolving.values()), default=None)
+        if not self._resolving:
+            return None
+        return min(each.by for each in self._resolving.values())
 
     def connect_next(self, before: HandshakeSocket, problem: str) -> Failed | None:
         """Begin to connect to the next address in place of one that could not be reached.
