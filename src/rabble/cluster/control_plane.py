@@ -435,19 +435,8 @@ class ControlPlane:
         """Answer what a handshake asks, until it waits for its peer or has ended."""
         connection_id, initiated = handshake_socket.connection_id, handshake_socket.initiated
         while outcome is not None:
-            if (
-                isinstance(outcome, Authenticate | Authorize | Established)
-                and handshake_socket.own_incarnation != self._life.incarnation
-            ):
-                # The peer would take this node for its earlier start for as long as they connect.
-                self._handshakes.drop(connection_id)
-                handshake_socket.close()
-                outcome = Failed(
-                    RefusalCode.STALE_INCARNATION,
-                    "this node has become a later start of itself meanwhile",
-                    False,
-                    silent=True,
-                )
+            if handshake_socket.own_incarnation != self._life.incarnation:
+                outcome = self._handshakes.outdated(handshake_socket, outcome)
             match outcome:
                 case Authenticate(peer):
                     if (dial := handshake_socket.dial) is not None:
@@ -474,10 +463,8 @@ class ControlPlane:
                 case Unreached(problem):
                     outcome = self._connector.connect_next(handshake_socket, problem)
                 case Failed():
-                    remote = handshake_socket.remote
-                    self._handshake_failed(
-                        connection_id, outcome, remote, initiated, handshake_socket
-                    )
+                    ended = connection_id, outcome, handshake_socket.remote, initiated
+                    self._handshake_failed(*ended, handshake_socket)
                     return
 
     def _established(self, done: HandshakeSocket, established: Established) -> None:

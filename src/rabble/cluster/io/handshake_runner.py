@@ -174,6 +174,18 @@ class HandshakeRunner:
 
         return self._take(handshake_socket, step)
 
+    def outdated(self, handshake_socket: HandshakeSocket, outcome: Outcome) -> Outcome:
+        """This node has become a later start of itself since it began: end it without a word.
+
+        The peer would take this node for the earlier one for as long as they are connected.
+        """
+        if not isinstance(outcome, Authenticate | Authorize | Established):
+            return outcome
+        self.drop(handshake_socket.connection_id)
+        handshake_socket.close()
+        text = "this node has become a later start of itself meanwhile"
+        return Failed(RefusalCode.STALE_INCARNATION, text, False, silent=True)
+
     def due(self, now: float) -> list[HandshakeSocket]:
         """Those for which something takes too long; each is ended by `tick`.
 
