@@ -90,6 +90,8 @@ class LyingNetwork(VirtualNetwork):
         self.choices, self.steps = choices, 0
         #: Whom of two honest nodes something parted that the other one said.
         self.parted: list[tuple[str, str, str]] = []
+        #: Who has taken in what the liar says on bans of itself.
+        self.believed: list[tuple[str, object]] = []
         self.honest = {name: self.start(name) for name in HONEST}
         self.wires: dict[VirtualPlane, Wire] = {}
         self.incarnation = self.new_incarnation()
@@ -113,8 +115,14 @@ class LyingNetwork(VirtualNetwork):
         read, refuse = frames._read_membership, frames._refuse
 
         def counted(peer: PeerConnection, body: bytes) -> None:
-            self.steps += peer.node.name == LIAR
+            if peer.node.name != LIAR:
+                read(peer, body)
+                return
+            self.steps += 1
+            before = word_on_liar(plane)
             read(peer, body)
+            if (after := word_on_liar(plane)) not in (None, before):
+                self.believed.append((name, after))
 
         def looked_at(peer: PeerConnection, error: Exception) -> None:
             is_open, is_known = peer.connection.open, peer.node.name in plane.membership
@@ -315,6 +323,7 @@ class LyingNetwork(VirtualNetwork):
     def check(self, plane: VirtualPlane) -> None:
         """Whatever was said: bounds, and that nothing has failed for itself."""
         assert not self.parted, self.parted
+        assert not self.believed, self.believed
         assert not plane.runtime.failures, plane.runtime.failures
         assert not plane.failures.is_unmended, plane.runtime.reports[-3:]
         assert "INTERNAL_ERROR" not in plane.status().refusals, plane.runtime.reports[-3:]
@@ -431,6 +440,11 @@ class LyingNetwork(VirtualNetwork):
 PAUSES = (0.0, 0.0, 0.01, 0.06, 0.3, 2.0)
 #: Rounds of 0.6 s in which honest nodes have come to hold each other.
 ROUNDS_MAX = 80
+
+
+def word_on_liar(plane: VirtualPlane) -> object:
+    """The last word on a ban of the liar's name."""
+    return next((row[1:4] for row in plane.bans.summary(0.0) if row[0] == LIAR), None)
 
 
 def limits_reached(plane: VirtualPlane) -> bool:

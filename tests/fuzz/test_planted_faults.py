@@ -48,7 +48,12 @@ FAULTS: dict[str, tuple[object, str, Callable[..., Any]]] = {
 }
 #: Of what only control planes have.
 FAULTS_OF_PLANES = {
-    "a member is parted from another that knows more than fits": (ControlFrames, "_refuse", close)
+    "a member is parted from another that knows more than fits": (ControlFrames, "_refuse", close),
+    "a member is believed about itself": (
+        *(Bans, "merge"),
+        lambda self, rows, now, told_by=(), merge=Bans.merge: merge(self, rows, now),
+    ),
+    "a name may have any number of joins": (Membership, "_drop_surplus", lambda self, name: set()),
 }
 
 
