@@ -47,9 +47,8 @@ cdef int owned_by(Entry entry, Pid pid) except -1
 cdef Link find_link(Entry entry, Pid pid)
 # What a process asks. `add_link` leaves everything as it was unless it returns LINKED.
 cdef LinkStatus add_link(Monitors monitors, Entry entry, Pid pid) except? NO_ROOM
-cdef int remove_link(Monitors monitors, Entry entry, Pid pid) except -1
-# The same of one that has ended since it asked, and whose Exiting stands behind that.
-cdef bint remove_ended(Monitors monitors, Pid asker, Pid pid) except -1
+# `entry` is that of `asker`, or None: it has ended since, and its Exiting stands behind that.
+cdef int remove_link(Monitors monitors, Entry entry, Pid asker, Pid pid) except -1
 # Whose turn it is can be taken back no more.
 cdef int forget_exiting(Monitors monitors, Exiting exiting) except -1
 # An Exiting of a link that could not be made, which can be taken back like another.

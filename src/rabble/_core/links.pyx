@@ -160,7 +160,14 @@ cdef int end_remote(Connection connection, Entry entry, Link link) except -1:
     return forget_if_over(entry, link)
 
 
-cdef int remove_link(Monitors monitors, Entry entry, Pid pid) except -1:
+cdef int remove_link(Monitors monitors, Entry entry, Pid asker, Pid pid) except -1:
+    # It may have ended since, and have a successor, which can have sent nothing yet then.
+    if asker is not None and remove_ended(monitors, asker, pid):
+        return 0
+    return 0 if entry is None else remove_own(monitors, entry, pid)
+
+
+cdef int remove_own(Monitors monitors, Entry entry, Pid pid) except -1:
     cdef Link link = find_link(entry, pid)
     cdef Connection connection
     cdef PyObject* found

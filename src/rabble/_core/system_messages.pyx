@@ -27,7 +27,7 @@ from rabble._core.exits cimport begin_link, check_linking, handle_exiting
 from rabble._core.failure cimport what_failed
 from rabble._core.frame_decoder cimport PeerEvent
 from rabble._core.ids cimport CorrelationId, Pid, same_node
-from rabble._core.links cimport Exiting, find_link, owned_by, remove_ended, remove_link
+from rabble._core.links cimport Exiting, find_link, owned_by, remove_link
 from rabble._core.links cimport Link as LinkEnd
 from rabble._core.monitors cimport MONITORED, NO_PROCESS, MonitorStatus
 from rabble._core.notices cimport Connected, Discard, Notice, Undelivered
@@ -514,12 +514,7 @@ cdef class SystemMessages(MessageHandler):
     cdef int unlink(self, object request, Envelope envelope) except -1:
         cdef Entry entry = self.asker(envelope)
         cdef Pid pid = pid_in(request)
-        # It may have ended since, and have a successor, which can have sent nothing yet then.
-        if envelope.sender is not None and remove_ended(
-            self.executor.monitors, envelope.sender, pid
-        ):
-            return 0
-        return 0 if entry is None else remove_link(self.executor.monitors, entry, pid)
+        return remove_link(self.executor.monitors, entry, envelope.sender, pid)
 
     cdef int get_metrics(self, Envelope envelope) except -1:
         cdef Entry entry = self.asker(envelope)
