@@ -40,7 +40,7 @@ SHAPES = {
     "a long loop in receive": """
         # It is interrupted, which the log tells.
         logging.getLogger("rabble").addHandler(logging.NullHandler())
-        node = rabble.rouse(limits=Limits(shutdown_ms=1_000))
+        node = rabble.rouse(limits=Limits(shutdown_ms=3_000))
         running = threading.Event()
 
         def loop(process, msg, sender):
