@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rabble.cluster.decide.belief import BELIEVED_WITHOUT_CLOCK as FAR
-from rabble.cluster.decide.membership import Membership
+from rabble.cluster.decide.membership import Membership, MembershipError
 from rabble.cluster.decide.membership_state import read_state
 from rabble.cluster.decide.standing import OwnStanding
 from tests.cluster.decide.test_membership_simulation import LIMITS, NODES, Host, Simulation, Told
@@ -66,7 +66,12 @@ class LyingSimulation(Simulation):
         super().cause_trouble()
 
     def lie(self) -> None:
-        state = read_state(self.codec.decode_message(self.a_lie()), self.checked, LIMITS)
+        try:
+            state = read_state(self.codec.decode_message(self.a_lie()), self.checked, LIMITS)
+        except MembershipError:
+            # Whoever is told it refuses it.
+            self.happened["refused"] += 1
+            return
         told = Told(state, len(self.told), [])
         self.happened["lie"] += 1
         for host in self.rng.sample(self.all, self.rng.randint(1, max(len(self.all) // 4, 1))):
