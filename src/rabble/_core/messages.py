@@ -113,8 +113,8 @@ class Spawn:
     #: Whether who asks monitors it, as `Monitor` does.
     monitor: bool = False
     #: Whether it may not outlive who asks: a link that ends it, in order, whatever the reason,
-    #: `stopped` too, and also if it traps exits. An `Unlink` of its own ends it; one of its owner
-    #: lets it go.
+    #: `stopped` too, and also if it traps exits. It crashes if it asks for an `Unlink` of its
+    #: owner; one that its owner asks for lets it go.
     owned: bool = False
 
 
