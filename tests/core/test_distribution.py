@@ -14,6 +14,8 @@ from rabble import (
     Down,
     DownReason,
     Envelope,
+    Exit,
+    Link,
     MessageRegistry,
     Monitor,
     NodeDown,
@@ -30,7 +32,7 @@ from rabble._core.executor import Executor
 from rabble._core.inbox import Inbox
 from rabble.messages import Bounced, Lost
 from tests.core.peers import Hub
-from tests.core.processes import raising, spawn_recorder
+from tests.core.processes import Recorder, raising, spawn_recorder
 from tests.reference.session import DOWN_CODES, PROTOCOL, UNDELIVERED_CODES
 from tests.support import BARE, TINY, Does, subscribe_dead_letters
 
@@ -45,6 +47,12 @@ PEERS_CLASSES = MessageRegistry()
 @message(name="distribution.OfThePeer", registry=PEERS_CLASSES)
 class OfThePeer:
     """A class that only the peer knows."""
+
+
+class Trapping(Recorder):
+    """Is told of exits."""
+
+    traps_exits = True
 
 
 def spawn_node_subscriber(executor: Executor) -> tuple[Pid, list[Any]]:
@@ -105,6 +113,64 @@ def test_a_later_start_is_up_when_the_one_before_is_down_and_all_that_it_sent_is
         NodeUp(new.node, 2),
         "of the new one",
     ]
+
+
+@pytest.mark.parametrize("has_decoded", [False, True])
+@pytest.mark.parametrize("has_closed", [False, True])
+def test_an_end_that_came_before_a_later_start_is_told_between_two_lives(
+    hub: Hub, has_decoded: bool, has_closed: bool
+) -> None:
+    """A node that stood still takes in at once what a peer sent, its end, and its next start."""
+    old, new = hub.connect(incarnation=1), hub.attach(incarnation=2)
+    far = old.pid("far")
+    monitoring, told = monitor(hub, far)
+    trapping = Trapping()
+    linked, exits = hub.executor.spawn(trapping, "linked"), trapping.got
+    hub.executor.send(hub.executor.pid, Link(far), sender=linked)
+    hub.settle()
+    for to in (monitoring, linked):
+        old.send(to, "of the first life", far)
+    old.write("down", monitoring, far, 1, DOWN_CODES["crashed"], LIFE, "why")
+    old.write("exit", linked, far, 2, DOWN_CODES["crashed"], LIFE, "why")
+    for to in (monitoring, linked):
+        old.send(to, "of the next life", far)
+    if has_closed:
+        old.close()
+    else:
+        old.exchange()
+    if has_decoded:
+        hub.executor.step(0)
+    hub.executor.connection_up(new.connection)
+    new.send(monitoring, "of the next start", far)
+    hub.settle()
+    assert hub.witness.ended == [old.connection]
+    reason = DownReason("crashed", "why")
+    lives = ["of the first life", "of the next life"]
+    if not TINY:
+        # There less than all of it is read before the connection's end.
+        assert told == [lives[0], Down(far, reason), lives[1], "of the next start"]
+        assert exits == [lives[0], Exit(far, reason), lives[1]]
+    for got in (told, exits):
+        ends = [place for place, what in enumerate(got) if isinstance(what, Down | Exit)]
+        assert len(ends) == 1
+        assert lives[1] not in got[: ends[0]] and lives[0] not in got[ends[0] :]
+
+
+@pytest.mark.parametrize("queued", [0, 1, 5])
+def test_of_two_later_starts_that_come_at_once_the_last_one_stays(hub: Hub, queued: int) -> None:
+    subscriber, told = spawn_node_subscriber(hub.executor)
+    old = hub.connect(incarnation=1)
+    for number in range(queued):
+        old.send(subscriber, number)
+    old.exchange()
+    hub.executor.step(0)
+    for incarnation in (2, 3):
+        hub.executor.connection_up(hub.attach(incarnation=incarnation).connection)
+        hub.executor.send(subscriber, "between")
+    hub.settle()
+    ups = [what.incarnation for what in told if isinstance(what, NodeUp)]
+    assert ups == [1, 2, 3] and not isinstance(told[-1], NodeDown)
+    assert hub.executor.delivered and len(hub.witness.ended) == 2
 
 
 def test_what_waits_for_a_node_that_ends_is_dropped_and_not_for_its_next_start(hub: Hub) -> None:

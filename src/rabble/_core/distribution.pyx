@@ -13,7 +13,7 @@ from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.executor cimport Executor
 from rabble._core.exits cimport exit_connection, handle_link_event
 from rabble._core.frame cimport (
-    CODE_PROTOCOL, DEMONITOR, DOWN, EXIT, LINK, LOST, MONITOR, UNDELIVERED, UNLINK,
+    CODE_DUPLICATE, CODE_PROTOCOL, DEMONITOR, DOWN, EXIT, LINK, LOST, MONITOR, UNDELIVERED, UNLINK,
     VERSION_OF_LINKS,
 )
 from rabble._core.frame_decoder cimport EVENT_UNDECODABLE, PeerEvent
@@ -47,12 +47,14 @@ __all__ = []
 cdef int add_connection(Executor executor, Connection connection) except -1:
     """A connection to a node is established."""
     cdef Connection old = executor.routes.by_name.get(connection.session.peer.name)
-    cdef size_t before = executor.run_queue.count()
     cdef Connected told
     if old is not None:
-        executor.routes.receive_all(old, executor.run_queue)
-        if executor.backlog.limited and executor.run_queue.count() != before:
-            executor.admission.admit_newest(executor.run_queue.count() - before)
+        if has_last_words(executor, old):
+            # They have their turns first: a Down among them comes before the next life of its pid.
+            told = Connected.__new__(Connected)
+            told.connection = connection
+            executor.run_queue.append(new_envelope(executor.pid, told, None, None))
+            return 0
         end_connection(executor, old)
     executor.routes.add(connection)
     told = Connected.__new__(Connected)
@@ -64,6 +66,26 @@ cdef int add_connection(Executor executor, Connection connection) except -1:
         connection.session.peer, connection.session.incarnation, connection.session.labels
     )
     return executor.notifier.notify_all(executor.node_subscribers, up)
+
+
+cdef bint has_last_words(Executor executor, Connection old) except -1:
+    """Whether something that came by a connection which another replaces was not delivered yet.
+
+    All that has come is queued, and nothing more is read.
+    """
+    cdef size_t before = executor.run_queue.count()
+    old.close(CODE_DUPLICATE, "another connection has taken its place")
+    executor.routes.receive_all(old, executor.run_queue)
+    if executor.backlog.limited and executor.run_queue.count() != before:
+        executor.admission.admit_newest(executor.run_queue.count() - before)
+    if (
+        executor.run_queue.count() == before
+        and <Py_ssize_t>(old.batch_end - executor.backlog.popped) <= 0
+    ):
+        return False
+    # Also where it is known already: a third connection must not overtake the second one.
+    old.batch_end = executor.backlog.popped + executor.run_queue.count()
+    return True
 
 
 cdef int note_told(Executor executor, Connection connection) except -1:
