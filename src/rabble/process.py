@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Generic, Protocol
 
-from rabble._core.dispatch import executor_of
+from rabble._core.dispatch import show_runtime
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.messages import DownReason
@@ -123,31 +123,25 @@ class Process(Generic[Message]):
                 f"are known from init() on; in a test, hand it a runtime with attach()"
             ) from None
 
-    @property
-    def pid(self) -> Pid:
-        """This process's own pid."""
-        return self._attached().pid
-
-    @property
-    def node_id(self) -> NodeId:
-        """The node it runs on."""
-        return self._attached().pid.node
-
     if TYPE_CHECKING:
+
+        @property
+        def pid(self) -> Pid: ...
+
+        @property
+        def node_id(self) -> NodeId: ...
 
         @property
         def executor(self) -> Pid: ...
 
-    else:
-        # Asked for with each control message, so nothing of it is Python.
-        executor = property(executor_of, doc="The pid that control messages go to.")
-
-    @property
-    def now(self) -> float:
-        """Monotonic seconds at which the executor's current batch of deliveries began."""
-        return self._attached().now
+        @property
+        def now(self) -> float: ...
 
     @property
     def random(self) -> random.Random:
         """This process's own random source, seeded from the node's seed and its pid."""
         return self._attached().random
+
+
+# Asked for with each message, so nothing of it is Python: `pid`, `node_id`, `executor`, `now`.
+show_runtime(Process)

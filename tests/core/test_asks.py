@@ -105,9 +105,9 @@ class Obeys(Process):
                 assert sender is not None and correlation_id is not None
                 requests[call] = (sender, correlation_id)
             case Answer(call) if call in requests:
-                return reply("answer", *requests[call])
+                return reply("answer", *said_anew(call, requests[call]))
             case PassOn(call, to) if call in requests:
-                return Envelope(to, ("request", call), *requests[call])
+                return Envelope(to, ("request", call), *said_anew(call // 2, requests[call]))
             case Crash():
                 raise ValueError("as told")
             case Reply(call, value):
@@ -116,6 +116,12 @@ class Obeys(Process):
             case Failed(call, error):
                 self.model.end(call, self.life, how_of(error))
         return None
+
+
+def said_anew(call: int, known_by: tuple[Pid, CorrelationId]) -> tuple[Pid, CorrelationId]:
+    """The same for every other call: what is equal to a correlation id is as good as that."""
+    sender, cid = known_by
+    return (sender, CorrelationId(cid.pid, cid.connection, cid.request)) if call % 2 else known_by
 
 
 def how_of(error: RabbleError) -> str:
@@ -475,6 +481,62 @@ def test_an_answer_that_stands_before_the_timeout_wins() -> None:
         clock.go_on(20)
         settle(executor)
         assert told == [Reply(1, "answer")] and executor.timers == 0
+
+
+def test_an_answer_by_an_equal_correlation_id_is_one_also_within_the_turn() -> None:
+    told: list[Any] = []
+    kept: list[Envelope] = []
+
+    class Keeps(Process):
+        def receive(self, msg: Any, sender: Pid | None, cid: CorrelationId | None) -> Output:
+            if msg == "go":
+                return kept[::-1]
+            assert cid is not None
+            kept.append(reply(msg, sender, CorrelationId(cid.pid, None, cid.request)))
+            return None
+
+    def asks(process: Process, msg: Any, sender: Pid | None) -> list[Envelope] | None:
+        if msg != "go":
+            told.append(msg)
+            return None
+        asked = [Envelope(process.executor, Ask(to, n, LONG_MS, n)) for n in range(5)]
+        return [*asked, Envelope(to, "go")]
+
+    with bare_executor() as executor:
+        to = executor.spawn(Keeps(), "keeps")
+        executor.send(executor.spawn(Does(asks), "asks"), "go")
+        executor.step()
+        settle(executor)
+        assert told == [Reply(n, n) for n in reversed(range(5))]
+        assert executor.timers == 0
+
+
+def test_the_correlation_id_of_another_node_with_the_same_id_ends_nothing() -> None:
+    """Two that have no mesh are called alike; one that both are in the same place of the row."""
+    with bare_executor() as one, bare_executor() as other:
+        cids: list[CorrelationId] = []
+
+        class Keeps(Process):
+            def receive(self, msg: Any, sender: Pid | None, cid: CorrelationId | None) -> Output:
+                assert cid is not None
+                cids.append(cid)
+                return None
+
+        told = []
+        for executor in (one, other):
+            asks, got = spawn_recorder(executor, "asks")
+            told.append(got)
+            ask(executor, asks, executor.spawn(Keeps(), "keeps"), "request")
+            settle(executor)
+        ask(other, Pid("asks", BARE), Pid("keeps", BARE), "another request")
+        settle(other)
+        assert cids[0] == cids[1] != cids[2]
+        one.post(Envelope(CALLS, "answer", None, cids[2]))
+        other.post(Envelope(CALLS, "answer", None, cids[0]))
+        settle(one)
+        settle(other)
+        # What is equal counts, on either; a third one was never asked here.
+        assert told == [[], [Reply(1, "answer")]]
 
 
 def test_nobody_a_crash_and_an_end_say_so() -> None:

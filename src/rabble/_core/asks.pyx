@@ -42,8 +42,8 @@ cdef int begin_ask(Executor executor, Ask ask, Envelope envelope, Entry entry) e
         # The strict mode found that it cannot travel.
         refused = <Undelivered>msg
         msg = refused.envelope.msg
-    if entry is not None and len(requests.asks) >= requests.asks_max:
-        error = executor.hooks.target.asks_full(ask.to, len(requests.asks))
+    if entry is not None and requests.asks >= requests.asks_max:
+        error = executor.hooks.target.asks_full(ask.to, requests.asks)
         return executor.notifier.notify(entry, Failed(ask.tag, error), envelope.correlation_id)
     if executor.table.find(requests.asker) is NULL:
         # An executor without a table of calls.
@@ -53,7 +53,7 @@ cdef int begin_ask(Executor executor, Ask ask, Envelope envelope, Entry entry) e
     request = new_envelope(<Pid>ask.to, msg, requests.asker, cid)
     if entry is not None:
         # Of a life that is over the request goes out all the same, as whatever else it sent.
-        wait_for(executor, entry, ask, envelope.correlation_id, number, delay_ms)
+        wait_for(executor, entry, ask, envelope.correlation_id, cid, delay_ms)
     if refused is not None:
         return executor.letters.drop(request, refused.reason, refused.detail)
     executor.follow_up = request
@@ -61,12 +61,13 @@ cdef int begin_ask(Executor executor, Ask ask, Envelope envelope, Entry entry) e
 
 
 cdef int wait_for(
-    Executor executor, Entry entry, Ask ask, CorrelationId correlation_id, object number,
+    Executor executor, Entry entry, Ask ask, CorrelationId correlation_id, CorrelationId cid,
     int64_t delay_ms,
 ) except -1:
     cdef Asked asked = Asked.__new__(Asked)
     asked.entry = entry
-    asked.number = number
+    asked.cid = cid
+    asked.number = cid.request
     asked.to = <Pid>ask.to
     asked.tag = ask.tag
     asked.correlation_id = correlation_id
@@ -108,7 +109,7 @@ cdef int expire_ask(Executor executor, Asked asked, Timer timer) except -1:
     if asked.timer is not timer:
         # It ended while this stood in the queue.
         return 0
-    error = executor.hooks.target.ask_timeout(asked.to, asked.number, asked.timeout_ms)
+    error = executor.hooks.target.ask_timeout(asked.to, asked.cid.request, asked.timeout_ms)
     return tell(executor, asked, Failed(asked.tag, error))
 
 
@@ -126,11 +127,15 @@ cdef int end_asks_of(Executor executor, NodeId node, str why) except -1:
     if not requests.asks:
         return 0
     entry = <Entry>executor.table.find(requests.asker)
-    for asked in list(requests.asks.values()):
-        pid = requests.holder(asked.number) or asked.to
+    for asked in requests.all_asked():
+        pid = asked.to
+        if type(asked.holder) is Entry:
+            pid = (<Entry>asked.holder).pid
+        elif asked.holder is not None:
+            pid = <Pid>asked.holder
         if same_node(pid.node, node):
             executor.notifier.notify(
                 entry, CallFailed(pid, "disconnected", why, 0),
-                CorrelationId(requests.asker, None, asked.number),
+                asked.cid,
             )
     return 0

@@ -14,7 +14,7 @@ from rabble._core.pid_slots cimport (
     PidSlots, begin_slots, drop_slots, put_item, remove_item, sort_taken, sorted_items, take_slots,
 )
 
-__all__ = ["DispatchTable", "Entry", "MailboxLimit", "Scene", "executor_of"]
+__all__ = ["DispatchTable", "Entry", "MailboxLimit", "Scene", "show_runtime"]
 
 # Epochs are unique in the whole process, so that a pid cannot take one table's for another's.
 # Guarded by the GIL; 0 is never one.
@@ -113,12 +113,90 @@ cdef class Entry:
         return f"<Entry {self.pid} delivered={self.delivered}>"
 
 
-def executor_of(process):
-    """`Process.executor`."""
-    runtime = getattr(process, "_runtime", None)
-    if type(runtime) is Entry and type((<Entry>runtime).runtime) is Scene:
-        return (<Scene>(<Entry>runtime).runtime).pid
-    return process._attached().executor
+# What a process asks of its runtime with each message, nothing of which is Python: a `property` of
+# a function would take three times as long.
+
+cdef extern from *:
+    """
+    #if PY_VERSION_HEX < 0x030C0000
+    #include <structmember.h>
+    #endif
+    static Py_ssize_t rabble_runtime_at = 0;
+    enum { RABBLE_PID, RABBLE_NODE_ID, RABBLE_EXECUTOR, RABBLE_NOW };
+    static PyGetSetDef rabble_shown[] = {
+        {"pid", NULL, NULL, "This process's own pid.", (void *)RABBLE_PID},
+        {"node_id", NULL, NULL, "The node it runs on.", (void *)RABBLE_NODE_ID},
+        {"executor", NULL, NULL, "The pid that control messages go to.", (void *)RABBLE_EXECUTOR},
+        {"now", NULL, NULL,
+         "Monotonic seconds at which the executor's current batch of deliveries began.",
+         (void *)RABBLE_NOW},
+        {NULL, NULL, NULL, NULL, NULL},
+    };
+    /* Have a class, which has a slot `_runtime`, show them. */
+    static int rabble_show(PyTypeObject *cls, getter get) {
+        PyGetSetDef *field;
+        PyObject *slot = PyObject_GetAttrString((PyObject *)cls, "_runtime");
+        if (slot == NULL) return -1;
+        if (!Py_IS_TYPE(slot, &PyMemberDescr_Type)) {
+            Py_DECREF(slot);
+            PyErr_SetString(PyExc_TypeError, "_runtime must be a slot");
+            return -1;
+        }
+        rabble_runtime_at = ((PyMemberDescrObject *)slot)->d_member->offset;
+        Py_DECREF(slot);
+        for (field = rabble_shown; field->name != NULL; field++) {
+            PyObject *shown;
+            int failed;
+            field->get = get;
+            shown = PyDescr_NewGetSet(cls, field);
+            if (shown == NULL) return -1;
+            failed = PyObject_SetAttrString((PyObject *)cls, field->name, shown);
+            Py_DECREF(shown);
+            if (failed) return -1;
+        }
+        return 0;
+    }
+    /* Borrowed; NULL before the spawn. The descriptor has seen that it is a process. */
+    static PyObject *rabble_runtime_of(PyObject *process) {
+        return *(PyObject **)((char *)process + rabble_runtime_at);
+    }
+    """
+    ctypedef object (*getter)(object process, void* which)
+    int rabble_show(type cls, getter get) except -1
+    PyObject* rabble_runtime_of(object process) noexcept
+    const Py_ssize_t PID "RABBLE_PID"
+    const Py_ssize_t NODE_ID "RABBLE_NODE_ID"
+    const Py_ssize_t EXECUTOR_PID "RABBLE_EXECUTOR"
+
+
+cdef object get_shown(object process, void* which):
+    cdef PyObject* found = rabble_runtime_of(process)
+    cdef Entry entry
+    if found is not NULL and type(<object>found) is Entry:
+        entry = <Entry>found
+        if <Py_ssize_t>which == PID:
+            return entry.pid
+        if <Py_ssize_t>which == NODE_ID:
+            return entry.pid.node
+        if type(entry.runtime) is Scene:
+            if <Py_ssize_t>which == EXECUTOR_PID:
+                return (<Scene>entry.runtime).pid
+            return (<Scene>entry.runtime).batch_ns * 1e-9
+    # A test's own; or none yet, which raises.
+    runtime = process._attached()
+    if <Py_ssize_t>which == PID:
+        return runtime.pid
+    if <Py_ssize_t>which == NODE_ID:
+        return runtime.pid.node
+    return runtime.executor if <Py_ssize_t>which == EXECUTOR_PID else runtime.now
+
+
+def show_runtime(type cls not None):
+    """Give `Process` what it shows of its runtime: `pid`, `node_id`, `executor`, `now`.
+
+    :param cls: which has a slot `_runtime`.
+    """
+    rabble_show(cls, get_shown)
 
 
 cdef PyObject* pid_of(PyObject* entry) noexcept:

@@ -20,6 +20,8 @@ cdef class CorrelationId:
     cdef readonly object connection  # int or None: the client connection it came from
     cdef readonly object request     # int or None: which request of that asker
     cdef Py_hash_t hash_value
+    # The Asked that waits for its answer, borrowed, or NULL: see Requests. No part of the value.
+    cdef PyObject* asked
 
 cdef bint same_node(NodeId a, NodeId b) noexcept
 cdef bint same_pid(Pid a, Pid b) noexcept

@@ -1,6 +1,7 @@
 """Names: `NodeId`, `Pid` and `CorrelationId`, immutable values checked where they enter."""
 
 cimport cython
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.object cimport Py_EQ, Py_GT, Py_LE, Py_LT, Py_NE
 from cpython.unicode cimport PyUnicode_Check
 
@@ -206,7 +207,8 @@ cdef object checked_number(object value, str what):
         raise TypeError(
             f"{what} must be an int or None, not {type_name(value)}: {bounded_repr(value, 80)}"
         )
-    if value < 0 or value >= 1 << 63:
+    cdef int overflow = 0
+    if PyLong_AsLongLongAndOverflow(value, &overflow) < 0 or overflow:
         raise ValueError(f"{what} must be 0 to 2**63 - 1, not {bounded_repr(value, 80)}")
     return value
 

@@ -8,9 +8,11 @@ from rabble._core.timeouts cimport Timeouts
 from rabble._core.timers cimport Timer
 
 cdef class Asked:
-    # The request of an `Ask` that waits for its end. `Requests.asks` owns it.
+    # The request of an `Ask` that waits for its end. The chain of all of them owns it.
+    cdef PyObject* requests                # the Requests whose it is, borrowed
     cdef Entry entry                       # the life that asked
-    cdef object number                     # its key in `Requests.asks`
+    cdef CorrelationId cid                 # of the request, which leads back to this until its end
+    cdef long long number                  # the same number as its
     cdef Pid to                            # whom it was sent to
     cdef object tag                        # of the asker's choice; not looked at
     cdef CorrelationId correlation_id      # of the `Ask` itself, for its end; or None
@@ -18,13 +20,14 @@ cdef class Asked:
     cdef int64_t delay_ms                  # the same, as a number
     cdef Timer timer                       # the end of its time; None while fresh, and at its end
     cdef bint is_fresh                     # its time has not begun to be measured
+    cdef bint is_numbered                  # it is in `Requests.numbered`
     cdef object holder                     # who has the request: as in `Requests.holders`, or None
     cdef PyObject* newer                   # of those that the same life waits for, borrowed ...
     cdef PyObject* older                   # ... the next and the one before; or NULL
     cdef PyObject* held_newer              # the same of those that the same life has
     cdef PyObject* held_older
-    cdef PyObject* fresh_newer             # the same of those that are fresh
-    cdef PyObject* fresh_older
+    cdef PyObject* all_newer               # the same of all
+    cdef PyObject* all_older
 
 cdef class Unanswered:
     # A life has ended without having answered these.
@@ -37,11 +40,15 @@ cdef class Unanswered:
 cdef class Requests:
     cdef readonly Pid asker                # the pid that this node's requests come from
     cdef dict waiting                      # number -> anything, of this node's calls that wait
-    cdef dict asks                         # number -> Asked, of what its processes wait for
+    # What its processes wait for: a chain of Asked in the order in which they began, each of which
+    # it owns. Most end before they need a timer, and are found by their correlation id.
+    cdef PyObject* oldest
+    cdef PyObject* newest
+    cdef PyObject* fresh_oldest            # the first that began in this turn, or NULL
+    cdef PyObject* unnumbered              # the first that is not in `numbered` yet, or NULL
+    cdef Py_ssize_t asks                   # how many wait
     cdef Py_ssize_t asks_max               # how many of these there may be
-    # Those that began in this turn: an Asked, borrowed, or NULL. Most end before they need a timer.
-    cdef PyObject* fresh_newest
-    cdef PyObject* fresh_oldest
+    cdef dict numbered                     # number -> Asked: filled when one is looked for by it
     cdef long long numbers                 # given so far, to calls and asks
     cdef Pid executor                      # handles `Unanswered`
     cdef Py_ssize_t peers_max              # how many requests of peers are known at once
@@ -58,8 +65,11 @@ cdef class Requests:
     cdef void leave(self, Asked asked, Timeouts timeouts) noexcept
     # A turn ends: those that began in it and wait still have timers from now on.
     cdef int start_timers(self, Timeouts timeouts, int64_t now_ns) except -1
-    # It has a timer, or has ended.
-    cdef void end_fresh(self, Asked asked) noexcept
+    # All that wait, in their order.
+    cdef list all_asked(self)
+    # One of them by its number, borrowed, or NULL.
+    cdef PyObject* find(self, object number) noexcept
+    cdef void number_all(self) noexcept
     # All those of a life that ends, in two parts: nobody's code runs before `drop_asks`.
     cdef void forget_asks(self, Entry entry, Timeouts timeouts) noexcept
     cdef void drop_asks(self, Entry entry) noexcept

@@ -10,14 +10,16 @@ name is that life's.
 
 What a process asks ends with its life: each Asked is in a chain of its asker's entry. It is *fresh*
 until the turn ends in which it began: what is answered within the turn needs no timer and no look
-at the clock.
+at the clock. Nor does it need a table of numbers: who answers on this node does so with the very
+correlation id that he was given, and that leads to it. What comes over a connection has another,
+and then all that wait are put into the table.
 
 Any thread may forget a request, under the GIL; all else belongs to the executor's.
 """
 
 cimport cython
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.object cimport PyObject
-
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t
 
@@ -42,8 +44,15 @@ cdef extern from *:
     static void rabble_remove(PyObject *numbered, PyObject *number) {
         if (PyDict_DelItem(numbered, number) < 0) PyErr_Clear();
     }
+    /* Whether there was memory for it. */
+    static int rabble_put(PyObject *numbered, PyObject *number, PyObject *asked) {
+        if (PyDict_SetItem(numbered, number, asked) == 0) return 1;
+        PyErr_Clear();
+        return 0;
+    }
     """
     void rabble_remove(object numbered, object number) noexcept
+    bint rabble_put(object numbered, object number, object asked) noexcept
 
 
 # Not seen by the collector: the entry that it refers to is cut loose at its end, and the tag is let
@@ -67,7 +76,7 @@ ctypedef int (*quiet_start)(Timeouts timeouts, Asked asked, int64_t now_ns) noex
 cdef int start_timer(Timeouts timeouts, Asked asked, int64_t now_ns) except -1:
     """From now on, which is later than it began: so none ends too early."""
     cdef int64_t due_ns = now_ns + asked.delay_ms * 1_000_000
-    asked.timer = timeouts.wheel.c_start(asked, asked.number, timeouts.ticks_until(due_ns))
+    asked.timer = timeouts.wheel.c_start(asked, asked.cid.request, timeouts.ticks_until(due_ns))
     return 0
 
 
@@ -82,22 +91,25 @@ cdef class Requests:
     def __cinit__(self, Pid asker not None, dict waiting not None):
         self.asker = asker
         self.waiting = waiting
-        self.asks = {}
+        self.numbered = {}
         self.holders = {}
         self.peers = OrderedDict()
         self.held = {}
 
+    def __dealloc__(self):
+        drop_all(self.oldest)
+
     def __len__(self):
         cdef Asked asked
         cdef Py_ssize_t held = 0
-        for asked in self.asks.values():
+        for asked in self.all_asked():
             held += asked.holder is not None
         return len(self.holders) + len(self.peers) + held
 
     @property
     def asks_waiting(self):
         """How many requests of processes wait for their ends."""
-        return len(self.asks)
+        return self.asks
 
     def deliver(self, Envelope envelope not None):
         """What comes for a call of a node that has no table of calls: it is late."""
@@ -122,23 +134,64 @@ cdef class Requests:
         return self.numbers
 
     cdef int begin_ask(self, Asked asked) except -1:
+        # All that may fail.
         cdef Rare rare = rare_of(asked.entry)
-        # Last of all that may fail.
-        self.asks[asked.number] = asked
+        asked.requests = <PyObject*>self
+        asked.cid.asked = <PyObject*>asked
         asked.newer = NULL
         asked.older = rare.asks
         if rare.asks is not NULL:
             (<Asked>rare.asks).newer = <PyObject*>asked
         rare.asks = <PyObject*>asked
+        # The chain's.
+        Py_INCREF(asked)
+        self.asks += 1
         asked.is_fresh = True
-        asked.fresh_newer = NULL
-        asked.fresh_older = self.fresh_newest
-        if self.fresh_newest is not NULL:
-            (<Asked>self.fresh_newest).fresh_newer = <PyObject*>asked
+        asked.all_newer = NULL
+        asked.all_older = self.newest
+        if self.newest is not NULL:
+            (<Asked>self.newest).all_newer = <PyObject*>asked
         else:
+            self.oldest = <PyObject*>asked
+        self.newest = <PyObject*>asked
+        if self.fresh_oldest is NULL:
             self.fresh_oldest = <PyObject*>asked
-        self.fresh_newest = <PyObject*>asked
+        if self.unnumbered is NULL:
+            self.unnumbered = <PyObject*>asked
         return 0
+
+    cdef list all_asked(self):
+        # Made first: that may collect, and what it runs may end some.
+        cdef list asked = []
+        cdef PyObject* each = self.oldest
+        while each is not NULL:
+            asked.append(<Asked>each)
+            each = (<Asked>each).all_newer
+        return asked
+
+    cdef void number_all(self) noexcept:
+        """Put those into the table that are not there; without memory some stay out."""
+        cdef Asked asked
+        while self.unnumbered is not NULL:
+            asked = <Asked>self.unnumbered
+            if not rabble_put(self.numbered, asked.cid.request, asked):
+                return
+            asked.is_numbered = True
+            self.unnumbered = asked.all_newer
+
+    cdef PyObject* find(self, object number) noexcept:
+        cdef PyObject* found
+        cdef int overflow = 0
+        cdef long long wanted
+        if self.unnumbered is not NULL:
+            self.number_all()
+        found = PyDict_GetItem(self.numbered, number)
+        if found is NULL and self.unnumbered is not NULL:
+            wanted = PyLong_AsLongLongAndOverflow(number, &overflow)
+            found = self.unnumbered
+            while found is not NULL and (<Asked>found).number != wanted:
+                found = (<Asked>found).all_newer
+        return found
 
     cdef int start_timers(self, Timeouts timeouts, int64_t now_ns) except -1:
         cdef Asked asked
@@ -150,19 +203,9 @@ cdef class Requests:
                 if error is not None and type(error) is not MemoryError:
                     raise error
                 return 0
-            self.end_fresh(asked)
+            asked.is_fresh = False
+            self.fresh_oldest = asked.all_newer
         return 0
-
-    cdef void end_fresh(self, Asked asked) noexcept:
-        asked.is_fresh = False
-        if asked.fresh_newer is not NULL:
-            (<Asked>asked.fresh_newer).fresh_older = asked.fresh_older
-        else:
-            self.fresh_newest = asked.fresh_older
-        if asked.fresh_older is not NULL:
-            (<Asked>asked.fresh_older).fresh_newer = asked.fresh_newer
-        else:
-            self.fresh_oldest = asked.fresh_newer
 
     cdef void end_ask(self, Asked asked, Timeouts timeouts) noexcept:
         """The caller holds it."""
@@ -173,21 +216,37 @@ cdef class Requests:
         if asked.older is not NULL:
             (<Asked>asked.older).newer = asked.newer
         self.leave(asked, timeouts)
+        Py_DECREF(asked)
 
     cdef void leave(self, Asked asked, Timeouts timeouts) noexcept:
+        """The chain's reference is the caller's from now on."""
         if asked.is_fresh:
-            self.end_fresh(asked)
+            asked.is_fresh = False
+            if self.fresh_oldest is <PyObject*>asked:
+                self.fresh_oldest = asked.all_newer
         else:
             timeouts.stop(asked.timer)
             asked.timer = None
+        if asked.is_numbered:
+            rabble_remove(self.numbered, asked.cid.request)
+        elif self.unnumbered is <PyObject*>asked:
+            self.unnumbered = asked.all_newer
+        if asked.all_newer is not NULL:
+            (<Asked>asked.all_newer).all_older = asked.all_older
+        else:
+            self.newest = asked.all_older
+        if asked.all_older is not NULL:
+            (<Asked>asked.all_older).all_newer = asked.all_newer
+        else:
+            self.oldest = asked.all_newer
+        self.asks -= 1
+        asked.cid.asked = NULL
         self.release(asked)
-        rabble_remove(self.asks, asked.number)
 
     cdef void forget_asks(self, Entry entry, Timeouts timeouts) noexcept:
         cdef PyObject* each = entry.rare.asks
         while each is not NULL:
-            # The chain's, which `drop_asks` drops: what a tag does at its end waits until then.
-            Py_INCREF(<Asked>each)
+            # `drop_asks` drops the chain's reference: what a tag does at its end waits until then.
             self.leave(<Asked>each, timeouts)
             each = (<Asked>each).older
 
@@ -201,6 +260,9 @@ cdef class Requests:
     cdef Asked ask_of(self, Envelope envelope):
         cdef CorrelationId cid = envelope.correlation_id
         cdef PyObject* found
+        if cid.asked is not NULL and (<Asked>cid.asked).requests is <PyObject*>self:
+            if envelope.sender is None or not same_pid(envelope.sender, self.asker):
+                return <Asked>cid.asked if same_pid(envelope.to, self.asker) else None
         if cid.pid is not self.asker and not same_pid(cid.pid, self.asker):
             return None
         if envelope.sender is not None and same_pid(envelope.sender, self.asker):
@@ -208,7 +270,7 @@ cdef class Requests:
             return None
         if not same_pid(envelope.to, self.asker) or cid.request is None:
             return None
-        found = PyDict_GetItem(self.asks, cid.request)
+        found = self.find(cid.request)
         return None if found is NULL else <Asked>found
 
     cdef int hold(self, Asked asked, Entry entry) except -1:
@@ -239,7 +301,7 @@ cdef class Requests:
         cdef PyObject* found
         if type(key) is not int:
             return self.peers.get(key)
-        found = PyDict_GetItem(self.asks, key)
+        found = self.find(key)
         if found is not NULL:
             return (<Asked>found).holder
         return self.holders.get(key)
@@ -264,12 +326,15 @@ cdef class Requests:
         if envelope.correlation_id.pid is not sender:
             if not same_pid(envelope.correlation_id.pid, sender):
                 return 0
+        found = envelope.correlation_id.asked
+        if found is not NULL and (<Asked>found).requests is <PyObject*>self:
+            return self.hold(<Asked>found, entry)
         key = self.key_of(envelope.correlation_id)
         if key is None:
             return 0
         is_own = type(key) is int
         if is_own:
-            found = PyDict_GetItem(self.asks, key)
+            found = self.find(key)
             if found is not NULL:
                 return self.hold(<Asked>found, entry)
         holders = self.holders if is_own else self.peers
@@ -305,7 +370,7 @@ cdef class Requests:
         cdef PyObject* found
         cdef dict keys
         if type(key) is int:
-            found = PyDict_GetItem(self.asks, key)
+            found = self.find(key)
             if found is not NULL:
                 holder = (<Asked>found).holder
                 self.release(<Asked>found)
@@ -336,7 +401,7 @@ cdef class Requests:
     cdef int passed_on(self, object number, Pid to) except -1:
         cdef PyObject* found
         self.drop(number)
-        found = PyDict_GetItem(self.asks, number)
+        found = self.find(number)
         if found is not NULL:
             (<Asked>found).holder = to
             return 0
@@ -361,7 +426,7 @@ cdef class Requests:
         if entry.rare is not None:
             each = entry.rare.held
             while each is not NULL:
-                unanswered.keys.append((<Asked>each).number)
+                unanswered.keys.append((<Asked>each).cid.request)
                 each = (<Asked>each).held_older
         unanswered.kind = kind
         unanswered.detail = detail
@@ -375,14 +440,13 @@ cdef class Requests:
         return 0
 
     cdef int clear(self) except -1:
-        cdef dict asks = self.asks
+        cdef PyObject* each = self.oldest
+        cdef PyObject* all_asked = each
         cdef Asked asked
-        self.holders.clear()
-        self.peers.clear()
-        self.held.clear()
-        self.asks = {}
-        self.fresh_newest = self.fresh_oldest = NULL
-        for asked in asks.values():
+        self.oldest = self.newest = self.fresh_oldest = self.unnumbered = NULL
+        self.asks = 0
+        while each is not NULL:
+            asked = <Asked>each
             # No chain leads to what is dropped now.
             asked.entry.rare.asks = NULL
             # One that fired and never had its turn refers to it still.
@@ -390,5 +454,20 @@ cdef class Requests:
             if type(asked.holder) is Entry:
                 (<Entry>asked.holder).rare.held = NULL
             asked.holder = None
-        asks.clear()
+            each = asked.all_newer
+        self.numbered.clear()
+        self.holders.clear()
+        self.peers.clear()
+        self.held.clear()
+        drop_all(all_asked)
         return 0
+
+
+cdef void drop_all(PyObject* each) noexcept:
+    """Let go of a chain of Asked that no other one leads to."""
+    cdef PyObject* newer
+    while each is not NULL:
+        newer = (<Asked>each).all_newer
+        (<Asked>each).cid.asked = NULL
+        Py_DECREF(<Asked>each)
+        each = newer
