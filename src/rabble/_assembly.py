@@ -171,6 +171,9 @@ def make_executor(
         deliver = runtime.changes.callback(deliver, answers=True)
     runtime.executor.add_calls(runtime.calls.requests, deliver)
     runtime.calls.undeliverable = runtime.executor.undeliverable
+    runtime.calls.idle = runtime.executor.idle
+    sends = runtime.executor if runtime.changes is None else runtime.changes
+    runtime.call_async = functools.partial(runtime.calls.call_async, sends)
     runtime.watchdog = Watchdog(
         runtime.executor,
         runtime.thread,

@@ -125,6 +125,8 @@ class LocalRuntime:
 
     #: Delivers what is sent to the processes of the node.
     executor: Executor
+    #: What `Node.call_async` is, with the timeout.
+    call_async: Callable[[Pid, Any, float], Coroutine[Any, Any, Any]]
     #: What `Node.send` is: the executor's own method, or that of `changes`.
     send: Sender
     #: Finds out who changes messages that were sent; `None` if nobody asked.
@@ -252,19 +254,10 @@ class LocalRuntime:
         finally:
             self.calls.give_up(correlation_id)
 
-    def call_async(self, pid: Pid, msg: Any, timeout: float) -> Coroutine[Any, Any, Any]:
-        """See `Node.call_async`."""
-        self.check_other_thread("call_async()")
-        sends = self.executor if self.changes is None else self.changes
-        return self.calls.call(sends, pid, msg, timeout)
-
     def check_other_thread(self, what: str) -> None:
         """Raise `RuntimeError` in the executor's thread, which would wait for itself."""
         if threading.get_ident() == self.thread.ident:
-            raise RuntimeError(
-                f"{what} would wait for the executor in the executor's own thread; a process "
-                f"sends the request and takes the reply as a message"
-            )
+            self.calls.in_executor(what)
 
     def _begin_call(self, pid: Pid, msg: Any, reply: Ending) -> CorrelationId:
         self.check_usable()

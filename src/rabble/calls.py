@@ -153,6 +153,13 @@ class Calls(CallTable):
 
     # What the table asks for.
 
+    def in_executor(self, what: str) -> NoReturn:
+        """Say that the executor's own thread cannot wait for the executor."""
+        raise RuntimeError(
+            f"{what} would wait for the executor in the executor's own thread; a process "
+            f"sends the request and takes the reply as a message"
+        )
+
     def seconds_of(self, timeout: float) -> float:
         """A caller's timeout; raises what `checked_timeout` does."""
         return checked_timeout(timeout)

@@ -5,15 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from collections.abc import Coroutine, Iterator
+from typing import Any, NoReturn, cast
 
 import pytest
 
 import rabble
-from rabble import CallTimeout, Envelope, Node, NodeStopped, Pid, Process, QueueFull
+from rabble import (
+    CallTimeout,
+    CorrelationId,
+    Envelope,
+    Node,
+    NodeStopped,
+    Output,
+    Pid,
+    Process,
+    QueueFull,
+)
 from rabble._core.calls import AwaitedReply, LoopReplies
 from rabble.calls import Calls
 from tests.core.starvation import Starvation
@@ -21,6 +32,9 @@ from tests.support import BARE, PATIENCE_S, Does, Echo, until
 
 CALLS = Pid("calls", BARE, "rabble")
 ONE = Pid("one", BARE)
+#: Of `Idle`.
+SPIN_US_MAX = 1_000_000
+CALLED = 50
 
 
 @pytest.fixture
@@ -66,6 +80,71 @@ def test_each_of_many_tasks_gets_its_own_replies(node: Node) -> None:
 
     assert asyncio.run(ask_all()) == [[(who, n) for n in range(20)] for who in range(100)]
     assert len(node._runtime.calls) == 0
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """Counts how often another thread woke it."""
+
+    woken = 0
+
+    def call_soon_threadsafe(self, *args: Any, **more: Any) -> Any:
+        self.woken += 1
+        return super().call_soon_threadsafe(*args, **more)
+
+
+def run_counting(coroutine: Coroutine[Any, Any, Any]) -> int:
+    """Run it to its end; returns how often its loop was woken."""
+    with asyncio.Runner(loop_factory=CountingLoop) as runner:
+        runner.run(coroutine)
+        return cast("CountingLoop", runner.get_loop()).woken
+
+
+async def ask_again_and_again(node: Node, echo: Pid) -> None:
+    for n in range(CALLED):
+        assert await node.call_async(echo, n, PATIENCE_S) == n
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="nobody spins on one processor")
+def test_a_loop_that_has_nothing_else_to_do_waits_for_quick_answers_and_is_not_woken() -> None:
+    with rabble.rouse("n@h:1", spin_us=SPIN_US_MAX) as node:
+        echo = node.spawn(Echo(), "echo")
+        assert run_counting(ask_again_and_again(node, echo)) < CALLED
+    with rabble.rouse("n@h:1", spin_us=0) as node:
+        echo = node.spawn(Echo(), "echo")
+        assert run_counting(ask_again_and_again(node, echo)) == CALLED
+
+
+def test_a_loop_that_has_something_else_to_do_does_it_and_is_woken() -> None:
+    async def beside_others(node: Node, echo: Pid) -> None:
+        asking = asyncio.create_task(ask_again_and_again(node, echo))
+        while not asking.done():
+            await asyncio.sleep(0)
+        await asking
+
+    with rabble.rouse("n@h:1", spin_us=SPIN_US_MAX) as node:
+        echo = node.spawn(Echo(), "echo")
+        assert run_counting(beside_others(node, echo)) == CALLED
+
+
+def test_an_answer_that_takes_longer_than_a_loop_waits_wakes_it(node: Node) -> None:
+    held: list[Envelope] = []
+
+    class Holds(Process):
+        def receive(self, msg: Any, sender: Pid | None, cid: CorrelationId | None) -> Output:
+            held.append(rabble.reply(msg, sender, cid))
+            return None
+
+    pid = node.spawn(Holds(), "holds")
+
+    async def ask() -> None:
+        loop = asyncio.get_running_loop()
+        asking = asyncio.create_task(node.call_async(pid, "late", PATIENCE_S))
+        await loop.run_in_executor(None, until, lambda: held)
+        await asyncio.sleep(0.001)
+        node._runtime.post_from_service(held.pop())
+        assert await asking == "late"
+
+    assert run_counting(ask()) >= 1
 
 
 def test_a_loop_is_told_once_of_all_that_came_before_it_looked() -> None:

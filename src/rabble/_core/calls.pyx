@@ -6,8 +6,9 @@ of a `finally` or of a `__del__` too. What has gone is swept out before the tabl
 that waits is kept by its loop's part, as asyncio keeps one that sleeps: nobody else may hold it.
 
 Replies come one by one in the executor's thread, and each thread that is to be woken costs more
-than all else. So an event loop is told once of all that came before it looked. And it has one timer
-for all of its calls: that of the next deadline.
+than all else. So an event loop is told once of all that came before it looked, and where it has
+nothing else to do it does not sleep at once after it has asked. And it has one timer for all of its
+calls: that of the next deadline.
 """
 
 cimport cython
@@ -16,6 +17,9 @@ from cpython.ref cimport Py_DECREF
 
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.failure cimport take_failure
+from rabble._core.idle cimport (
+    SPIN_CREDIT_MAX, Credit, Idle, has_credit, spun, wait_for_idle,
+)
 from rabble._core.ids cimport CorrelationId, Pid, same_pid
 from rabble._core.requests cimport Requests
 
@@ -32,6 +36,7 @@ cdef extern from "Python.h":
     # Declared without `except`: what it raises stays pending until it is taken.
     PyObject* PyObject_CallFunctionObjArgs(PyObject* callable, ...)
     PyObject* PyDict_GetItem(object mapping, object key) noexcept
+    unsigned long PyThread_get_thread_ident() noexcept
     PyObject* PyObject_CallMethodObjArgs(PyObject* obj, PyObject* name, ...)
     object PyWeakref_NewRef(object obj, PyObject* callback)
 
@@ -255,7 +260,12 @@ cdef class LoopReplies:
     cdef object look                # `settle`, bound once
     cdef list ended                 # replies of which the loop is to be told
     cdef dict held                  # number -> the AwaitedReply that a task waits for
-    cdef bint is_told               # it will look at them
+    cdef volatile bint is_told      # it will look at them
+    cdef bint is_to_wait            # `wait` is among what the loop runs next
+    cdef bint is_waiting            # it is in there: it need not be woken
+    cdef object waits               # `wait`, bound once
+    cdef object ready               # what the loop is to run next; None: nobody knows
+    cdef Credit credit              # how well that has paid of late
     cdef list deadlines             # a heap of (loop's time, number); of calls that ended, too
     cdef double armed               # for when the timer is set; 0: it is not
     cdef Py_ssize_t compact_at      # how many deadlines there may be before the stale ones go
@@ -269,6 +279,11 @@ cdef class LoopReplies:
             # Which is all that it calls.
             self.time = monotonic
         self.look = self.settle
+        self.waits = self.wait
+        if isinstance(loop, BaseEventLoop):
+            # Of other loops nobody knows whether they have something else to do.
+            self.ready = getattr(loop, "_ready", None)
+        self.credit.left = SPIN_CREDIT_MAX
         self.ended = []
         self.held = {}
         self.deadlines = []
@@ -281,6 +296,8 @@ cdef class LoopReplies:
             return 0
         # Before the loop is woken: it may look while that call still goes on.
         self.is_told = True
+        if self.is_waiting:
+            return 0
         answer = PyObject_CallFunctionObjArgs(
             <PyObject*>self.call_soon, <PyObject*>self.look, NULL
         )
@@ -322,6 +339,38 @@ cdef class LoopReplies:
             Py_DECREF(<object>answer)
             if reply.more is not None:
                 reply.wake_more()
+
+    cdef int sent(self) except -1:
+        """A request is in the inbox: have the executor look there, now or when others are, too."""
+        cdef Idle idle = self.table.idle
+        if idle is None or self.is_to_wait:
+            return 0
+        if self.ready is None or idle.spin_ns == 0 or not has_credit(&self.credit):
+            return idle.call()
+        self.loop.call_soon(self.waits)
+        self.is_to_wait = True
+        return 0
+
+    def wait(self):
+        """Let the executor have its turn, and run what it has answered then. In the loop's thread.
+
+        Otherwise the loop would sleep in its selector and the executor for the interpreter lock,
+        and to wake either takes longer than most answers do. So a loop that has nothing else to do
+        waits as the executor does: bounded, and as long as it pays.
+        """
+        cdef Idle idle = self.table.idle
+        self.is_to_wait = False
+        if self.is_told or idle is None:
+            return
+        if self.ready:
+            idle.call()
+            return
+        self.is_waiting = True
+        wait_for_idle(idle, &self.is_told)
+        self.is_waiting = False
+        spun(&self.credit, self.is_told)
+        if self.is_told:
+            self.settle()
 
     cdef int add_deadline(self, double seconds, object number) except -1:
         cdef double at = <double>self.time() + seconds
@@ -390,6 +439,7 @@ cdef class CallTable:
     cdef public object undeliverable        # makes a dead letter of a request
     cdef public object closed_because       # the node has ended, and why; None: it has not
     cdef readonly Requests requests         # which life has which
+    cdef public Idle idle                   # of the executor that has them; None: of none
     cdef readonly Py_ssize_t late_replies
     cdef dict waiting                       # number -> weak reference to what is to be ended
     cdef Py_ssize_t calls_max
@@ -436,8 +486,14 @@ cdef class CallTable:
             self.close(self.closed_because)
         return CorrelationId(self.pid, None, number)
 
+    def call_async(self, sends, to, msg, timeout):
+        """What `Node.call_async` is: `call`, but in the executor's thread, which would not wait."""
+        if self.idle is not None and self.idle.thread_id == PyThread_get_thread_ident():
+            self.in_executor("call_async()")
+        return self.call(sends, to, msg, timeout)
+
     async def call(self, sends not None, Pid to not None, msg, timeout):
-        """What `Node.call_async` is.
+        """A request, and the reply to it.
 
         :param sends: the request, by its `send_envelope`: the executor, or what stands before it.
         """
@@ -463,6 +519,7 @@ cdef class CallTable:
                 self.close(self.closed_because)
             replies.add_deadline(seconds, reply.number)
             sends.send_envelope(new_envelope(to, msg, self.pid, reply.correlation_id))
+            replies.sent()
             msg = None
             await reply
             is_over = True

@@ -71,7 +71,7 @@ cdef class Executor:
     cdef HookCaller hooks                  # told of crashes and what cannot be encoded
     cdef Interrupts interrupts             # end a `receive` that does not return
     cdef Scene scene                       # what its processes may ask: batch, seed, its pid
-    cdef Idle idle                         # what it does while it has nothing to do
+    cdef readonly Idle idle                # what it does while it has nothing to do
 
     cdef object clock                      # handed-in clock in ns, or None for CLOCK_MONOTONIC
     cdef unsigned int born_after_forks     # how many forks led to where it was made

@@ -4,6 +4,7 @@ from typing import Any, final
 from rabble._core.connection import Connection
 from rabble._core.dispatch import DispatchTable
 from rabble._core.envelope import Envelope
+from rabble._core.idle import Idle
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.inbox import Inbox
 from rabble._core.poller import Poller
@@ -41,6 +42,8 @@ class Executor:
     def crashes(self) -> int: ...
     @property
     def crash_number(self) -> int: ...
+    @property
+    def idle(self) -> Idle: ...
     @property
     def sleeps(self) -> int: ...
     @property

@@ -378,8 +378,10 @@ cdef class Executor:
             self.hooks.target.refuse()
 
     def send_envelope(self, Envelope envelope not None):
-        """The same of an envelope that nobody else has."""
-        if forks != self.born_after_forks or not self.accept(envelope):
+        """The same of an envelope that nobody else has; a spinning executor is still to be called.
+
+        """
+        if forks != self.born_after_forks or self.is_stopping or not self.put(envelope):
             self.hooks.target.refuse()
 
     def post(self, Envelope envelope not None):
@@ -571,7 +573,7 @@ cdef class Executor:
             raise RuntimeError("an executor runs once, and in one thread")
         context = self.begin_in_thread()
         self.has_run = True
-        self.interrupts.thread_id = PyThread_get_thread_ident()
+        self.interrupts.thread_id = self.idle.thread_id = PyThread_get_thread_ident()
         self.running = True
         status = (<quiet_step><void*>loop)(self)
         if status < 0:

@@ -9,10 +9,22 @@ cdef enum IdleState:
     CALLED = 2       # was spinning, and a sender wants it back
     ASLEEP = 3       # in ppoll, on its inbox's eventfd or on all sockets
 
+cdef enum:
+    SPIN_CREDIT_MAX = 64
+
+cdef struct Credit:
+    # How well spinning has paid of late.
+    int left                               # who spins in vain has one less, who has not 8 more
+    unsigned int asked                     # without any one spin in so many is tried all the same
+
+cdef bint has_credit(Credit* credit) noexcept
+cdef void spun(Credit* credit, bint has_paid) noexcept
+
 cdef class Idle:
     cdef volatile int state                # IdleState
     cdef int64_t spin_ns                   # how long to look for work before it sleeps
-    cdef int spin_credit                   # how well spinning has paid of late
+    cdef Credit credit
+    cdef unsigned long thread_id           # of the executor, once it runs
     cdef int64_t handed_over_ns            # when a sender last came back from handing over
     cdef int64_t hand_over_credit_ns       # how long senders may hand over from now on
     cdef int64_t sleeps                    # how often it slept ...
@@ -33,3 +45,8 @@ cdef class Idle:
     cdef inline void recall(self) noexcept:
         if self.state == SPINNING:
             self.state = CALLED
+
+# Have a spinning executor look at its inbox, and wait without the GIL until something was answered,
+# and then until all of it is. Bounded, by the time for which an executor may spin and by the
+# length of a turn.
+cdef int wait_for_idle(Idle idle, volatile bint* is_answered) except -1

@@ -19,7 +19,7 @@ cdef enum:
     HAND_OVER_COST_NS = 3_000        # what that is expected to take
     HAND_OVER_CREDIT_NS = 50_000     # what senders may save up for it
     SPIN_US_MAX = 1_000_000
-    SPIN_CREDIT_MAX = 64
+    ANSWER_NS_MAX = 1_000_000        # an executor's turn
     SPIN_CREDIT_GAIN = 8
     SPIN_ANYWAY = 16                 # without credit it spins once in so many sleeps
 
@@ -38,6 +38,35 @@ cdef extern from *:
     void RABBLE_FENCE() noexcept nogil
 
 
+cdef bint has_credit(Credit* credit) noexcept:
+    credit.asked += 1
+    return credit.left > 0 or credit.asked % SPIN_ANYWAY == 0
+
+
+cdef void spun(Credit* credit, bint has_paid) noexcept:
+    if has_paid:
+        credit.left = min(credit.left + SPIN_CREDIT_GAIN, <int>SPIN_CREDIT_MAX)
+    elif credit.left > 0:
+        credit.left -= 1
+
+
+cdef int wait_for_idle(Idle idle, volatile bint* is_answered) except -1:
+    cdef int64_t start = monotonic_ns()
+    cdef int64_t now = start
+    with nogil:
+        RABBLE_FENCE()
+        if idle.state == SPINNING:
+            idle.state = CALLED
+        RABBLE_FENCE()
+        while now - start < (ANSWER_NS_MAX if is_answered[0] else idle.spin_ns):
+            # It has the GIL until it is idle: to ask for that before would mean sleep.
+            if is_answered[0] and (idle.state == SPINNING or idle.state == ASLEEP):
+                break
+            RABBLE_RELAX()
+            now = monotonic_ns()
+    return 0
+
+
 # It refers to no object, so there is nothing for the garbage collector to see.
 @cython.final
 cdef class Idle:
@@ -51,10 +80,10 @@ cdef class Idle:
         if not 0 <= spin_us <= SPIN_US_MAX:
             raise ValueError(f"spin_us must be 0 to {SPIN_US_MAX} microseconds, not {spin_us}")
         self.spin_ns = spin_us * 1000
-        self.spin_credit = SPIN_CREDIT_MAX
+        self.credit.left = SPIN_CREDIT_MAX
 
     cdef bint may_spin(self) noexcept:
-        return self.spin_ns > 0 and (self.spin_credit > 0 or self.sleeps % SPIN_ANYWAY == 0)
+        return self.spin_ns > 0 and has_credit(&self.credit)
 
     cdef bint spin(self, Inbox inbox, Poller poller, int64_t left) except -1:
         """Look for work without the GIL, for `left` nanoseconds at most; whether there is some.
@@ -81,10 +110,7 @@ cdef class Idle:
                 poller.sockets.idle = False
         self.state = AWAKE
         paid = inbox.queue.count() != 0 or (looks and poller.sockets.pending)
-        if paid:
-            self.spin_credit = min(self.spin_credit + SPIN_CREDIT_GAIN, SPIN_CREDIT_MAX)
-        elif self.spin_credit > 0:
-            self.spin_credit -= 1
+        spun(&self.credit, paid)
         return paid
 
     cdef int sleep(self, Inbox inbox, Poller poller, int64_t left) except -1:
