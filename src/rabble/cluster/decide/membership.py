@@ -369,17 +369,17 @@ class Membership:
         for dot, join in self._joins.items():
             self._joins_of.setdefault(join.member, set()).add(dot)
         winners = ((name, self._winner(name)) for name in {*self._starts, *self._joins_of})
-        self._members = {name: node for name, node in winners if node is not None}
+        self._members = {name: NodeId(name, addr) for name, addr in winners if addr is not None}
         self._known, self._nodes = known, None
         self._before = None
 
     def _merge(self, known: State, state: State, news: News) -> Changes:
         """Take in the whole of it, or nothing if a bound would be exceeded thereby."""
-        _, _, lost, gained, touched, *_ = news
-        if not (news.starts or news.versions or lost or gained):
+        if not (news.starts or news.versions or news.lost or news.gained):
             if news.is_all:
                 self._known = state
             return UNCHANGED
+        lost, gained, touched = news.lost, news.gained, news.touched
         before = dict(zip(touched, map(self._members.get, touched), strict=True))
         before.setdefault(self.own.name, self._members.get(self.own.name))
         # If what is new is forgotten at once, nothing has changed.
@@ -392,13 +392,16 @@ class Membership:
             for join in lost:
                 self._take_join(join.dot)
             self._joins.update(gained)
+            crowded = {}
             for dot, join in gained.items():
-                self._joins_of.setdefault(join.member, set()).add(dot)
+                dots = self._joins_of.setdefault(join.member, set())
+                dots.add(dot)
+                if len(dots) > self._dots_per_member_max:
+                    crowded[join.member] = None
             self._time = max(self._time, news.time)
             dropped = {join[:2] for join in lost}
-            for join in gained.values():
-                if len(self._joins_of[join.member]) > self._dots_per_member_max:
-                    dropped |= self._drop_surplus(join.member)
+            for name in crowded:
+                dropped |= self._drop_surplus(name)
             left = {name for name, node in before.items() if node is not None}
             self._settle(touched, left, dropped)
             # Whatever is dropped or forgotten beyond what was received makes it less.
@@ -553,33 +556,26 @@ class Membership:
         :param left: those of them that may just have ceased to be members.
         :param dropped: replicas of which joins were just dropped.
         """
-        members, starts = self._members, self._starts
+        members = self._members
         for name in touched:
-            node = members.get(name)
-            start = starts.get(name)
-            if node is not None and start is not None and start.addr == node.addr:
-                continue  # As most often.
-            node = self._winner(name)
-            if node is None:
+            addr = self._winner(name)
+            if addr is None:
                 members.pop(name, None)
-            else:
-                members[name] = node
+            elif (node := members.get(name)) is None or node.addr != addr:
+                members[name] = NodeId(name, addr)
         if len(self._starts) > self._retired_max:
             self._forget_starts(left)
         if len(self._versions) > self._retired_max:
             self._forget_versions(dropped)
         self._known = self._nodes = None
 
-    def _winner(self, name: str) -> NodeId | None:
-        """A name's member, which one of its dots says."""
+    def _winner(self, name: str) -> str | None:
+        """A name's address as a member, which one of its dots says; `None` if it is none."""
         start = self._starts.get(name)
         if start is not None and start.addr is not None:
-            return NodeId(name, start.addr)
+            return start.addr
         dots = self._joins_of.get(name)
-        if not dots:
-            return None
-        join = self._joins[max(dots)]
-        return NodeId(name, join.addr)
+        return self._joins[max(dots)].addr if dots else None
 
     def _forget_starts(self, left: Collection[str]) -> None:
         members_with_starts = sum(map(self._starts.__contains__, self._members))
