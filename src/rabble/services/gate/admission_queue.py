@@ -1,0 +1,188 @@
+"""A fair queue in front of a gate: for the few milliseconds until there is room for one more.
+
+A gate alone refuses whoever comes when there is no room, so who asks most often gets most of what
+there is. Here requests wait for a moment, and each room goes to the next connection in turn. Who
+waits for longer than that moment is refused after all, so a refusal is never far behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+from rabble.services.gate.fair_queue import FairQueue
+from rabble.services.gate.gate import NEVER, Gate
+from rabble.texts import argument_text
+
+__all__ = ["AdmissionQueue", "Admitted", "Refused"]
+
+NS_PER_MS = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request is let in; the gate has been told that it began."""
+
+    connection: Hashable
+    request: Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Refused:
+    """A request is refused; its client may try again after so many milliseconds."""
+
+    connection: Hashable
+    request: Any
+    retry_after_ms: int
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Entry:
+    """A request that waits."""
+
+    connection: Hashable
+    request: Any
+    priority: int
+    came_ns: int
+    is_waiting: bool = True
+
+
+class AdmissionQueue:
+    """Lets requests through a gate, in turns of their connections. For one thread.
+
+    Decisions alone, as the gate's own: no I/O, no clock. Tell it what `arrive`s; then, and whenever
+    a request has ended or `next_tick` has come, do what `decide` says.
+
+    :param gate: which may be told of requests by others, too.
+    :param in_flight_max: how many may be in flight, whatever the gate says: so many stand before
+        whoever comes next.
+    :param requests_max: how many may wait, in all.
+    :param per_connection_max: how many may wait of one connection.
+    :param wait_ms_max: milliseconds that one waits before it is refused.
+    :param visit_cost: as `FairQueue`'s.
+    :raises ValueError: if one of these is no int from 1 on.
+    """
+
+    __slots__ = (
+        "_by_age",
+        "_decided",
+        "_fair",
+        "_gate",
+        "_in_flight_max",
+        "_wait_ns_max",
+    )
+
+    def __init__(
+        self,
+        gate: Gate,
+        *,
+        in_flight_max: int = 1_024,
+        requests_max: int = 1_024,
+        per_connection_max: int = 256,
+        wait_ms_max: int = 20,
+        visit_cost: int = 1,
+    ) -> None:
+        for name, value in (("in_flight_max", in_flight_max), ("wait_ms_max", wait_ms_max)):
+            if type(value) is not int or value < 1:
+                raise ValueError(
+                    f"AdmissionQueue: {name} must be an int, 1 or more, not {argument_text(value)}"
+                )
+        self._gate = gate
+        self._in_flight_max = in_flight_max
+        self._wait_ns_max = wait_ms_max * NS_PER_MS
+        self._fair: FairQueue[Entry] = FairQueue(requests_max, per_connection_max, visit_cost)
+        #: All that wait, the oldest first, and some that do not wait any more.
+        self._by_age: deque[Entry] = deque()
+        #: What is decided and has not been said.
+        self._decided: deque[Admitted | Refused] = deque()
+
+    def __len__(self) -> int:
+        """How many requests wait."""
+        return len(self._fair)
+
+    def arrive(
+        self, now_ns: int, connection: Hashable, request: Any, priority: int = 0, cost: int = 1
+    ) -> None:
+        """A request has come. O(1).
+
+        :param now_ns: monotonic nanoseconds, as the gate's.
+        :param connection: whose it is.
+        :param request: whatever is to be given out again.
+        :param priority: as the gate's. With 1 it waits for nobody, with -1 it does not wait.
+        :param cost: as `FairQueue.put`'s.
+        :raises ValueError: if the cost is out of its bounds.
+        """
+        if (priority > 0 or not self._fair) and self._has_room(now_ns, priority):
+            self._admit(now_ns, connection, request)
+            return
+        entry = Entry(connection, request, priority, now_ns)
+        if priority < 0:
+            self._refuse(now_ns, entry)
+            return
+        homeless = self._fair.put(connection, entry, cost)
+        if homeless is None or homeless[1] is not entry:
+            self._by_age.append(entry)
+        if homeless is not None:
+            self._refuse(now_ns, homeless[1])
+
+    def gone(self, connection: Hashable) -> list[Any]:
+        """A connection is gone; its requests that wait go with it, and nothing is said of them.
+
+        :returns: these. What it has in flight is to end as anything else does.
+        """
+        dropped = self._fair.drop(connection)
+        for entry in dropped:
+            entry.is_waiting = False
+        return [entry.request for entry in dropped]
+
+    def decide(self, now_ns: int) -> Iterator[Admitted | Refused]:
+        """What is to be done now. Go through it to the end.
+
+        :param now_ns: monotonic nanoseconds, as the gate's.
+        """
+        while (next_up := self._fair.peek()) is not None:
+            connection, entry = next_up
+            if not self._has_room(now_ns, entry.priority):
+                break
+            self._fair.take()
+            entry.is_waiting = False
+            self._admit(now_ns, connection, entry.request)
+        by_age = self._by_age
+        while by_age:
+            oldest = by_age[0]
+            if oldest.is_waiting:
+                if now_ns - oldest.came_ns < self._wait_ns_max:
+                    break
+                # The oldest of all is the oldest of its connection.
+                self._fair.take_oldest(oldest.connection)
+                self._refuse(now_ns, oldest)
+            by_age.popleft()
+        while self._decided:
+            yield self._decided.popleft()
+
+    def next_tick(self, now_ns: int) -> int:
+        """When `decide` is to be asked again though nothing happens; `NEVER` if not at all.
+
+        The gate's own `next_tick` and `tick` are not in this.
+        """
+        if self._decided:
+            return now_ns
+        oldest = next((entry for entry in self._by_age if entry.is_waiting), None)
+        if oldest is None:
+            return NEVER
+        return max(now_ns, oldest.came_ns + self._wait_ns_max)
+
+    def _has_room(self, now_ns: int, priority: int) -> bool:
+        gate = self._gate
+        return gate.in_flight < self._in_flight_max and gate.has_room(now_ns, priority)
+
+    def _admit(self, now_ns: int, connection: Hashable, request: Any) -> None:
+        self._gate.began(now_ns)
+        self._decided.append(Admitted(connection, request))
+
+    def _refuse(self, now_ns: int, entry: Entry) -> None:
+        entry.is_waiting = False
+        retry_after_ms = self._gate.refuse(now_ns, entry.priority)
+        self._decided.append(Refused(entry.connection, entry.request, retry_after_ms))
