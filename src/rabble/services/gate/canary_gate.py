@@ -42,7 +42,8 @@ GROWS_FROM, GROWS_TO = 0.5, 4.0
 BURST_S = 0.05
 BURST_MIN = 2.0
 DEBT_S = 0.25
-#: Twice that threshold: who is so late was held up itself, and all that it measures with it.
+#: Who looks so many intervals too late, and half the high threshold, was held up itself, and all
+#: that it measures with it.
 PAUSE_INTERVALS = 3
 
 
@@ -151,7 +152,10 @@ class CanaryGate(BaseGate):
             self._tokens -= 1.0
 
     def canary_due(self, now_ns: int, node: str = "") -> bool:
-        """See `Gate.canary_due`."""
+        """See `Gate.canary_due`.
+
+        :raises KeyError: if the gate was not told of that node.
+        """
         return now_ns >= self._next_canary(node)
 
     def canary_sent(self, now_ns: int, number: int, node: str = "") -> None:
@@ -172,7 +176,10 @@ class CanaryGate(BaseGate):
                 break
 
     def canary_lost(self, now_ns: int, node: str = "") -> None:
-        """See `Gate.canary_lost`."""
+        """See `Gate.canary_lost`.
+
+        :raises KeyError: if the gate was not told of that node.
+        """
         self._canaries[node].give_up()
 
     def next_tick(self, now_ns: int) -> int:

@@ -87,7 +87,6 @@ class GradientGate(WithoutCanaries, BaseGate):
         "_window_most",
         "_window_ns",
         "_window_sum_ns",
-        "_window_was_full",
         "limit",
     )
 
@@ -109,12 +108,11 @@ class GradientGate(WithoutCanaries, BaseGate):
         self._window_count_min = policy.window_requests_min
         self._window_least = min(policy.limit_first, ROUND_MAX)
         #: The window of now: when it ends, at least; how many have ended, and their latencies in
-        #: all; the most that were in flight; whether somebody was refused for the limit.
+        #: all; the most that were in flight.
         self._window_end_ns = 0
         self._window_count = 0
         self._window_sum_ns = 0
         self._window_most = 0
-        self._window_was_full = False
         #: The averages.
         self._short_ns = 0.0
         self._long_ns = 0.0
@@ -148,7 +146,6 @@ class GradientGate(WithoutCanaries, BaseGate):
         self._count_refused(priority)
         if priority >= 0 and self._in_flight >= self.limit:
             self._refused_ns = now_ns
-            self._window_was_full = True
             if not self._is_full:
                 self._is_full = True
                 self._set_reason(self._reason_now())
@@ -225,7 +222,6 @@ class GradientGate(WithoutCanaries, BaseGate):
         self._measure(self._window_sum_ns / self._window_count, self._window_most)
         self._window_count = self._window_sum_ns = 0
         self._window_most = self._in_flight
-        self._window_was_full = False
         if self._is_beginning:
             self._window_least, self._window_end_ns = min(self.limit, ROUND_MAX), now_ns
         else:
@@ -242,11 +238,11 @@ class GradientGate(WithoutCanaries, BaseGate):
         if self._measured < WARM_UP:
             # The queue of an overload at the start is no usual latency.
             self._measured += 1
-            if not self._window_was_full or short_ns < self._long_ns or self._measured == 1:
+            if in_flight < self.limit or short_ns < self._long_ns or self._measured == 1:
                 self._long_ns += (short_ns - self._long_ns) / self._measured
         else:
             weight = self._weight
-            if self._window_was_full and short_ns > self._long_ns:
+            if in_flight >= self.limit and short_ns > self._long_ns:
                 weight /= BOUND_SLOWNESS
             self._long_ns += (short_ns - self._long_ns) * weight
             if self._long_ns > DRIFT_FROM * short_ns:
