@@ -1,0 +1,135 @@
+"""Draws what the simulation shows into the pictures of docs/guides/gate.md, and prints its figures.
+
+python -m tests.services.gate.plots docs/pictures/gate
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rabble.services.gate import CanaryGate, CanaryPolicy, GradientGate, GradientPolicy, NoGate
+from tests.services.gate.simulation import Outcome, Scenario, Simulation
+
+SEED = 1
+#: Seconds of one step of the curves of rates and of latency.
+STEP_S = 0.25
+SCENARIOS = {
+    "the server does what it does": Scenario(),
+    "it does half from 7 s on": Scenario(slower=((7.0, 0.5),)),
+}
+
+
+def gates() -> dict[str, Any]:
+    """A fresh gate of each strategy."""
+    return {
+        "canary": CanaryGate(CanaryPolicy(), random.Random(~SEED).uniform),
+        "gradient": GradientGate(GradientPolicy(), random.Random(~SEED).uniform),
+        "none": NoGate(),
+    }
+
+
+def rate(times: list[float], until_s: float) -> tuple[list[float], list[float]]:
+    """How many there were each second, step by step."""
+    counts = Counter(int(at / STEP_S) for at in times)
+    steps = range(int(until_s / STEP_S))
+    return [(n + 0.5) * STEP_S for n in steps], [counts[n] / STEP_S for n in steps]
+
+
+def latency_ms(outcome: Outcome, quantile: float, until_s: float) -> list[float]:
+    """A quantile of the latency in each step; what is not there is no number."""
+    found = []
+    for n in range(int(until_s / STEP_S)):
+        ms = outcome.latency_s(quantile, n * STEP_S, (n + 1) * STEP_S) * 1e3
+        found.append(ms or float("nan"))
+    return found
+
+
+def draw(path: Path, strategy: str) -> None:
+    """One picture: rates above, latency below, a column for each scenario.
+
+    :raises ImportError: if matplotlib is not installed.
+    """
+    matplotlib = importlib.import_module("matplotlib")
+    matplotlib.use("Agg")
+    pyplot = importlib.import_module("matplotlib.pyplot")
+    # The same file each time, with text that can be searched.
+    settings = {"svg.hashsalt": strategy, "svg.fonttype": "none", "font.size": 8}
+    with matplotlib.rc_context(settings):
+        drawing, axes = pyplot.subplots(
+            2, len(SCENARIOS), figsize=(9, 5), sharex=True, sharey="row", layout="constrained"
+        )
+        for place, (title, scenario) in enumerate(SCENARIOS.items()):
+            outcome = Simulation(gates()[strategy], scenario, SEED).run()
+            draw_column(axes[0][place], axes[1][place], scenario, outcome)
+            axes[0][place].set_title(title)
+        axes[0][0].set_ylabel("requests per second")
+        axes[1][0].set_ylabel("latency, ms")
+        axes[0][0].legend(loc="upper right", frameon=False)
+        axes[1][0].legend(loc="upper right", frameon=False)
+        drawing.savefig(path, metadata={"Date": None})
+        pyplot.close(drawing)
+    lines = (line.rstrip() for line in path.read_text().splitlines())
+    path.write_text("\n".join(lines) + "\n")
+
+
+def draw_column(rates: Any, latencies: Any, scenario: Scenario, outcome: Outcome) -> None:
+    """What came of one scenario."""
+    until_s = scenario.until_s
+    answered = [at for at, _ in outcome.answered]
+    refused = [at for at, _, _ in outcome.refused]
+    times, asked = rate(sorted(answered + refused), until_s)
+    rates.plot(times, asked, color="tab:gray", linewidth=1, label="asked, tries again included")
+    rates.plot(times, rate(answered, until_s)[1], color="tab:green", label="answered")
+    can = [scenario.speed(at) / scenario.service_s for at in times]
+    rates.plot(times, can, color="black", linestyle=":", linewidth=1, label="what it can do")
+    # Room for the legend.
+    rates.set_ylim(0, max(asked) * 1.4)
+    for quantile, colour in ((0.5, "tab:blue"), (0.99, "tab:orange")):
+        curve = latency_ms(outcome, quantile, until_s)
+        latencies.plot(times, curve, color=colour, linewidth=1, label=f"{quantile:.0%}")
+    latencies.set_yscale("log")
+    latencies.set_ylim(1, 20_000)
+    latencies.yaxis.set_major_formatter("{x:g}")
+    latencies.set_xlabel("seconds; shaded: closed")
+    closed_at = None
+    for at, change in [*outcome.changes, (until_s, None)]:
+        if closed_at is not None and (change is None or change.is_open):
+            for each in (rates, latencies):
+                each.axvspan(closed_at, at, color="tab:red", alpha=0.08, linewidth=0)
+            closed_at = None
+        if change is not None and not change.is_open:
+            closed_at = at
+
+
+def figures() -> str:
+    """The table of the guide, as Markdown."""
+    lines = ["| | goodput | latency 50 %, 99 % | refusals | recovery |", "|---|---|---|---|---|"]
+    for title, scenario in SCENARIOS.items():
+        for strategy, gate in gates().items():
+            outcome = Simulation(gate, scenario, SEED).run()
+            begin_s, end_s = scenario.begins_s, scenario.ends_s
+            goodput = outcome.goodput(scenario, begin_s, end_s)
+            ms = [outcome.latency_s(q, begin_s + 2, end_s) * 1e3 for q in (0.5, 0.99)]
+            recovery = outcome.recovery_s(scenario)
+            lines.append(
+                f"| {strategy}, {title} | {goodput:.2f} | {ms[0]:,.0f} ms, {ms[1]:,.0f} ms | "
+                f"{len(outcome.refused):,} | {recovery:g} s |"
+            )
+    return "\n".join(lines)
+
+
+def main(folder: Path) -> None:
+    """Draw them all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for strategy in ("canary", "gradient"):
+        draw(folder / f"{strategy}.svg", strategy)
+    print(figures())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
