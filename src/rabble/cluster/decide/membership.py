@@ -392,7 +392,7 @@ class Membership:
             for join in lost:
                 self._take_join(join.dot)
             self._joins.update(gained)
-            crowded = {}
+            crowded: dict[str, None] = {}
             for dot, join in gained.items():
                 dots = self._joins_of.setdefault(join.member, set())
                 dots.add(dot)
