@@ -11,9 +11,16 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rabble._core.checks import Check
+if TYPE_CHECKING:
+    from rabble._core.checks import Check
+else:
+    try:
+        from rabble._core.checks import Check
+    except ModuleNotFoundError:
+        # Where only clients run, without the compiled core.
+        from rabble._plain_checks import Check
 
 __all__ = ["field_checks"]
 

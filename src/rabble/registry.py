@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from rabble._annotations import Compiled, field_checks
 from rabble._classes import Registration, described, made_dataclass, origin
-from rabble._core.ids import CorrelationId, NodeId, Pid
+
+try:
+    from rabble._core.ids import CorrelationId, NodeId, Pid
+except ModuleNotFoundError:
+    # Where only clients run, without the compiled core, nothing is of these classes.
+    IDS: tuple[type, ...] = ()
+else:
+    IDS = (Pid, NodeId, CorrelationId)
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -40,7 +47,7 @@ PLAIN_TYPES = (
     *(list, dict, tuple, set, frozenset, range),
     *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone),
     *(zoneinfo.ZoneInfo, decimal.Decimal, fractions.Fraction, uuid.UUID),
-    *(Pid, NodeId, CorrelationId),
+    *IDS,
 )
 
 C = TypeVar("C", bound=type)
