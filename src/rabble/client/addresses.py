@@ -1,0 +1,59 @@
+"""Where a server is: `host:port`, or the path of a Unix socket."""
+
+from __future__ import annotations
+
+import reprlib
+from dataclasses import dataclass
+
+__all__ = ["ServerAddress", "parse_addresses"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """One address of a server.
+
+    :ivar host: a name or an IP address; empty for a Unix socket.
+    :ivar port: 1 to 65535; 0 for a Unix socket.
+    :ivar path: of a Unix socket, else empty.
+    """
+
+    host: str
+    port: int
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return self.path
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_addresses(addresses: tuple[str, ...]) -> tuple[ServerAddress, ...]:
+    """The addresses of a client.
+
+    :param addresses: each `host:port`, an IPv6 host in brackets, or a path with a `/` in it.
+    :raises ValueError: if one is of no such form, or there is none.
+    :raises TypeError: if one is no str.
+    """
+    if not addresses:
+        raise ValueError("a client needs an address of its server: 'host:port', or a path")
+    return tuple(map(parse_address, addresses))
+
+
+def parse_address(address: str) -> ServerAddress:
+    if not isinstance(address, str):
+        raise TypeError(
+            f"an address is a str, 'host:port' or the path of a Unix socket, not "
+            f"{reprlib.repr(address)}; several are given one by one"
+        )
+    if "/" in address and "\0" not in address:
+        return ServerAddress("", 0, address)
+    host, colon, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    usable = port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535
+    plain = host.isprintable() and not set(host) & set(" @") and (bracketed or ":" not in host)
+    if not (colon and host.strip("[]") and usable and plain):
+        raise ValueError(
+            f"the address {reprlib.repr(address)} is not usable: write 'host:port' with a port "
+            f"of 1 to 65535, an IPv6 host as '[::1]:port', or the path of a Unix socket with a '/'"
+        )
+    return ServerAddress(host[1:-1] if bracketed else host, int(port))

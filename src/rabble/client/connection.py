@@ -1,0 +1,390 @@
+"""One connection of the blocking client: no thread of its own; whoever waits reads for all.
+
+A thread that waits for an answer takes the reading over if nobody has it, and gives everybody what
+comes. When it has its own answer it wakes another one, who goes on. So no thread outlives a call,
+none is lost in a fork, and a thread alone is woken by its answer itself. ("Leader and followers",
+D. Schmidt et al., "Pattern-Oriented Software Architecture", volume 2, 2000.)
+
+There is one lock, which is held for operations on the socket that do not block, never for a wait;
+two threads in OpenSSL with one connection would not be safe.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rabble.client.errors import ClientClosed, ConnectionLost, ProtocolError
+from rabble.client.events import Answer, Event, Goodbye, Push, Undecoded, error_of
+from rabble.client.protocol import ClientProtocol
+from rabble.client.pushes import PushBuffer
+from rabble.errors import CallTimeout
+
+__all__ = ["Connection"]
+
+READ_BYTES = 256 * 1024
+WRITE_BYTES = 256 * 1024
+#: Seconds after which a thread that cannot write looks whether somebody still reads.
+LOOK_S = 0.05
+#: Seconds of one wait, which the system bounds.
+WAIT_S_MAX = 3600.0
+
+
+class Waiter:
+    """A thread that waits: for an answer, for its bytes to be sent, or for pushes."""
+
+    __slots__ = ("error", "event", "is_done", "mark", "request_id", "value", "wants_pushes")
+
+    def __init__(self, *, wants_pushes: bool = False) -> None:
+        self.event = threading.Event()
+        #: How many bytes of the connection's stream have to be sent for all of its own to be.
+        self.mark = 0
+        self.request_id: int | None = None
+        self.is_done = False
+        self.value: Any = None
+        self.error: Exception | None = None
+        self.wants_pushes = wants_pushes
+
+
+class Connection:
+    """A connected socket, and the threads that wait for what comes by it. For any thread.
+
+    :param sock: it does not block; the connection closes it.
+    :param protocol: fresh, and nobody else's.
+    :param pushes: where pushes go.
+    :param out_bytes_max: of frames that wait to be sent, before whoever has more waits.
+    :param clock: what says when it ended.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        protocol: ClientProtocol[Waiter],
+        pushes: PushBuffer,
+        out_bytes_max: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._sock = sock
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self._protocol = protocol
+        self._pushes = pushes
+        self._out_bytes_max = out_bytes_max
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._reader: Waiter | None = None
+        #: Who waits while another one reads, in order.
+        self._followers: dict[Waiter, None] = {}
+        #: Bytes to be sent; how many ever were queued, and sent.
+        self._out = bytearray()
+        self._queued = 0
+        self._sent = 0
+        #: Whether TLS has something to say of its own before it goes on to read.
+        self._tls_writes = False
+        #: Threads that have the socket's number in a system call: it is not closed under them.
+        self._polling = 0
+        self._is_closed = False
+        self.is_over = False
+        #: When it ended, why, and with which goodbye.
+        self.ended_at = 0.0
+        self.reason = ""
+        self.code = ""
+        self._cause: Exception | None = None
+
+    @property
+    def late(self) -> int:
+        """Answers that came when nobody waited for them any more."""
+        return self._protocol.late
+
+    # What threads call.
+
+    def request(self, msg: Any, priority: int, deadline: float) -> Any:
+        """Ask, and wait for the answer.
+
+        :param deadline: by `time.monotonic`.
+        """
+        waiter = Waiter()
+
+        def begin() -> None:
+            if self._protocol.is_stuck:
+                self._end("the server answers none of the requests in flight")
+                raise self._lost(sent=False)
+            waiter.request_id, frame = self._protocol.request(waiter, msg, priority)
+            self._queue(waiter, frame)
+
+        self._begin(begin, deadline)
+        try:
+            in_time = self._wait(waiter, lambda: waiter.is_done, deadline)
+        except BaseException:
+            # A signal's handler raised: nobody waits any more.
+            self._abandon(waiter)
+            raise
+        if waiter.is_done:
+            if waiter.error is not None:
+                raise waiter.error
+            return waiter.value
+        assert not in_time
+        self._abandon(waiter)
+        raise CallTimeout(f"no answer came in time by the connection to {self._peer()}")
+
+    def message(self, msg: Any, deadline: float) -> None:
+        """Send, and wait until the system has taken it."""
+        waiter = Waiter()
+        self._begin(lambda: self._queue(waiter, self._protocol.message(msg)), deadline)
+        in_time = self._wait(waiter, lambda: self._sent >= waiter.mark, deadline)
+        with self._lock:
+            if self._sent >= waiter.mark:
+                return
+            if self.is_over:
+                raise self._lost(sent=False)
+        assert not in_time
+        raise CallTimeout(
+            f"the server at {self._peer()} did not read in time; what is sent may still come to it"
+        )
+
+    def wait_for_pushes(self, deadline: float) -> None:
+        """Return when there are some, or the connection is over.
+
+        :raises CallTimeout: if it takes too long.
+        """
+        waiter = Waiter(wants_pushes=True)
+        if not self._wait(waiter, lambda: len(self._pushes) > 0, deadline):
+            raise CallTimeout("no push came in time")
+
+    def look(self) -> bool:
+        """Notice whether an idle connection has ended. Does not block.
+
+        :returns: whether it is usable.
+        """
+        with self._lock:
+            if self._reader is None and not self.is_over:
+                self._read()
+            return not self.is_over
+
+    def error(self) -> ConnectionLost | ClientClosed:
+        """What is raised for it when it is over, to who has sent nothing by it."""
+        return self._lost(sent=False)
+
+    def close(self) -> None:
+        """End it, and all waits, with `ClientClosed`."""
+        with self._lock:
+            if self._is_tls and not self.is_over:
+                try:
+                    # Says the TLS goodbye, and does not wait for the other one.
+                    self._sock.unwrap()  # type: ignore[attr-defined]
+                except (OSError, ValueError):
+                    pass
+            self._end("the client was closed", cause=ClientClosed("the client was closed"))
+
+    def close_copy(self) -> None:
+        """In a forked process: let go of the socket, which stays the parent's."""
+        self._sock.close()
+
+    # Waiting.
+
+    def _begin(self, begin: Callable[[], None], deadline: float) -> None:
+        """Queue a frame, when there is room for it."""
+        waiter: Waiter | None = None
+        while True:
+            with self._lock:
+                if self.is_over:
+                    raise self._lost(sent=False)
+                if len(self._out) < self._out_bytes_max:
+                    begin()
+                    return
+                waiter = Waiter()
+                waiter.mark = self._queued
+            if not self._wait(waiter, lambda: len(self._out) < self._out_bytes_max, deadline):
+                raise CallTimeout(
+                    f"the server at {self._peer()} did not read in time; this was not sent"
+                )
+
+    def _wait(self, waiter: Waiter, is_done: Callable[[], bool], deadline: float) -> bool:
+        """Wait, and read or write for all if nobody else does.
+
+        :param is_done: asked under the lock.
+        :returns: False if the time is over, and it is neither done nor the connection over.
+        """
+        try:
+            while True:
+                with self._lock:
+                    if self._out:
+                        self._write()
+                    if is_done() or self.is_over:
+                        return True
+                    if self._reader is None:
+                        self._reader = waiter
+                        self._followers.pop(waiter, None)
+                    leads = self._reader is waiter
+                    writes = bool(self._out) and (leads or self._sent < waiter.mark)
+                    writes = writes or (leads and self._tls_writes)
+                    if not leads and not writes:
+                        waiter.event.clear()
+                        self._followers[waiter] = None
+                    else:
+                        self._polling += 1
+                timeout = min(deadline - time.monotonic(), WAIT_S_MAX)
+                if not leads and not writes:
+                    if timeout <= 0:
+                        return False
+                    waiter.event.wait(timeout)
+                elif not self._turn(leads, writes, timeout):
+                    with self._lock:
+                        return is_done() or self.is_over
+        finally:
+            with self._lock:
+                self._followers.pop(waiter, None)
+                if self._reader is waiter:
+                    self._reader = None
+                # Also if it was woken to read, and has no more time for that.
+                if self._reader is None:
+                    for other in self._followers:
+                        other.event.set()
+                        break
+
+    def _turn(self, leads: bool, writes: bool, timeout: float) -> bool:
+        """Wait for the socket, and read if this thread is the one that does.
+
+        :returns: False if the time is over.
+        """
+        try:
+            if timeout > 0:
+                wait = timeout if leads else min(timeout, LOOK_S)
+                if not (self._is_tls and leads and self._sock.pending()):  # type: ignore[attr-defined]
+                    wait_for(self._sock, leads, writes, wait)
+        finally:
+            with self._lock:
+                self._polling -= 1
+                self._close_if_unused()
+        if leads:
+            with self._lock:
+                # Once more at the end of the time, too: it may have come.
+                if not self.is_over:
+                    self._read()
+        return timeout > 0
+
+    # Under the lock.
+
+    def _queue(self, waiter: Waiter, frame: bytes) -> None:
+        self._out += frame
+        self._queued += len(frame)
+        waiter.mark = self._queued
+        self._write()
+
+    def _write(self) -> None:
+        """Send what there is, as far as the system takes it."""
+        while self._out:
+            try:
+                sent = self._sock.send(bytes(memoryview(self._out)[:WRITE_BYTES]))
+            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except OSError as error:
+                # It may have said why it closed.
+                self._read()
+                self._end(f"the connection broke: {error}")
+                return
+            del self._out[:sent]
+            self._sent += sent
+
+    def _read(self) -> None:
+        """Take what has come, without waiting for it."""
+        self._tls_writes = False
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            return
+        except ssl.SSLWantWriteError:
+            self._tls_writes = True
+            return
+        except OSError as error:
+            self._end(f"the connection broke: {error}")
+            return
+        if not data:
+            self._end("the server closed the connection")
+            return
+        self._protocol.feed(data)
+        try:
+            for waiter, event in self._protocol.events():
+                self._handle(waiter, event)
+        except ProtocolError as error:
+            self._end(f"the server does not keep to the protocol: {error}", cause=error)
+
+    def _handle(self, waiter: Waiter | None, event: Event) -> None:
+        if isinstance(event, Goodbye):
+            text = f": {event.text}" if event.text else ""
+            self._end(f"the server said goodbye: {event.code}{text}", code=event.code)
+        elif waiter is not None:
+            if isinstance(event, Answer):
+                waiter.value = event.value
+            else:
+                waiter.error = error_of(event)
+            waiter.is_done = True
+            waiter.event.set()
+        elif isinstance(event, Push | Undecoded):
+            if isinstance(event, Push):
+                self._pushes.put(event.msg)
+            else:
+                self._pushes.put(None, event.error)
+            for follower in self._followers:
+                if follower.wants_pushes:
+                    follower.event.set()
+
+    def _end(self, reason: str, *, code: str = "", cause: Exception | None = None) -> None:
+        if self.is_over:
+            return
+        self.is_over = True
+        self.ended_at = self._clock()
+        self.reason, self.code, self._cause = reason, code, cause
+        for waiter in self._protocol.end():
+            waiter.error = self._lost(sent=self._sent >= waiter.mark)
+            waiter.is_done = True
+            waiter.event.set()
+        self._out.clear()
+        for follower in self._followers:
+            follower.event.set()
+        try:
+            # Ends the system calls of others.
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self.is_over and self._polling == 0 and not self._is_closed:
+            self._is_closed = True
+            self._sock.close()
+
+    def _lost(self, *, sent: bool) -> ConnectionLost | ClientClosed:
+        if isinstance(self._cause, ClientClosed):
+            return ClientClosed(str(self._cause))
+        happened = "the request may have happened" if sent else "the request was not sent"
+        lost = ConnectionLost(f"{self.reason}; {happened}")
+        lost.sent, lost.code, lost.detail = sent, self.code, self.reason
+        lost.__cause__ = self._cause
+        return lost
+
+    def _abandon(self, waiter: Waiter) -> None:
+        with self._lock:
+            if waiter.request_id is not None:
+                self._protocol.abandon(waiter.request_id, waiter)
+
+    def _peer(self) -> str:
+        try:
+            peer = self._sock.getpeername()
+        except OSError:
+            return "the server"
+        return peer if isinstance(peer, str) else f"{peer[0]}:{peer[1]}"
+
+
+def wait_for(sock: socket.socket, reads: bool, writes: bool, timeout_s: float) -> None:
+    """Wait until a socket can be read or written, or has ended, or the time is over."""
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(sock, (select.POLLIN if reads else 0) | (select.POLLOUT if writes else 0))
+        poll.poll(max(1, round(timeout_s * 1000)))
+    else:
+        select.select([sock] if reads else [], [sock] if writes else [], [sock], timeout_s)
