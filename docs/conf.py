@@ -43,6 +43,7 @@ MENU = {
         "docs/guides/names-and-groups",
         "docs/guides/producers",
         "docs/guides/gate",
+        "docs/guides/client",
         "docs/guides/mesh",
     ],
     "Recipes": [
@@ -67,6 +68,7 @@ MENU = {
     "Inside": [
         "docs/internals/architecture",
         "docs/internals/wire-protocol",
+        "docs/internals/client-protocol",
         "docs/internals/decisions",
         "docs/internals/faults",
         "CONTRIBUTING",

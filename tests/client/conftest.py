@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from rabble.client import AsyncClient, Client
-
-MAKERS: dict[str, Callable[..., Any]] = {}
+from tests.client.servers import PatientAsyncClient, PatientClient
 
 
 class Looped:
@@ -23,10 +21,10 @@ class Looped:
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
-        self.client = AsyncClient(*addresses, **arguments)
+        self.client = PatientAsyncClient(*addresses, **arguments)
 
     def run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(100)
 
     def call(self, *arguments: Any, **named: Any) -> Any:
         return self.run(self.client.call(*arguments, **named))
@@ -65,7 +63,7 @@ class Looped:
         self.loop.close()
 
 
-class Threaded(Client):
+class Threaded(PatientClient):
     @property
     def late(self) -> int:
         assert self._connection is not None

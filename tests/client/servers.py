@@ -16,9 +16,31 @@ from typing import Any
 
 import msgpack
 
-__all__ = ["Peer", "Script", "frame_of"]
+from rabble.client import AsyncClient, Client
 
-WAIT_S = 20
+__all__ = ["PatientAsyncClient", "PatientClient", "Peer", "Script", "frame_of", "requests"]
+
+WAIT_S = 60
+
+
+class PatientClient(Client):
+    """With the time that a machine may take which has much else to do."""
+
+    def call(self, msg: Any, timeout: float = 60.0, *, priority: int = 0) -> Any:
+        return super().call(msg, timeout, priority=priority)
+
+    def send(self, msg: Any, timeout: float = 60.0) -> None:
+        super().send(msg, timeout)
+
+
+class PatientAsyncClient(AsyncClient):
+    """As `PatientClient`."""
+
+    async def call(self, msg: Any, timeout: float = 60.0, *, priority: int = 0) -> Any:
+        return await super().call(msg, timeout, priority=priority)
+
+    async def send(self, msg: Any, timeout: float = 60.0) -> None:
+        await super().send(msg, timeout)
 
 
 def frame_of(*parts: Any) -> bytes:

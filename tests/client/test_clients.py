@@ -117,8 +117,9 @@ def test_a_late_answer_reaches_nobody(connect):
     told = threading.Event()
 
     def serve(peer: Peer) -> None:
+        assert peer.frame() == [1, "connects"]
         ((late, _),) = requests(peer, 1)
-        assert told.wait(30)
+        assert told.wait(60)
         for request_id, msg in requests(peer, 1):
             assert request_id != late
             peer.send(0, late, "late")
@@ -127,10 +128,11 @@ def test_a_late_answer_reaches_nobody(connect):
 
     with Script(serve) as server:
         client = connect(server.address)
+        client.send("connects")
         with pytest.raises(CallTimeout):
             client.call("first", timeout=0.05)
         told.set()
-        assert client.call("second", timeout=30) == "second"
+        assert client.call("second", timeout=60) == "second"
         assert client.late == 1
         client.close()
     assert server.connections == 1
@@ -169,7 +171,7 @@ def test_garbage_ends_the_connection_for_all(connect, said):
 
     with Script(serve, Peer.echo) as server, ThreadPoolExecutor(3) as pool:
         client = connect(server.address, rng=Never())
-        for call in [pool.submit(client.call, n, timeout=30) for n in range(3)]:
+        for call in [pool.submit(client.call, n, timeout=60) for n in range(3)]:
             with pytest.raises(ConnectionLost, match="does not keep to the protocol") as lost:
                 call.result()
             assert lost.value.sent
@@ -212,7 +214,7 @@ def test_an_idle_connection_that_ended_is_replaced_before_anything_is_sent(conne
         client = connect(server.address, rng=Never())
         for n in range(2):
             assert client.call(n) == n
-            assert closed.wait(30)
+            assert closed.wait(60)
             closed.clear()
         assert client.call("third") == "third"
         client.close()
@@ -323,7 +325,7 @@ def test_a_retry_that_would_come_too_late_is_not_waited_for(connect):
     with Script(serve) as server:
         client = connect(server.address, retry=RetryPolicy(), rng=Never())
         with pytest.raises(Nack):
-            client.call("x", timeout=10)
+            client.call("x", timeout=40)
         client.close()
 
 
@@ -337,18 +339,18 @@ def test_pushes_are_iterated_and_the_loss_of_the_connection_is_told(connect):
             peer.send(0, request_id, msg)
         peer.say(b"\0\0\0\x08\x92\x03\xc7\x03\x01\xa1Q\x90")
         peer.send(3, "after")
-        assert goes.wait(30)
+        assert goes.wait(60)
         peer.send(4, "idle", "")
 
     with Script(serve, Peer.echo) as server:
         client = connect(server.address, rng=Never())
-        pushes = client.pushes(timeout=30)
+        pushes = client.pushes(timeout=60)
         assert next(pushes) == "before"
         assert client.call("x") == "x"
         assert next(pushes) == "between"
         with pytest.raises(DecodeError, match="'Q'"):
             next(pushes)
-        pushes = client.pushes(timeout=30)
+        pushes = client.pushes(timeout=60)
         assert next(pushes) == "after"
         goes.set()
         with pytest.raises(ConnectionLost, match="idle"):
@@ -389,12 +391,12 @@ def test_closing_ends_every_wait(connect):
         client = connect(server.address)
         waits = [pool.submit(client.call, n, timeout=60) for n in range(3)]
         pushed = pool.submit(list, client.pushes())
-        assert asked.wait(30)
+        assert asked.wait(60)
         client.close()
         for wait in waits:
             with pytest.raises(ClientClosed):
-                wait.result(30)
-        assert pushed.result(30) == []
+                wait.result(60)
+        assert pushed.result(60) == []
         client.close()
         for call in (lambda: client.call(1), lambda: client.send(1), lambda: next(client.pushes())):
             with pytest.raises(ClientClosed):
@@ -410,6 +412,7 @@ def test_a_server_that_does_not_read_costs_time_and_no_memory(connect):
 
     with Script(serve) as server:
         client = connect(server.address, limits=ClientLimits(out_bytes_max=1 << 20))
+        client.send("connects")
         block = bytes(1 << 20)
         sent = 0
         with pytest.raises(CallTimeout, match="read in time"):
@@ -445,6 +448,7 @@ def test_a_server_that_swallows_all_is_left(connect):
 
     with Script(swallows, Peer.echo) as server:
         client = connect(server.address, limits=ClientLimits(in_flight_max=2), rng=Never())
+        client.send("connects")
         for _ in range(2):
             with pytest.raises(CallTimeout):
                 client.call("x", timeout=0.02)
@@ -460,7 +464,7 @@ def test_requests_in_flight_are_bounded(connect):
     def serve(peer: Peer) -> None:
         asked = list(requests(peer, 2))
         came.set()
-        assert goes_on.wait(30)
+        assert goes_on.wait(60)
         for request_id, msg in asked:
             peer.send(0, request_id, msg)
         peer.echo()
@@ -468,7 +472,7 @@ def test_requests_in_flight_are_bounded(connect):
     with Script(serve) as server, ThreadPoolExecutor(2) as pool:
         client = connect(server.address, limits=ClientLimits(in_flight_max=2))
         calls = [pool.submit(client.call, n, timeout=60) for n in range(2)]
-        assert came.wait(30)
+        assert came.wait(60)
         with pytest.raises(QueueFull):
             client.call("one too many")
         goes_on.set()
@@ -501,10 +505,10 @@ def test_tls_with_a_name_that_is_checked(connect):
         client.close()
         wrong = connect(server.address, tls=trusted, server_hostname="else.where", rng=Never())
         with pytest.raises(ConnectionLost, match="certificate verify failed"):
-            wrong.call(1, timeout=30)
+            wrong.call(1, timeout=60)
         strange = connect(server.address, tls=ssl.create_default_context(), rng=Never())
         with pytest.raises(ConnectionLost, match="certificate verify failed"):
-            strange.call(1, timeout=30)
+            strange.call(1, timeout=60)
 
 
 def test_lines_of_json(connect):

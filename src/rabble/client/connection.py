@@ -277,6 +277,14 @@ class Connection:
 
     def _write(self) -> None:
         """Send what there is, as far as the system takes it."""
+        try:
+            self._send()
+        except BaseException:
+            # A signal's handler raised, and how much was sent is not known.
+            self._end("a signal's handler raised while something was sent")
+            raise
+
+    def _send(self) -> None:
         while self._out:
             try:
                 sent = self._sock.send(bytes(memoryview(self._out)[:WRITE_BYTES]))
@@ -292,6 +300,14 @@ class Connection:
 
     def _read(self) -> None:
         """Take what has come, without waiting for it."""
+        try:
+            self._receive()
+        except BaseException:
+            # As of `_write`.
+            self._end("a signal's handler raised while something was read")
+            raise
+
+    def _receive(self) -> None:
         self._tls_writes = False
         try:
             data = self._sock.recv(READ_BYTES)
