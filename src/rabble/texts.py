@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rabble._core.texts import bounded_repr, bounded_str, type_name
+if TYPE_CHECKING:
+    from rabble._core.texts import bounded_repr, bounded_str, type_name
+else:
+    try:
+        from rabble._core.texts import bounded_repr, bounded_str, type_name
+    except ModuleNotFoundError:
+        # Where only clients run, without the compiled core.
+        from rabble._plain_texts import bounded_repr, bounded_str, type_name
 
 __all__ = ["ARGUMENT_CHARS_MAX", "TEXT_CHARS_MAX", "argument_text", "cut", "described", "text_of"]
 

@@ -541,3 +541,14 @@ def test_plain_lines(connect):
         words = [f"word{n}" for n in range(50)]
         assert list(pool.map(client.call, words)) == [word.upper() for word in words]
         client.close()
+
+
+def test_a_timeout_is_a_number_of_seconds(connect):
+    client = connect(refused_address())
+    for call in (client.call, client.send):
+        with pytest.raises(TypeError, match="timeout must be a number of seconds"):
+            call(1, timeout="5")
+        with pytest.raises(ValueError, match="NaN"):
+            call(1, timeout=float("nan"))
+        with pytest.raises(CallTimeout, match="not sent"):
+            call(1, timeout=-1)

@@ -38,6 +38,8 @@ BELOW = {
     "rabble.errors",
     "rabble.registry",
     "rabble.request",
+    "rabble.texts",
+    "rabble.timeouts",
 }
 #: What does something: the rest has no I/O, and its clock and its random source are handed in.
 OUTSIDE = {"asyncio", "os", "random", "select", "socket", "ssl", "subprocess", "time"}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import reprlib
 from dataclasses import dataclass
+
+from rabble.texts import argument_text
 
 __all__ = ["ServerAddress", "parse_addresses"]
 
@@ -43,7 +44,7 @@ def parse_address(address: str) -> ServerAddress:
     if not isinstance(address, str):
         raise TypeError(
             f"an address is a str, 'host:port' or the path of a Unix socket, not "
-            f"{reprlib.repr(address)}; several are given one by one"
+            f"{argument_text(address)}; several are given one by one"
         )
     if "/" in address and "\0" not in address:
         return ServerAddress("", 0, address)
@@ -53,7 +54,7 @@ def parse_address(address: str) -> ServerAddress:
     plain = host.isprintable() and not set(host) & set(" @") and (bracketed or ":" not in host)
     if not (colon and host.strip("[]") and usable and plain):
         raise ValueError(
-            f"the address {reprlib.repr(address)} is not usable: write 'host:port' with a port "
+            f"the address {argument_text(address)} is not usable: write 'host:port' with a port "
             f"of 1 to 65535, an IPv6 host as '[::1]:port', or the path of a Unix socket with a '/'"
         )
     return ServerAddress(host[1:-1] if bracketed else host, int(port))

@@ -30,6 +30,7 @@ from rabble.client.sockets import prepare
 from rabble.errors import CallTimeout
 from rabble.registry import MessageRegistry, default_registry
 from rabble.request import Replied, Request
+from rabble.timeouts import checked_timeout
 
 __all__ = ["AsyncClient"]
 
@@ -117,14 +118,13 @@ class AsyncConnection(asyncio.Protocol):
         future: Reply = self._loop.create_future()
         request_id, frame = self._protocol.request(future, msg, priority)
         self._transport.write(frame)
-        timer = self._loop.call_at(deadline, expire, future) if deadline < float("inf") else None
+        timer = self._loop.call_at(deadline, expire, future)
         try:
             return await future
         finally:
             # Its time was over, or the task was cancelled: nobody waits any more.
             self._protocol.abandon(request_id, future)
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
 
     async def message(self, msg: Any, deadline: float) -> None:
         """Send."""
@@ -146,7 +146,7 @@ class AsyncConnection(asyncio.Protocol):
         if not len(self._pushes) and not self.is_over:
             self._news.clear()
             try:
-                async with asyncio.timeout_at(deadline if deadline < float("inf") else None):
+                async with asyncio.timeout_at(deadline):
                     await self._news.wait()
             except TimeoutError:
                 raise CallTimeout("no push came in time") from None
@@ -264,7 +264,7 @@ class AsyncClient:
     async def call(self, msg: Any, timeout: float = 5.0, *, priority: int = 0) -> Any:
         """As `Client.call`; cancelling it gives the request up, and its answer goes to nobody."""
         loop = self._check()
-        deadline = loop.time() + timeout
+        deadline = loop.time() + checked_timeout(timeout)
         policy = self._retry
         if policy is not None:
             policy.budget.deposit()
@@ -299,7 +299,7 @@ class AsyncClient:
         :raises CallTimeout: if as much as `ClientLimits.out_bytes_max` waits for the server to read
             it, and that has not changed in time.
         """
-        deadline = self._check().time() + timeout
+        deadline = self._check().time() + checked_timeout(timeout)
         await self._use(lambda it: it.message(msg, deadline), deadline)
 
     async def pushes(self, timeout: float = float("inf")) -> AsyncIterator[Any]:
@@ -313,7 +313,7 @@ class AsyncClient:
             if len(self._pushes):
                 yield self._pushes.take()
                 continue
-            deadline = loop.time() + timeout
+            deadline = loop.time() + checked_timeout(timeout)
             if connection is None:
                 try:
                     connection, _ = await self._connected(deadline)
@@ -388,7 +388,7 @@ class AsyncClient:
         dial = self._dial
         try:
             # It is everybody's: who is cancelled leaves it to the others.
-            async with asyncio.timeout_at(deadline if deadline < float("inf") else None):
+            async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(dial), True
         except TimeoutError:
             raise CallTimeout(

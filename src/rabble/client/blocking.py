@@ -25,6 +25,7 @@ from rabble.client.sockets import dial
 from rabble.errors import CallTimeout
 from rabble.registry import MessageRegistry, default_registry
 from rabble.request import Replied, Request
+from rabble.timeouts import checked_timeout
 
 __all__ = ["Client"]
 
@@ -107,6 +108,7 @@ class Client:
         :raises RequestFailed: if it failed at the server; its `code` says how.
         :raises ConnectionLost: if there is no connection, or it ended before the answer came; its
             attribute `sent` says whether the request may have happened.
+        :raises TypeError: if `timeout` is no number, or `ValueError` if it is NaN.
         :raises QueueFull: if `ClientLimits.in_flight_max` requests are in flight.
         :raises EncodeError: if the request cannot be sent.
         :raises DecodeError: if the answer cannot be built here, as its class is not known, say.
@@ -115,7 +117,7 @@ class Client:
         :raises RuntimeError: in the thread of an event loop that runs: there take `AsyncClient`.
         """
         self._check()
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + checked_timeout(timeout)
         policy = self._retry
         if policy is not None:
             policy.budget.deposit()
@@ -151,7 +153,7 @@ class Client:
         The other errors are those of `call`.
         """
         self._check()
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + checked_timeout(timeout)
         self._use(lambda it: it.message(msg, deadline), deadline)
 
     def pushes(self, timeout: float = float("inf")) -> Iterator[Any]:
@@ -181,7 +183,7 @@ class Client:
                     continue
                 yield push
                 continue
-            deadline = time.monotonic() + timeout
+            deadline = time.monotonic() + checked_timeout(timeout)
             if connection is None:
                 try:
                     connection, _ = self._connected(deadline)

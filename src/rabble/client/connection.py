@@ -226,13 +226,17 @@ class Connection:
                         waiter.event.clear()
                         self._followers[waiter] = None
                     else:
+                        # OpenSSL keeps what it has read and nobody took: no poll tells of it.
+                        has_more = leads and self._is_tls and self._tls_pending() > 0
                         self._polling += 1
                 timeout = min(deadline - time.monotonic(), WAIT_S_MAX)
                 if not leads and not writes:
                     if timeout <= 0:
                         return False
                     waiter.event.wait(timeout)
-                elif not self._turn(leads, writes, timeout):
+                    continue
+                self._turn(leads, writes, 0.0 if has_more else timeout)
+                if timeout <= 0:
                     with self._lock:
                         return is_done() or self.is_over
         finally:
@@ -246,26 +250,20 @@ class Connection:
                         other.event.set()
                         break
 
-    def _turn(self, leads: bool, writes: bool, timeout: float) -> bool:
-        """Wait for the socket, and read if this thread is the one that does.
-
-        :returns: False if the time is over.
-        """
+    def _turn(self, leads: bool, writes: bool, timeout: float) -> None:
+        """Wait for the socket, and read if this thread is the one that does."""
         try:
             if timeout > 0:
-                wait = timeout if leads else min(timeout, LOOK_S)
-                if not (self._is_tls and leads and self._sock.pending()):  # type: ignore[attr-defined]
-                    wait_for(self._sock, leads, writes, wait)
+                wait_for(self._sock, leads, writes, timeout if leads else min(timeout, LOOK_S))
         finally:
             with self._lock:
                 self._polling -= 1
                 self._close_if_unused()
         if leads:
             with self._lock:
-                # Once more at the end of the time, too: it may have come.
+                # At the end of the time, too: it may have come.
                 if not self.is_over:
                     self._read()
-        return timeout > 0
 
     # Under the lock.
 
@@ -274,6 +272,10 @@ class Connection:
         self._queued += len(frame)
         waiter.mark = self._queued
         self._write()
+
+    def _tls_pending(self) -> int:
+        sock: Any = self._sock
+        return int(sock.pending())
 
     def _write(self) -> None:
         """Send what there is, as far as the system takes it."""
@@ -287,7 +289,7 @@ class Connection:
     def _send(self) -> None:
         while self._out:
             try:
-                sent = self._sock.send(bytes(memoryview(self._out)[:WRITE_BYTES]))
+                sent = self._sock.send(bytes(self._out[:WRITE_BYTES]))
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except OSError as error:

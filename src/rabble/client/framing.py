@@ -111,7 +111,8 @@ class MsgpackFrames:
             )
         if len(received) < 4 + size:
             return None
-        frame = bytes(memoryview(received)[4 : 4 + size])
+        with memoryview(received) as view:
+            frame = bytes(view[4 : 4 + size])
         del received[: 4 + size]
         try:
             return self._event_of(self._heads.reader(frame))
@@ -205,7 +206,7 @@ class LineBuffer:
         if end < 0:
             self._searched = len(self._received)
             return None
-        line = bytes(memoryview(self._received)[:end])
+        line = bytes(self._received[:end])
         del self._received[: end + 1]
         self._searched = 0
         line = line.removesuffix(b"\r")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import reprlib
 from typing import Any
+
+from rabble.texts import argument_text
 
 __all__ = ["ClientLimits"]
 
@@ -57,5 +58,5 @@ class ClientLimits:
             if type(value) is not int or not least <= value <= most:
                 raise ValueError(
                     f"ClientLimits: {field.name} must be an int, {least} to {most}, "
-                    f"not {reprlib.repr(value)}"
+                    f"not {argument_text(value)}"
                 )
