@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import random
 import socket
 import ssl
 import threading
@@ -552,3 +553,65 @@ def test_a_timeout_is_a_number_of_seconds(connect):
             call(1, timeout=float("nan"))
         with pytest.raises(CallTimeout, match="not sent"):
             call(1, timeout=-1)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_whatever_the_server_does_each_request_ends_once_and_as_its_own(connect, seed):
+    """Threads ask at random; the server answers late, out of order, by Nacks, or closes."""
+    print(f"seed {seed}")
+    random_lock = threading.Lock()
+    rng = random.Random(seed)
+
+    def draw(most: int) -> int:
+        with random_lock:
+            return rng.randrange(most)
+
+    def serve(peer: Peer) -> None:
+        held: list[list[Any]] = []
+        while (said := peer.frame()) is not None:
+            held.append(said)
+            choice = draw(40)
+            if choice == 0:
+                return
+            if choice == 1:
+                peer.say(frame_of(0, said[1], said[2])[: draw(8)])
+                return
+            if choice == 2:
+                peer.send(3, "push")
+            if choice < 6:
+                continue
+            while held:
+                _, request_id, msg, *_ = held.pop(draw(len(held)))
+                how = draw(20)
+                if how == 0:
+                    peer.send(2, request_id, 1, "")
+                elif how == 1:
+                    peer.send(1, request_id, "failed", str(msg))
+                elif how > 2:
+                    peer.send(0, request_id, msg)
+
+    ends: dict[str, int] = {}
+
+    def ask(client: Any, name: int) -> None:
+        for n in range(60):
+            msg = [name, n]
+            try:
+                assert client.call(msg, timeout=1.0 if draw(5) else 0.005) == msg
+                end = "answered"
+            except RequestFailed as failed:
+                assert failed.detail == str(msg)
+                end = "failed"
+            except (Nack, ConnectionLost, CallTimeout) as error:
+                end = type(error).__name__
+            with random_lock:
+                ends[end] = ends.get(end, 0) + 1
+
+    limits = ClientLimits(redial_settled_ms=1, redial_first_ms=1, redial_most_ms=2)
+    with Script(serve) as server, ThreadPoolExecutor(6) as pool:
+        client = connect(server.address, limits=limits)
+        for each in [pool.submit(ask, client, name) for name in range(6)]:
+            each.result(100)
+        client.close()
+    assert sum(ends.values()) == 6 * 60
+    assert ends["answered"] > 0, ends
+    assert len(ends) > 1, ends
