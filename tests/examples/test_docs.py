@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import rabble
+import rabble.client
 import rabble.testing
 from rabble import DeadLetterReason, DownReason, Limits
 from tests.examples.test_examples import OUTPUTS
@@ -188,7 +189,8 @@ def test_the_pictures_are_what_their_sources_say() -> None:
 def test_the_api_page_has_everything_public_once() -> None:
     text = (ROOT / "docs" / "api.md").read_text()
     shown = re.findall(r"^\.\. (?:auto\w+|py:type):: (?:rabble\.)?(\w+)", text, flags=re.M)
-    assert sorted(shown) == sorted([*rabble.__all__, *rabble.testing.__all__])
+    public = [*rabble.__all__, *rabble.testing.__all__, *rabble.client.__all__]
+    assert sorted(shown) == sorted(public)
 
 
 def test_every_example_has_a_line() -> None:
