@@ -2,7 +2,7 @@
 
 Its modules, in order: each refers to those before it only, which a test holds by reading this.
 
-    values:   capacities errors failure contexts texts tracebacks ids envelope ask messages
+    values:   capacities errors failure contexts weakrefs texts tracebacks ids envelope ask messages
     names:    directory_messages
     local:    queue inbox timers pid_slots dispatch timeouts backlog
     bytes:    byteorder buffer_writer buffer_reader

@@ -17,11 +17,10 @@ from cpython.ref cimport Py_DECREF
 
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.failure cimport take_failure
-from rabble._core.idle cimport (
-    SPIN_CREDIT_MAX, Credit, Idle, has_credit, spun, wait_for_idle,
-)
+from rabble._core.idle cimport SPIN_CREDIT_MAX, Credit, Idle, has_credit, spun, wait_for_idle
 from rabble._core.ids cimport CorrelationId, Pid, same_pid
 from rabble._core.requests cimport Requests
+from rabble._core.weakrefs cimport PyWeakref_NewRef, referent
 
 from asyncio import BaseEventLoop, CancelledError, get_running_loop
 from contextvars import copy_context
@@ -36,27 +35,9 @@ cdef extern from "Python.h":
     # Declared without `except`: what it raises stays pending until it is taken.
     PyObject* PyObject_CallFunctionObjArgs(PyObject* callable, ...)
     PyObject* PyDict_GetItem(object mapping, object key) noexcept
+    PyObject* Py_NewRef(PyObject* obj) noexcept
     unsigned long PyThread_get_thread_ident() noexcept
     PyObject* PyObject_CallMethodObjArgs(PyObject* obj, PyObject* name, ...)
-    object PyWeakref_NewRef(object obj, PyObject* callback)
-
-cdef extern from *:
-    """
-    /* What a weak reference refers to, or None: owned. */
-    static PyObject *rabble_referent(PyObject *ref) {
-    #if PY_VERSION_HEX >= 0x030D0000
-        PyObject *found;
-        int known = PyWeakref_GetRef(ref, &found);
-        return known < 0 ? NULL : known ? found : Py_NewRef(Py_None);
-    #else
-        PyObject *found = PyWeakref_GetObject(ref);
-        return found == NULL ? NULL : Py_NewRef(found);
-    #endif
-    }
-    #define RABBLE_NONE() Py_NewRef(Py_None)
-    """
-    PyObject* RABBLE_NONE() noexcept
-    object rabble_referent(object ref)
 
 cdef enum:
     SWEEP_MIN = 64          # calls that wait before the table looks for askers that have gone
@@ -234,11 +215,11 @@ cdef class AwaitedReply:
         """Run the task's next step. NULL, with an exception pending, if it raises; else owned."""
         cdef object callback = self.callback
         if self.is_done:
-            return RABBLE_NONE()
+            return Py_NewRef(<PyObject*>None)
         self.is_done = True
         self.replies.held.pop(self.number, None)
         if callback is None:
-            return RABBLE_NONE()
+            return Py_NewRef(<PyObject*>None)
         self.callback = None
         return PyObject_CallMethodObjArgs(
             <PyObject*>self.context, <PyObject*>"run", <PyObject*>callback, <PyObject*>self, NULL
@@ -314,9 +295,7 @@ cdef class LoopReplies:
         raise failure
 
     def settle(self):
-        """Run the tasks whose calls have ended, each to where it waits again. In the loop's thread.
-
-        """
+        """Run the tasks whose calls have ended, each to where it waits. In the loop's thread."""
         cdef AwaitedReply reply
         cdef list ended
         cdef PyObject* answer
@@ -575,7 +554,7 @@ cdef class CallTable:
             if cid is None and (self.waiting or self.requests.asks_waiting):
                 self.note_stray(envelope.sender)
             return
-        reply = rabble_referent(<object>found)
+        reply = referent(<object>found)
         if reply is not None:
             # First of all, so that nothing can come between this and what its asker waits for.
             cls = type(envelope.msg)
