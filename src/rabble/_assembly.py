@@ -201,6 +201,7 @@ def join_mesh(
         partial_ms_max=limits.frame_partial_ms_max,
     )
     runtime.executor.join_mesh(poller, limits.peer_monitors_max)
+    runtime.poller = poller
     runtime.cluster = ClusterServer(
         runtime.node_id,
         mesh,

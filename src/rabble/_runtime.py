@@ -6,6 +6,7 @@ one `LocalRuntime`. This module knows none of them.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -15,10 +16,12 @@ from collections.abc import Callable, Coroutine
 from types import MappingProxyType
 from typing import Any, NoReturn, Protocol
 
+from rabble._core.client_desk import ClientDesk
 from rabble._core.envelope import Envelope
 from rabble._core.executor import Executor
 from rabble._core.ids import CorrelationId, NodeId, Pid
 from rabble._core.inbox import Inbox
+from rabble._core.poller import Poller
 from rabble.addresses import CALLS_NAME, RESERVED_GROUP
 from rabble.calls import Calls, Ending, Reply
 from rabble.cluster.server import ClusterServer
@@ -41,6 +44,7 @@ from rabble.messages import (
 from rabble.process import Process
 from rabble.registry import MessageRegistry
 from rabble.reports import Reporter
+from rabble.steps import take_steps
 from rabble.strict import Changes
 from rabble.texts import argument_text, described
 from rabble.timeouts import checked_timeout
@@ -110,6 +114,9 @@ class ServiceThread(Protocol):
     def stop(self) -> None:
         """End it after what it is doing now. Never blocks; idempotent."""
 
+    def close_inherited(self) -> None:
+        """In a forked child: close its copies of descriptors by which others would miss its end."""
+
 
 class LocalRuntime:
     """The parts of one node, what is known of their state, and the checks before each use.
@@ -167,6 +174,13 @@ class LocalRuntime:
         self.to_join: set[threading.Thread] = set()
         #: The mesh's side of the node; `None` for a node by itself.
         self.cluster: ClusterServer | None = None
+        #: The sockets that the executor looks at; `None` without a mesh and a server.
+        self.poller: Poller | None = None
+        #: The thread that looks in its place, if the mesh has none.
+        self.poll_thread: threading.Thread | None = None
+        self._desk: ClientDesk | None = None
+        # Nothing of the node's end takes it.
+        self._desk_lock = threading.Lock()
         self.calls = Calls(Pid(CALLS_NAME, node_id, RESERVED_GROUP), limits.calls_max)
         # Readable once the node has failed or ended: a wait on it can be nested in a signal
         # handler, which one on a lock cannot.
@@ -313,6 +327,47 @@ class LocalRuntime:
         """Give back the pid of a service or mailbox. An executor that has ended has none."""
         if not self.ending:
             self.executor.discard(pid, inbox, reason, crash)
+
+    # Servers.
+
+    def open_desk(self) -> ClientDesk:
+        """Where the executor serves clients. Made with the first server, as are the sockets.
+
+        :raises OSError: if the system has no descriptor left.
+        """
+        with self._desk_lock:
+            if self.poller is None:
+                poller = Poller(
+                    heartbeat_ms=self.limits.heartbeat_ms,
+                    frame_bytes_max=self.limits.frame_bytes_max,
+                    queue_bytes_max=self.limits.peer_queue_bytes_max,
+                    partial_ms_max=self.limits.frame_partial_ms_max,
+                )
+                self.executor.open_sockets(poller)
+                self.poller = poller
+            if self.cluster is None and self.poll_thread is None:
+                self._start_polling(self.poller)
+            if self._desk is None:
+                self._desk = ClientDesk(self.executor)
+            return self._desk
+
+    def _start_polling(self, poller: Poller) -> None:
+        thread = threading.Thread(
+            target=take_steps,
+            args=(functools.partial(self.fail, "the poll loop"), poller.run),
+            name=f"rabble:{self.node_id.name}:poll",
+            daemon=False,
+        )
+        current = threading.get_ident()
+        self.in_threading.add(current)
+        try:
+            thread.start()
+        finally:
+            self.in_threading.discard(current)
+        self.poll_thread = thread
+        if self.ending:
+            # It began too late to be ended with the others.
+            poller.stop()
 
     # The end, and failures.
 

@@ -169,6 +169,7 @@ class Teardown:
             self._run,
             self._end_mailboxes,
             self._end_services,
+            self._end_polling,
             self._end_cluster,
             # Looked up when its turn has come, as that of the reporter: tests have one that fails.
             lambda: self._end_calls(),
@@ -194,6 +195,9 @@ class Teardown:
         self._mailboxes.close_all()
 
     def _end_services(self) -> None:
+        if self.runtime.poll_thread is not None and self.runtime.poller is not None:
+            # What clients are still to be sent is sent by the thread that looks at their sockets.
+            self.runtime.poller.executor_ended()
         services = self.runtime.services.copy()
         for service in services:
             service.stop()
@@ -201,6 +205,12 @@ class Teardown:
             # One that has not begun sees that it was stopped.
             if wait_for_end():
                 self.runtime.to_join.add(service.thread)
+
+    def _end_polling(self) -> None:
+        runtime = self.runtime
+        if runtime.poll_thread is not None and runtime.poller is not None:
+            runtime.poller.stop()
+            runtime.to_join.add(runtime.poll_thread)
 
     def _end_cluster(self) -> None:
         cluster = self.runtime.cluster
@@ -263,9 +273,13 @@ def close_inherited() -> None:
     only when the child has ended, too.
     """
     for teardown in list(running):
-        cluster = teardown.runtime.cluster
-        if cluster is not None:
-            cluster.close_inherited()
+        runtime = teardown.runtime
+        if runtime.cluster is not None:
+            runtime.cluster.close_inherited()
+        for service in list(runtime.services):
+            service.close_inherited()
+        if runtime.poll_thread is not None and runtime.poller is not None:
+            runtime.poller.close_inherited()
 
 
 os.register_at_fork(after_in_child=close_inherited)

@@ -3,16 +3,18 @@
 Its modules, in order: each refers to those before it only, which a test holds by reading this.
 
     values:   capacities errors failure contexts weakrefs texts tracebacks ids envelope ask messages
-    names:    directory_messages
+    names:    directory_messages client_messages
     local:    queue inbox timers pid_slots dispatch timeouts backlog
     bytes:    byteorder buffer_writer buffer_reader
     codec:    checks plan values fields collisions encoder decoder codec
     wire:     frame byte_queue gather bulk_pairs fragments frame_encoder frame_decoder session
-    sockets:  linux mac record transport receive connection keep_alive poller
+    sockets:  linux mac record client_socket transport receive connection keep_alive poller
     lives:    routes notices requests monitors links lives
     running:  interrupts hooks dead_letters admission idle executor
     handling: asks producers exits distribution directory_requests system_messages
     asking:   calls
+    clients:  client_codec client_requests client_server client_replies
+    desk:     client_batch client_desk client_receiver
     tests:    debug
 """
 

@@ -62,6 +62,13 @@ cdef extern from *:
     #define RABBLE_BATCH_DATA_BYTES RABBLE_CAPACITY(256 << 10, 1)
     #define RABBLE_BATCH_BULK_BYTES RABBLE_CAPACITY(320 << 10, 1)
     #define RABBLE_FLUSH_BYTES RABBLE_CAPACITY(64 << 10, 1)
+    /* clients of servers: what one read brings, where the reading stops, and what one batch has */
+    #define RABBLE_CLIENT_READ_BYTES RABBLE_CAPACITY(64 << 10, 7)
+    #define RABBLE_CLIENT_HIGH RABBLE_CAPACITY(64 << 10, 16)
+    #define RABBLE_CLIENT_BATCH_FRAMES RABBLE_CAPACITY(72, 1)
+    #define RABBLE_CLIENT_TURN_FRAMES RABBLE_CAPACITY(8, 1)
+    #define RABBLE_CLIENT_TURN_BYTES RABBLE_CAPACITY(32 << 10, 1)
+    #define RABBLE_CLIENT_SLOTS_MIN RABBLE_CAPACITY(64, 1)
     #endif
     """
     enum: IS_TINY "RABBLE_IS_TINY"
@@ -114,3 +121,10 @@ cdef extern from *:
     enum: BATCH_DATA_BYTES "RABBLE_BATCH_DATA_BYTES"
     enum: BATCH_BULK_BYTES "RABBLE_BATCH_BULK_BYTES"
     enum: FLUSH_BYTES "RABBLE_FLUSH_BYTES"          # that are sent before the turn's end
+
+    enum: CLIENT_READ_BYTES "RABBLE_CLIENT_READ_BYTES"        # that one read of a client brings
+    enum: CLIENT_HIGH "RABBLE_CLIENT_HIGH"          # whole frames of one that wait: no more is read
+    enum: CLIENT_BATCH_FRAMES "RABBLE_CLIENT_BATCH_FRAMES"    # of all clients: taken at once
+    enum: CLIENT_TURN_FRAMES "RABBLE_CLIENT_TURN_FRAMES"      # of one, before the next has its turn
+    enum: CLIENT_TURN_BYTES "RABBLE_CLIENT_TURN_BYTES"        # the same, but for a longer frame
+    enum: CLIENT_SLOTS_MIN "RABBLE_CLIENT_SLOTS_MIN"          # of requests at first; power of two

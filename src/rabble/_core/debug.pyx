@@ -125,6 +125,12 @@ CAPACITIES = {
     "BATCH_DATA_BYTES": capacities.BATCH_DATA_BYTES,
     "BATCH_BULK_BYTES": capacities.BATCH_BULK_BYTES,
     "FLUSH_BYTES": capacities.FLUSH_BYTES,
+    "CLIENT_READ_BYTES": capacities.CLIENT_READ_BYTES,
+    "CLIENT_HIGH": capacities.CLIENT_HIGH,
+    "CLIENT_BATCH_FRAMES": capacities.CLIENT_BATCH_FRAMES,
+    "CLIENT_TURN_FRAMES": capacities.CLIENT_TURN_FRAMES,
+    "CLIENT_TURN_BYTES": capacities.CLIENT_TURN_BYTES,
+    "CLIENT_SLOTS_MIN": capacities.CLIENT_SLOTS_MIN,
 }
 
 # By their names: it refers to what is there when it runs, and is not compiled against any of them.

@@ -16,6 +16,7 @@ from rabble._core.monitors cimport Monitors
 from rabble._core.notices cimport Notifier
 from rabble._core.connection cimport Connection
 from rabble._core.contexts cimport Thread
+from rabble._core.poller cimport Poller
 from rabble._core.queue cimport EnvelopeQueue
 from rabble._core.requests cimport Asked, Requests
 from rabble._core.routes cimport Routes
@@ -49,6 +50,19 @@ cdef class MessageHandler:
     # A connection has come to its end, which the executor notices between two deliveries.
     cdef int disconnect(self, Connection connection) except -1
 
+cdef class Desk:
+    # What serves the clients of one executor's servers: see `client_desk`. All in its thread.
+    # Take in some of what they sent, and look at their sockets before if so told.
+    cdef int serve(self, bint looks) except -1
+    # Send what was written to them.
+    cdef int flush(self) except -1
+    # The lesser of `most` and the time until something is to be done; `most` -1 is without end.
+    cdef int64_t time_left(self, int64_t now_ns, int64_t most) noexcept
+    # The node ends: begin nothing, and close each connection when what was begun is answered.
+    cdef int drain(self) except -1
+    # The executor has ended: what was begun is not answered any more.
+    cdef int end(self) except -1
+
 cdef class Executor:
     cdef readonly NodeId node
     cdef readonly Pid pid                  # where control messages go
@@ -58,6 +72,8 @@ cdef class Executor:
     cdef Backlog backlog                   # what is known of what stands in the run queue
     cdef Admission admission               # what is looked at before it is queued
     cdef Routes routes                     # to other nodes; None without a mesh
+    cdef Poller poller                     # of the sockets; None without a mesh and a server
+    cdef Desk desk                         # of clients; None without a server
     cdef Lives lives                       # the beginning and the end of processes
     cdef Monitors monitors                 # which process is told of whose end
     cdef Requests requests                 # which life has the request of which call
@@ -110,7 +126,9 @@ cdef class Executor:
     cdef int poll(self, int64_t now) except -1
     cdef int receive(self, bint looks) except -1
     cdef int wait(self, int64_t most) except -1
+    cdef int64_t time_left(self, int64_t most) except -2
     cdef bint drained(self) noexcept
+    cdef bint has_forked(self) noexcept
 
     # One delivery.
     cdef int deliver(self, Envelope envelope) except -1

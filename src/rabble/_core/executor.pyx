@@ -134,6 +134,25 @@ cdef class MessageHandler:
         return 0
 
 
+cdef class Desk:
+    """What serves the clients of an executor's servers; `rabble._core.client_desk` has it."""
+
+    cdef int serve(self, bint looks) except -1:
+        return 0
+
+    cdef int flush(self) except -1:
+        return 0
+
+    cdef int64_t time_left(self, int64_t now_ns, int64_t most) noexcept:
+        return most
+
+    cdef int drain(self) except -1:
+        return 0
+
+    cdef int end(self) except -1:
+        return 0
+
+
 if RABBLE_WATCH_FORKS() != 0:
     raise MemoryError("pthread_atfork failed")
 
@@ -515,11 +534,24 @@ cdef class Executor:
         """
         if self.routes is not None or self.has_run:
             raise RuntimeError("join_mesh is called once, before run")
+        self.open_sockets(poller)
         self.routes = Routes(poller)
         self.routes.backlog = self.backlog
         self.monitors.routes = self.letters.routes = self.routes
         self.monitors.peer_monitors_max = self.requests.peers_max = peer_monitors_max
+
+    def open_sockets(self, Poller poller not None):
+        """Look at the sockets of `poller`, and sleep on them. Called once. For any thread.
+
+        :raises RuntimeError: if it has sockets already.
+        """
+        if self.poller is not None:
+            raise RuntimeError("an executor looks at the sockets of one poller")
         poller.watch(self.inbox.fd)
+        self.poller = poller
+        # It may be asleep on its inbox alone.
+        self.inbox.wake()
+        self.idle.recall()
 
     def connection_up(self, Connection connection not None):
         """A connection is established: add its route, and tell the subscribers. For any thread.
@@ -612,6 +644,9 @@ cdef class Executor:
         clear_context(self.thread)
         Py_XDECREF(swap_context(self.thread, context))
 
+    cdef bint has_forked(self) noexcept:
+        return forks != self.born_after_forks
+
     cdef bint drained(self) noexcept:
         return (
             self.run_queue.count() == 0
@@ -687,14 +722,23 @@ cdef class Executor:
             self.poll(start)
             if self.routes is not None:
                 self.receive(True)
+            if self.desk is not None:
+                self.desk.serve(True)
+                if forks != self.born_after_forks:
+                    return 0
             until_look = self.stride
             for _ in range(min(most, TURN_DELIVERIES_MAX)):
                 if self.run_queue.count() == 0:
                     batches -= 1
-                    if batches <= 0 or self.routes is None:
+                    if batches <= 0 or self.poller is None:
                         break
                     # More may have come together with what was delivered just now.
-                    self.receive(False)
+                    if self.routes is not None:
+                        self.receive(False)
+                    if self.desk is not None:
+                        self.desk.serve(False)
+                        if forks != self.born_after_forks:
+                            return 0
                     if self.run_queue.count() == 0:
                         break
                 taken = self.run_queue.take_owned()
@@ -723,6 +767,8 @@ cdef class Executor:
                 self.requests.start_timers(self.timeouts, self.now_ns())
             if self.routes is not None and self.routes.dirty:
                 self.routes.flush()
+            if self.desk is not None:
+                self.desk.flush()
             # The last delivery's: nothing of it stays while the executor sleeps.
             clear_context(self.thread)
         finally:
@@ -741,19 +787,25 @@ cdef class Executor:
 
         `most` is a bound in nanoseconds, or -1 to end with the request to stop only.
         """
-        cdef int64_t left = self.timeouts.time_left(self.now_ns(), most)
-        cdef Poller poller = None if self.routes is None else self.routes.poller
+        cdef int64_t left = self.time_left(most)
+        cdef Poller poller = self.poller
         if left == 0 or self.inbox.queue.count() != 0 or self.requests.fresh_oldest is not NULL:
             return 0
         if most < 0 and self.idle.may_spin():
             if self.idle.spin(self.inbox, poller, left):
                 return 0
-            left = self.timeouts.time_left(self.now_ns(), most)
+            left = self.time_left(most)
             if left == 0:
                 return 0
         if (self.is_stopping and most < 0) or not self.inbox.arm_now():
             return 0
         return self.idle.sleep(self.inbox, poller, left)
+
+    cdef int64_t time_left(self, int64_t most) except -2:
+        """Nanoseconds until there is something to do by the clock, `most` of them at most."""
+        cdef int64_t now = self.now_ns()
+        cdef int64_t left = self.timeouts.time_left(now, most)
+        return left if self.desk is None else self.desk.time_left(now, left)
 
     # One delivery.
 
@@ -1229,6 +1281,8 @@ cdef int flush(Executor executor) except -1:
     # In a forked child it is the parent's to send.
     if executor.routes is not None and forks == executor.born_after_forks:
         executor.routes.flush()
+    if executor.desk is not None and forks == executor.born_after_forks:
+        executor.desk.end()
     return 0
 
 
@@ -1278,6 +1332,8 @@ cdef int loop(Executor executor) except -1:
             if not executor.shutdown_sent:
                 executor.shutdown_sent = True
                 executor.tell_shutdown()
+                if executor.desk is not None:
+                    executor.desk.drain()
                 executor.system_messages.end_producing(None)
             elif executor.now_ns() >= executor.stop_ns:
                 break

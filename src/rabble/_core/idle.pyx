@@ -90,7 +90,9 @@ cdef class Idle:
 
         Less than 0 is as long as spinning is allowed.
         """
-        cdef bint looks = poller is not None and poller.sockets.connections != 0
+        cdef bint looks = poller is not None and (
+            poller.sockets.connections != 0 or poller.sockets.clients.connections != 0
+        )
         cdef bint paid
         cdef int64_t end = monotonic_ns() + (
             self.spin_ns if left < 0 else min(left, self.spin_ns)
@@ -103,13 +105,15 @@ cdef class Idle:
             while self.state == SPINNING and monotonic_ns() < end:
                 if looks:
                     poller.look()
-                    if poller.sockets.pending:
+                    if poller.sockets.pending or poller.sockets.clients.pending:
                         break
                 RABBLE_RELAX()
             if looks:
                 poller.sockets.idle = False
         self.state = AWAKE
-        paid = inbox.queue.count() != 0 or (looks and poller.sockets.pending)
+        paid = inbox.queue.count() != 0 or (
+            looks and (poller.sockets.pending or poller.sockets.clients.pending)
+        )
         spun(&self.credit, paid)
         return paid
 

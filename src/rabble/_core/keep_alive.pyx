@@ -1,4 +1,4 @@
-"""What the clock does for each transport: heartbeats, and the ends of what has taken too long.
+"""What the clock does for transports and clients: heartbeats, and the ends of what takes too long.
 
 The poll thread calls it eight times in a heartbeat, under the lock of the sockets.
 """
@@ -7,6 +7,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from rabble._core.byte_queue cimport length
 from rabble._core.byteorder cimport store_64
+from rabble._core.client_socket cimport expire_clients
 from rabble._core.frame cimport CODE_LIMIT, CODE_TIMEOUT, PING
 from rabble._core.transport cimport (
     LINGERING,
@@ -77,3 +78,5 @@ cdef void keep_alive(Sockets* s, int64_t now) noexcept nogil:
             if now - t.taken_ns >= t.linger_ns or now >= t.linger_end_ns:
                 give_up(s, t, t.code, 0)
         t = t.next
+    if s.clients.first is not NULL:
+        expire_clients(&s.clients, now)

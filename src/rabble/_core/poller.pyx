@@ -28,6 +28,7 @@ from posix.unistd cimport close, getpid, read
 
 from rabble._core.byte_queue cimport append
 from rabble._core.capacities cimport BATCH_FRAMES_MAX, LARGE_BYTES, RECORD_BYTES_BEGIN
+from rabble._core.client_socket cimport close_inherited_clients
 from rabble._core.connection cimport Connection, check_owner, new_connection
 from rabble._core.inbox cimport monotonic_ns, new_eventfd, wait_readable
 from rabble._core.keep_alive cimport keep_alive
@@ -144,6 +145,9 @@ cdef class Poller:
         self.inbox_fd = -1
         s.server_fd = new_eventfd(0)
         s.wake_fd = new_eventfd(0)
+        s.clients.epfd = s.epfd
+        s.clients.wake_fd = s.wake_fd
+        s.clients.sleeper = &s.sleeper
         cdef int failed = add_to_epoll(s, s.wake_fd, s)
         if failed:
             raise OSError(failed, "epoll_ctl")
@@ -153,7 +157,8 @@ cdef class Poller:
         if s.owner == 0:
             # Its arguments were wrong, and nothing was opened: 0 is no descriptor of its own.
             return
-        # No transport is left: each is kept by a Connection, which keeps its poller.
+        # No transport is left: each is kept by a Connection, which keeps its poller. So do clients.
+        PyMem_RawFree(s.clients.scratch)
         # (One by one: a loop over them would make a tuple, for which there may be no memory.)
         close_if_open(s.epfd)
         close_if_open(self.stop_fd)
@@ -165,6 +170,11 @@ cdef class Poller:
     def connections(self):
         """How many connections are not closed."""
         return self.sockets.connections
+
+    @property
+    def clients(self):
+        """How many connections of clients are not closed."""
+        return self.sockets.clients.connections
 
     @property
     def queue_bytes_max(self):
@@ -320,6 +330,7 @@ cdef class Poller:
             t.state = CLOSED
             t = t.next
         s.connections = 0
+        close_inherited_clients(&s.clients)
         close_if_open(s.epfd)
         close_if_open(self.stop_fd)
         close_if_open(s.server_fd)
@@ -333,7 +344,7 @@ cdef class Poller:
         check_owner(&self.sockets)
         with nogil:
             self.look()
-        return self.sockets.pending
+        return self.sockets.pending or self.sockets.clients.pending
 
     def flush_session(self, Connection connection not None):
         """Send what the connection's session has encoded."""
@@ -379,7 +390,7 @@ cdef class Poller:
         cdef bint asleep
         pthread_mutex_lock(&s.lock)
         s.inbox_ready = False
-        asleep = not s.pending
+        asleep = not s.pending and not s.clients.pending
         s.sleeper = asleep
         pthread_mutex_unlock(&s.lock)
         return asleep
@@ -394,7 +405,9 @@ cdef class Poller:
         s.sleeper = False
         poll_sockets(s)
         s.polled_ns = monotonic_ns()
-        s.sleeper = stays_asleep and not s.pending and not s.inbox_ready
+        s.sleeper = (
+            stays_asleep and not s.pending and not s.clients.pending and not s.inbox_ready
+        )
         pthread_mutex_unlock(&s.lock)
 
 

@@ -24,6 +24,7 @@ from rabble._core.capacities cimport (
     RECV_HIGH,
     RECV_LOW,
 )
+from rabble._core.client_socket cimport client_event, client_of, is_client_mark
 from rabble._core.frame cimport (
     BYE, CODE_INTEGRITY, CODE_LIMIT, DOWN, ENVELOPE, EXIT, FLAG_FULL, FLAG_IDLE, FRAGMENT, LOST,
     MEMBERSHIP, PING, PONG, WINDOW_UPDATE, Frame, next_frame,
@@ -334,6 +335,9 @@ cdef bint poll_sockets(Sockets* s) noexcept nogil:
             continue
         if <void*>t is <void*>s:
             read(s.wake_fd, &count, 8)
+            continue
+        if is_client_mark(t):
+            client_event(&s.clients, client_of(t), events[n].events)
             continue
         # Closed by an earlier event of this look, perhaps.
         if t.state != CLOSED and events[n].events & EPOLLOUT:

@@ -4,6 +4,7 @@ from posix.unistd cimport write
 from rabble._core.buffer_writer cimport BufferWriter
 from rabble._core.byte_queue cimport ByteQueue
 from rabble._core.byteorder cimport load_32
+from rabble._core.client_socket cimport ClientSockets
 from rabble._core.linux cimport pthread_mutex_t
 from rabble._core.record cimport RecordStream
 
@@ -101,6 +102,7 @@ cdef struct Sockets:
     volatile uint64_t progress     # its deliveries
     volatile int64_t polled_ns     # when somebody last looked at the sockets
     volatile bint pending          # a transport may have whole frames, or was closed
+    ClientSockets clients          # those of the node's servers
 
 # Have `poll_sockets` see when there is something to be read; an errno if that cannot be, or 0.
 # `what` tells it where: a transport; the `Sockets` themselves for `wake_fd`; NULL for the inbox of

@@ -1,0 +1,32 @@
+from libc.stdint cimport int32_t, int64_t
+
+from rabble._core.client_codec cimport OutgoingKind
+from rabble._core.client_server cimport ClientConnection, ClientServer
+
+# What goes to clients, and the ends of their requests. All in the executor's thread.
+
+# Where a request of this connection waits, by its RequestId; -1 if it has ended: it is counted.
+cdef int32_t place_of(ClientConnection conn, object request) except -2
+# A request ends, of which nothing more is written; with an answer, by a failure.
+cdef int end_request(ClientConnection conn, int32_t place, bint is_answered) except -1
+cdef int answer(ClientConnection conn, int32_t place, object value) except -1
+cdef int fail(ClientConnection conn, int32_t place, object code, object text) except -1
+# A message that answers nothing; the last frame.
+cdef int push(ClientConnection conn, object msg) except -1
+cdef int part(ClientConnection conn, object code, object text) except -1
+# Any other frame. What a user's codec raises is reported, and the connection closed.
+cdef int write(
+    ClientConnection conn, OutgoingKind kind, object key, object value, object code, object text,
+    int64_t retry_ms,
+) except -1
+
+# See that what was written is sent, and that it is looked after at the turn's end; do it now.
+cdef int touch(ClientConnection conn) except -1
+cdef int flush_one(ClientConnection conn) except -1
+
+# What a method of the gate returns; if it raises there is no gate any more: None.
+cdef object call_gate(
+    ClientServer server, str method, object now, object second=*, object third=*
+)
+# What the gate has to do by the clock.
+cdef int tick_gate(ClientServer server, int64_t now) except -1

@@ -1,0 +1,270 @@
+"""What goes to clients: answers, failures, refusals, pushes and goodbyes; and the ends of requests.
+
+A frame is written to the codec's own buffer and then behind what its connection has written in this
+turn, so whatever a user's code does while a value is encoded finds nothing half done.
+"""
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
+from libc.stdint cimport INT64_MAX, int32_t, int64_t
+
+from rabble._core.byte_queue cimport ByteQueue, append, drop, length
+from rabble._core.capacities cimport FLUSH_BYTES
+from rabble._core.client_codec cimport (
+    OUT_ANSWER,
+    OUT_FAILURE,
+    OUT_GOODBYE,
+    OUT_PUSH,
+    ClientCodec,
+    OutgoingKind,
+)
+from rabble._core.client_messages cimport Canary
+from rabble._core.client_requests cimport Slot
+from rabble._core.client_server cimport ClientConnection, ClientServer
+from rabble._core.client_socket cimport (
+    CLIENT_OPEN,
+    END_CLIENT,
+    END_DRAIN,
+    END_SERVER,
+    ClientSocket,
+    ClientSockets,
+    flush_client,
+    make_ready_client,
+    part_by_rule,
+    part_client,
+)
+from rabble._core.envelope cimport new_envelope
+from rabble._core.executor cimport Executor
+from rabble._core.failure cimport what_failed
+from rabble._core.ids cimport CorrelationId, Pid
+from rabble._core.linux cimport (
+    pthread_mutex_lock,
+    pthread_mutex_trylock,
+    pthread_mutex_unlock,
+)
+from rabble._core.texts cimport bounded_repr, failure_text
+from rabble._core.transport cimport Sockets
+
+__all__ = []
+
+cdef extern from "Python.h":
+    # Declared without `except`: what it raises stays pending until it is taken.
+    PyObject* PyObject_VectorcallMethod(
+        PyObject* name, PyObject* const* args, size_t nargsf, PyObject* kwnames
+    )
+
+# Called so that what it raises stays pending: it returns -1 then.
+ctypedef int (*quiet_put)(
+    ClientConnection conn, OutgoingKind kind, object key, object value, object code, object text,
+    int64_t retry_ms,
+) noexcept
+
+
+# Requests.
+
+cdef int32_t place_of(ClientConnection conn, object request) except -2:
+    cdef ClientServer server = conn.server
+    cdef int32_t place
+    if type(request) is not CorrelationId:
+        raise TypeError(
+            f"a request is named by the RequestId that handle_message was given, "
+            f"not by {bounded_repr(request, 80)}"
+        )
+    place = server.requests.find((<CorrelationId>request).request)
+    if place < 0 or server.requests.slots[place].owner is not <PyObject*>conn:
+        server.late += 1
+        return -1
+    return place
+
+
+cdef int end_request(ClientConnection conn, int32_t place, bint is_answered) except -1:
+    cdef ClientServer server = conn.server
+    cdef Slot* slot = &server.requests.slots[place]
+    cdef int64_t begun_ns = slot.begun_ns
+    conn.ids.pop(<object>slot.key, None)
+    server.requests.end(place, &conn.first)
+    conn.in_flight -= 1
+    if conn.in_flight == 0:
+        # An idle connection keeps none.
+        conn.ids = None
+    if is_answered:
+        server.answered += 1
+    else:
+        server.failed += 1
+    if server.gate is not None:
+        call_gate(server, "ended", server.executor.now_ns(), begun_ns, is_answered)
+    return touch(conn)
+
+
+cdef int answer(ClientConnection conn, int32_t place, object value) except -1:
+    cdef object key = <object>conn.server.requests.slots[place].key
+    if (<quiet_put><void*>put)(conn, OUT_ANSWER, key, value, "", "", 0) < 0:
+        error = what_failed()
+        unencodable(conn, value, error)
+        return fail(conn, place, "failed", failure_text(error))
+    return end_request(conn, place, True)
+
+
+cdef int fail(ClientConnection conn, int32_t place, object code, object text) except -1:
+    cdef object key = <object>conn.server.requests.slots[place].key
+    end_request(conn, place, False)
+    return write(conn, OUT_FAILURE, key, None, code, text, 0)
+
+
+cdef int push(ClientConnection conn, object msg) except -1:
+    if (<quiet_put><void*>put)(conn, OUT_PUSH, None, msg, "", "", 0) < 0:
+        return unencodable(conn, msg, what_failed())
+    return 0
+
+
+cdef int unencodable(ClientConnection conn, object value, object error) except -1:
+    """What a handler answered, or pushed, cannot be written. That is reported."""
+    cdef Executor executor = conn.server.executor
+    cdef Pid pid = conn.server.pid
+    executor.interrupts.note(error)
+    return executor.hooks.call("unencodable", new_envelope(pid, value, pid, conn.id), error)
+
+
+# Frames.
+
+cdef int put(
+    ClientConnection conn, OutgoingKind kind, object key, object value, object code, object text,
+    int64_t retry_ms,
+) except -1:
+    cdef ClientCodec codec = conn.server.codec
+    if conn.is_over or conn.parts:
+        return 0
+    codec.write(kind, key, value, code, text, retry_ms)
+    if append(&conn.staged, codec.out.data, codec.out.size) != 0:
+        raise MemoryError
+    if length(&conn.staged) >= FLUSH_BYTES:
+        return flush_one(conn)
+    return touch(conn)
+
+
+cdef int write(
+    ClientConnection conn, OutgoingKind kind, object key, object value, object code, object text,
+    int64_t retry_ms,
+) except -1:
+    cdef Executor executor = conn.server.executor
+    if (<quiet_put><void*>put)(conn, kind, key, value, code, text, retry_ms) < 0:
+        error = what_failed()
+        executor.interrupts.note(error)
+        executor.crashes += 1
+        executor.hooks.call("crashed", conn.server.pid, error)
+        # Its client cannot be told, so it is told nothing more.
+        conn.parts = True
+        return touch(conn)
+    return 0
+
+
+cdef int part(ClientConnection conn, object code, object text) except -1:
+    write(conn, OUT_GOODBYE, None, None, code, text, 0)
+    conn.parts = True
+    return touch(conn)
+
+
+# Sockets.
+
+cdef int touch(ClientConnection conn) except -1:
+    if not conn.is_dirty:
+        conn.server.dirty.append(conn)
+        conn.is_dirty = True
+    return 0
+
+
+cdef int flush_one(ClientConnection conn) except -1:
+    cdef ClientServer server = conn.server
+    cdef Sockets* s = &server.poller.sockets
+    cdef int room = server.in_flight_max - conn.in_flight
+    cdef int in_flight = conn.in_flight
+    cdef bint parts = conn.parts
+    cdef bint draining = server.draining
+    conn.is_dirty = False
+    if pthread_mutex_trylock(&s.lock) == 0:
+        settle(s, conn.socket, &conn.staged, room, in_flight, parts, draining)
+        pthread_mutex_unlock(&s.lock)
+    else:
+        with nogil:
+            pthread_mutex_lock(&s.lock)
+            settle(s, conn.socket, &conn.staged, room, in_flight, parts, draining)
+            pthread_mutex_unlock(&s.lock)
+    drop(&conn.staged)
+    return 0
+
+
+cdef void settle(
+    Sockets* s, ClientSocket* c, ByteQueue* staged, int room, int in_flight, bint parts,
+    bint draining,
+) noexcept nogil:
+    """Send what was written to a client, and see what is to become of it. Needs the lock."""
+    cdef ClientSockets* k = &s.clients
+    if length(staged):
+        flush_client(k, c, staged.data + staged.head, length(staged))
+    c.room = room
+    c.busy = in_flight != 0
+    if c.state != CLIENT_OPEN:
+        return
+    if parts:
+        part_client(k, c, END_SERVER, NULL, 0)
+    elif c.frames:
+        if room > 0 and not c.wants_room:
+            make_ready_client(k, c)
+    elif in_flight == 0 and draining:
+        part_by_rule(k, c, END_DRAIN)
+    elif in_flight == 0 and c.peer_ended and length(&c.unsent) == 0:
+        part_client(k, c, END_CLIENT, NULL, 0)
+
+
+# The gate.
+
+cdef object call_gate(
+    ClientServer server, str method, object now, object second=None, object third=None
+):
+    cdef Executor executor = server.executor
+    cdef PyObject* args[4]
+    cdef PyObject* result
+    gate = server.gate
+    if gate is None:
+        return None
+    args[0] = <PyObject*>gate
+    args[1] = <PyObject*>now
+    args[2] = <PyObject*>second
+    args[3] = <PyObject*>third
+    result = PyObject_VectorcallMethod(
+        <PyObject*>method, args, 2 + (second is not None) + (third is not None), NULL
+    )
+    if result is NULL:
+        error = what_failed()
+        executor.interrupts.note(error)
+        server.gate = None
+        executor.crashes += 1
+        executor.hooks.call("crashed", server.pid, error)
+        return None
+    value = <object>result
+    Py_DECREF(value)
+    return value
+
+
+cdef int tick_gate(ClientServer server, int64_t now) except -1:
+    cdef Executor executor = server.executor
+    call_gate(
+        server, "pressure", now, "requests", server.requests.count / <double>server.requests.most
+    )
+    call_gate(
+        server, "pressure", now, "inbox",
+        executor.inbox.queue.count() / <double>executor.inbox.limit,
+    )
+    changed = call_gate(server, "tick", now)
+    if changed is not None:
+        for pid in server.changed(changed):
+            executor.run_queue.append(new_envelope(<Pid?>pid, changed, server.pid, None))
+    if call_gate(server, "canary_due", now):
+        server.canaries += 1
+        call_gate(server, "canary_sent", now, server.canaries)
+        executor.run_queue.append(
+            new_envelope(server.pid, Canary(server.canaries), server.pid, None)
+        )
+    next_ns = call_gate(server, "next_tick", now)
+    server.gate_next_ns = INT64_MAX if next_ns is None else next_ns
+    return 0

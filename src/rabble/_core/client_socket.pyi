@@ -1,0 +1,3 @@
+__all__ = ["ENDS"]
+
+ENDS: tuple[str, ...]
