@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -315,18 +313,11 @@ def test_a_client_that_goes_takes_its_requests_along(node: Node) -> None:
         client = Client(server.address)
         client.send([0, 1, "x"])
         assert begun.wait(PATIENCE_S)
-        # Closed with something unread it says so at once, and does not just send no more.
-        client.sock.setsockopt(*linger_of_reset())
-        client.sock.close()
+        client.reset()
         until(lambda: told)
         assert ended == told and ended[0] in ("closed", "error")
         until(lambda: server.status().connections == 0)
         assert server.status().in_flight == 0 and server.status().failed == 1
-
-
-def linger_of_reset() -> tuple[int, int, bytes]:
-    """The option by which a close is a reset."""
-    return socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
 
 
 def test_a_client_that_sends_no_more_is_still_answered(node: Node) -> None:

@@ -107,6 +107,9 @@ cdef class ClientDesk(Desk):
         """Serve a server's clients from now on. For the thread that opens it."""
         self.servers = self.servers + [server]
         self.executor.desk = self
+        # A gate may have something to do by the clock, which an executor that sleeps does not know.
+        self.executor.inbox.wake()
+        self.executor.idle.recall()
 
     def forget(self, ClientServer server not None):
         """Serve it no more; its connections are closed. For any thread."""

@@ -98,10 +98,16 @@ cdef int end_request(ClientConnection conn, int32_t place, bint is_answered) exc
 
 cdef int answer(ClientConnection conn, int32_t place, object value) except -1:
     cdef object key = <object>conn.server.requests.slots[place].key
+    cdef size_t size
     if (<quiet_put><void*>put)(conn, OUT_ANSWER, key, value, "", "", 0) < 0:
         error = what_failed()
         unencodable(conn, value, error)
         return fail(conn, place, "failed", failure_text(error))
+    size = conn.server.codec.out.size
+    if size >= conn.answer_bytes:
+        conn.answer_bytes = size
+    else:
+        conn.answer_bytes -= (conn.answer_bytes - size + 7) // 8
     return end_request(conn, place, True)
 
 
@@ -178,29 +184,45 @@ cdef int flush_one(ClientConnection conn) except -1:
     cdef Sockets* s = &server.poller.sockets
     cdef int room = server.in_flight_max - conn.in_flight
     cdef int in_flight = conn.in_flight
+    cdef size_t answer_bytes = conn.answer_bytes
     cdef bint parts = conn.parts
     cdef bint draining = server.draining
     conn.is_dirty = False
     if pthread_mutex_trylock(&s.lock) == 0:
-        settle(s, conn.socket, &conn.staged, room, in_flight, parts, draining)
+        settle(s, conn.socket, &conn.staged, answer_bytes, room, in_flight, parts, draining)
         pthread_mutex_unlock(&s.lock)
     else:
         with nogil:
             pthread_mutex_lock(&s.lock)
-            settle(s, conn.socket, &conn.staged, room, in_flight, parts, draining)
+            settle(s, conn.socket, &conn.staged, answer_bytes, room, in_flight, parts, draining)
             pthread_mutex_unlock(&s.lock)
     drop(&conn.staged)
     return 0
 
 
 cdef void settle(
-    Sockets* s, ClientSocket* c, ByteQueue* staged, int room, int in_flight, bint parts,
-    bint draining,
+    Sockets* s, ClientSocket* c, ByteQueue* staged, size_t answer_bytes, int room, int in_flight,
+    bint parts, bint draining,
 ) noexcept nogil:
-    """Send what was written to a client, and see what is to become of it. Needs the lock."""
+    """Send what was written to a client, and see what is to become of it. Needs the lock.
+
+    No more requests are begun than there is room for answers that are as long as the last ones.
+    """
     cdef ClientSockets* k = &s.clients
+    cdef size_t fitting
     if length(staged):
         flush_client(k, c, staged.data + staged.head, length(staged))
+    fitting = c.rules.unsent_bytes_max - min(length(&c.unsent), c.rules.unsent_bytes_max)
+    fitting //= answer_bytes
+    if fitting <= <size_t>in_flight:
+        if in_flight == 0 and room > 0 and length(&c.unsent) <= c.rules.unsent_bytes_low:
+            # One at a time, however long its answer is.
+            room = 1
+        else:
+            room = 0
+            c.wants_room = c.wants_room or length(&c.unsent) > c.rules.unsent_bytes_low
+    else:
+        room = <int>min(<size_t>max(room, 0), fitting - in_flight)
     c.room = room
     c.busy = in_flight != 0
     if c.state != CLIENT_OPEN:

@@ -26,6 +26,7 @@ cdef class ClientConnection:
     cdef dict ids                      # id of a request -> its number; None while none waits
     cdef int32_t first                 # its newest request that waits; -1: none does
     cdef int in_flight                 # how many do
+    cdef size_t answer_bytes           # how long its answers are of late, about
     cdef object next_id                # of its next request, where answers are in order
 
 cdef class ClientServer:

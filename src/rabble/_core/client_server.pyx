@@ -38,6 +38,9 @@ from rabble._core.client_socket import ENDS
 
 __all__ = ["ClientConnection", "ClientServer"]
 
+cdef enum:
+    LONG_ANSWERS = 16        # that the buffer of a client has room for
+
 cdef dict TEXTS = {
     END_TOO_LARGE: "a frame was longer than this server takes",
     END_IDLE: "nothing was asked for a long time",
@@ -199,7 +202,9 @@ cdef class ClientServer:
         conn.poller = poller
         conn.socket.fd = fd
         conn.socket.rules = &self.rules
-        conn.socket.room = self.in_flight_max
+        # Until the first answer each is taken for a long one.
+        conn.answer_bytes = max(self.rules.unsent_bytes_max // LONG_ANSWERS, 1)
+        conn.socket.room = min(self.in_flight_max, LONG_ANSWERS)
         # First: from the moment that it is watched the executor may find it.
         self.connections[conn.number] = conn
         with nogil:
