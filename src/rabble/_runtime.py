@@ -14,9 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from types import MappingProxyType
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from rabble._core.client_desk import ClientDesk
 from rabble._core.envelope import Envelope
 from rabble._core.executor import Executor
 from rabble._core.ids import CorrelationId, NodeId, Pid
@@ -49,6 +48,9 @@ from rabble.strict import Changes
 from rabble.texts import argument_text, described
 from rabble.timeouts import checked_timeout
 from rabble.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from rabble._core.client_desk import ClientDesk
 
 __all__ = ["LocalRuntime", "Sender", "ServiceThread", "Spawner"]
 
@@ -114,9 +116,6 @@ class ServiceThread(Protocol):
     def stop(self) -> None:
         """End it after what it is doing now. Never blocks; idempotent."""
 
-    def close_inherited(self) -> None:
-        """In a forked child: close its copies of descriptors by which others would miss its end."""
-
 
 class LocalRuntime:
     """The parts of one node, what is known of their state, and the checks before each use.
@@ -168,6 +167,8 @@ class LocalRuntime:
         #: The services that run, each with what waits, after its `stop`, until it has ended; that
         #: returns False if the service had not begun and will not.
         self.services: dict[ServiceThread, Callable[[], bool]] = {}
+        #: Of those that have sockets: what closes the copies of them that a forked child has.
+        self.inherited: dict[ServiceThread, Callable[[], None]] = {}
         #: Threads that are inside of threading's start or join, which hold locks of that kind.
         self.in_threading: set[int] = set()
         #: Threads of services and of the cluster server that have ended and are to be joined.
@@ -335,6 +336,9 @@ class LocalRuntime:
 
         :raises OSError: if the system has no descriptor left.
         """
+        # What a node without a server does without is not even loaded.
+        from rabble._core.client_desk import ClientDesk
+
         with self._desk_lock:
             if self.poller is None:
                 poller = Poller(

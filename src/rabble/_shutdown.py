@@ -276,8 +276,8 @@ def close_inherited() -> None:
         runtime = teardown.runtime
         if runtime.cluster is not None:
             runtime.cluster.close_inherited()
-        for service in list(runtime.services):
-            service.close_inherited()
+        for close in list(runtime.inherited.values()):
+            close()
         if runtime.poll_thread is not None and runtime.poller is not None:
             runtime.poller.close_inherited()
 

@@ -65,6 +65,16 @@ desk 1 closes: clerk 1::local@127.0.0.1:0: crashed: ValueError: no number: a doz
 desk 2 is open
 7 pieces are ordered
 """,
+    "line_chat": """\
+ann is asked: who are you?
+ann is told: hello, ann
+bob is asked: who are you?
+bob is told: hello, bob
+ann hears: bob comes in
+bob says something: ok
+ann hears: bob: good evening
+ann hears: bob is gone
+""",
     "file_service": """\
 poems/haiku.txt has 3 lines
 poems/ode.txt was refused: No such file or directory

@@ -321,9 +321,6 @@ class Service:
         self._stopping = True
         self._inbox.signal()
 
-    def close_inherited(self) -> None:
-        """In a forked child: nothing, as its files are the handler's."""
-
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Have `handle_notification` called when a file object is ready.
 

@@ -256,10 +256,6 @@ class TcpServer:
         self._stopping = True
         self._wake_up.signal()
 
-    def close_inherited(self) -> None:
-        """In a forked child: close its copies of the descriptors."""
-        self._acceptor.close_inherited()
-
     def __enter__(self) -> TcpServer:
         return self
 
@@ -292,6 +288,7 @@ class TcpServer:
         is_added = False
         try:
             runtime.services[self] = self._wait_for_end
+            runtime.inherited[self] = self._acceptor.close_inherited
             is_added = runtime.executor.add_callback(self.pid, deliver)
             if not is_added:
                 runtime.refuse(self.pid)
@@ -308,6 +305,7 @@ class TcpServer:
             self.stop()
             if is_added:
                 self._discard()
+            runtime.inherited.pop(self, None)
             runtime.services.pop(self, None)
             desk.forget(self._core)
             raise
@@ -322,6 +320,7 @@ class TcpServer:
             # Else the executor does, when it has cut what is left.
             self._desk.forget(self._core)
         self._discard()
+        self._runtime.inherited.pop(self, None)
         self._runtime.services.pop(self, None)
 
     def _discard(self) -> None:
