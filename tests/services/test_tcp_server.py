@@ -404,6 +404,21 @@ def test_close_cuts_what_does_not_end(node: Node) -> None:
             client.take(1)
 
 
+@pytest.mark.parametrize("strict", [True, "changes"])
+def test_in_strict_mode_what_handlers_send_is_looked_at(strict: Any) -> None:
+    with rabble.rouse(strict=strict) as node, adding(node) as server:
+        with Client(server.address) as client:
+            assert client.ask(1, 5) == [0, 1, 5]
+            assert client.ask(2, 5) == [0, 2, 10]
+
+        def unsendable(handler: Any, msg: Any, request: RequestId) -> ServerOutput:
+            return ask(node.pid("adder"), object(), request)
+
+        with TcpServer(node, lambda: Scripted(unsendable), name="two") as two:
+            with Client(two.address) as client:
+                assert client.ask(1, 5)[:3] == [1, 1, "failed"]
+
+
 def test_servers_of_one_node_and_names(node: Node) -> None:
     with adding(node) as one, adding(node, name="two", adder="other") as two:
         with Client(one.address) as client, Client(two.address) as other:

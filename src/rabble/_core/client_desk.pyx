@@ -125,6 +125,7 @@ cdef class ClientDesk(Desk):
             self.look()
         if not self.clients.pending:
             return 0
+        self.taken.head = self.taken.tail = 0
         if pthread_mutex_trylock(&s.lock) == 0:
             count = take_batch(s, &self.taken, visits)
             pthread_mutex_unlock(&s.lock)
@@ -143,7 +144,6 @@ cdef class ClientDesk(Desk):
                 # A handler forked, and returned in the child: all that waits is the parent's.
                 break
             data += visit.size
-        self.taken.head = self.taken.tail = 0
         if self.taken.capacity > BYTE_QUEUE_BYTES_KEPT:
             drop(&self.taken)
         return 0

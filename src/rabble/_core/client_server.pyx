@@ -203,8 +203,8 @@ cdef class ClientServer:
         conn.socket.fd = fd
         conn.socket.rules = &self.rules
         # Until the first answer each is taken for a long one.
-        conn.answer_bytes = max(self.rules.unsent_bytes_max // LONG_ANSWERS, 1)
-        conn.socket.room = min(self.in_flight_max, LONG_ANSWERS)
+        conn.answer_bytes = max(self.rules.unsent_bytes_max // LONG_ANSWERS, <size_t>1)
+        conn.socket.room = min(self.in_flight_max, <int>LONG_ANSWERS)
         # First: from the moment that it is watched the executor may find it.
         self.connections[conn.number] = conn
         with nogil:

@@ -40,7 +40,7 @@ from rabble._core.linux cimport (
 __all__ = ["ENDS"]
 
 #: The words of each `ClientEnd`, in their order: codes of the protocol where a frame says them.
-ENDS = ("", "closed", "error", "too_large", "idle", "timeout", "slow", "", "drain")
+ENDS = ("", "closed", "error", "too_large", "idle", "timeout", "slow", "crashed", "drain")
 
 # The C structs here are never None, and a check would need the GIL.
 # cython: nonecheck=False
@@ -127,7 +127,7 @@ cdef void remove_rules(ClientSockets* k, ClientRules* rules) noexcept nogil:
         place = &place[0].next
     if place[0] is rules:
         place[0] = rules.next
-    for end in range(ENDS_COUNT):
+    for end in range(<int>ENDS_COUNT):
         PyMem_RawFree(rules.goodbyes[end])
         rules.goodbyes[end] = NULL
 
