@@ -213,9 +213,9 @@ def test_the_functions_of_lines_by_themselves() -> None:
 class Request:
     """As much of a class that protobuf makes as the codec asks for."""
 
-    def __init__(self, id: int | None, text: str) -> None:
-        self.id, self.text = id or 0, text
-        self.has_id = id is not None
+    def __init__(self, **fields: Any) -> None:
+        self.id, self.text = fields["id"] or 0, fields["text"]
+        self.has_id = fields["id"] is not None
 
     def HasField(self, name: str) -> bool:
         assert name == "id"
@@ -224,7 +224,7 @@ class Request:
     @staticmethod
     def FromString(data: bytes) -> Request:
         head, _, rest = data.decode().partition(":")
-        return Request(int(head) if head else None, rest)
+        return Request(id=int(head) if head else None, text=rest)
 
 
 class Response:
@@ -263,9 +263,9 @@ def test_protobuf_by_the_methods_that_its_classes_have(node: Node) -> None:
 
 
 def test_protobuf_itself(node: Node) -> None:
-    pytest.importorskip("google.protobuf")
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
+    descriptor_pb2 = pytest.importorskip("google.protobuf.descriptor_pb2")
+    descriptor_pool = pytest.importorskip("google.protobuf.descriptor_pool")
+    message_factory = pytest.importorskip("google.protobuf.message_factory")
     file = descriptor_pb2.FileDescriptorProto(name="clients.proto", syntax="proto3")
     kinds = descriptor_pb2.FieldDescriptorProto
     request = file.message_type.add(name="Request")
