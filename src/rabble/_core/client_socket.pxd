@@ -17,7 +17,7 @@ cdef enum ClientEnd:
     END_IDLE = 4         # nothing came for too long
     END_PARTIAL = 5      # a frame was not finished in time
     END_SLOW = 6         # it did not read what was written
-    END_SERVER = 7       # the executor: it knows why
+    END_SERVER = 7       # the executor: it knows why, or could not even say goodbye
     END_DRAIN = 8        # the server ends
     ENDS_COUNT = 9
 
@@ -83,7 +83,7 @@ cdef struct ClientRules:
     size_t goodbye_sizes[9]
     bint deaf                    # the server ends: nothing more is read
     ClientList lists[5]          # of its clients; READY is unused
-    volatile int64_t connections # that are not closed
+    volatile int64_t connections  # that are not closed
     ClientRules* next            # of the same sockets
 
 # What the clients of all servers of one node share: a member of the poller's sockets.
@@ -93,7 +93,7 @@ cdef struct ClientSockets:
     volatile bint* sleeper       # whether the executor does
     volatile bint pending        # there is something in `ready`
     ClientList ready             # clients that have something for the executor
-    volatile int64_t connections # that are not closed
+    volatile int64_t connections  # that are not closed
     ClientRules* first           # of all servers
     unsigned char* scratch       # where what comes is read to, owned; NULL before the first client
 

@@ -57,34 +57,34 @@ cdef inline bint is_linked(const ClientSocket* c, int which) noexcept nogil:
 
 
 cdef void unlink(ClientSockets* k, ClientSocket* c, int which) noexcept nogil:
-    cdef ClientList* l
+    cdef ClientList* links
     if not is_linked(c, which):
         return
-    l = list_of(k, c, which)
+    links = list_of(k, c, which)
     if c.older[which] is not NULL:
         c.older[which].newer[which] = c.newer[which]
     else:
-        l.oldest = c.newer[which]
+        links.oldest = c.newer[which]
     if c.newer[which] is not NULL:
         c.newer[which].older[which] = c.older[which]
     else:
-        l.newest = c.older[which]
+        links.newest = c.older[which]
     c.linked &= ~(<uint32_t>1 << which)
 
 
 cdef void link_last(ClientSockets* k, ClientSocket* c, int which) noexcept nogil:
     """Put it behind all others, wherever it stood."""
-    cdef ClientList* l = list_of(k, c, which)
-    if l.newest is c:
+    cdef ClientList* links = list_of(k, c, which)
+    if links.newest is c:
         return
     unlink(k, c, which)
-    c.older[which] = l.newest
+    c.older[which] = links.newest
     c.newer[which] = NULL
-    if l.newest is not NULL:
-        l.newest.newer[which] = c
+    if links.newest is not NULL:
+        links.newest.newer[which] = c
     else:
-        l.oldest = c
-    l.newest = c
+        links.oldest = c
+    links.newest = c
     c.linked |= <uint32_t>1 << which
 
 

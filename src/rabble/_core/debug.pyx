@@ -25,7 +25,7 @@ cdef extern from *:
     """
     #ifdef RABBLE_DEBUG
     #define RABBLE_COUNTS 1
-    #define RABBLE_COUNTED_MAX 64
+    #define RABBLE_COUNTED_MAX 128
     static struct {
         PyTypeObject *type;
         allocfunc alloc;
