@@ -39,6 +39,7 @@ from rabble._core.client_replies cimport (
     part,
     place_of,
     push,
+    refresh_gate,
     tick_gate,
     touch,
     write,
@@ -204,6 +205,8 @@ cdef class ClientDesk(Desk):
                 server.dirty = []
                 for conn in dirty:
                     flush_one(conn)
+            if server.gate_stale:
+                refresh_gate(server)
         return 0
 
     # Frames and envelopes to handlers.
@@ -309,6 +312,7 @@ cdef class ClientDesk(Desk):
         conn.in_flight += 1
         if server.gate is not None:
             call_gate(server, "began", now)
+            server.gate_stale = True
         return CorrelationId(server.pid, conn.number, number)
 
     cdef int call(

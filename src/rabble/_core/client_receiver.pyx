@@ -59,6 +59,7 @@ cdef class ClientReceiver:
         if type(msg) is Canary and envelope.sender is server.pid:
             if server.gate is not None:
                 call_gate(server, "canary_back", executor.now_ns(), (<Canary>msg).number)
+                server.gate_stale = True
             return
         if cid is None or cid.connection is None or not same_pid(cid.pid, server.pid):
             executor.letters.drop(envelope, DeadLetterReason.NO_PROCESS)

@@ -28,5 +28,6 @@ cdef int flush_one(ClientConnection conn) except -1
 cdef object call_gate(
     ClientServer server, str method, object now, object second=*, object third=*
 )
-# What the gate has to do by the clock.
+# When the gate has something to do, asked again after what it was told; what it has to do then.
+cdef int refresh_gate(ClientServer server) except -1
 cdef int tick_gate(ClientServer server, int64_t now) except -1

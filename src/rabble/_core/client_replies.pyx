@@ -33,6 +33,7 @@ from rabble._core.client_socket cimport (
     part_by_rule,
     part_client,
 )
+from rabble._core.connection cimport Connection
 from rabble._core.envelope cimport new_envelope
 from rabble._core.executor cimport Executor
 from rabble._core.failure cimport what_failed
@@ -93,6 +94,7 @@ cdef int end_request(ClientConnection conn, int32_t place, bint is_answered) exc
         server.failed += 1
     if server.gate is not None:
         call_gate(server, "ended", server.executor.now_ns(), begun_ns, is_answered)
+        server.gate_stale = True
     return touch(conn)
 
 
@@ -268,6 +270,25 @@ cdef object call_gate(
     return value
 
 
+cdef double fullest_peer(Executor executor) except -1:
+    """How full the fullest of the queues to other nodes is, of its bound."""
+    cdef Connection connection
+    cdef size_t fullest = 0
+    cdef size_t most = executor.poller.sockets.queue_bytes_max
+    if executor.routes is None:
+        return 0.0
+    for connection in executor.routes.connections:
+        fullest = max(fullest, connection.counted())
+    return min(fullest, most) / <double>most
+
+
+cdef int refresh_gate(ClientServer server) except -1:
+    server.gate_stale = False
+    next_ns = call_gate(server, "next_tick", server.executor.now_ns())
+    server.gate_next_ns = INT64_MAX if next_ns is None else next_ns
+    return 0
+
+
 cdef int tick_gate(ClientServer server, int64_t now) except -1:
     cdef Executor executor = server.executor
     call_gate(
@@ -277,6 +298,7 @@ cdef int tick_gate(ClientServer server, int64_t now) except -1:
         server, "pressure", now, "inbox",
         executor.inbox.queue.count() / <double>executor.inbox.limit,
     )
+    call_gate(server, "pressure", now, "peers", fullest_peer(executor))
     changed = call_gate(server, "tick", now)
     if changed is not None:
         for pid in server.changed(changed):
@@ -287,6 +309,4 @@ cdef int tick_gate(ClientServer server, int64_t now) except -1:
         executor.run_queue.append(
             new_envelope(server.pid, Canary(server.canaries), server.pid, None)
         )
-    next_ns = call_gate(server, "next_tick", now)
-    server.gate_next_ns = INT64_MAX if next_ns is None else next_ns
-    return 0
+    return refresh_gate(server)

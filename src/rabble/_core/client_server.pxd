@@ -37,7 +37,8 @@ cdef class ClientServer:
     cdef object make_handler           # makes the handler of a connection
     cdef ClientCodec codec
     cdef object gate                   # None: all are admitted
-    cdef int64_t gate_next_ns          # when the gate has something to do
+    cdef int64_t gate_next_ns          # when the gate has something to do ...
+    cdef bint gate_stale               # ... which is to be asked again
     cdef object changed                # called with what the gate says of its state
     cdef object closed                 # called with the host of each connection that closed
     cdef object notify                 # wakes the thread that accepts

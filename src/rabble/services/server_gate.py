@@ -34,7 +34,7 @@ class Gate(Protocol):
         """It had its turn."""
 
     def pressure(self, now_ns: int, name: str, fraction: float, /) -> object:
-        """How full a queue is, of its bound: `requests` that wait, the node's `inbox`."""
+        """How full a queue is, of its bound: `requests` that wait, the `inbox`, `peers`."""
 
     def next_tick(self, now_ns: int, /) -> int | None:
         """When `tick` and `canary_due` are to be called next; `None` is never by the clock."""
