@@ -389,7 +389,6 @@ def test_close_refuses_what_was_not_begun_and_finishes_the_rest(node: Node) -> N
         closing.join(PATIENCE_S)
         assert not closing.is_alive()
     # Its name is free again.
-    until(lambda: server.pid not in node._runtime.executor.table)
     with TcpServer(node, make) as again:
         assert again.pid == server.pid
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import threading
@@ -18,7 +19,8 @@ from rabble._core.ids import Pid
 from rabble._core.inbox import Inbox
 from rabble._core.texts import given
 from rabble._runtime import LocalRuntime
-from rabble.messages import DownReason
+from rabble.errors import RabbleError
+from rabble.messages import DownReason, GetMetrics
 from rabble.services.codecs import MsgpackCodec, ServerCodec
 from rabble.services.server_acceptor import Acceptor
 from rabble.services.server_gate import Gate, NoGate
@@ -34,6 +36,8 @@ __all__ = ["ServerStatus", "TcpServer"]
 #: Of the memory that a message of a client may take, for each byte of a frame: by estimate.
 DECODED_BYTES_PER_BYTE = 16
 DECODED_BYTES_MIN = 1 << 20
+#: Seconds that `close` waits at most for the name of the server to be free again.
+NAME_FREE_S = 1.0
 
 
 class ServingNode(Protocol):
@@ -247,6 +251,10 @@ class TcpServer:
         self._wake_up.signal()
         if threading.get_ident() not in (runtime.thread.ident, self._thread.ident):
             self._thread.join()
+            if not runtime.executor.stopping:
+                # Whose turn comes behind that of the pid that was given back: the name is free.
+                with contextlib.suppress(RabbleError):
+                    runtime.call(runtime.executor.pid, GetMetrics(), NAME_FREE_S)
 
     def stop(self) -> None:
         """The executor has ended: what is left has the time to take its goodbye. Never blocks."""
