@@ -281,7 +281,6 @@ class TcpServer:
 
     def _start(self, desk: ClientDesk) -> None:
         runtime = self._runtime
-        desk.open(self._core)
         deliver: Callable[[Envelope], None] = ClientReceiver(desk, self._core).deliver
         if runtime.changes is not None:
             deliver = runtime.changes.callback(deliver, answers=False)
@@ -300,6 +299,8 @@ class TcpServer:
             is_added = runtime.executor.add_callback(self.pid, deliver)
             if not is_added:
                 runtime.refuse(self.pid)
+            # Behind that: from now on a gate's canaries are sent to the pid.
+            desk.open(self._core)
             runtime.in_threading.add(current)
             self._thread.start()
             runtime.in_threading.discard(current)
