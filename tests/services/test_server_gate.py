@@ -9,7 +9,6 @@ import pytest
 
 import rabble
 from rabble import Node
-from rabble.services.server_gate import NoGate
 from rabble.services.server_limits import ServerLimits
 from tests.clients import Client, adding
 from tests.support import PATIENCE_S, until
@@ -139,9 +138,3 @@ def test_a_gate_that_raises_is_reported_and_stands_open(
         until(lambda: "the gate is broken" in caplog.text)
         client.send([0, 3, 5, -1])
         assert client.receive() == [0, 3, 15]
-
-
-def test_no_gate_admits_all(node: Node) -> None:
-    with adding(node, gate=NoGate()) as server, Client(server.address) as client:
-        client.send([0, 3, 5, -1])
-        assert client.receive() == [0, 3, 5]

@@ -67,7 +67,6 @@ cdef int wait_for(
     cdef Asked asked = Asked.__new__(Asked)
     asked.entry = entry
     asked.cid = cid
-    asked.number = cid.request
     asked.to = <Pid>ask.to
     asked.tag = ask.tag
     asked.correlation_id = correlation_id

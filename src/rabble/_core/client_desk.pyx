@@ -436,18 +436,17 @@ cdef class ClientDesk(Desk):
             delay_ms = min(delay_ms, delay_ms_of(ask.timeout_ms))
         if place < 0:
             return 0
-        if len(requests.asks) >= requests.asks_max:
+        if requests.asks >= requests.asks_max:
             return fail(
                 conn, place, "too_many", f"{requests.asks_max} requests of processes wait already"
             )
         asked = Asked.__new__(Asked)
         asked.entry = server.entry
-        asked.number = requests.next_number()
+        asked.cid = cid = CorrelationId(requests.asker, None, requests.next_number())
         asked.to = <Pid>ask.to
         asked.tag = ask.request
         asked.timeout_ms = delay_ms
         asked.delay_ms = delay_ms
-        cid = CorrelationId(requests.asker, None, asked.number)
         requests.begin_ask(asked)
         return self.send(new_envelope(<Pid>ask.to, ask.msg, requests.asker, cid))
 

@@ -136,6 +136,7 @@ cdef class Requests:
     cdef int begin_ask(self, Asked asked) except -1:
         # All that may fail.
         cdef Rare rare = rare_of(asked.entry)
+        asked.number = asked.cid.request
         asked.requests = <PyObject*>self
         asked.cid.asked = <PyObject*>asked
         asked.newer = NULL

@@ -31,7 +31,8 @@ class ServerAddress:
 def parse_addresses(addresses: tuple[str, ...]) -> tuple[ServerAddress, ...]:
     """The addresses of a client.
 
-    :param addresses: each `host:port`, an IPv6 host in brackets, or a path with a `/` in it.
+    :param addresses: each `host:port`, an IPv6 host in brackets, or a path with a `/` in it, with
+        or without `unix:` in front, as `TcpServer.address` has it.
     :raises ValueError: if one is of no such form, or there is none.
     :raises TypeError: if one is no str.
     """
@@ -47,7 +48,7 @@ def parse_address(address: str) -> ServerAddress:
             f"{argument_text(address)}; several are given one by one"
         )
     if "/" in address and "\0" not in address:
-        return ServerAddress("", 0, address)
+        return ServerAddress("", 0, address.removeprefix("unix:"))
     host, colon, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     usable = port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535

@@ -12,7 +12,7 @@ from rabble.services.codecs import (
     Protobuf,
     ServerCodec,
 )
-from rabble.services.server_gate import Gate, NoGate
+from rabble.services.server_gate import Gate
 from rabble.services.server_handler import (
     Answer,
     CloseConnection,
@@ -41,7 +41,6 @@ __all__ = [
     "LengthFraming",
     "LineFraming",
     "MsgpackCodec",
-    "NoGate",
     "Outgoing",
     "PlainLines",
     "Protobuf",

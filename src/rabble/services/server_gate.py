@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-__all__ = ["Gate", "NoGate"]
+__all__ = ["Gate"]
 
 
 class Gate(Protocol):
@@ -44,7 +44,3 @@ class Gate(Protocol):
 
     def status(self) -> Any:
         """Its state, for metrics."""
-
-
-class NoGate:
-    """Admits all. What a server has that was given no gate; it costs nothing."""

@@ -23,7 +23,7 @@ from rabble.errors import RabbleError
 from rabble.messages import DownReason, GetMetrics
 from rabble.services.codecs import MsgpackCodec, ServerCodec
 from rabble.services.server_acceptor import Acceptor
-from rabble.services.server_gate import Gate, NoGate
+from rabble.services.server_gate import Gate
 from rabble.services.server_handler import ConnectionHandler
 from rabble.services.server_limits import ServerLimits
 from rabble.services.server_sockets import ListeningSockets
@@ -115,7 +115,7 @@ class TcpServer:
         codec: ServerCodec | None = None,
         limits: ServerLimits | None = None,
         tls: ServerTls | None = None,
-        gate: Gate | NoGate | None = None,
+        gate: Gate | None = None,
         mode: int = 0o600,
         reuse_port: bool = False,
     ) -> None:
@@ -126,7 +126,7 @@ class TcpServer:
         runtime.check_group(group)
         self._runtime = runtime
         self._limits = limits
-        self._gate = None if isinstance(gate, NoGate) else gate
+        self._gate = gate
         self.pid = Pid(name, runtime.node_id, group)
         self._wake_up = Inbox(1)
         self._closed: collections.deque[str] = collections.deque()
