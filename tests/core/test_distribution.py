@@ -173,6 +173,29 @@ def test_of_two_later_starts_that_come_at_once_the_last_one_stays(hub: Hub, queu
     assert hub.executor.delivered and len(hub.witness.ended) == 2
 
 
+@pytest.mark.parametrize("busy", [1, 2, 5])
+def test_later_starts_keep_their_order_whatever_is_sent_between_their_turns(
+    hub: Hub, busy: int
+) -> None:
+    subscriber, told = spawn_node_subscriber(hub.executor)
+    relays = hub.executor.spawn(
+        Does(lambda process, msg, sender: msg and Envelope(process.pid, msg - 1) or None), "relays"
+    )
+    old = hub.connect(incarnation=1)
+    for number in range(3):
+        old.send(subscriber, number)
+    old.exchange()
+    for incarnation in range(2, 6):
+        hub.executor.connection_up(hub.attach(incarnation=incarnation).connection)
+        for _ in range(busy):
+            hub.executor.send(relays, busy)
+    hub.settle()
+    ups = [what.incarnation for what in told if isinstance(what, NodeUp)]
+    assert ups == sorted(ups) and ups[0] == 1 and ups[-1] == 5
+    ends = [what for what in told if isinstance(what, NodeUp | NodeDown)]
+    assert [type(what) for what in ends] == [NodeUp, NodeDown] * (len(ups) - 1) + [NodeUp]
+
+
 def test_what_waits_for_a_node_that_ends_is_dropped_and_not_for_its_next_start(hub: Hub) -> None:
     peer = hub.connect(incarnation=1)
     for number in range(10):

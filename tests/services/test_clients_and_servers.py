@@ -276,3 +276,60 @@ def test_each_request_ends_once_whatever_ends_meanwhile(node: Node) -> None:
         assert status.in_flight == 0, status
     assert not ends["wrong"] and not ends["CallTimeout"], ends
     assert ends["answered"] and ends["crashed"] and ends["timeout"], ends
+
+
+def test_a_last_frame_that_cannot_be_written_ends_that_connection_alone(node: Node) -> None:
+    """What is answered behind it has no length, by which nothing may be divided."""
+    most = 100
+
+    class Collecting(ConnectionHandler):
+        def init(self) -> ServerOutput:
+            self.requests: list[RequestId] = []
+            return None
+
+        def handle_message(self, msg: Any, request: RequestId | None) -> ServerOutput:
+            assert request is not None
+            if msg == "at once":
+                return servers.Answer(request, msg)
+            self.requests.append(request)
+            if len(self.requests) < most:
+                return None
+            first, *others = self.requests
+            failed = servers.Fail(first, "x", "no text: \udc80")
+            return [failed, *(servers.Answer(each, 0) for each in others)]
+
+    async def pipeline(address: str) -> list[Any]:
+        async with AsyncClient(address) as client:
+            calls = (client.call("collected", PATIENCE_S) for _ in range(most))
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    with TcpServer(node, Collecting) as server:
+        assert all(isinstance(end, Exception) for end in asyncio.run(pipeline(server.address)))
+        with Client(server.address) as client:
+            assert client.call("at once") == "at once"
+
+
+def test_what_somebody_makes_up_for_a_server_does_nothing(node: Node) -> None:
+    """Answers of the runtime, and envelopes for connections that have not begun."""
+    pid = node.spawn(Echo(), "echo")
+    with TcpServer(node, lambda: Restarting(pid)) as server:
+        for tag in (None, 1, "tag", rabble.CorrelationId(server.pid, None, None)):
+            node.send(server.pid, rabble.Reply(tag, 1), sender=node.pid("executor", "rabble"))
+        stop = threading.Event()
+
+        def guess() -> None:
+            while not stop.is_set():
+                for number in range(60):
+                    cid = rabble.CorrelationId(server.pid, number)
+                    node.send(server.pid, "guessed", correlation_id=cid)
+                stop.wait(0.0005)
+
+        guessing = threading.Thread(target=guess)
+        guessing.start()
+        try:
+            for number in range(40):
+                with Client(server.address) as client:
+                    assert client.call(number) == number
+        finally:
+            stop.set()
+            guessing.join()

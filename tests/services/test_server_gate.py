@@ -138,3 +138,16 @@ def test_a_gate_that_raises_is_reported_and_stands_open(
         until(lambda: "the gate is broken" in caplog.text)
         client.send([0, 3, 5, -1])
         assert client.receive() == [0, 3, 15]
+
+
+@pytest.mark.parametrize("method", ["admit", "next_tick"])
+@pytest.mark.parametrize("value", ["soon", -1, 2**63, 2**70, float("inf"), 1.5, True])
+def test_a_gate_that_returns_no_number_is_one_that_failed(
+    node: Node, method: str, value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Noting(tick_ns=1_000_000)
+    setattr(gate, method, lambda *arguments: value)
+    with adding(node, gate=gate) as server, Client(server.address) as client:
+        assert client.ask(1, 5) == [0, 1, 5]
+        until(lambda: f"{method}() of a gate returned" in caplog.text)
+        assert client.ask(2, 5) == [0, 2, 10]

@@ -14,3 +14,5 @@ cdef int take_answer(Executor executor, Asked asked, Envelope envelope) except -
 cdef int expire_ask(Executor executor, Asked asked, Timer timer) except -1
 # The connection to a node ended: who has a request there does not answer it.
 cdef int end_asks_of(Executor executor, NodeId node, str why) except -1
+# The pid that requests of processes come from has an entry.
+cdef int have_asker(Executor executor) except -1

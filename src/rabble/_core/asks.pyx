@@ -45,9 +45,7 @@ cdef int begin_ask(Executor executor, Ask ask, Envelope envelope, Entry entry) e
     if entry is not None and requests.asks >= requests.asks_max:
         error = executor.hooks.target.asks_full(ask.to, requests.asks)
         return executor.notifier.notify(entry, Failed(ask.tag, error), envelope.correlation_id)
-    if executor.table.find(requests.asker) is NULL:
-        # An executor without a table of calls.
-        executor.lives.begin_service(requests.asker, requests.deliver, CALLBACK)
+    have_asker(executor)
     number = requests.next_number()
     cid = CorrelationId(requests.asker, None, number)
     request = new_envelope(<Pid>ask.to, msg, requests.asker, cid)
@@ -57,6 +55,15 @@ cdef int begin_ask(Executor executor, Ask ask, Envelope envelope, Entry entry) e
     if refused is not None:
         return executor.letters.drop(request, refused.reason, refused.detail)
     executor.follow_up = request
+    return 0
+
+
+cdef int have_asker(Executor executor) except -1:
+    if executor.table.find(executor.requests.asker) is NULL:
+        # An executor without a table of calls.
+        executor.lives.begin_service(
+            executor.requests.asker, executor.requests.deliver, CALLBACK
+        )
     return 0
 
 

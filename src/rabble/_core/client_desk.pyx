@@ -16,9 +16,10 @@ neither is touched by anything that a user's code could call, and no place in th
 
 cimport cython
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport INT64_MAX, int32_t, int64_t
 
+from rabble._core.asks cimport have_asker
 from rabble._core.byte_queue cimport drop
 from rabble._core.capacities cimport BYTE_QUEUE_BYTES_KEPT
 from rabble._core.client_batch cimport BATCH_VISITS_MAX, Visit, take_batch
@@ -36,6 +37,7 @@ from rabble._core.client_replies cimport (
     end_request,
     fail,
     flush_one,
+    number_of_gate,
     part,
     place_of,
     push,
@@ -136,15 +138,22 @@ cdef class ClientDesk(Desk):
                 count = take_batch(s, &self.taken, visits)
                 pthread_mutex_unlock(&s.lock)
         data = self.taken.data + self.taken.head
+        # One that is closed while it is taken stands here twice, and its first visit lets it go.
         for n in range(count):
-            visit = &visits[n]
-            self.visit(
-                <ClientConnection>visit.connection, data, visit.size, visit.state, visit.end
-            )
-            if self.executor.has_forked():
-                # A handler forked, and returned in the child: all that waits is the parent's.
-                break
-            data += visit.size
+            Py_INCREF(<object>visits[n].connection)
+        try:
+            for n in range(count):
+                visit = &visits[n]
+                self.visit(
+                    <ClientConnection>visit.connection, data, visit.size, visit.state, visit.end
+                )
+                if self.executor.has_forked():
+                    # A handler forked, and returned in the child: what waits is the parent's.
+                    break
+                data += visit.size
+        finally:
+            for n in range(count):
+                Py_DECREF(<object>visits[n].connection)
         if self.taken.capacity > BYTE_QUEUE_BYTES_KEPT:
             drop(&self.taken)
         return 0
@@ -173,8 +182,10 @@ cdef class ClientDesk(Desk):
         cdef ClientServer server = conn.server
         cdef size_t begun
         cdef bint has_length = server.rules.framing == BY_LENGTH
-        if not conn.is_begun and state == CLIENT_OPEN:
+        if not conn.is_begun and not conn.is_over and state == CLIENT_OPEN:
             self.begin(conn)
+            if self.executor.has_forked():
+                return 0
         while size and not conn.is_over:
             begun = whole_frame(&server.rules, data, size)
             if has_length:
@@ -296,8 +307,7 @@ cdef class ClientDesk(Desk):
             retry_ms = server.retry_ms
         elif server.gate is not None:
             text = "the server has too much to do"
-            retry = call_gate(server, "admit", now, priority)
-            retry_ms = 0 if retry is None else retry
+            retry_ms = number_of_gate(server, "admit", now, priority, 0)
         if retry_ms:
             server.refused += 1
             write(conn, OUT_NACK, key, None, "", text, retry_ms)
@@ -440,6 +450,7 @@ cdef class ClientDesk(Desk):
             return fail(
                 conn, place, "too_many", f"{requests.asks_max} requests of processes wait already"
             )
+        have_asker(executor)
         asked = Asked.__new__(Asked)
         asked.entry = server.entry
         asked.cid = cid = CorrelationId(requests.asker, None, requests.next_number())
@@ -512,6 +523,8 @@ cdef class ClientDesk(Desk):
         cdef ClientConnection conn
         for conn in list(server.connections.values()):
             self.finish(conn, ENDS[END_DRAIN], True)
+            if self.executor.has_forked():
+                return 0
         server.dirty = []
         server.cut()
         self.forget(server)

@@ -44,7 +44,9 @@ cdef class ClientReceiver:
         is_own = envelope.sender is not None and same_pid(envelope.sender, executor.pid)
         if is_own and (type(msg) is Reply or type(msg) is Failed):
             tag = (<Reply>msg).tag if type(msg) is Reply else msg.tag
-            conn = connection_of(server, tag)
+            conn = None
+            if type(tag) is CorrelationId:
+                conn = connection_of(server, <CorrelationId>tag)
             if conn is None:
                 server.late += 1
                 return
@@ -74,9 +76,13 @@ cdef class ClientReceiver:
 
 
 cdef ClientConnection connection_of(ClientServer server, CorrelationId cid):
-    """The connection of a request's number that is not over, or `None`."""
+    """The connection of a request's number that has begun and is not over, or `None`."""
     cdef PyObject* found = PyDict_GetItem(server.connections, cid.connection)
-    if found is NULL or (<ClientConnection>found).is_over:
+    if (
+        found is NULL
+        or (<ClientConnection>found).is_over
+        or (<ClientConnection>found).handler is None
+    ):
         return None
     return <ClientConnection>found
 

@@ -28,6 +28,10 @@ cdef int flush_one(ClientConnection conn) except -1
 cdef object call_gate(
     ClientServer server, str method, object now, object second=*, object third=*
 )
+# The same, of what returns a number, or None: `other`; also if it fails, or that is no number.
+cdef int64_t number_of_gate(
+    ClientServer server, str method, object now, object second, int64_t other
+) except? -1
 # When the gate has something to do, asked again after what it was told; what it has to do then.
 cdef int refresh_gate(ClientServer server) except -1
 cdef int tick_gate(ClientServer server, int64_t now) except -1

@@ -105,11 +105,13 @@ cdef int answer(ClientConnection conn, int32_t place, object value) except -1:
         error = what_failed()
         unencodable(conn, value, error)
         return fail(conn, place, "failed", failure_text(error))
-    size = conn.server.codec.out.size
-    if size >= conn.answer_bytes:
-        conn.answer_bytes = size
-    else:
-        conn.answer_bytes -= (conn.answer_bytes - size + 7) // 8
+    if not conn.parts:
+        # Of one that parts nothing was written.
+        size = conn.server.codec.out.size
+        if size >= conn.answer_bytes:
+            conn.answer_bytes = size
+        else:
+            conn.answer_bytes -= (conn.answer_bytes - size + 7) // 8
     return end_request(conn, place, True)
 
 
@@ -190,6 +192,9 @@ cdef int flush_one(ClientConnection conn) except -1:
     cdef bint parts = conn.parts
     cdef bint draining = server.draining
     conn.is_dirty = False
+    if server.executor.has_forked():
+        # Who has the lock may be in the parent.
+        return 0
     if pthread_mutex_trylock(&s.lock) == 0:
         settle(s, conn.socket, &conn.staged, answer_bytes, room, in_flight, parts, draining)
         pthread_mutex_unlock(&s.lock)
@@ -215,7 +220,7 @@ cdef void settle(
     if length(staged):
         flush_client(k, c, staged.data + staged.head, length(staged))
     fitting = c.rules.unsent_bytes_max - min(length(&c.unsent), c.rules.unsent_bytes_max)
-    fitting //= answer_bytes
+    fitting //= max(answer_bytes, <size_t>1)
     if fitting <= <size_t>in_flight:
         if in_flight == 0 and room > 0 and length(&c.unsent) <= c.rules.unsent_bytes_low:
             # One at a time, however long its answer is.
@@ -245,7 +250,6 @@ cdef void settle(
 cdef object call_gate(
     ClientServer server, str method, object now, object second=None, object third=None
 ):
-    cdef Executor executor = server.executor
     cdef PyObject* args[4]
     cdef PyObject* result
     gate = server.gate
@@ -260,13 +264,39 @@ cdef object call_gate(
     )
     if result is NULL:
         error = what_failed()
-        executor.interrupts.note(error)
-        server.gate = None
-        executor.crashes += 1
-        executor.hooks.call("crashed", server.pid, error)
+        server.executor.interrupts.note(error)
+        gate_failed(server, error)
         return None
     value = <object>result
     Py_DECREF(value)
+    return value
+
+
+cdef int gate_failed(ClientServer server, object error) except -1:
+    """It is asked nothing more: all requests are begun from now on."""
+    server.gate = None
+    server.executor.crashes += 1
+    return server.executor.hooks.call("crashed", server.pid, error)
+
+
+cdef int64_t number_of_gate(
+    ClientServer server, str method, object now, object second, int64_t other
+) except? -1:
+    """What a method returns that is to be a number; `other` if it is None, or the gate has failed.
+
+    """
+    value = call_gate(server, method, now, second)
+    if value is None:
+        return other
+    if type(value) is not int or not 0 <= value <= INT64_MAX:
+        gate_failed(
+            server,
+            TypeError(
+                f"{method}() of a gate returned {bounded_repr(value, 80)}: an int is wanted, "
+                f"0 to {INT64_MAX}"
+            ),
+        )
+        return other
     return value
 
 
@@ -283,9 +313,9 @@ cdef double fullest_peer(Executor executor) except -1:
 
 
 cdef int refresh_gate(ClientServer server) except -1:
+    cdef int64_t now = server.executor.now_ns()
     server.gate_stale = False
-    next_ns = call_gate(server, "next_tick", server.executor.now_ns())
-    server.gate_next_ns = INT64_MAX if next_ns is None else next_ns
+    server.gate_next_ns = number_of_gate(server, "next_tick", now, None, INT64_MAX)
     return 0
 
 
@@ -303,7 +333,8 @@ cdef int tick_gate(ClientServer server, int64_t now) except -1:
     if changed is not None:
         for pid in server.changed(changed):
             executor.run_queue.append(new_envelope(<Pid?>pid, changed, server.pid, None))
-    if call_gate(server, "canary_due", now):
+    # Nothing else is true here: to ask it might raise.
+    if call_gate(server, "canary_due", now) is True:
         server.canaries += 1
         call_gate(server, "canary_sent", now, server.canaries)
         executor.run_queue.append(

@@ -28,6 +28,8 @@ cdef class Connection:
     cdef uint64_t bulk_acknowledged    # ... of which a WINDOW_UPDATE told the peer
     cdef bint window_update_due        # the next one is due
     cdef size_t batch_end              # where in the run queue the last batch of it ended
+    cdef uint64_t number               # in the order in which the executor was to be told of them
+    cdef bint is_replaced              # another one waits for the turn of what came by it
     cdef bint is_told                  # this node's processes were told of it: in the run queue ...
     cdef size_t told_mark              # ... what stands before this was returned before that
     cdef size_t large_size             # of the last message that was longer than the queue may be,

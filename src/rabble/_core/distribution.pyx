@@ -43,12 +43,18 @@ from rabble._core.messages import (
 
 __all__ = []
 
+cdef str REPLACED = "another connection has taken its place"
+
 
 cdef int add_connection(Executor executor, Connection connection) except -1:
     """A connection to a node is established."""
     cdef Connection old = executor.routes.by_name.get(connection.session.peer.name)
     cdef Connected told
     if old is not None:
+        if old.number > connection.number:
+            # A third one has come before this one's turn.
+            connection.close(CODE_DUPLICATE, REPLACED)
+            return 0
         if has_last_words(executor, old):
             # They have their turns first: a Down among them comes before the next life of its pid.
             told = Connected.__new__(Connected)
@@ -71,21 +77,18 @@ cdef int add_connection(Executor executor, Connection connection) except -1:
 cdef bint has_last_words(Executor executor, Connection old) except -1:
     """Whether something that came by a connection which another replaces was not delivered yet.
 
-    All that has come is queued, and nothing more is read.
+    All that has come is queued at the first look, and nothing more is read.
     """
     cdef size_t before = executor.run_queue.count()
-    old.close(CODE_DUPLICATE, "another connection has taken its place")
-    executor.routes.receive_all(old, executor.run_queue)
-    if executor.backlog.limited and executor.run_queue.count() != before:
-        executor.admission.admit_newest(executor.run_queue.count() - before)
-    if (
-        executor.run_queue.count() == before
-        and <Py_ssize_t>(old.batch_end - executor.backlog.popped) <= 0
-    ):
-        return False
-    # Also where it is known already: a third connection must not overtake the second one.
-    old.batch_end = executor.backlog.popped + executor.run_queue.count()
-    return True
+    if not old.is_replaced:
+        old.is_replaced = True
+        old.close(CODE_DUPLICATE, REPLACED)
+        executor.routes.receive_all(old, executor.run_queue)
+        if executor.backlog.limited and executor.run_queue.count() != before:
+            executor.admission.admit_newest(executor.run_queue.count() - before)
+        if executor.run_queue.count() != before:
+            old.batch_end = executor.backlog.popped + executor.run_queue.count()
+    return <Py_ssize_t>(old.batch_end - executor.backlog.popped) > 0
 
 
 cdef int note_told(Executor executor, Connection connection) except -1:

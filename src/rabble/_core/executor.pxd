@@ -1,5 +1,5 @@
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from rabble._core.admission cimport Admission
 from rabble._core.backlog cimport Backlog
@@ -87,6 +87,7 @@ cdef class Executor:
     cdef HookCaller hooks                  # told of crashes and what cannot be encoded
     cdef Interrupts interrupts             # end a `receive` that does not return
     cdef Scene scene                       # what its processes may ask: batch, seed, its pid
+    cdef uint64_t connected                # how many connections it was to be told of
     cdef readonly Idle idle                # what it does while it has nothing to do
 
     cdef object clock                      # handed-in clock in ns, or None for CLOCK_MONOTONIC

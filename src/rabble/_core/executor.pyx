@@ -559,6 +559,8 @@ cdef class Executor:
         Its end needs no call: the executor notices, and tells the hooks.
         """
         cdef Connected request = Connected.__new__(Connected)
+        self.connected += 1
+        connection.number = self.connected
         request.connection = connection
         self.ask(request)
 
