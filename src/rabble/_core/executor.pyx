@@ -549,9 +549,10 @@ cdef class Executor:
             raise RuntimeError("an executor looks at the sockets of one poller")
         poller.watch(self.inbox.fd)
         self.poller = poller
-        # It may be asleep on its inbox alone.
-        self.inbox.wake()
-        self.idle.recall()
+        if self.has_run:
+            # It may be asleep on its inbox alone.
+            self.inbox.wake()
+            self.idle.recall()
 
     def connection_up(self, Connection connection not None):
         """A connection is established: add its route, and tell the subscribers. For any thread.
