@@ -34,6 +34,7 @@ from rabble.services.gate import (
 )
 from rabble.services.server import ConnectionHandler, RequestId, ServerOutput, TcpServer, ask
 from tests.clients import Adder, Asking, adding
+from tests.clients import Client as Raw
 from tests.support import PATIENCE_S, Echo, until
 
 
@@ -333,3 +334,24 @@ def test_what_somebody_makes_up_for_a_server_does_nothing(node: Node) -> None:
         finally:
             stop.set()
             guessing.join()
+
+
+def test_who_goes_away_leaves_nothing_that_is_waited_for(node: Node) -> None:
+    """Else who asks slow processes, and goes, again and again, would take all that may wait."""
+    pid = node.spawn(Fragile(), "silent")
+
+    class Patient(ConnectionHandler):
+        def handle_message(self, msg: Any, request: RequestId | None) -> ServerOutput:
+            assert request is not None
+            return ask(pid, "nothing", request)
+
+    def waiting() -> float:
+        return node.metrics().gauges["asks_waiting"]
+
+    with TcpServer(node, Patient) as server:
+        for _ in range(5):
+            client = Raw(server.address)
+            client.send(*([0, number, "x"] for number in range(20)))
+            until(lambda: waiting() == 20)
+            client.reset()
+            until(lambda: waiting() == 0)

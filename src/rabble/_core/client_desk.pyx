@@ -459,6 +459,7 @@ cdef class ClientDesk(Desk):
         asked.timeout_ms = delay_ms
         asked.delay_ms = delay_ms
         requests.begin_ask(asked)
+        server.requests.slots[place].asked = asked.number
         return self.send(new_envelope(<Pid>ask.to, ask.msg, requests.asker, cid))
 
     cdef int finish(self, ClientConnection conn, object reason, bint tells) except -1:

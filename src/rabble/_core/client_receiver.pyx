@@ -53,6 +53,7 @@ cdef class ClientReceiver:
             place = place_of(conn, tag)
             if place < 0:
                 return
+            server.requests.slots[place].asked = 0
             if type(msg) is Reply:
                 answer(conn, place, (<Reply>msg).value)
             else:

@@ -43,6 +43,7 @@ from rabble._core.linux cimport (
     pthread_mutex_trylock,
     pthread_mutex_unlock,
 )
+from rabble._core.requests cimport Asked
 from rabble._core.texts cimport bounded_repr, failure_text
 from rabble._core.transport cimport Sockets
 
@@ -82,8 +83,11 @@ cdef int end_request(ClientConnection conn, int32_t place, bint is_answered) exc
     cdef ClientServer server = conn.server
     cdef Slot* slot = &server.requests.slots[place]
     cdef int64_t begun_ns = slot.begun_ns
+    cdef int64_t number = slot.asked
     conn.ids.pop(<object>slot.key, None)
     server.requests.end(place, &conn.first)
+    if number:
+        stop_asking(server.executor, number)
     conn.in_flight -= 1
     if conn.in_flight == 0:
         # An idle connection keeps none.
@@ -96,6 +100,16 @@ cdef int end_request(ClientConnection conn, int32_t place, bint is_answered) exc
         call_gate(server, "ended", server.executor.now_ns(), begun_ns, is_answered)
         server.gate_stale = True
     return touch(conn)
+
+
+cdef int stop_asking(Executor executor, int64_t number) except -1:
+    """Who asked for a request waits no more, as that has ended in another way."""
+    cdef PyObject* found = executor.requests.find(number)
+    cdef Asked asked
+    if found is not NULL:
+        asked = <Asked>found
+        executor.requests.end_ask(asked, executor.timeouts)
+    return 0
 
 
 cdef int answer(ClientConnection conn, int32_t place, object value) except -1:

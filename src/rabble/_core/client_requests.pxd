@@ -13,6 +13,7 @@ cdef struct Slot:
     PyObject* key            # the id that the client gave it, owned
     int64_t begun_ns
     int64_t due_ns           # when it ends, if nothing else has ended it
+    int64_t asked            # the number of the Asked whose end is to be its own; 0: there is none
     int32_t bucket           # the list that it is in ...
     int32_t next             # ... its neighbours there, or the next free slot; -1: none
     int32_t previous

@@ -77,6 +77,7 @@ cdef class ClientRequests:
         slot.key = <PyObject*>key
         slot.begun_ns = now_ns
         slot.due_ns = due_ns
+        slot.asked = 0
         slot.own_previous = -1
         slot.own_next = first[0]
         if first[0] >= 0:
