@@ -351,7 +351,7 @@ def test_who_goes_away_leaves_nothing_that_is_waited_for(node: Node) -> None:
     with TcpServer(node, Patient) as server:
         for _ in range(5):
             client = Raw(server.address)
-            client.send(*([0, number, "x"] for number in range(20)))
-            until(lambda: waiting() == 20)
+            client.send(*([0, number, "x"] for number in range(10)))
+            until(lambda: waiting() == 10)
             client.reset()
             until(lambda: waiting() == 0)
