@@ -17,6 +17,7 @@ from typing import Any
 import msgpack
 
 from rabble.client import AsyncClient, Client
+from tests.support import until
 
 __all__ = ["PatientAsyncClient", "PatientClient", "Peer", "Script", "frame_of", "requests"]
 
@@ -164,6 +165,11 @@ class Script:
             thread = threading.Thread(target=self.run, args=(script, sock))
             self.threads.append(thread)
             thread.start()
+
+    def join_first(self) -> None:
+        """Wait for the end of the first connection, which may not have been accepted yet."""
+        until(lambda: self.threads and self.threads[0].ident)
+        self.threads[0].join(WAIT_S)
 
     def run(self, script: Callable[[Peer], object], sock: socket.socket) -> None:
         try:

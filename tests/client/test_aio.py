@@ -133,7 +133,7 @@ def test_what_is_sent_before_the_close_arrives():
 
     with Script(serve) as server:
         asyncio.run(main())
-        server.threads[0].join(60)
+        server.join_first()
     assert [n for n, _ in got] == list(range(100))
 
 

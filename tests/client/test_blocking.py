@@ -249,7 +249,7 @@ def test_what_is_sent_before_the_close_arrives():
         with Client(server.address) as client:
             for n in range(100):
                 client.send(n)
-        server.threads[0].join(20)
+        server.join_first()
         assert got == [[1, n] for n in range(100)]
 
 
