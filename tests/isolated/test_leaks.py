@@ -40,7 +40,7 @@ def test_a_call_that_an_exception_ends_anywhere_leaves_nothing(how: str) -> None
                 pass
 
         # What a coroutine does is compiled, but for the way in.
-        at_every_bytecode(call, look, least={100 if "asyncio" not in how else 10})
+        at_every_bytecode(call, look, least={100 if "asyncio" not in how else 5})
         assert node.call(echo, 1, PATIENCE_S) == 1
         # What is kept of those that went is bounded, too.
         for _ in range(1_000):
