@@ -7,7 +7,7 @@ import pickle
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rabble import CorrelationId, NodeId, Pid
@@ -225,6 +225,7 @@ def test_a_usable_host_is_taken(host: str) -> None:
 
 
 @given(st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=80))
+@example("].")
 def test_no_host_of_a_node_makes_the_resolver_raise_but_oserror(host: str) -> None:
     """What `getaddrinfo` does before it asks anybody is to encode the host as IDNA."""
     try:

@@ -167,6 +167,8 @@ def host_problem(str host not None):
     if not host or len(host) > HOST_CHARS_MAX:
         return f"the host has {len(host)} characters, 1 to {HOST_CHARS_MAX} are allowed"
     for c in host:
+        if c == u"[" or c == u"]":
+            return "the host has a bracket in it: an IPv6 address has two, around it"
         if c != u".":
             label += 1
             if label > LABEL_CHARS_MAX:
