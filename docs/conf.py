@@ -42,6 +42,7 @@ MENU = {
         "docs/guides/supervision",
         "docs/guides/names-and-groups",
         "docs/guides/producers",
+        "docs/guides/server",
         "docs/guides/gate",
         "docs/guides/client",
         "docs/guides/mesh",
