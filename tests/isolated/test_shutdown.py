@@ -260,7 +260,8 @@ def test_a_signal_may_come_at_every_bytecode(what: str, handler: str) -> None:
             watched.has_ended_once()
             if left > 0:
                 break
-        assert place > 20
+        # What a coroutine does is compiled, but for the way in.
+        assert place > {5 if what == "call_async" else 20}
     """)
 
 

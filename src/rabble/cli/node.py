@@ -169,6 +169,9 @@ class Signals:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # One that came just before its handler is changed would be noticed just after, and reported
+        # as ignored. Blocked, it comes to the new handler.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         for number, handler in self._before.items():
             if (
                 self._ends_process
@@ -179,6 +182,7 @@ class Signals:
                 # take the place of the exit status.
                 handler = signal.SIG_IGN
             signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._read_end)
         os.close(self._write_end)
