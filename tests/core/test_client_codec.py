@@ -49,6 +49,24 @@ def test_frames_of_clients(frame: list[Any], expected: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "kind", ["00", "cc00", "cd0000", "ce00000000", "d000", "d30000000000000000"]
+)
+@pytest.mark.parametrize("key", ["07", "cc07", "cf0000000000000007", "d10007"])
+def test_integers_are_those_of_msgpack_in_as_many_bytes_as_a_client_likes(
+    kind: str, key: str
+) -> None:
+    assert codec().read_frame(bytes.fromhex(f"93{kind}{key}a178")) == ("x", 7, 0)
+    one = kind[:-1] + "1"
+    assert codec().read_frame(bytes.fromhex(f"92{one}a178")) == ("x", None, 0)
+
+
+@pytest.mark.parametrize("kind", ["02", "cc02", "ff", "c2", "c3", "cb0000000000000000", "c1", "cd"])
+def test_what_is_no_kind_of_frame(kind: str) -> None:
+    with pytest.raises(DecodeError):
+        codec().read_frame(bytes.fromhex(f"93{kind}07a178"))
+
+
+@pytest.mark.parametrize(
     "frame",
     [
         [],

@@ -52,6 +52,10 @@ cdef bint is_priority(object value) noexcept:
     return type(value) is int and (value == 0 or value == 1 or value == -1)
 
 
+cdef int kind_of(object value) noexcept:
+    return -1 if type(value) is not int else 0 if value == 0 else 1 if value == 1 else -1
+
+
 cdef str text_of(object value, Py_ssize_t most):
     return bounded_str(value, most) if type(value) is not str or len(value) > most else value
 
@@ -95,8 +99,12 @@ cdef class ClientCodec:
         n = array_header(&r)
         if n < 2 or r.at >= r.end:
             raise malformed(&r, "a frame of a client is an array of two elements or more")
-        kind = r.at[0]
-        r.at += 1
+        if r.at[0] <= 1:
+            kind = r.at[0]
+            r.at += 1
+        else:
+            # An integer may take more bytes than it needs.
+            kind = kind_of(self.decoder.read(&r))
         if kind == 0:
             if n < 3:
                 raise malformed(&r, "a request is an array of three elements or more")
