@@ -101,6 +101,8 @@ def test_json_lines(node: Node) -> None:
         b"\xff",
         b"[" * 100_000,
         b"NaN",
+        b'{"id":1,"msg":NaN}',
+        b'{"id":1,"msg":[-Infinity]}',
     ],
 )
 def test_what_is_no_line_of_json(node: Node, line: bytes) -> None:

@@ -122,10 +122,14 @@ def decode_json(data: bytes) -> Incoming:
 
     :raises ValueError: if it is none.
     """
-    frame = json.loads(data)
+    frame = json.loads(data, parse_constant=refuse_constant)
     if type(frame) is not dict or "msg" not in frame:
         raise ValueError('a line is an object with "msg", and "id" if it is a request')
     return Incoming(frame["msg"], frame.get("id"), frame.get("priority", 0))
+
+
+def refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is none of JSON's values")
 
 
 def json_bytes(frame: dict[str, Any]) -> bytes:
