@@ -322,9 +322,16 @@ cdef size_t whole_frame(
 
 
 cdef bint is_too_large(ClientSocket* c, const unsigned char* at, size_t size) noexcept nogil:
-    """Whether the frame that begins there, and is not whole, can only become too large."""
+    """Whether the frame that begins there, and is not whole, can only become too large.
+
+    Who speaks HTTP or TLS to a server of frames by length is refused by the first byte.
+    """
+    cdef size_t least = 0
+    cdef size_t n
     if c.rules.framing == BY_LENGTH:
-        return size >= 4 and <size_t>load_32(at) > c.rules.frame_bytes_max
+        for n in range(4):
+            least = least << 8 | (at[n] if n < size else 0)
+        return least > c.rules.frame_bytes_max
     return size > c.rules.frame_bytes_max
 
 
