@@ -77,6 +77,8 @@ HEADS = {
     "lies": 0,
     "peer": 0,
     "directory": 0,
+    "clients": 6,
+    "answers": 2,
     "poller": 2,
     "records": 5,
 }
@@ -256,6 +258,78 @@ def change_handshake(data: bytes, rng: random.Random) -> bytes:
     return out
 
 
+#: Of lines, JSON and words: what decides.
+WORDS = (
+    b'"id":1',
+    b'"id":null',
+    b'"id":9007199254740992',
+    b'"msg":',
+    b'"value":',
+    b'"error":"failed"',
+    b'"nack_ms":5',
+    b'"push":1',
+    b'"goodbye":"drain"',
+    b'"text":',
+    b'"priority":-1',
+    b"NaN",
+    b"1e999",
+    b"[" * 70,
+    b"\\ud800",
+    b"\xff",
+    b"\r",
+    b"BUSY 120",
+    b"ERROR failed x",
+    b"GOODBYE drain",
+    b"raise ",
+    b"odd ",
+    b"yes ",
+    b"unwritable",
+    b"unframable",
+    b"unbyted",
+    b"p1 ",
+)
+
+
+def change_said(data: bytes, rng: random.Random) -> bytes:
+    """Frames of a client or of a server, by length or by delimiter: put, taken, moved, changed."""
+    frames, rest = [], data
+    while len(rest) >= 4 and (size := 4 + int.from_bytes(rest[:4], "big")) <= len(rest):
+        frames.append(rest[4:size])
+        rest = rest[size:]
+    end = b"" if frames else rng.choice((b"\n", b"\n", b"\0"))
+    if end:
+        *frames, rest = data.split(end)
+    if not frames:
+        return change_bytes(data, rng)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        place = rng.randrange(len(frames))
+        match rng.randrange(8):
+            case 0:
+                frames.insert(place, frames[rng.randrange(len(frames))])
+            case 1 if len(frames) > 1:
+                del frames[place]
+            case 2:
+                frames.append(frames.pop(place))
+            case 3:
+                at = rng.randrange(len(frames[place]) + 1)
+                frames[place] = frames[place][:at] + rng.choice(WORDS) + frames[place][at:]
+            case 4:
+                kind = rng.choice((0, 0, 0, 1, 1, 2, 3, 4))
+                said = [kind, *(junk(rng, 2) for _ in range(rng.randrange(1, 5)))]
+                if kind < 3 and rng.random() < 0.8:
+                    said[1] = rng.randrange(8)
+                frames.insert(place, msgpack.packb(said))
+            case 5:
+                frames[place] = change_message(frames[place], rng)
+            case 6:
+                rest = rng.choice((b"", frames[place][:5], rng.randbytes(3)))
+            case _:
+                frames[place] = change_bytes(frames[place], rng)
+    if end:
+        return end.join([*frames, rest])
+    return b"".join(struct.pack(">I", len(each)) + each for each in frames) + rest
+
+
 CHANGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "handshake": change_handshake,
     "frames": change_frames,
@@ -265,6 +339,8 @@ CHANGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "lies": change_bytes,
     "peer": change_bytes,
     "directory": change_bytes,
+    "clients": change_said,
+    "answers": change_said,
     "poller": change_frames,
     "records": change_frames,
 }

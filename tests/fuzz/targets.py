@@ -33,6 +33,8 @@ from tests.cluster.decide import test_handshake as hands
 from tests.core import sessions
 from tests.core.strategies import same
 from tests.fuzz.directory_lies import play as play_directory
+from tests.fuzz.hostile_clients import play as play_clients
+from tests.fuzz.hostile_server import play as play_answers
 from tests.fuzz.lies import play
 from tests.fuzz.lying_peer import play as play_peer
 from tests.reference import codec as slow_codec
@@ -449,6 +451,20 @@ def directory(data: bytes) -> int:
     return play_directory(data).happened["lie"]
 
 
+# Clients: options, pieces, bounds, what happens when; and what they say to a server.
+
+
+def clients(data: bytes) -> int:
+    return play_clients(data).steps
+
+
+# Answers: options, pieces, and what a server says to a client.
+
+
+def answers(data: bytes) -> None:
+    play_answers(data)
+
+
 # Poller: options, pieces, and what a peer writes.
 
 MEMBERSHIP, BYE, PING, PONG, WINDOW_UPDATE = (
@@ -499,13 +515,13 @@ def listen(
             poll.poll()
             while some := poll.take_frames(connection, SIZES[options >> 5]):
                 heard.append(some)
-        check(b"".join(heard), connection, answers(theirs))
+        check(b"".join(heard), connection, answers_of(theirs))
     poll.poll()
     poll.poll()
     assert not connection.open and poll.connections == 0
 
 
-def answers(theirs: socket.socket) -> bytes:
+def answers_of(theirs: socket.socket) -> bytes:
     said = b""
     with contextlib.suppress(BlockingIOError, ConnectionError):
         while some := theirs.recv(1 << 20):
@@ -635,6 +651,8 @@ TARGETS: dict[str, Callable[[bytes], int | None]] = {
         lies,
         peer,
         directory,
+        clients,
+        answers,
         poller,
         records,
     )  # fmt: skip
