@@ -78,7 +78,8 @@ class Log:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def write(self, event: str, **fields: Any) -> None:
-        os.write(self._fd, (json.dumps({"e": event, **fields}) + "\n").encode())
+        line = json.dumps({"e": event, "at": time.monotonic(), **fields})
+        os.write(self._fd, (line + "\n").encode())
 
 
 class Worker(Process):
@@ -186,7 +187,7 @@ def client(spec: dict[str, Any]) -> None:
             token = f"{spec['life']}.{number}.{count}"
             where = draw.choice(("front", "front", "back", "back", "self"))
             name = draw.choice((*WORKERS, "nobody") if draw.random() < 0.05 else WORKERS)
-            action = draw.choices(ACTIONS, (80, 15, 4, 0.3, 0.1))[0]
+            action = draw.choices(ACTIONS, (80, 15, 4, 0.3, 0.02))[0]
             if name == STEADY and action == "crash":
                 # So that what it keeps silent about ends by the clock.
                 action = "answer"

@@ -177,7 +177,11 @@ def ended(token: str, how: str = "answer", by: str = "front/w0") -> dict[str, An
 
 
 def handled(token: str, by: str, action: str = "answer") -> dict[str, Any]:
-    return {"e": "handled", "token": token, "by": by, "action": action}
+    return {"e": "handled", "at": 0.1, "token": token, "by": by, "action": action}
+
+
+def begun(token: str) -> dict[str, Any]:
+    return {"e": "begun", "at": 0.0, "token": token}
 
 
 def a_history() -> dict[str, list[dict[str, Any]]]:
@@ -195,8 +199,8 @@ def a_history() -> dict[str, list[dict[str, Any]]]:
     ]
     goes = [{"e": "start"}, asked("b.0"), asked("b.1"), ended("b.0"), asked("b.2")]
     front = [
-        *({"e": "begun", "token": f"a.{n}"} for n in (0, 1, 2, 5, 6)),
-        *({"e": "begun", "token": f"b.{n}"} for n in (0, 1)),
+        *(begun(f"a.{n}") for n in (0, 1, 2, 5, 6)),
+        *(begun(f"b.{n}") for n in (0, 1)),
         handled("a.0", "front/w0"),
         handled("a.2", "front/w0", "crash"),
         handled("a.6", "front/w0", "silent"),
@@ -223,12 +227,12 @@ PLANTED: dict[str, Callable[[Any], object]] = {
     "another's answer": lambda h: of(h["stays"], "ended", "a.0")["value"].__setitem__(0, "a.1"),
     "ended without having begun": lambda h: h["stays"].insert(1, ended("c.0")),
     "asked again": lambda h: h["goes"].append(asked("a.0")),
-    "begun again": lambda h: h["front"].append({"e": "begun", "token": "a.0"}),
+    "begun again": lambda h: h["front"].append(begun("a.0")),
     "handled again": lambda h: h["front"].append(handled("b.0", "front/w0")),
     "handled by another": lambda h: h["back"].append(handled("b.1", "back/w0")),
-    "begun all the same": lambda h: h["front"].append({"e": "begun", "token": "a.3"}),
-    "never begun": lambda h: h["front"].remove({"e": "begun", "token": "a.6"}),
-    "made up": lambda h: h["front"].append({"e": "begun", "token": "z.0"}),
+    "begun all the same": lambda h: h["front"].append(begun("a.3")),
+    "never begun": lambda h: h["front"].remove(begun("a.6")),
+    "made up": lambda h: h["front"].append(begun("z.0")),
     "answered by nobody": lambda h: h["back"].clear(),
     "no such end": lambda h: of(h["stays"], "ended", "a.6").update(how="nobody said"),
     "not told of the crash": lambda h: of(h["stays"], "ended", "a.2").update(how="timeout"),
