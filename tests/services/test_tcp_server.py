@@ -10,6 +10,7 @@ import pytest
 
 import rabble
 from rabble import Envelope, Mesh, NameTaken, Node, NodeStopped, Pid, Process
+from rabble.services.codecs import JsonLines, PlainLines
 from rabble.services.server_handler import (
     Answer,
     CloseConnection,
@@ -326,6 +327,82 @@ def test_a_client_that_sends_no_more_is_still_answered(node: Node) -> None:
         client.sock.shutdown(1)
         assert [frame[1] for frame in client.rest()] == list(range(300))
         until(lambda: server.status().connections == 0)
+
+
+#: More than is written at once.
+MANY = [Push(bytes(1_000)) for _ in range(200)]
+
+
+def test_what_takes_more_than_one_write_comes_whole_to_who_sends_no_more(node: Node) -> None:
+    """Amid it no request waits that the connection is kept for: it is kept until all is handled."""
+
+    def react(handler: Any, msg: Any, request: RequestId | None) -> ServerOutput:
+        return MANY if request is None else [Answer(request, msg), *MANY]
+
+    with (
+        TcpServer(node, lambda: Scripted(react)) as server,
+        Client(server.address) as client,
+    ):
+        client.send([0, 1, "x"], [1, "y"], [0, 2, "z"])
+        client.sock.shutdown(1)
+        assert [frame[0] for frame in client.rest()] == [0, *[3] * 400, 0, *[3] * 200]
+        until(lambda: server.status().connections == 0)
+
+
+def test_what_takes_more_than_one_write_comes_whole_though_the_server_ends(node: Node) -> None:
+    waiting: list[RequestId] = []
+
+    def react(handler: Any, msg: Any, request: RequestId) -> ServerOutput:
+        waiting.append(request)
+        return None
+
+    def late(handler: Any, msg: Any, sender: Any, correlation_id: Any) -> ServerOutput:
+        return [Answer(correlation_id, msg), *MANY]
+
+    with (
+        TcpServer(node, lambda: Scripted(react, late)) as server,
+        Client(server.address) as client,
+    ):
+        client.send([0, 1, "x"])
+        until(lambda: len(waiting) == 1)
+        closing = threading.Thread(target=server.close)
+        closing.start()
+        until(lambda: server.status().draining)
+        node.send(server.pid, "y", correlation_id=waiting[0])
+        frames = client.rest()
+        closing.join()
+        assert [frame[0] for frame in frames] == [0, *[3] * 200, 4]
+
+
+@pytest.mark.parametrize("codec", [None, JsonLines, PlainLines], ids=["msgpack", "json", "plain"])
+def test_a_failure_whose_text_utf_8_does_not_carry_is_told_all_the_same(
+    node: Node, codec: Any
+) -> None:
+    """As that of an error about a file whose name is no UTF-8."""
+
+    def opens(process: Any, msg: Any, sender: Any) -> Any:
+        raise FileNotFoundError("no file caf\udce9")
+
+    def react(handler: Any, msg: Any, request: RequestId) -> ServerOutput:
+        if msg == "leave":
+            return CloseConnection("so \udce9")
+        return ask(node.spawn(Does(opens), "opens"), msg, request)
+
+    with (
+        TcpServer(node, lambda: Scripted(react), codec=codec) as server,
+        Client(server.address) as client,
+    ):
+        said = []
+        for line in ("open", "leave"):
+            if codec is None:
+                said.append(repr(client.ask(1, line)))
+            else:
+                asked = f'{{"id":1,"msg":"{line}"}}' if codec is JsonLines else line
+                client.sock.sendall(f"{asked}\n".encode())
+                said.append(client.line())
+        failed, goodbye = (text.replace("\\\\", "\\") for text in said)
+        assert "crashed" in failed and r"no file caf\udce9" in failed
+        assert r"so \udce9" in goodbye
 
 
 def test_the_end_of_a_node_answers_what_was_begun_and_says_goodbye() -> None:

@@ -57,7 +57,11 @@ cdef int kind_of(object value) noexcept:
 
 
 cdef str text_of(object value, Py_ssize_t most):
-    return bounded_str(value, most) if type(value) is not str or len(value) > most else value
+    """What people are told, as a text that can be sent: an error's may have lone surrogates."""
+    cdef str text = value if type(value) is str and len(value) <= most else bounded_str(value, most)
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 # Seen by the collector, as a user's functions lead anywhere; what is read last is taken at once.

@@ -162,7 +162,7 @@ cdef int put(
     if append(&conn.staged, codec.out.data, codec.out.size) != 0:
         raise MemoryError
     if length(&conn.staged) >= FLUSH_BYTES:
-        return flush_one(conn)
+        send_staged(conn, False)
     return touch(conn)
 
 
@@ -198,6 +198,11 @@ cdef int touch(ClientConnection conn) except -1:
 
 
 cdef int flush_one(ClientConnection conn) except -1:
+    conn.is_dirty = False
+    return send_staged(conn, True)
+
+
+cdef int send_staged(ClientConnection conn, bint is_turn_over) except -1:
     cdef ClientServer server = conn.server
     cdef Sockets* s = &server.poller.sockets
     cdef int room = server.in_flight_max - conn.in_flight
@@ -205,17 +210,22 @@ cdef int flush_one(ClientConnection conn) except -1:
     cdef size_t answer_bytes = conn.answer_bytes
     cdef bint parts = conn.parts
     cdef bint draining = server.draining
-    conn.is_dirty = False
     if server.executor.has_forked():
         # Who has the lock may be in the parent.
         return 0
     if pthread_mutex_trylock(&s.lock) == 0:
-        settle(s, conn.socket, &conn.staged, answer_bytes, room, in_flight, parts, draining)
+        settle(
+            s, conn.socket, &conn.staged, answer_bytes, room, in_flight, parts, draining,
+            is_turn_over,
+        )
         pthread_mutex_unlock(&s.lock)
     else:
         with nogil:
             pthread_mutex_lock(&s.lock)
-            settle(s, conn.socket, &conn.staged, answer_bytes, room, in_flight, parts, draining)
+            settle(
+                s, conn.socket, &conn.staged, answer_bytes, room, in_flight, parts, draining,
+                is_turn_over,
+            )
             pthread_mutex_unlock(&s.lock)
     drop(&conn.staged)
     return 0
@@ -223,16 +233,20 @@ cdef int flush_one(ClientConnection conn) except -1:
 
 cdef void settle(
     Sockets* s, ClientSocket* c, ByteQueue* staged, size_t answer_bytes, int room, int in_flight,
-    bint parts, bint draining,
+    bint parts, bint draining, bint is_turn_over,
 ) noexcept nogil:
     """Send what was written to a client, and see what is to become of it. Needs the lock.
 
     No more requests are begun than there is room for answers that are as long as the last ones.
+    Amid a turn nothing is seen: there may be frames that were taken and not handled yet, and more
+    that a handler returned.
     """
     cdef ClientSockets* k = &s.clients
     cdef size_t fitting
     if length(staged):
         flush_client(k, c, staged.data + staged.head, length(staged))
+    if not is_turn_over:
+        return
     fitting = c.rules.unsent_bytes_max - min(length(&c.unsent), c.rules.unsent_bytes_max)
     fitting //= max(answer_bytes, <size_t>1)
     if fitting <= <size_t>in_flight:
