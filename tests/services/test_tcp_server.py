@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -376,9 +377,11 @@ def test_what_takes_more_than_one_write_comes_whole_though_the_server_ends(node:
 
 @pytest.mark.parametrize("codec", [None, JsonLines, PlainLines], ids=["msgpack", "json", "plain"])
 def test_a_failure_whose_text_utf_8_does_not_carry_is_told_all_the_same(
-    node: Node, codec: Any
+    node: Node, codec: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As that of an error about a file whose name is no UTF-8."""
+    # What is logged is part of a test's report, which is sent as UTF-8 by the runner.
+    caplog.set_level(logging.CRITICAL, "rabble")
 
     def opens(process: Any, msg: Any, sender: Any) -> Any:
         raise FileNotFoundError("no file caf\udce9")

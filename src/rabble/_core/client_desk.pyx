@@ -42,6 +42,7 @@ from rabble._core.client_replies cimport (
     place_of,
     push,
     refresh_gate,
+    relent,
     tick_gate,
     touch,
     write,
@@ -173,6 +174,8 @@ cdef class ClientDesk(Desk):
                 self.cut(server)
             elif server.requests.count != 0 or server.gate is not None:
                 self.tick(server, now)
+            if server.held and executor.run_queue.count() == 0:
+                relent(server)
         return 0
 
     cdef int visit(
@@ -491,6 +494,8 @@ cdef class ClientDesk(Desk):
         cdef ClientServer server
         cdef int64_t left
         for server in self.servers:
+            if server.held:
+                return 0
             left = server.requests.time_left(now_ns)
             if server.gate is not None and server.gate_next_ns != INT64_MAX:
                 left = max(server.gate_next_ns - now_ns, 0) if left < 0 else min(
@@ -527,6 +532,7 @@ cdef class ClientDesk(Desk):
             if self.executor.has_forked():
                 return 0
         server.dirty = []
+        server.held = []
         server.cut()
         self.forget(server)
         server.notify()

@@ -23,6 +23,10 @@ cdef int write(
 # See that what was written is sent, and that it is looked after at the turn's end; do it now.
 cdef int touch(ClientConnection conn) except -1
 cdef int flush_one(ClientConnection conn) except -1
+# Nobody has anything to do, so no first answer is under way: those clients of whom nothing more is
+# begun until it says how long answers are may have twice as many requests. Their handlers may be
+# waiting for more of them.
+cdef int relent(ClientServer server) except -1
 
 # What a method of the gate returns; if it raises there is no gate any more: None.
 cdef object call_gate(

@@ -126,6 +126,7 @@ cdef int answer(ClientConnection conn, int32_t place, object value) except -1:
             conn.answer_bytes = size
         else:
             conn.answer_bytes -= (conn.answer_bytes - size + 7) // 8
+        conn.is_answered = True
     return end_request(conn, place, True)
 
 
@@ -210,11 +211,12 @@ cdef int send_staged(ClientConnection conn, bint is_turn_over) except -1:
     cdef size_t answer_bytes = conn.answer_bytes
     cdef bint parts = conn.parts
     cdef bint draining = server.draining
+    cdef bint is_held
     if server.executor.has_forked():
         # Who has the lock may be in the parent.
         return 0
     if pthread_mutex_trylock(&s.lock) == 0:
-        settle(
+        is_held = settle(
             s, conn.socket, &conn.staged, answer_bytes, room, in_flight, parts, draining,
             is_turn_over,
         )
@@ -222,31 +224,47 @@ cdef int send_staged(ClientConnection conn, bint is_turn_over) except -1:
     else:
         with nogil:
             pthread_mutex_lock(&s.lock)
-            settle(
+            is_held = settle(
                 s, conn.socket, &conn.staged, answer_bytes, room, in_flight, parts, draining,
                 is_turn_over,
             )
             pthread_mutex_unlock(&s.lock)
     drop(&conn.staged)
+    if is_held and not conn.is_answered and not conn.is_held:
+        conn.is_held = True
+        server.held.append(conn)
     return 0
 
 
-cdef void settle(
+cdef int relent(ClientServer server) except -1:
+    cdef ClientConnection conn
+    cdef list held = server.held
+    server.held = []
+    for conn in held:
+        conn.is_held = False
+        if not conn.is_answered and not conn.is_over:
+            conn.answer_bytes = max(conn.answer_bytes // 2, <size_t>1)
+            flush_one(conn)
+    return 0
+
+
+cdef bint settle(
     Sockets* s, ClientSocket* c, ByteQueue* staged, size_t answer_bytes, int room, int in_flight,
     bint parts, bint draining, bint is_turn_over,
 ) noexcept nogil:
     """Send what was written to a client, and see what is to become of it. Needs the lock.
 
     No more requests are begun than there is room for answers that are as long as the last ones.
-    Amid a turn nothing is seen: there may be frames that were taken and not handled yet, and more
+    Whether there are some that are not begun for that reason alone is returned. Amid a turn nothing is seen: there may be frames that were taken and not handled yet, and more
     that a handler returned.
     """
     cdef ClientSockets* k = &s.clients
+    cdef bint is_full = room <= 0
     cdef size_t fitting
     if length(staged):
         flush_client(k, c, staged.data + staged.head, length(staged))
     if not is_turn_over:
-        return
+        return False
     fitting = c.rules.unsent_bytes_max - min(length(&c.unsent), c.rules.unsent_bytes_max)
     fitting //= max(answer_bytes, <size_t>1)
     if fitting <= <size_t>in_flight:
@@ -261,16 +279,18 @@ cdef void settle(
     c.room = room
     c.busy = in_flight != 0
     if c.state != CLIENT_OPEN:
-        return
+        return False
     if parts:
         part_client(k, c, END_SERVER, NULL, 0)
     elif c.frames:
         if room > 0 and not c.wants_room:
             make_ready_client(k, c)
+        return room == 0 and not is_full and not c.wants_room
     elif in_flight == 0 and draining:
         part_by_rule(k, c, END_DRAIN)
     elif in_flight == 0 and c.peer_ended and length(&c.unsent) == 0:
         part_client(k, c, END_CLIENT, NULL, 0)
+    return False
 
 
 # The gate.

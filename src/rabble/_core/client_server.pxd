@@ -26,7 +26,9 @@ cdef class ClientConnection:
     cdef dict ids                      # id of a request -> its number; None while none waits
     cdef int32_t first                 # its newest request that waits; -1: none does
     cdef int in_flight                 # how many do
-    cdef size_t answer_bytes           # how long its answers are of late, about
+    cdef size_t answer_bytes           # how long its answers are of late, about ...
+    cdef bint is_answered              # ... which before the first one is a guess ...
+    cdef bint is_held                  # ... by which nothing more of it is begun: in `held`
     cdef object next_id                # of its next request, where answers are in order
 
 cdef class ClientServer:
@@ -46,6 +48,7 @@ cdef class ClientServer:
     cdef ClientRequests requests
     cdef dict connections              # number -> ClientConnection
     cdef list dirty                    # those with something to be flushed
+    cdef list held                     # those that wait for `relent`
     cdef int64_t canaries              # sent through the run queue, ever
     cdef int64_t numbers               # of connections, ever
     cdef int in_flight_max             # requests of one connection

@@ -38,6 +38,9 @@ from rabble._core.client_socket import ENDS
 
 __all__ = ["ClientConnection", "ClientServer"]
 
+cdef enum:
+    LONG_ANSWERS = 16        # that the buffer of a client has room for
+
 cdef dict TEXTS = {
     END_TOO_LARGE: "a frame was longer than this server takes",
     END_IDLE: "nothing was asked for a long time",
@@ -144,6 +147,7 @@ cdef class ClientServer:
         self.requests = ClientRequests(requests_max, executor.now_ns())
         self.connections = {}
         self.dirty = []
+        self.held = []
         self.in_flight_max = 1 if codec.is_ordered else requests_per_connection_max
         self.request_ns_max = request_ns_max
         self.retry_ms = retry_ms
@@ -199,11 +203,9 @@ cdef class ClientServer:
         conn.poller = poller
         conn.socket.fd = fd
         conn.socket.rules = &self.rules
-        # Until the first answer each is taken for as long a one as there is room for.
-        conn.answer_bytes = max(
-            self.rules.unsent_bytes_max // <size_t>self.in_flight_max, <size_t>1
-        )
-        conn.socket.room = self.in_flight_max
+        # Until the first answer each is taken for a long one, see `relent`.
+        conn.answer_bytes = max(self.rules.unsent_bytes_max // LONG_ANSWERS, <size_t>1)
+        conn.socket.room = min(self.in_flight_max, <int>LONG_ANSWERS)
         # First: from the moment that it is watched the executor may find it.
         self.connections[conn.number] = conn
         with nogil:
