@@ -501,7 +501,8 @@ def test_a_flood_of_connections_leaves_nothing_behind(node: Node) -> None:
         until(lambda: server.status().accepted == 1 + 3 * count)
         until(lambda: server.status().connections == 1)
         assert server.status().in_flight == 0
-        until(lambda: len(os.listdir("/proc/self/fd")) == before)
+        # Fewer if an earlier test's have gone meanwhile.
+        until(lambda: len(os.listdir("/proc/self/fd")) <= before)
         served(well)
 
 
