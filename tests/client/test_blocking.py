@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -118,6 +119,38 @@ def test_a_signal_that_interrupts_a_wait_leaves_the_connection_usable():
             assert client._connection.late == 1
             assert server.connections == 1
     finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_that_comes_with_the_turn_to_dial_gives_that_back():
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    def frame_of_main() -> FrameType:
+        return sys._current_frames()[main]
+
+    def hand_over() -> None:
+        until(lambda: frame_of_main().f_code.co_name == "_connected")
+        # The turn first, and then the signal, without a moment for the other thread between.
+        client._dial_lock.release()
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    main = threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60)
+    try:
+        with Script(Peer.echo) as server, Client(server.address) as client:
+            client._dial_lock.acquire()
+            other = threading.Thread(target=hand_over)
+            other.start()
+            with pytest.raises(Interrupt):
+                client.call("x", timeout=60)
+            other.join()
+            assert not client._dial_lock.locked()
+            assert client.call("y", timeout=60) == "y"
+    finally:
+        sys.setswitchinterval(interval)
         signal.signal(signal.SIGUSR1, before)
 
 

@@ -131,6 +131,8 @@ def test_addresses(text, address):
     [
         *("", "host", "host:", ":80", "host:0", "host:65536", "host:8o", "::1:80", "[]:80"),
         *("a b:80", "x@host:80", "host:٨٠", "/run/\0", "host:123456", "[::1:80"),
+        # Names that no look-up takes.
+        *("a..b:80", ".:80", "a" * 64 + ":80", "é" * 100 + ":80"),
     ],
 )
 def test_what_is_no_address_says_how_to_write_one(text):

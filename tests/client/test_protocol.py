@@ -251,8 +251,9 @@ def test_what_cannot_be_encoded_leaves_nothing_behind():
             call()
     with pytest.raises(EncodeError, match="frame_bytes_max"):
         of.request("x", "y" * 4092)
-    with pytest.raises(ValueError, match="priority must be -1, 0 or 1"):
-        of.request("x", 0, 2)
+    for priority in (2, True, 1.0, None):
+        with pytest.raises(ValueError, match="priority must be -1, 0 or 1"):
+            of.request("x", 0, priority)
     assert of.in_flight == len(ASKED)
     assert of.request("x", "y" * 4080)[0] == 10
 

@@ -53,9 +53,20 @@ def parse_address(address: str) -> ServerAddress:
     bracketed = host.startswith("[") and host.endswith("]")
     usable = port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535
     plain = host.isprintable() and not set(host) & set(" @") and (bracketed or ":" not in host)
+    # What the look-up would raise, in the midst of the other addresses.
+    plain = plain and is_name(host)
     if not (colon and host.strip("[]") and usable and plain):
         raise ValueError(
             f"the address {argument_text(address)} is not usable: write 'host:port' with a port "
             f"of 1 to 65535, an IPv6 host as '[::1]:port', or the path of a Unix socket with a '/'"
         )
     return ServerAddress(host[1:-1] if bracketed else host, int(port))
+
+
+def is_name(host: str) -> bool:
+    """Whether it can be looked up."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True

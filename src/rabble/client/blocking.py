@@ -244,9 +244,13 @@ class Client:
         connection = self._connection
         if connection is not None and connection.look():
             return connection, False
-        if not self._dial_lock.acquire(timeout=max(0, min(deadline - time.monotonic(), 3600))):
-            raise CallTimeout("no connection was made in time; the request was not sent")
+        wait = max(0, min(deadline - time.monotonic(), 3600))
+        got: list[bool] = []
         try:
+            # Noted by the very call that waits: what a signal's handler raises comes behind that.
+            got.extend(map(self._dial_lock.acquire, (True,), (wait,)))
+            if not got[0]:
+                raise CallTimeout("no connection was made in time; the request was not sent")
             connection = self._connection
             if connection is not None:
                 if not connection.is_over:
@@ -255,7 +259,8 @@ class Client:
                 self._dialling.lost(connection.reason, connection.code, connection.ended_at)
             return self._dialled(deadline), True
         finally:
-            self._dial_lock.release()
+            if True in got:
+                self._dial_lock.release()
 
     def _dialled(self, deadline: float) -> Connection:
         """Try each address once, in turn."""

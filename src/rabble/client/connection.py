@@ -116,11 +116,11 @@ class Connection:
             waiter.request_id, frame = self._protocol.request(waiter, msg, priority)
             self._queue(waiter, frame)
 
-        self._begin(begin, deadline)
         try:
+            self._begin(begin, deadline)
             in_time = self._wait(waiter, lambda: waiter.is_done, deadline)
         except BaseException:
-            # A signal's handler raised: nobody waits any more.
+            # It was not sent, or a signal's handler raised: nobody waits any more.
             self._abandon(waiter)
             raise
         if waiter.is_done:

@@ -63,7 +63,7 @@ class ClientProtocol(Generic[Waiter]):
         :raises EncodeError: if the message cannot be sent.
         :raises ValueError: if there is no such priority.
         """
-        if priority not in PRIORITIES:
+        if type(priority) is not int or priority not in PRIORITIES:
             raise ValueError(f"priority must be -1, 0 or 1, not {priority!r:.100}")
         if len(self._in_flight) >= self._in_flight_max:
             raise QueueFull(
