@@ -179,6 +179,8 @@ class LocalRuntime:
         self.poller: Poller | None = None
         #: The thread that looks in its place, if the mesh has none.
         self.poll_thread: threading.Thread | None = None
+        #: Held by that.
+        self._polling = threading.Lock()
         self._desk: ClientDesk | None = None
         # Nothing of the node's end takes it.
         self._desk_lock = threading.Lock()
@@ -358,7 +360,10 @@ class LocalRuntime:
     def _start_polling(self, poller: Poller) -> None:
         thread = threading.Thread(
             target=take_steps,
-            args=(functools.partial(self.fail, "the poll loop"), poller.run),
+            args=(
+                functools.partial(self.fail, "the poll loop"),
+                functools.partial(self._poll, poller),
+            ),
             name=f"rabble:{self.node_id.name}:poll",
             daemon=False,
         )
@@ -369,9 +374,18 @@ class LocalRuntime:
         finally:
             self.in_threading.discard(current)
         self.poll_thread = thread
+
+    def _poll(self, poller: Poller) -> None:
+        if not self._polling.acquire(blocking=False):
+            # Whoever started that one was interrupted, and another one has been started.
+            return
+        # Noted here, too: a signal's handler may raise in whoever waits for the thread to begin,
+        # and one that nobody knows of nobody would end.
+        self.poll_thread = threading.current_thread()
         if self.ending:
             # It began too late to be ended with the others.
             poller.stop()
+        poller.run()
 
     # The end, and failures.
 

@@ -348,3 +348,38 @@ def test_nodes_left_running_end_although_the_end_of_one_raises() -> None:
         script.wait()
         assert "ShutdownTimeout: n1@127.0.0.1:" in script.errors()
         assert "LookupError: a defect" in script.errors()
+
+
+def test_whoever_is_interrupted_as_the_poll_thread_begins_leaves_none_that_nobody_ends() -> None:
+    """Else the interpreter would wait for it for ever."""
+    run("""
+        from rabble.services.server import ConnectionHandler, TcpServer
+
+        begin = threading.Thread.start
+        begun = []
+
+        def start(thread):
+            begin(thread)
+            if thread.name.endswith(":poll"):
+                begun.append(thread)
+                if len(begun) == 1:
+                    raise KeyboardInterrupt
+
+        threading.Thread.start = start
+        for again in (False, True):
+            node = rabble.rouse()
+            del begun[:]
+            try:
+                TcpServer(node, ConnectionHandler)
+            except KeyboardInterrupt:
+                pass
+            else:
+                raise AssertionError("it was not interrupted")
+            if again:
+                with TcpServer(node, ConnectionHandler) as server:
+                    assert server.status().connections == 0
+            node.shutdown()
+            assert node.status == "stopped", node.failure
+            for thread in begun:
+                thread.join()
+    """)
