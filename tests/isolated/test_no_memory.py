@@ -270,3 +270,29 @@ del state
 without_memory(begin, attempt, check)
 """
     )
+
+
+def test_a_thread_that_fails_without_memory_fails_its_node_and_that_is_known() -> None:
+    """Else it would be gone, and its clients wait for nobody."""
+    run("""
+        from _testcapi import remove_mem_hooks, set_nomemory
+        from rabble.services.server import ConnectionHandler, TcpServer
+
+        logging.getLogger("rabble").addHandler(logging.NullHandler())
+        for number, make in enumerate((
+            lambda node: TcpServer(node, ConnectionHandler),
+            lambda node: node.register_service(Upper(), "upper"),
+        )):
+            node = rabble.rouse(f"n{number}@127.0.0.1:0")
+            made = make(node)
+            error = MemoryError()
+            set_nomemory(0, 0)
+            try:
+                made._failed(error)
+            except MemoryError:
+                pass
+            finally:
+                remove_mem_hooks()
+            assert node.status == "failed" and str(made.pid) in node.failure, node.failure
+            node.shutdown()
+    """)

@@ -11,7 +11,8 @@ import pytest
 
 import rabble
 from rabble import Envelope, Mesh, NameTaken, Node, NodeStopped, Pid, Process
-from rabble.services.codecs import JsonLines, PlainLines
+from rabble.services.codecs import JsonLines, MsgpackCodec, PlainLines
+from rabble.services.gate import NoGate
 from rabble.services.server_handler import (
     Answer,
     CloseConnection,
@@ -520,13 +521,22 @@ def test_a_node_that_ended_serves_nobody() -> None:
     [
         ({"handler": Scripted()}, "so give the class"),
         ({"handler": None}, "must be a ConnectionHandler class"),
+        ({"node": 5}, "node must be a Node, not the int 5"),
+        ({"bind": ("127.0.0.1", 0)}, "bind must be a str"),
+        ({"codec": 5}, "codec must be a ServerCodec, not the int 5"),
+        ({"codec": MsgpackCodec}, "not the class"),
         ({"limits": 5}, "limits must be a ServerLimits"),
         ({"tls": "x"}, "tls must be a ServerTls"),
+        ({"gate": 5}, "gate must be a Gate"),
+        ({"gate": NoGate}, "not the class"),
+        ({"mode": -1}, "mode must be a int, 0 to 0o7777"),
+        ({"mode": "rw"}, "mode must be a int, 0 to 0o7777"),
+        ({"reuse_port": 1}, "reuse_port must be a bool"),
     ],
 )
 def test_wrong_arguments(node: Node, change: dict[str, Any], said: str) -> None:
     with pytest.raises(TypeError, match=said):
-        TcpServer(node, **{"handler": Scripted, **change})
+        TcpServer(**{"node": node, "handler": Scripted, **change})
 
 
 def test_a_server_in_a_mesh_and_a_process_of_another_node() -> None:

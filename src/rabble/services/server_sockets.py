@@ -98,7 +98,9 @@ class ListeningSockets:
         try:
             sock.bind(path)
         except OSError as error:
-            raise OSError(error.errno, f"cannot listen on {path}: {error.strerror}") from error
+            # A path that is too long is no error of the system's, and has no number.
+            why = error.strerror or error
+            raise OSError(error.errno, f"cannot listen on {path}: {why}") from error
         status = os.lstat(path)
         self._path, self._file = path, (status.st_dev, status.st_ino)
         # Before it listens nobody can connect, whatever mode it began with.

@@ -256,6 +256,8 @@ class Service:
         self._runtime = runtime
         self.node = node
         self.pid = pid
+        #: What is said if its thread fails: made now, as there may be no memory then.
+        self._failing = f"the thread of {pid}"
         self._inbox = inbox
         self._make_handler = make_handler
         self._on_crash = on_crash
@@ -374,7 +376,7 @@ class Service:
     def _failed(self, error: BaseException) -> None:
         """Code of the runtime raised here: that is no crash of the handler."""
         self._stopping = True
-        self._runtime.fail(f"the thread of {self.pid}", error)
+        self._runtime.fail(self._failing, error)
 
     def _let_go(self) -> None:
         self._inbox.close()

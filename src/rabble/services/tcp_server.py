@@ -119,7 +119,17 @@ class TcpServer:
         mode: int = 0o600,
         reuse_port: bool = False,
     ) -> None:
-        check_arguments(handler, limits, tls)
+        check_arguments(
+            (hasattr(node, "_runtime"), "node", "Node", node),
+            (isinstance(bind, str), "bind", "str, 'host:port' or 'unix:PATH'", bind),
+            (codec is None or has_methods(codec, "compiled"), "codec", "ServerCodec", codec),
+            (limits is None or isinstance(limits, ServerLimits), "limits", "ServerLimits", limits),
+            (tls is None or isinstance(tls, ServerTls), "tls", "ServerTls", tls),
+            (gate is None or has_methods(gate, "admit", "tick"), "gate", "Gate", gate),
+            (type(mode) is int and 0 <= mode <= 0o7777, "mode", "int, 0 to 0o7777", mode),
+            (isinstance(reuse_port, bool), "reuse_port", "bool", reuse_port),
+        )
+        check_handler(handler)
         limits = limits or ServerLimits()
         runtime = node._runtime
         runtime.check_usable()
@@ -128,6 +138,8 @@ class TcpServer:
         self._limits = limits
         self._gate = gate
         self.pid = Pid(name, runtime.node_id, group)
+        #: What is said if its thread fails: made now, as there may be no memory then.
+        self._failing = f"the thread of {self.pid}"
         self._wake_up = Inbox(1)
         self._closed: collections.deque[str] = collections.deque()
         #: Who is told of changes of the gate's state.
@@ -338,7 +350,7 @@ class TcpServer:
 
     def _failed(self, error: BaseException) -> None:
         self._stopping = True
-        self._runtime.fail(f"the thread of {self.pid}", error)
+        self._runtime.fail(self._failing, error)
 
     def _end_serving(self) -> None:
         if self._serving.locked():
@@ -354,8 +366,14 @@ class TcpServer:
         return list(self._subscribers)
 
 
-def check_arguments(handler: Any, limits: Any, tls: Any) -> None:
-    """Raise the `TypeError` of `TcpServer` where one of these is of another type."""
+def has_methods(value: Any, *names: str) -> bool:
+    """Whether it is an object, and no class, that has these."""
+    found = (getattr(value, name, None) for name in names)
+    return not isinstance(value, type) and all(map(callable, found))
+
+
+def check_handler(handler: Any) -> None:
+    """Raise the `TypeError` of a `TcpServer` whose handler is none."""
     if not callable(handler):
         advice = ""
         if isinstance(handler, ConnectionHandler):
@@ -364,8 +382,14 @@ def check_arguments(handler: Any, limits: Any, tls: Any) -> None:
             f"TcpServer: handler must be a ConnectionHandler class, or a function that makes one, "
             f"not {given(handler)}{advice}"
         )
-    for name, value, cls in (("limits", limits, ServerLimits), ("tls", tls, ServerTls)):
-        if value is not None and not isinstance(value, cls):
-            raise TypeError(
-                f"TcpServer: {name} must be a {cls.__name__} or None, not {given(value)}"
-            )
+
+
+def check_arguments(*checks: tuple[bool, str, str, Any]) -> None:
+    """Raise the `TypeError` of the first that is of another type.
+
+    :param checks: of each whether it is as it should be, its name, what it should be, and it.
+    """
+    for is_right, name, wanted, value in checks:
+        if not is_right:
+            advice = ": an object of that class, not the class" if isinstance(value, type) else ""
+            raise TypeError(f"TcpServer: {name} must be a {wanted}, not {given(value)}{advice}")
