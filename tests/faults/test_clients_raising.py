@@ -1,4 +1,4 @@
-"""Whatever is raised in what a user gives a server ends one connection, or the gate, and no more."""
+"""Whatever is raised in what a user gives a server ends one connection, or the gate; no more."""
 
 from __future__ import annotations
 
