@@ -28,7 +28,13 @@ class NodeProcess:
             command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
+        #: The last word of what the application said last, before the node was ready: where its
+        #: server is, if it has one and says so.
+        self.address = ""
         words = self.process.stdout.readline().split()
+        while words and words[0] != "ready":
+            self.address = words[-1]
+            words = self.process.stdout.readline().split()
         if not words:
             raise SystemExit(f"{node_id} did not start")
         # "ready NAME@HOST:PORT incarnation N"

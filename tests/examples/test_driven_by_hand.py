@@ -40,8 +40,9 @@ class Surroundings:
     now = 0.0
     random = random.Random(1)
 
-    def __init__(self, name: str) -> None:
-        self.pid = Pid.parse(f"{name}::test@127.0.0.1:1")
+    def __init__(self, name: str, node: str = "test") -> None:
+        self.pid = Pid.parse(f"{name}::{node}@127.0.0.1:1")
+        self.node_id = self.pid.node
 
 
 def envelopes(output: Any) -> list[Envelope]:
@@ -180,3 +181,99 @@ def test_a_follower_that_lost_changes_has_all_again_with_the_next_one(steps: lis
         step("answer")
     assert follower.number == leader.number == written
     assert follower.values == leader.values
+
+
+class Store:
+    """Three replicas, what is under way between them, and what their clients were answered."""
+
+    def __init__(self, chance: random.Random) -> None:
+        import cas_store
+
+        self.chance = chance
+        self.pids = [Pid.parse(f"replica::{name}@127.0.0.1:1") for name in "abc"]
+        self.replicas = [cas_store.Replica() for _ in self.pids]
+        #: Who asked, whom and what; with the answer, when there is one.
+        self.letters: list[tuple[int, int, Ask, Any]] = []
+        self.timers: list[tuple[int, Any]] = []
+        self.wanted: dict[int, cas_store.CompareAndSet] = {}
+        self.clients = 0
+        self.done: list[cas_store.CompareAndSet] = []
+        self.refused: set[str | None] = set()
+        #: What clients were told that there is, the latest last.
+        self.seen: list[str | None] = [None]
+        for at, replica in enumerate(self.replicas):
+            replica.attach(Surroundings("replica", "abc"[at]))
+            replica.init()
+            replica.receive(GroupMembers("replicas", tuple(self.pids)), EXECUTOR, None)
+
+    def ask(self) -> None:
+        import cas_store
+
+        self.clients += 1
+        old = self.chance.choice(self.seen[-2:])
+        msg = self.wanted[self.clients] = cas_store.CompareAndSet("x", old, str(self.clients))
+        self.give(self.chance.randrange(3), msg, CUSTOMER, self.clients)
+
+    def give(self, at: int, msg: Any, sender: Pid = EXECUTOR, client: int | None = None) -> None:
+        import cas_store
+
+        correlation_id = None if client is None else CorrelationId(CUSTOMER, None, client)
+        for sent in envelopes(self.replicas[at].receive(msg, sender, correlation_id)):
+            match sent.msg:
+                case Ask(to):
+                    self.letters.append((at, self.pids.index(to), sent.msg, None))
+                case StartTimer():
+                    self.timers.append((at, sent.msg.msg))
+                case cas_store.Change():
+                    self.give(at, sent.msg)
+                case outcome:
+                    assert sent.correlation_id is not None and sent.correlation_id.request
+                    self.answered(self.wanted.pop(sent.correlation_id.request), outcome)
+
+    def answered(self, asked: Any, outcome: dict[str, Any]) -> None:
+        if "value" in outcome:
+            self.seen.append(outcome["value"])
+        if outcome.get("done"):
+            self.done.append(asked)
+        elif not outcome.get("why", "").endswith("it may have been done"):
+            self.refused.add(asked.new)
+
+    def deliver(self) -> None:
+        at, to, ask, answer = self.letters.pop(self.chance.randrange(len(self.letters)))
+        if answer is None:
+            (sent,) = envelopes(self.replicas[to].receive(ask.msg, self.pids[at], None))
+            self.letters.append((at, to, ask, sent.msg))
+        else:
+            self.give(at, Reply(ask.tag, answer))
+
+    def lose(self) -> None:
+        """A question or an answer: who asked cannot tell which."""
+        at, _, ask, _ = self.letters.pop(self.chance.randrange(len(self.letters)))
+        self.give(at, Failed(ask.tag, CallTimeout("it took too long")))
+
+    def begin_again(self) -> None:
+        self.give(*self.timers.pop(self.chance.randrange(len(self.timers))))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_of_those_who_compare_with_the_same_one_sets(seed: int) -> None:
+    chance = random.Random(seed)
+    answered = 0
+    for _ in range(50):
+        store = Store(chance)
+        losses = chance.choice([0, 1, 2, 4])
+        for _ in range(400):
+            steps = [store.ask] if len(store.wanted) < 4 else []
+            steps += [store.deliver] * 6 + [store.lose] * losses if store.letters else []
+            steps += [store.begin_again] * 3 if store.timers else []
+            chance.choice(steps)()
+        while store.letters or store.timers:
+            store.deliver() if store.letters else store.begin_again()
+        assert not store.wanted
+        # There is one history: no two have set in the place of the same value, ...
+        olds = [asked.old for asked in store.done]
+        assert len(set(olds)) == len(olds)
+        # ... and nobody has seen a value whose client was told that it is not set.
+        assert not store.refused & {*store.seen, *olds}
+        answered += len(store.done)
+    assert answered > 100

@@ -11,7 +11,15 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 
 #: What examples import, and nobody runs.
-HELPERS = {"nodes", "orders_node", "orders_v1", "orders_v2"}
+HELPERS = {
+    "cas_store",
+    "counter_client",
+    "counter_messages",
+    "nodes",
+    "orders_node",
+    "orders_v1",
+    "orders_v2",
+}
 
 # Of crash_and_monitor the log stands among the output, so only lines are looked for there.
 OUTPUTS = {
@@ -34,6 +42,11 @@ bob is gone
 ann: where are you all?
 """,
     "counter": "the total is 6\n",
+    "counter_api": """\
+three clients count to 100 each: all servers come to 300
+c is killed, and its client goes on elsewhere: the others come to 600
+c is back, and comes to 600
+""",
     "counter_asyncio": """\
 100 increments answered, the last with 100
 primary has 100
@@ -153,6 +166,17 @@ a was upgraded: a 2, b 1; each has receipts of each
 b was upgraded: a 2, b 2; each has receipts of each
 0 orders were refused
 """,
+    "store_api": """\
+a puts {'done': True, 'value': 'red'}
+b gets {'done': True, 'value': 'red'}
+c sets {'done': True, 'value': 'blue'}
+a does not {'done': False, 'value': 'blue'}
+three clients count to 20 each: 60
+two stand still; a health check is answered: {'replicas': 3}
+some of 100 are refused, to come again: True
+c is killed, and b deletes {'done': True, 'value': None}
+b is killed, and a gets {'why': 'no majority; nothing was done'}
+""",
     "supervision_tree": """\
 the shop opens:
   till A starts
@@ -196,6 +220,7 @@ NOT_IN_DEVELOPMENT_MODE = {
     "job_queue",
     "jobs",
     "new_replica",
+    "store_api",
 }
 
 
