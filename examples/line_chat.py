@@ -4,6 +4,7 @@ Run it with an address, as `python line_chat.py 127.0.0.1:7000`, and come in by 
 Without one it lets two clients of its own say something, and ends.
 """
 
+import contextlib
 import socket
 import sys
 import threading
@@ -54,6 +55,8 @@ class Visitor(ConnectionHandler):
     def handle_message(self, msg: str, request: RequestId | None) -> ServerOutput:
         assert request is not None  # each line is a request
         if not self.name:
+            if not msg.strip():
+                return Answer(request, "who are you?")
             self.name = msg
             return [rabble.Envelope(self.room, ("in", msg)), Answer(request, f"hello, {msg}")]
         return [rabble.Envelope(self.room, ("say", msg)), Answer(request, "ok")]
@@ -95,15 +98,17 @@ def talk(address: str) -> None:
     ann.close()
 
 
-with rabble.rouse("chat@127.0.0.1:0") as node:
-    room = node.spawn(Room(), "room")
+def main() -> None:
     bind = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:0"
-    with TcpServer(node, lambda: Visitor(room), bind, codec=PlainLines) as server:
-        if len(sys.argv) > 1:
-            print(f"come in at {server.address}; Ctrl+C ends it")
-            try:
+    with rabble.rouse("chat@127.0.0.1:0") as node:
+        room = node.spawn(Room(), "room")
+        with TcpServer(node, lambda: Visitor(room), bind, codec=PlainLines) as server:
+            if len(sys.argv) == 1:
+                return talk(server.address)
+            print(f"come in at {server.address}; Ctrl+C ends it", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
                 threading.Event().wait()
-            except KeyboardInterrupt:
-                pass
-        else:
-            talk(server.address)
+
+
+if __name__ == "__main__":
+    main()

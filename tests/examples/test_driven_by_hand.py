@@ -1,4 +1,4 @@
-"""The processes of two recipes, driven by hand through what a run meets once in a while."""
+"""Processes of recipes and examples, driven by hand through what a run meets once in a while."""
 
 from __future__ import annotations
 
@@ -277,3 +277,17 @@ def test_of_those_who_compare_with_the_same_one_sets(seed: int) -> None:
         assert not store.refused & {*store.seen, *olds}
         answered += len(store.done)
     assert answered > 100
+
+
+def test_who_has_no_name_is_asked_again_and_not_let_in() -> None:
+    import line_chat
+
+    from rabble.services.server import Answer
+
+    visitor = line_chat.Visitor(Pid.parse("room::test@127.0.0.1:1"))
+    request = CorrelationId(EXECUTOR, 1, 1)
+    assert visitor.handle_message(" ", request) == Answer(request, "who are you?")
+    assert visitor.closed("closed") is None
+    said = visitor.handle_message("ann", request)
+    assert [type(each) for each in said] == [Envelope, Answer]
+    assert visitor.closed("closed") is not None
