@@ -46,6 +46,12 @@ class Looped:
         assert connection is not None
         return connection.late
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the client knows that its connection has ended."""
+        connection = self.client._connection
+        return connection is not None and connection.is_over
+
     def close(self) -> None:
         self.run(self.client.close())
 
@@ -68,6 +74,10 @@ class Threaded(PatientClient):
     def late(self) -> int:
         assert self._connection is not None
         return self._connection.late
+
+    @property
+    def is_lost(self) -> bool:
+        return self._connection is not None and not self._connection.look()
 
     def stop(self) -> None:
         pass

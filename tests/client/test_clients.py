@@ -28,6 +28,7 @@ from rabble.client import (
 )
 from rabble.errors import CallTimeout, DecodeError, EncodeError, QueueFull
 from tests.client.servers import Peer, Script, frame_of, requests
+from tests.support import until
 
 
 class Never:
@@ -357,6 +358,29 @@ def test_pushes_are_iterated_and_the_loss_of_the_connection_is_told(connect):
         with pytest.raises(ConnectionLost, match="idle"):
             next(pushes)
         assert client.call("again") == "again"
+        client.close()
+
+
+def test_an_end_that_came_before_pushes_were_asked_for_is_told_once(connect):
+    def serve(peer: Peer) -> None:
+        for request_id, _ in requests(peer, 1):
+            peer.send(0, request_id, "subscribed")
+        peer.send(3, "first")
+        peer.send(4, "idle", "")
+
+    def serve_again(peer: Peer) -> None:
+        peer.send(3, "second")
+        peer.ended()
+
+    with Script(serve, serve_again) as server:
+        client = connect(server.address, rng=Never())
+        assert client.call("subscribe") == "subscribed"
+        until(lambda: client.is_lost)
+        pushes = client.pushes(timeout=60)
+        assert next(pushes) == "first"
+        with pytest.raises(ConnectionLost, match="idle"):
+            next(pushes)
+        assert next(client.pushes(timeout=60)) == "second"
         client.close()
 
 

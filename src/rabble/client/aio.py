@@ -60,6 +60,8 @@ class AsyncConnection(asyncio.Protocol):
         self._news = asyncio.Event()
         self._room.set()
         self.is_over = False
+        #: Whether who takes pushes was told so.
+        self.end_told = False
         self.ended_at = 0.0
         self.reason = ""
         self.code = ""
@@ -305,9 +307,9 @@ class AsyncClient:
     async def pushes(self, timeout: float = float("inf")) -> AsyncIterator[Any]:
         """As `Client.pushes`: `async for msg in client.pushes()`."""
         loop = self._check()
-        # Its end is told, if it is not known already: whoever had subscribed has to do so again.
+        # Its end is told, once, though it came before: whoever had subscribed has to do so again.
         connection = self._connection
-        if connection is not None and connection.is_over:
+        if connection is not None and connection.end_told:
             connection = None
         while not self._closing.is_set():
             if len(self._pushes):
@@ -323,6 +325,7 @@ class AsyncClient:
             if connection.is_over and not len(self._pushes):
                 if self._closing.is_set():
                     return
+                connection.end_told = True
                 raise connection.error(sent=False)
 
     async def close(self) -> None:

@@ -162,7 +162,8 @@ class Client:
         :param timeout: seconds to wait for each.
         :returns: an iterator, which ends when the client is closed. Several share what comes.
         :raises ConnectionLost: from the iterator, when the connection is lost and what came by it
-            was taken. Whoever had subscribed has to do so again, by the next connection.
+            was taken; also if it was lost before, and is not replaced yet. Whoever had subscribed
+            has to do so again, by the next connection.
         :raises PushesLost: from the iterator, where more came than `ClientLimits.pushes_max`.
         :raises CallTimeout: from the iterator, if none came in time.
         :raises DecodeError: from the iterator, where one came that cannot be built here.
@@ -170,9 +171,9 @@ class Client:
         After an error call it again to go on.
         """
         self._check()
-        # Its end is told, if it is not known already: whoever had subscribed has to do so again.
+        # Its end is told, once, though it came before: whoever had subscribed has to do so again.
         connection = self._connection
-        if connection is not None and connection.is_over:
+        if connection is not None and connection.end_told:
             connection = None
         while not self._closing.is_set():
             if len(self._pushes):
@@ -193,6 +194,7 @@ class Client:
             if connection.is_over and not len(self._pushes):
                 if self._closing.is_set():
                     return
+                connection.end_told = True
                 raise connection.error()
 
     def close(self) -> None:

@@ -89,6 +89,8 @@ class Connection:
         self._polling = 0
         self._is_closed = False
         self.is_over = False
+        #: Whether who takes pushes was told so.
+        self.end_told = False
         #: When it ended, why, and with which goodbye.
         self.ended_at = 0.0
         self.reason = ""
