@@ -404,6 +404,34 @@ def test_pushes_are_bounded_and_what_was_dropped_is_counted(connect):
         assert list(pushes) == []
 
 
+def test_a_server_with_another_codec_is_suspected(connect):
+    """Half a frame of the one is none of the other, and nobody would say a word."""
+
+    def serve(peer: Peer) -> None:
+        assert peer.line() and peer.line()
+        peer.say(b"\0\0\0\x0c\x93\4\xa9malformed")
+
+    def answer_one(peer: Peer) -> None:
+        for request_id, msg in requests(peer, 1):
+            peer.send(0, request_id, msg)
+        list(requests(peer, 1))
+
+    with Script(serve) as server:
+        client = connect(server.address, framing=JsonLines)
+        with pytest.raises(CallTimeout, match="nothing has come .*codec that of JsonLines"):
+            client.call(1, timeout=0.05)
+        with pytest.raises(ConnectionLost, match="what came is no frame .*codec that of JsonLines"):
+            client.call(1)
+        client.close()
+    with Script(answer_one) as server:
+        client = connect(server.address)
+        assert client.call(1) == 1
+        with pytest.raises(ConnectionLost) as lost:
+            client.call(1)
+        assert "codec" not in str(lost.value)
+        client.close()
+
+
 def test_closing_ends_every_wait(connect):
     asked = threading.Event()
 

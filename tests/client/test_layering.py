@@ -26,6 +26,7 @@ ORDER = (
     "pushes",
     "dialling",
     "retries",
+    "arguments",
     "sockets",
     "connection",
     "blocking",

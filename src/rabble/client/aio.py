@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar, overload
 
 from rabble.client.addresses import ServerAddress, parse_addresses
+from rabble.client.arguments import check_arguments
 from rabble.client.dialling import Dialling, Uniform
 from rabble.client.errors import (
     ClientClosed,
@@ -93,7 +94,7 @@ class AsyncConnection(asyncio.Protocol):
             self.end(f"the server does not keep to the protocol: {error}", cause=error)
 
     def eof_received(self) -> None:
-        self.end("the server closed the connection")
+        self.end(f"the server closed the connection{self._protocol.doubt(is_over=True)}")
 
     def connection_lost(self, error: Exception | None) -> None:
         self.end("the connection broke" + (f": {error}" if error else ""), cause=error)
@@ -120,7 +121,7 @@ class AsyncConnection(asyncio.Protocol):
         future: Reply = self._loop.create_future()
         request_id, frame = self._protocol.request(future, msg, priority)
         self._transport.write(frame)
-        timer = self._loop.call_at(deadline, expire, future)
+        timer = self._loop.call_at(deadline, self._expire, future)
         try:
             return await future
         finally:
@@ -214,10 +215,10 @@ class AsyncConnection(asyncio.Protocol):
                 self._pushes.put(None, event.error)
             self._news.set()
 
-
-def expire(future: Reply) -> None:
-    if not future.done():
-        future.set_exception(CallTimeout("no answer came in time"))
+    def _expire(self, future: Reply) -> None:
+        if not future.done():
+            doubt = self._protocol.doubt(is_over=False)
+            future.set_exception(CallTimeout(f"no answer came in time{doubt}"))
 
 
 class AsyncClient:
@@ -240,6 +241,7 @@ class AsyncClient:
         clock: Callable[[], float] = time.monotonic,
         rng: Uniform | None = None,
     ) -> None:
+        check_arguments("AsyncClient", framing, limits, retry, tls)
         self._addresses = parse_addresses(addresses)
         self._tls = tls
         self._server_hostname = server_hostname

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, overload
 
 from rabble.client.addresses import parse_addresses
+from rabble.client.arguments import check_arguments
 from rabble.client.connection import Connection
 from rabble.client.dialling import Dialling, Uniform
 from rabble.client.errors import ClientClosed, ConnectionLost, ForkedClient, Nack
@@ -52,7 +53,7 @@ class Client:
     :param clock: seconds, of a clock that never goes back, for the waits between dials.
     :param rng: where their jitter comes from.
     :raises ValueError: if an address is none, or there is none.
-    :raises TypeError: if an address is no str.
+    :raises TypeError: if an address is no str, or another argument is of another type.
 
     For any thread. In a forked process it refuses to work: make another one there.
     """
@@ -69,6 +70,7 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         rng: Uniform | None = None,
     ) -> None:
+        check_arguments("Client", framing, limits, retry, tls)
         self._addresses = parse_addresses(addresses)
         self._tls = tls
         self._server_hostname = server_hostname

@@ -131,7 +131,8 @@ class Connection:
             return waiter.value
         assert not in_time
         self._abandon(waiter)
-        raise CallTimeout(f"no answer came in time by the connection to {self._peer()}")
+        doubt = self._protocol.doubt(is_over=False)
+        raise CallTimeout(f"no answer came in time by the connection to {self._peer()}{doubt}")
 
     def message(self, msg: Any, deadline: float) -> None:
         """Send, and wait until the system has taken it."""
@@ -324,7 +325,8 @@ class Connection:
             self._end(f"the connection broke: {error}")
             return
         if not data:
-            self._end("the server closed the connection")
+            doubt = self._protocol.doubt(is_over=True)
+            self._end(f"the server closed the connection{doubt}")
             return
         self._protocol.feed(data)
         try:

@@ -39,6 +39,8 @@ class ClientProtocol(Generic[Waiter]):
         self._abandoned = 0
         self._problem: str | None = None
         self._is_over = False
+        #: Whether anything came, and whether any of it said something.
+        self._has_bytes = self._has_events = False
         #: Answers that came when nobody waited for them any more.
         self.late = 0
 
@@ -51,6 +53,17 @@ class ClientProtocol(Generic[Waiter]):
     def is_stuck(self) -> bool:
         """Whether there is no room for a request, and nobody waits for any of those in flight."""
         return self._abandoned == len(self._in_flight) >= self._in_flight_max
+
+    def doubt(self, is_over: bool) -> str:
+        """What an error adds as long as the server has said nothing: it may have another codec.
+
+        :param is_over: the connection has ended; then it is no wonder that nothing came.
+        :returns: empty if something came that this framing reads.
+        """
+        if self._has_events or (is_over and not self._has_bytes):
+            return ""
+        came = "what came is no frame" if self._has_bytes else "nothing has come"
+        return f"; {came} (is the server's codec that of {type(self._framing).__name__}?)"
 
     def request(self, waiter: Waiter, msg: Any, priority: int = 0) -> tuple[int, bytes]:
         """Begin a request.
@@ -96,6 +109,7 @@ class ClientProtocol(Generic[Waiter]):
     def feed(self, data: bytes) -> None:
         """Take bytes that came. What they say `events` has."""
         if self._problem is None and not self._is_over:
+            self._has_bytes = True
             self._framing.feed(data)
 
     def events(self) -> Iterator[tuple[Waiter | None, Event]]:
@@ -112,6 +126,7 @@ class ClientProtocol(Generic[Waiter]):
                 event = self._framing.next_event()
                 if event is None:
                     return
+                self._has_events = True
                 waiter = self._waiter_of(event)
             except ProtocolError as error:
                 self._problem = str(error)
