@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import rabble
+import rabble.client
 from rabble import Envelope, Mesh, NameTaken, Node, NodeStopped, Pid, Process
 from rabble.services.codecs import JsonLines, MsgpackCodec, PlainLines
 from rabble.services.gate import NoGate
@@ -523,11 +524,12 @@ def test_a_node_that_ended_serves_nobody() -> None:
         ({"handler": None}, "must be a ConnectionHandler class"),
         ({"node": 5}, "node must be a Node, not the int 5"),
         ({"bind": ("127.0.0.1", 0)}, "bind must be a str"),
-        ({"codec": 5}, "codec must be a ServerCodec, not the int 5"),
+        ({"codec": 5}, "codec must be a ServerCodec of .* not the int 5"),
+        ({"codec": rabble.client.JsonLines}, "codec must be a ServerCodec of rabble.services.server"),
         ({"codec": MsgpackCodec}, "not the class"),
         ({"limits": 5}, "limits must be a ServerLimits"),
         ({"tls": "x"}, "tls must be a ServerTls"),
-        ({"gate": 5}, "gate must be a Gate"),
+        ({"gate": 5}, "gate must be a Gate, such as .* not the int 5"),
         ({"gate": NoGate}, "not the class"),
         ({"mode": -1}, "mode must be a int, 0 to 0o7777"),
         ({"mode": "rw"}, "mode must be a int, 0 to 0o7777"),

@@ -36,6 +36,9 @@ __all__ = ["ServerStatus", "TcpServer"]
 #: Of the memory that a message of a client may take, for each byte of a frame: by estimate.
 DECODED_BYTES_PER_BYTE = 16
 DECODED_BYTES_MIN = 1 << 20
+# Framings of clients have the same names as codecs, and come from another module.
+A_CODEC = "ServerCodec of rabble.services.server, such as MsgpackCodec() or JsonLines"
+A_GATE = "Gate, such as CanaryGate(CanaryPolicy(), random.Random().uniform)"
 #: Seconds that `close` waits at most for the name of the server to be free again.
 NAME_FREE_S = 1.0
 
@@ -122,10 +125,10 @@ class TcpServer:
         check_arguments(
             (hasattr(node, "_runtime"), "node", "Node", node),
             (isinstance(bind, str), "bind", "str, 'host:port' or 'unix:PATH'", bind),
-            (codec is None or has_methods(codec, "compiled"), "codec", "ServerCodec", codec),
+            (codec is None or has_methods(codec, "compiled"), "codec", A_CODEC, codec),
             (limits is None or isinstance(limits, ServerLimits), "limits", "ServerLimits", limits),
             (tls is None or isinstance(tls, ServerTls), "tls", "ServerTls", tls),
-            (gate is None or has_methods(gate, "admit", "tick"), "gate", "Gate", gate),
+            (gate is None or has_methods(gate, "admit", "tick"), "gate", A_GATE, gate),
             (type(mode) is int and 0 <= mode <= 0o7777, "mode", "int, 0 to 0o7777", mode),
             (isinstance(reuse_port, bool), "reuse_port", "bool", reuse_port),
         )
