@@ -173,7 +173,7 @@ c sets {'done': True, 'value': 'blue'}
 a does not {'done': False, 'value': 'blue'}
 three clients count to 20 each: 60
 two stand still; a health check is answered: {'replicas': 3}
-some of 100 are refused, to come again: True
+some of 100 are refused, to come again later: True
 c is killed, and b deletes {'done': True, 'value': None}
 b is killed, and a gets {'why': 'no majority; nothing was done'}
 """,
