@@ -126,10 +126,28 @@ def test_addresses(text, address):
     assert str(address) == text
 
 
+@pytest.mark.parametrize("text", ["unix:/run/a", "unix:a", "unix:a:1"])
+def test_an_address_of_a_server_with_a_unix_socket_is_one_of_a_client(text):
+    (address,) = parse_addresses((text,))
+    assert address == ServerAddress("", 0, text.removeprefix("unix:"))
+
+
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "host", "host:", ":80", "host:0", "host:65536", "host:8o", "::1:80", "[]:80"),
+        *(
+            "unix:",
+            "unix:a\0",
+            "",
+            "host",
+            "host:",
+            ":80",
+            "host:0",
+            "host:65536",
+            "host:8o",
+            "::1:80",
+            "[]:80",
+        ),
         *("a b:80", "x@host:80", "host:٨٠", "/run/\0", "host:123456", "[::1:80"),
         # Names that no look-up takes.
         *("a..b:80", ".:80", "a" * 64 + ":80", "é" * 100 + ":80"),

@@ -31,8 +31,8 @@ class ServerAddress:
 def parse_addresses(addresses: tuple[str, ...]) -> tuple[ServerAddress, ...]:
     """The addresses of a client.
 
-    :param addresses: each `host:port`, an IPv6 host in brackets, or a path with a `/` in it, with
-        or without `unix:` in front, as `TcpServer.address` has it.
+    :param addresses: each `host:port`, an IPv6 host in brackets, or a path: one with a `/` in it,
+        or any with `unix:` in front, as `TcpServer.address` has it.
     :raises ValueError: if one is of no such form, or there is none.
     :raises TypeError: if one is no str.
     """
@@ -47,8 +47,9 @@ def parse_address(address: str) -> ServerAddress:
             f"an address is a str, 'host:port' or the path of a Unix socket, not "
             f"{argument_text(address)}; several are given one by one"
         )
-    if "/" in address and "\0" not in address:
-        return ServerAddress("", 0, address.removeprefix("unix:"))
+    path = address.removeprefix("unix:")
+    if "\0" not in path and path and ("/" in path or path != address):
+        return ServerAddress("", 0, path)
     host, colon, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     usable = port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535
@@ -58,7 +59,7 @@ def parse_address(address: str) -> ServerAddress:
     if not (colon and host.strip("[]") and usable and plain):
         raise ValueError(
             f"the address {argument_text(address)} is not usable: write 'host:port' with a port "
-            f"of 1 to 65535, an IPv6 host as '[::1]:port', or the path of a Unix socket with a '/'"
+            f"of 1 to 65535, an IPv6 host as '[::1]:port', or a Unix socket as 'unix:path'"
         )
     return ServerAddress(host[1:-1] if bracketed else host, int(port))
 

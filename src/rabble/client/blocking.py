@@ -40,8 +40,8 @@ class Client:
     all addresses fail it waits longer and longer before it dials again, and what is asked meanwhile
     fails at once. It has no thread of its own: whoever waits for an answer reads.
 
-    :param addresses: each `host:port`, an IPv6 host in brackets, or the path of a Unix socket, with
-        a `/` in it. They are tried in turn.
+    :param addresses: each `host:port`, an IPv6 host in brackets, or a Unix socket as `unix:PATH`,
+        or as the path alone if that has a `/` in it. They are tried in turn.
     :param tls: for TLS; with a certificate, if the server wants one.
     :param server_hostname: the name that the server's certificate has to have; by default the host
         of the address.
