@@ -325,6 +325,21 @@ def test_plain_lines_are_answered_in_order():
     assert of.in_flight == 0
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"GOODBYE drain the server ends\n", ["Goodbye", "drain", "the server ends"]),
+        (b"GOODBYE full\r\n", ["Goodbye", "full", ""]),
+    ],
+)
+def test_a_goodbye_of_plain_lines_answers_nobody(line: bytes, said: list[Any]):
+    assert heard(protocol(PlainLines), line + b"more\n") == [(None, said)]
+    of: ClientProtocol[str] = ClientProtocol(framing(PlainLines), 10)
+    of.request("a", "first")
+    assert heard(of, line + b"more\n") == [(None, said)]
+    assert of.end() == ["a"]
+
+
 def test_what_requests_end_by():
     nack = error_of(Refusal(1, 1500, "later"))
     assert (type(nack).__name__, nack.retry_after) == ("Nack", 1.5)

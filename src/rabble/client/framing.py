@@ -30,6 +30,7 @@ BUSY = re.compile(r"BUSY ([0-9]{1,15})")
 #: A string, ended or not, or a bracket. It never goes back, so it takes no longer than the line is.
 JSON_PARTS = re.compile(r'"(?:[^"\\]|\\.)*+"?+|[\[{]|[\]}]')
 ERROR = re.compile(r"ERROR (\S+)(?: (.*))?", re.DOTALL)
+GOODBYE = re.compile(r"GOODBYE (\S+)(?: (.*))?", re.DOTALL)
 
 
 class Framing(Protocol):
@@ -331,8 +332,8 @@ def json_text(said: dict[str, Any], key: str, default: str | None = None) -> str
 class PlainLines:
     """A request in each line, answered by lines in order. Messages are str without ends of lines.
 
-    A line that comes while nothing is in flight is a push. A message without an answer is a request
-    for the server, whose answer goes to nobody. Priorities are not sent.
+    A line that comes while nothing is in flight is a push, but for a goodbye. A message without an
+    answer is a request for the server, whose answer goes to nobody. Priorities are not sent.
 
     :param registry: not used.
     :param limits: the bounds; a line is a frame.
@@ -371,6 +372,8 @@ class PlainLines:
     def next_event(self) -> Event | None:
         """As of `Framing`."""
         while (line := self._lines.next_line()) is not None:
+            if goodbye := GOODBYE.fullmatch(line):
+                return Goodbye(goodbye[1], goodbye[2] or "")
             if not self._in_flight:
                 return Push(line)
             request_id = self._in_flight.popleft()
