@@ -11,7 +11,7 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from cas_store import CompareAndSet, CountReplicas, Get, Put, Replica
@@ -109,7 +109,7 @@ def count_by_cas(servers: list[str], times: int) -> None:
 
 
 @contextlib.contextmanager
-def standing_still(nodes: list[NodeProcess]) -> Iterator[None]:
+def standing_still(nodes: list[NodeProcess]) -> Generator[None, None, None]:
     """They are there, and do nothing."""
     for node in nodes:
         node.process.send_signal(signal.SIGSTOP)
