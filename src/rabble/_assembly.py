@@ -35,6 +35,7 @@ from rabble.limits import Limits
 from rabble.process import Process
 from rabble.registry import MessageRegistry
 from rabble.reports import Reporter
+from rabble.services.canary import CanaryPerch
 from rabble.services.mailbox import Mailboxes
 from rabble.services.owned import OwnedServices
 from rabble.services.service import ServiceNode
@@ -216,7 +217,7 @@ def join_mesh(
 
 
 def make_exports(runtime: LocalRuntime, node: ServiceNode) -> Exports:
-    """Make the pids that other nodes ask for a process, and supervisors for a service.
+    """Make the pids that other nodes ask for a process, supervisors for a service, and gates.
 
     :param node: the `Node`, for the use of what handles these.
     """
@@ -230,6 +231,11 @@ def make_exports(runtime: LocalRuntime, node: ServiceNode) -> Exports:
     if runtime.changes is not None:
         deliver = runtime.changes.callback(deliver, answers=False)
     runtime.executor.add_callback(services.pid, deliver)
+    perch = CanaryPerch(runtime)
+    deliver = perch.deliver
+    if runtime.changes is not None:
+        deliver = runtime.changes.callback(deliver, answers=False)
+    runtime.executor.add_callback(perch.pid, deliver)
     return exports
 
 

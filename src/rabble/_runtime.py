@@ -12,9 +12,9 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
 from rabble._core.envelope import Envelope
 from rabble._core.executor import Executor
@@ -52,7 +52,7 @@ from rabble.watchdog import Watchdog
 if TYPE_CHECKING:
     from rabble._core.client_desk import ClientDesk
 
-__all__ = ["LocalRuntime", "Sender", "ServiceThread", "Spawner"]
+__all__ = ["LocalRuntime", "Measured", "Sender", "ServiceThread", "Spawner"]
 
 
 class Spawner(Protocol):
@@ -117,6 +117,10 @@ class ServiceThread(Protocol):
         """End it after what it is doing now. Never blocks; idempotent."""
 
 
+#: Gauges and counters, by name, as in `Metrics`.
+Measured: TypeAlias = tuple[Mapping[str, float], Mapping[str, int]]
+
+
 class LocalRuntime:
     """The parts of one node, what is known of their state, and the checks before each use.
 
@@ -167,6 +171,8 @@ class LocalRuntime:
         #: The services that run, each with what waits, after its `stop`, until it has ended; that
         #: returns False if the service had not begun and will not.
         self.services: dict[ServiceThread, Callable[[], bool]] = {}
+        #: Of those that have figures of their own: what is to be added to gauges and counters.
+        self.measured: dict[ServiceThread, Callable[[], Measured]] = {}
         #: Of those that have sockets: what closes the copies of them that a forked child has.
         self.inherited: dict[ServiceThread, Callable[[], None]] = {}
         #: Threads that are inside of threading's start or join, which hold locks of that kind.
@@ -514,4 +520,8 @@ class LocalRuntime:
         }
         for reason, count in status.dead_letters.items():
             counters[f"dead_letters_{reason}"] = count
+        for measure in list(self.measured.values()):
+            more = measure()
+            gauges.update(more[0])
+            counters.update(more[1])
         return Metrics(gauges=MappingProxyType(gauges), counters=MappingProxyType(counters))

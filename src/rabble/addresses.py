@@ -14,6 +14,7 @@ from rabble.texts import argument_text, text_of
 
 __all__ = [
     "CALLS_NAME",
+    "CANARY_NAME",
     "RESERVED_GROUP",
     "SPAWNER_NAME",
     "Address",
@@ -29,6 +30,8 @@ __all__ = [
 #: The name in the reserved group of the pid that replies to calls go to. (To `SPAWNER_NAME` go
 #: requests to spawn.)
 CALLS_NAME = "calls"
+#: ... and of the one that answers canaries of gates.
+CANARY_NAME = "canary"
 
 #: Of the fingerprint of a key, which is a SHA-256.
 FINGERPRINT_BYTES = 32

@@ -10,7 +10,7 @@ import pytest
 from rabble import EncodeError, Envelope, Limits, MessageRegistry, NodeId, Pid
 from rabble._core.directory_messages import DIRECTORY_NAME
 from rabble._core.executor import Executor
-from rabble.addresses import CALLS_NAME, SPAWNER_NAME
+from rabble.addresses import CALLS_NAME, CANARY_NAME, SPAWNER_NAME
 from rabble.cluster.runtime import OPEN_NAMES, NodeRuntime
 from tests.support import BARE, bare_executor
 
@@ -54,5 +54,5 @@ def test_what_one_connection_has_said_is_not_known_to_another(runtime: NodeRunti
 
 
 def test_of_the_nodes_own_pids_a_peer_may_send_to_those_that_answer() -> None:
-    assert frozenset({CALLS_NAME, DIRECTORY_NAME, SPAWNER_NAME}) == OPEN_NAMES
+    assert frozenset({CALLS_NAME, CANARY_NAME, DIRECTORY_NAME, SPAWNER_NAME}) == OPEN_NAMES
     assert "executor" not in OPEN_NAMES

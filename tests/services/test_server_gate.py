@@ -9,6 +9,7 @@ import pytest
 
 import rabble
 from rabble import Node
+from rabble.services.gate import NEVER
 from rabble.services.server_limits import ServerLimits
 from tests.clients import Client, adding
 from tests.support import PATIENCE_S, until
@@ -29,34 +30,46 @@ class Noting:
         self.noted: list[tuple[Any, ...]] = []
         self.changes: list[Any] = []
         self.due = 0
+        self.in_flight = 0
+        self.nodes: tuple[str, ...] = ()
 
-    def admit(self, now_ns: int, priority: int) -> int:
-        self.noted.append(("admit", priority))
-        return self.retry_ms if priority < 0 else 0
+    def admit(self, now_ns: int, priority: int = 0) -> int:
+        return 0 if self.has_room(now_ns, priority) else self.refuse(now_ns, priority)
+
+    def has_room(self, now_ns: int, priority: int = 0) -> bool:
+        self.noted.append(("has_room", priority))
+        return priority >= 0
+
+    def refuse(self, now_ns: int, priority: int = 0) -> int:
+        self.noted.append(("refuse", priority))
+        return self.retry_ms
 
     def began(self, now_ns: int) -> None:
         self.noted.append(("began", now_ns))
 
-    def ended(self, now_ns: int, begun_ns: int, ok: bool) -> None:
+    def ended(self, now_ns: int, begun_ns: int, ok: bool = True) -> None:
         assert begun_ns <= now_ns and ("began", begun_ns) in self.noted
         self.noted.append(("ended", ok))
 
-    def canary_due(self, now_ns: int) -> bool:
+    def canary_due(self, now_ns: int, node: str = "") -> bool:
         self.due -= 1
         return self.due >= 0
 
-    def canary_sent(self, now_ns: int, number: int) -> None:
+    def canary_sent(self, now_ns: int, number: int, node: str = "") -> None:
         self.noted.append(("sent", number))
 
     def canary_back(self, now_ns: int, number: int) -> None:
         self.noted.append(("back", number))
 
+    def canary_lost(self, now_ns: int, node: str = "") -> None:
+        self.noted.append(("lost", node))
+
     def pressure(self, now_ns: int, name: str, fraction: float) -> None:
         assert 0.0 <= fraction <= 1.0
         self.noted.append(("pressure", name))
 
-    def next_tick(self, now_ns: int) -> int | None:
-        return None if self.tick_ns is None else now_ns + self.tick_ns
+    def next_tick(self, now_ns: int) -> int:
+        return NEVER if self.tick_ns is None else now_ns + self.tick_ns
 
     def tick(self, now_ns: int) -> Any:
         return self.changes.pop() if self.changes else None
@@ -82,7 +95,8 @@ def test_each_request_is_admitted_began_and_ended(node: Node) -> None:
             client.send([0, 4, "boom"])
             assert client.receive()[:3] == [1, 4, "crashed"]
             assert server.status().refused == 1
-        assert gate.of("admit") == [("admit", 0), ("admit", -1), ("admit", 1), ("admit", 0)]
+        assert gate.of("has_room") == [("has_room", each) for each in (0, -1, 1, 0)]
+        assert gate.of("refuse") == [("refuse", -1)]
         assert gate.of("ended") == [("ended", True), ("ended", True), ("ended", False)]
         assert len(gate.of("began")) == 3
 
@@ -122,7 +136,7 @@ def test_changes_of_its_state_go_to_subscribers(node: Node) -> None:
             server.subscribe_gate(rabble.Pid("x", rabble.NodeId("other", "h:1")))
 
 
-@pytest.mark.parametrize("method", ["admit", "began", "ended", "tick", "next_tick"])
+@pytest.mark.parametrize("method", ["has_room", "began", "ended", "tick", "next_tick"])
 def test_a_gate_that_raises_is_reported_and_stands_open(
     node: Node, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -140,7 +154,7 @@ def test_a_gate_that_raises_is_reported_and_stands_open(
         assert client.receive() == [0, 3, 15]
 
 
-@pytest.mark.parametrize("method", ["admit", "next_tick"])
+@pytest.mark.parametrize("method", ["refuse", "next_tick"])
 @pytest.mark.parametrize("value", ["soon", -1, 2**63, 2**70, float("inf"), 1.5, True])
 def test_a_gate_that_returns_no_number_is_one_that_failed(
     node: Node, method: str, value: Any, caplog: pytest.LogCaptureFixture
@@ -148,6 +162,9 @@ def test_a_gate_that_returns_no_number_is_one_that_failed(
     gate = Noting(tick_ns=1_000_000)
     setattr(gate, method, lambda *arguments: value)
     with adding(node, gate=gate) as server, Client(server.address) as client:
-        assert client.ask(1, 5) == [0, 1, 5]
+        # What is refused by an answer that is none is begun, as all that comes then.
+        client.send([0, 1, 5, -1])
+        assert client.receive()[:2] in ([0, 1], [2, 1])
         until(lambda: f"{method}() of a gate returned" in caplog.text)
-        assert client.ask(2, 5) == [0, 2, 10]
+        client.send([0, 2, 5, -1])
+        assert client.receive()[:2] == [0, 2]

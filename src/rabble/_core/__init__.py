@@ -13,8 +13,8 @@ Its modules, in order: each refers to those before it only, which a test holds b
     running:  interrupts hooks dead_letters admission idle executor
     handling: asks producers exits distribution directory_requests system_messages
     asking:   calls
-    clients:  client_codec client_requests client_server client_replies
-    desk:     client_batch client_desk client_receiver
+    clients:  client_codec client_requests client_server client_gate client_replies
+    desk:     client_waiting client_batch client_desk client_receiver
     tests:    debug
 """
 

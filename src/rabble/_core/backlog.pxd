@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t
 
-from rabble._core.dispatch cimport DispatchTable, Entry
+from rabble._core.dispatch cimport DispatchTable, Entry, MailboxLimit
 from rabble._core.envelope cimport Envelope
 from rabble._core.ids cimport NodeId, Pid
 from rabble._core.inbox cimport Inbox
@@ -18,6 +18,7 @@ cdef class Backlog:
     cdef DispatchTable table               # where the receivers are found
     cdef size_t popped                     # envelopes ever taken out of the run queue
     cdef int64_t limited                   # how many entries have a mailbox limit
+    cdef list raised                       # MailboxLimits that have got high; None: nobody looks
     cdef bint is_strict                    # each message is to go through the codec
     cdef bint looks_at_each                # either: each envelope is looked at before it is queued
     cdef dict ended_pids                   # Pid of an ended life -> where the run queue ended then
@@ -40,6 +41,9 @@ cdef class Backlog:
     # `put` queues an envelope, or returns False if its receiver's mailbox is full.
     cdef bint put(self, Envelope envelope) except -1
     cdef bint leaves_mailbox(self, Entry entry) noexcept
+    # Note from now on which mailboxes get full.
+    cdef int watch(self) except -1
+    cdef int note_raised(self, MailboxLimit limit) except -1
     cdef int recount(self) except -1
 
     # Take out what is queued for another node, and return it once all of it is out. `places` is

@@ -23,6 +23,7 @@ __all__ = ["Backlog"]
 
 cdef enum:
     SPANS_MIN = 16
+    RAISED_MAX = 1_024        # mailboxes that are noted to be getting full
 
 
 # Nothing is taken away from it by the collector: what it refers to is cut by itself.
@@ -145,6 +146,8 @@ cdef class Backlog:
                 if limit.queued >= limit.most:
                     return False
                 self.run_queue.reserve(1)
+                if limit.queued + 1 >= limit.high and not limit.is_raised:
+                    self.note_raised(limit)
                 limit.queued += 1
                 # What is counted here is counted out, too, though it stood in the queue for a
                 # moment when its process was spawned.
@@ -153,6 +156,17 @@ cdef class Backlog:
                     limit.counted_from = place
         self.run_queue.append(envelope)
         return True
+
+    cdef int watch(self) except -1:
+        if self.raised is None:
+            self.raised = []
+        return 0
+
+    cdef int note_raised(self, MailboxLimit limit) except -1:
+        if self.raised is not None and len(self.raised) < RAISED_MAX:
+            self.raised.append(limit)
+            limit.is_raised = True
+        return 0
 
     cdef int recount(self) except -1:
         """Count anew what waits for each process with a limit: the queue was changed.

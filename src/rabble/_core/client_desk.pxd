@@ -27,7 +27,10 @@ cdef class ClientDesk(Desk):
     cdef int handle(
         self, ClientConnection conn, const unsigned char* data, Py_ssize_t size
     ) except -1
-    cdef CorrelationId begin_request(self, ClientConnection conn, object key, int priority)
+    cdef CorrelationId begin_request(
+        self, ClientConnection conn, object key, object msg, int priority
+    )
+    cdef int decide(self, ClientServer server) except -1
     cdef int call(
         self, ClientConnection conn, str method, Py_ssize_t count, PyObject* first,
         PyObject* second, PyObject* third,

@@ -24,6 +24,7 @@ from rabble._core.byte_queue cimport drop
 from rabble._core.capacities cimport BYTE_QUEUE_BYTES_KEPT
 from rabble._core.client_batch cimport BATCH_VISITS_MAX, Visit, take_batch
 from rabble._core.client_codec cimport OUT_FAILURE, OUT_NACK, ClientCodec
+from rabble._core.client_gate cimport call_gate, refresh_gate, tick_gate
 from rabble._core.client_messages cimport (
     Answer,
     ClientAsk,
@@ -33,17 +34,13 @@ from rabble._core.client_messages cimport (
 )
 from rabble._core.client_replies cimport (
     answer,
-    call_gate,
     end_request,
     fail,
     flush_one,
-    number_of_gate,
     part,
     place_of,
     push,
-    refresh_gate,
     relent,
-    tick_gate,
     touch,
     write,
 )
@@ -55,6 +52,13 @@ from rabble._core.client_socket cimport (
     END_DRAIN,
     deafen_client,
     whole_frame,
+)
+from rabble._core.client_waiting cimport (
+    drop_waiting,
+    let_in,
+    note_request,
+    refuse_waiting,
+    take_admitted,
 )
 from rabble._core.contexts cimport clear_context
 from rabble._core.dispatch cimport Entry
@@ -214,6 +218,8 @@ cdef class ClientDesk(Desk):
         cdef ClientConnection conn
         cdef list dirty
         for server in self.servers:
+            if server.waiting:
+                self.decide(server)
             dirty = server.dirty
             if dirty:
                 server.dirty = []
@@ -221,6 +227,9 @@ cdef class ClientDesk(Desk):
                     flush_one(conn)
             if server.gate_stale:
                 refresh_gate(server)
+            if server.waiting and server.gate is None:
+                # It has failed, and nothing waits any longer: the next turn begins all of it.
+                server.wake()
         return 0
 
     # Frames and envelopes to handlers.
@@ -281,7 +290,7 @@ cdef class ClientDesk(Desk):
         if key is not None:
             if codec.is_ordered:
                 conn.next_id = key = 0 if conn.next_id is None else conn.next_id + 1
-            request = self.begin_request(conn, key, priority)
+            request = self.begin_request(conn, key, msg, priority)
             if request is None:
                 return 0
         elif server.draining:
@@ -290,12 +299,13 @@ cdef class ClientDesk(Desk):
             conn, "handle_message", 2, <PyObject*>msg, <PyObject*>request, NULL
         )
 
-    cdef CorrelationId begin_request(self, ClientConnection conn, object key, int priority):
-        """Note a request; `None` if it was refused instead."""
+    cdef CorrelationId begin_request(
+        self, ClientConnection conn, object key, object msg, int priority
+    ):
+        """Note a request; `None` if it was refused instead, or waits for the gate."""
         cdef ClientServer server = conn.server
         cdef int64_t now = self.executor.now_ns()
         cdef int64_t retry_ms = 0
-        cdef int32_t place = -1
         cdef str text = "the server ends"
         if conn.ids is not None and key in conn.ids:
             server.failed += 1
@@ -309,24 +319,31 @@ cdef class ClientDesk(Desk):
             text = "too many requests wait already"
             retry_ms = server.retry_ms
         elif server.gate is not None:
-            text = "the server has too much to do"
-            retry_ms = number_of_gate(server, "admit", now, priority, 0)
+            server.gate_stale = True
+            if not let_in(server, conn, key, msg, priority, now):
+                return None
         if retry_ms:
             server.refused += 1
             write(conn, OUT_NACK, key, None, "", text, retry_ms)
             return None
-        if conn.ids is None:
-            conn.ids = {}
-        place = server.requests.begin(
-            conn, key, &conn.first, now, now + server.request_ns_max
-        )
-        number = server.requests.slots[place].number
-        conn.ids[key] = number
-        conn.in_flight += 1
-        if server.gate is not None:
-            call_gate(server, "began", now)
-            server.gate_stale = True
-        return CorrelationId(server.pid, conn.number, number)
+        return note_request(conn, key, now)
+
+    cdef int decide(self, ClientServer server) except -1:
+        """Begin what has waited for the gate and is let in now."""
+        cdef ClientConnection conn
+        cdef CorrelationId request
+        cdef int64_t now = self.executor.now_ns()
+        for conn, key, msg in take_admitted(server, now):
+            if conn.is_over:
+                call_gate(server, "ended", now, now, False)
+            else:
+                request = note_request(conn, key, now)
+                self.call(
+                    conn, "handle_message", 2, <PyObject*>msg, <PyObject*>request, NULL
+                )
+                if self.executor.has_forked():
+                    break
+        return 0
 
     cdef int call(
         self, ClientConnection conn, str method, Py_ssize_t count, PyObject* first,
@@ -470,6 +487,8 @@ cdef class ClientDesk(Desk):
         if conn.is_over:
             return 0
         conn.is_over = True
+        if conn.server.waiting:
+            drop_waiting(conn.server, conn)
         while conn.first >= 0:
             end_request(conn, conn.first, False)
         if conn.handler is not None and tells:
@@ -511,6 +530,7 @@ cdef class ClientDesk(Desk):
         cdef Sockets* s = &self.poller.sockets
         cdef ClientConnection conn
         server.draining = True
+        refuse_waiting(server)
         with nogil:
             pthread_mutex_lock(&s.lock)
             server.rules.deaf = True
@@ -552,6 +572,7 @@ cdef class ClientDesk(Desk):
         cdef ClientConnection conn
         for server in self.servers:
             server.draining = True
+            refuse_waiting(server)
             for conn in list(server.connections.values()):
                 while conn.first >= 0 and not conn.is_over:
                     fail(conn, conn.first, "disconnected", "the node has ended")

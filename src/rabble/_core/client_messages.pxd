@@ -34,3 +34,4 @@ cdef class Outgoing:
 
 cdef class Canary:
     cdef readonly object number
+    cdef readonly object node        # "": this one

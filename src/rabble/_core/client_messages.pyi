@@ -66,3 +66,4 @@ class Outgoing:
 @dataclasses.dataclass(frozen=True)
 class Canary:
     number: int
+    node: str = ""

@@ -157,9 +157,8 @@ cdef class Canary:
     """What a gate sends through the run queue to see how long that takes.
 
     :ivar number: which one.
+    :ivar node: the name of the node through which it goes; empty: this one.
     """
 
     number: object
-
-    def __hash__(self):
-        return hash_of(self.number)
+    node: object = ""

@@ -7,7 +7,8 @@ from libc.stdint cimport int32_t
 from rabble._core.ask cimport Reply
 from rabble._core.client_desk cimport ClientDesk
 from rabble._core.client_messages cimport Canary
-from rabble._core.client_replies cimport answer, call_gate, fail, place_of
+from rabble._core.client_gate cimport canary_back
+from rabble._core.client_replies cimport answer, fail, place_of
 from rabble._core.client_server cimport ClientConnection, ClientServer
 from rabble._core.envelope cimport Envelope
 from rabble._core.executor cimport Executor
@@ -45,6 +46,9 @@ cdef class ClientReceiver:
         if is_own and (type(msg) is Reply or type(msg) is Failed):
             tag = (<Reply>msg).tag if type(msg) is Reply else msg.tag
             conn = None
+            if type(tag) is Canary:
+                canary_back(server, <Canary>tag, "" if type(msg) is Reply else code_of(msg.reason))
+                return
             if type(tag) is CorrelationId:
                 conn = connection_of(server, <CorrelationId>tag)
             if conn is None:
@@ -60,9 +64,7 @@ cdef class ClientReceiver:
                 fail(conn, place, code_of(msg.reason), str(msg.reason))
             return
         if type(msg) is Canary and envelope.sender is server.pid:
-            if server.gate is not None:
-                call_gate(server, "canary_back", executor.now_ns(), (<Canary>msg).number)
-                server.gate_stale = True
+            canary_back(server, <Canary>msg, "")
             return
         if cid is None or cid.connection is None or not same_pid(cid.pid, server.pid):
             executor.letters.drop(envelope, DeadLetterReason.NO_PROCESS)

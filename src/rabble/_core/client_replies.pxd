@@ -27,15 +27,3 @@ cdef int flush_one(ClientConnection conn) except -1
 # begun until it says how long answers are may have twice as many requests. Their handlers may be
 # waiting for more of them.
 cdef int relent(ClientServer server) except -1
-
-# What a method of the gate returns; if it raises there is no gate any more: None.
-cdef object call_gate(
-    ClientServer server, str method, object now, object second=*, object third=*
-)
-# The same, of what returns a number, or None: `other`; also if it fails, or that is no number.
-cdef int64_t number_of_gate(
-    ClientServer server, str method, object now, object second, int64_t other
-) except? -1
-# When the gate has something to do, asked again after what it was told; what it has to do then.
-cdef int refresh_gate(ClientServer server) except -1
-cdef int tick_gate(ClientServer server, int64_t now) except -1

@@ -5,8 +5,7 @@ turn, so whatever a user's code does while a value is encoded finds nothing half
 """
 
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF
-from libc.stdint cimport INT64_MAX, int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t
 
 from rabble._core.byte_queue cimport ByteQueue, append, drop, length
 from rabble._core.capacities cimport FLUSH_BYTES
@@ -18,7 +17,7 @@ from rabble._core.client_codec cimport (
     ClientCodec,
     OutgoingKind,
 )
-from rabble._core.client_messages cimport Canary
+from rabble._core.client_gate cimport call_gate
 from rabble._core.client_requests cimport Slot
 from rabble._core.client_server cimport ClientConnection, ClientServer
 from rabble._core.client_socket cimport (
@@ -33,7 +32,6 @@ from rabble._core.client_socket cimport (
     part_by_rule,
     part_client,
 )
-from rabble._core.connection cimport Connection
 from rabble._core.envelope cimport new_envelope
 from rabble._core.executor cimport Executor
 from rabble._core.failure cimport what_failed
@@ -48,12 +46,6 @@ from rabble._core.texts cimport bounded_repr, failure_text
 from rabble._core.transport cimport Sockets
 
 __all__ = []
-
-cdef extern from "Python.h":
-    # Declared without `except`: what it raises stays pending until it is taken.
-    PyObject* PyObject_VectorcallMethod(
-        PyObject* name, PyObject* const* args, size_t nargsf, PyObject* kwnames
-    )
 
 # Called so that what it raises stays pending: it returns -1 then.
 ctypedef int (*quiet_put)(
@@ -291,101 +283,3 @@ cdef bint settle(
     elif in_flight == 0 and c.peer_ended and length(&c.unsent) == 0:
         part_client(k, c, END_CLIENT, NULL, 0)
     return False
-
-
-# The gate.
-
-cdef object call_gate(
-    ClientServer server, str method, object now, object second=None, object third=None
-):
-    cdef PyObject* args[4]
-    cdef PyObject* result
-    gate = server.gate
-    if gate is None:
-        return None
-    args[0] = <PyObject*>gate
-    args[1] = <PyObject*>now
-    args[2] = <PyObject*>second
-    args[3] = <PyObject*>third
-    result = PyObject_VectorcallMethod(
-        <PyObject*>method, args, 2 + (second is not None) + (third is not None), NULL
-    )
-    if result is NULL:
-        error = what_failed()
-        server.executor.interrupts.note(error)
-        gate_failed(server, error)
-        return None
-    value = <object>result
-    Py_DECREF(value)
-    return value
-
-
-cdef int gate_failed(ClientServer server, object error) except -1:
-    """It is asked nothing more: all requests are begun from now on."""
-    server.gate = None
-    server.executor.crashes += 1
-    return server.executor.hooks.call("crashed", server.pid, error)
-
-
-cdef int64_t number_of_gate(
-    ClientServer server, str method, object now, object second, int64_t other
-) except? -1:
-    """What a method returns that is to be a number; `other` if it is None, or the gate has failed.
-
-    """
-    value = call_gate(server, method, now, second)
-    if value is None:
-        return other
-    if type(value) is not int or not 0 <= value <= INT64_MAX:
-        gate_failed(
-            server,
-            TypeError(
-                f"{method}() of a gate returned {bounded_repr(value, 80)}: an int is wanted, "
-                f"0 to {INT64_MAX}"
-            ),
-        )
-        return other
-    return value
-
-
-cdef double fullest_peer(Executor executor) except -1:
-    """How full the fullest of the queues to other nodes is, of its bound."""
-    cdef Connection connection
-    cdef size_t fullest = 0
-    cdef size_t most = executor.poller.sockets.queue_bytes_max
-    if executor.routes is None:
-        return 0.0
-    for connection in executor.routes.connections:
-        fullest = max(fullest, connection.counted())
-    return min(fullest, most) / <double>most
-
-
-cdef int refresh_gate(ClientServer server) except -1:
-    cdef int64_t now = server.executor.now_ns()
-    server.gate_stale = False
-    server.gate_next_ns = number_of_gate(server, "next_tick", now, None, INT64_MAX)
-    return 0
-
-
-cdef int tick_gate(ClientServer server, int64_t now) except -1:
-    cdef Executor executor = server.executor
-    call_gate(
-        server, "pressure", now, "requests", server.requests.count / <double>server.requests.most
-    )
-    call_gate(
-        server, "pressure", now, "inbox",
-        executor.inbox.queue.count() / <double>executor.inbox.limit,
-    )
-    call_gate(server, "pressure", now, "peers", fullest_peer(executor))
-    changed = call_gate(server, "tick", now)
-    if changed is not None:
-        for pid in server.changed(changed):
-            executor.run_queue.append(new_envelope(<Pid?>pid, changed, server.pid, None))
-    # Nothing else is true here: to ask it might raise.
-    if call_gate(server, "canary_due", now) is True:
-        server.canaries += 1
-        call_gate(server, "canary_sent", now, server.canaries)
-        executor.run_queue.append(
-            new_envelope(server.pid, Canary(server.canaries), server.pid, None)
-        )
-    return refresh_gate(server)

@@ -41,6 +41,12 @@ cdef class ClientServer:
     cdef object gate                   # None: all are admitted
     cdef int64_t gate_next_ns          # when the gate has something to do ...
     cdef bint gate_stale               # ... which is to be asked again
+    cdef object front                  # the queue in front of the gate; None without one ...
+    cdef Py_ssize_t waiting            # ... and how many requests are in it
+    cdef tuple nodes                   # (name, pid) of those through which canaries go, too
+    cdef object pressures              # called for how full queues of the layers above are, by name
+    cdef dict pressed                  # name -> fraction: what the gate was last told of queues ...
+    cdef int64_t look_ns               # ... which are looked at again from then on
     cdef object changed                # called with what the gate says of its state
     cdef object closed                 # called with the host of each connection that closed
     cdef object notify                 # wakes the thread that accepts

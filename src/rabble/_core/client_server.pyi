@@ -31,6 +31,9 @@ class ClientServer:
         make_handler: Callable[[], Any],
         codec: ClientCodec,
         gate: Any,
+        front: Any,
+        nodes: tuple[tuple[str, Pid], ...],
+        pressures: Callable[[], dict[str, float]],
         changed: Callable[[Any], Iterable[Pid]],
         closed: Callable[[str], object],
         notify: Callable[[], object],
@@ -53,6 +56,10 @@ class ClientServer:
     def sockets(self) -> int: ...
     @property
     def in_flight(self) -> int: ...
+    @property
+    def has_gate(self) -> bool: ...
+    @property
+    def waiting_for_gate(self) -> int: ...
     @property
     def draining(self) -> bool: ...
     @property

@@ -107,6 +107,10 @@ cdef class ClientServer:
     :param make_handler: a function that makes the `ConnectionHandler` of each connection.
     :param codec: of the clients' frames.
     :param gate: a `Gate`, or `None`: all requests are admitted.
+    :param front: an `AdmissionQueue` in front of it, if there is one.
+    :param nodes: of each other node through which the gate wants canaries, its name for the gate
+        and the pid that answers them.
+    :param pressures: returns how full queues behind the gate are, by their names.
     :param changed: called with what the gate says of changes of its state; returns the pids that
         are to be told.
     :param closed: called with the host of each connection that was closed.
@@ -119,7 +123,8 @@ cdef class ClientServer:
 
     def __cinit__(
         self, Executor executor not None, Poller poller not None, Pid pid not None, *,
-        make_handler, ClientCodec codec not None, gate, changed, closed, notify,
+        make_handler, ClientCodec codec not None, gate, front, tuple nodes, pressures, changed,
+        closed, notify,
         size_t frame_bytes_max, size_t unsent_bytes_max, int64_t idle_ns_max,
         int64_t partial_ns_max, int64_t stuck_ns_max, int64_t linger_ns_max,
         int requests_per_connection_max, int requests_max, int64_t request_ns_max,
@@ -132,6 +137,10 @@ cdef class ClientServer:
         self.make_handler = make_handler
         self.codec = codec
         self.gate = gate
+        self.front = front
+        self.nodes = nodes
+        self.pressures = pressures
+        self.pressed = {}
         self.changed = changed
         self.closed = closed
         self.notify = notify
@@ -148,6 +157,8 @@ cdef class ClientServer:
         self.connections = {}
         self.dirty = []
         self.held = []
+        if gate is not None:
+            executor.backlog.watch()
         self.in_flight_max = 1 if codec.is_ordered else requests_per_connection_max
         self.request_ns_max = request_ns_max
         self.retry_ms = retry_ms
@@ -249,6 +260,9 @@ cdef class ClientServer:
         cdef Poller poller = self.poller
         connections = self.connections
         self.connections = {}
+        if self.front is not None:
+            self.front.drop_all()
+            self.waiting = 0
         for conn in connections.values():
             # Which refers to the connection.
             conn.handler = None
@@ -273,3 +287,13 @@ cdef class ClientServer:
     def in_flight(self):
         """How many requests wait for their ends."""
         return self.requests.count
+
+    @property
+    def has_gate(self):
+        """Whether it has a gate, which has not failed."""
+        return self.gate is not None
+
+    @property
+    def waiting_for_gate(self):
+        """How many requests wait for the gate, and are not begun."""
+        return self.waiting

@@ -21,6 +21,9 @@ cdef class MailboxLimit:
     cdef unsigned int queued       # waiting in the run queue, of those counted
     cdef size_t counted_from       # where in the run queue counting began: at the spawn
     cdef unsigned int early        # of those that stood there before it, how many were met
+    cdef unsigned int high         # so many are worth telling who asks how full mailboxes are
+    cdef bint is_raised            # that was noted
+    cdef Pid pid                   # whose it is; None when that life has ended
 
 cdef class Scene:
     # What a process may ask of where it runs. No way leads from here to the executor.

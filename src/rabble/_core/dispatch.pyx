@@ -30,7 +30,7 @@ cdef uint64_t next_epoch() noexcept:
 @cython.final
 @cython.no_gc
 cdef class MailboxLimit:
-    """How many envelopes may wait for a process. It refers to nothing, so it is in no cycle."""
+    """How many envelopes may wait for a process. It refers to a pid alone, so it is in no cycle."""
 
 
 @cython.final

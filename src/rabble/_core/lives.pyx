@@ -8,6 +8,7 @@ executor's ends one.
 cimport cython
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
+from libc.limits cimport UINT_MAX
 
 from rabble._core.dispatch cimport (
     DEAD_LETTERS,
@@ -31,6 +32,10 @@ from types import FunctionType
 from rabble._core.messages import Down
 
 __all__ = []
+
+cdef enum:
+    HIGH_PART = 4              # of what a mailbox holds: from there on its filling is of interest,
+    HIGH_LEAST = 10            # ... unless it holds fewer than so many
 
 cdef extern from *:
     """
@@ -146,6 +151,8 @@ cdef class Lives:
         if mailbox_max is not None:
             limit = MailboxLimit.__new__(MailboxLimit)
             limit.most = mailbox_max
+            limit.high = limit.most // HIGH_PART if limit.most >= HIGH_LEAST else UINT_MAX
+            limit.pid = pid
         entry = Entry.__new__(Entry)
         entry.pid = pid
         entry.target = process
@@ -296,6 +303,7 @@ cdef class Lives:
         if entry.kind == PROCESS:
             self.processes -= 1
         if entry.limit is not None:
+            entry.limit.pid = None
             self.backlog.remove_limit()
         if entry.subscribed:
             self.subscribe(entry, DEAD_LETTERS, False)

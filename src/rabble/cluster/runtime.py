@@ -13,7 +13,7 @@ from rabble._core.fragments import UnfinishedMessages
 from rabble._core.frame import PROTOCOL_VERSIONS
 from rabble._core.ids import NodeId
 from rabble._core.session import Session
-from rabble.addresses import CALLS_NAME, SPAWNER_NAME
+from rabble.addresses import CALLS_NAME, CANARY_NAME, SPAWNER_NAME
 from rabble.limits import Limits
 from rabble.registry import MessageRegistry
 from rabble.reports import Reporter
@@ -21,7 +21,7 @@ from rabble.reports import Reporter
 __all__ = ["ClusterRuntime", "NodeRuntime", "OPEN_NAMES"]
 
 #: Of the node's own services, those that peers may send to.
-OPEN_NAMES = frozenset({CALLS_NAME, DIRECTORY_NAME, SPAWNER_NAME})
+OPEN_NAMES = frozenset({CALLS_NAME, CANARY_NAME, DIRECTORY_NAME, SPAWNER_NAME})
 
 
 class ClusterRuntime(Protocol):

@@ -12,7 +12,7 @@ from rabble.services.codecs import (
     Protobuf,
     ServerCodec,
 )
-from rabble.services.server_gate import Gate
+from rabble.services.gate.gate import Gate
 from rabble.services.server_handler import (
     Answer,
     CloseConnection,

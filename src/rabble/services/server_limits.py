@@ -31,6 +31,13 @@ class ServerLimits:
     requests_per_connection_max: int = bounded(128, 1, REQUESTS_MAX)
     #: Requests of all connections that wait. Beyond it they are refused, by a Nack.
     requests_max: int = bounded(65_536, 1, REQUESTS_MAX)
+    #: Requests of all connections that may wait for the gate, if there is one. Beyond it the newest
+    #: of the connection that has most of them is refused.
+    gate_requests_max: int = bounded(1_024, 1, REQUESTS_MAX)
+    #: The same of one connection. Beyond it the one that comes is refused.
+    gate_requests_per_connection_max: int = bounded(64, 1, REQUESTS_MAX)
+    #: Milliseconds that a request waits for the gate before it is refused.
+    gate_wait_ms_max: int = bounded(20, 1, MS_MAX)
     #: Milliseconds that a request may take; then it fails with `timeout`.
     request_ms_max: int = bounded(30_000, 1, MS_MAX)
     #: Milliseconds after which a client may try again what was refused for want of room.

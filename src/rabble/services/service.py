@@ -317,6 +317,11 @@ class Service:
         """Whether it sleeps, or has not begun, nothing waits for it, and it is not about to end."""
         return (self._sleeps or not self._begun) and not self._stopping and not len(self._inbox)
 
+    @property
+    def fullness(self) -> float:
+        """How much waits for it, of what may: 0 to 1. For any thread."""
+        return min(len(self._inbox) / self._inbox.limit, 1.0)
+
     def stop(self) -> None:
         """End the service after what it is doing now. Never blocks; idempotent."""
         self._runtime.check_owner()

@@ -15,19 +15,23 @@ from rabble._core.client_desk import ClientDesk
 from rabble._core.client_receiver import ClientReceiver
 from rabble._core.client_server import ClientServer
 from rabble._core.envelope import Envelope
-from rabble._core.ids import Pid
+from rabble._core.ids import NodeId, Pid
 from rabble._core.inbox import Inbox
 from rabble._core.texts import given
-from rabble._runtime import LocalRuntime
+from rabble._runtime import LocalRuntime, Measured
 from rabble.errors import RabbleError
 from rabble.messages import DownReason, GetMetrics
+from rabble.services.canary import canary_pid
 from rabble.services.codecs import MsgpackCodec, ServerCodec
+from rabble.services.gate.admission_queue import AdmissionQueue
+from rabble.services.gate.gate import Gate
+from rabble.services.gate.messages import GateStatus
 from rabble.services.server_acceptor import Acceptor
-from rabble.services.server_gate import Gate
 from rabble.services.server_handler import ConnectionHandler
 from rabble.services.server_limits import ServerLimits
 from rabble.services.server_sockets import ListeningSockets
 from rabble.services.server_tls import ServerTls
+from rabble.services.service import Service
 from rabble.steps import take_steps
 from rabble.timeouts import checked_timeout
 
@@ -39,6 +43,8 @@ DECODED_BYTES_MIN = 1 << 20
 # Framings of clients have the same names as codecs, and come from another module.
 A_CODEC = "ServerCodec of rabble.services.server, such as MsgpackCodec() or JsonLines"
 A_GATE = "Gate, such as CanaryGate(CanaryPolicy(), random.Random().uniform)"
+#: How full the inbox of a service is before a gate is told.
+TOLD_FROM = 0.25
 #: Seconds that `close` waits at most for the name of the server to be free again.
 NAME_FREE_S = 1.0
 
@@ -59,6 +65,8 @@ class ServerStatus:
     connections: int
     #: Requests that wait for their ends.
     in_flight: int
+    #: Requests that wait for the gate, and are not begun.
+    waiting: int
     #: Messages that came, requests included.
     messages: int
     #: Requests that ended with an answer.
@@ -75,6 +83,22 @@ class ServerStatus:
     turned_away: int
     #: Whether it ends.
     draining: bool
+
+    def gauges(self, prefix: str) -> dict[str, float]:
+        """What goes up and down, by name, as in `Metrics.gauges`.
+
+        :param prefix: what each name begins with.
+        """
+        names = ("connections", "in_flight", "waiting", "draining")
+        return {prefix + name: float(getattr(self, name)) for name in names}
+
+    def counters(self, prefix: str) -> dict[str, int]:
+        """What only grows, by name, as in `Metrics.counters`.
+
+        :param prefix: what each name begins with.
+        """
+        names = ("messages", "answered", "failed", "refused", "late", "accepted", "turned_away")
+        return {prefix + name: getattr(self, name) for name in names}
 
 
 class TcpServer:
@@ -93,7 +117,9 @@ class TcpServer:
     :param codec: of the frames; `MsgpackCodec()` unless it is given.
     :param limits: its bounds; the defaults of `ServerLimits` if left out.
     :param tls: certificates; `None` speaks without TLS.
-    :param gate: which requests are begun; all, unless one is given.
+    :param gate: which requests are begun; all, unless one is given. Its methods are called in the
+        executor's thread. One that raises is reported as a crash, and from then on all requests
+        are begun.
     :param mode: of a Unix socket: who may connect.
     :param reuse_port: let other processes listen there too.
     :raises NameTaken: if the name is in use.
@@ -101,7 +127,7 @@ class TcpServer:
     :raises KeyFileError: if a file of `tls` cannot be used.
     :raises OSError: if it cannot listen there.
     :raises TypeError: if an argument is of another type.
-    :raises ValueError: if `bind` is no address.
+    :raises ValueError: if `bind` is no address, or one of `gate.nodes` is no node.
 
     :ivar pid: of the server.
     :ivar address: where clients connect, with the port that it got.
@@ -140,6 +166,16 @@ class TcpServer:
         self._runtime = runtime
         self._limits = limits
         self._gate = gate
+        front, nodes = None, tuple[tuple[str, Pid], ...]()
+        if gate is not None:
+            front = AdmissionQueue(
+                gate,
+                in_flight_max=limits.requests_max,
+                requests_max=limits.gate_requests_max,
+                per_connection_max=limits.gate_requests_per_connection_max,
+                wait_ms_max=limits.gate_wait_ms_max,
+            )
+            nodes = tuple((each, canary_pid(NodeId.parse(each))) for each in gate.nodes)
         self.pid = Pid(name, runtime.node_id, group)
         #: What is said if its thread fails: made now, as there may be no memory then.
         self._failing = f"the thread of {self.pid}"
@@ -174,7 +210,10 @@ class TcpServer:
                 self.pid,
                 make_handler=handler,
                 codec=compiled,
-                gate=self._gate,
+                gate=gate,
+                front=front,
+                nodes=nodes,
+                pressures=self._pressures,
                 changed=self._gate_changed,
                 closed=self._closed.append,
                 notify=self._wake_up.signal,
@@ -227,6 +266,7 @@ class TcpServer:
             address=self.address,
             connections=core.open,
             in_flight=core.in_flight,
+            waiting=core.waiting_for_gate,
             messages=core.messages,
             answered=core.answered,
             failed=core.failed,
@@ -236,6 +276,13 @@ class TcpServer:
             turned_away=self._acceptor.refused,
             draining=core.draining,
         )
+
+    def gate_status(self) -> GateStatus | None:
+        """How its gate stands, `None` if it has none, or one that has failed. For any thread.
+
+        :returns: a frozen snapshot.
+        """
+        return None if self._gate is None or not self._core.has_gate else self._gate.status()
 
     def subscribe_gate(self, pid: Pid, wanted: bool = True) -> None:
         """Have the gate's changes of state sent to a process of this node, or no longer.
@@ -311,6 +358,7 @@ class TcpServer:
         try:
             runtime.services[self] = self._wait_for_end
             runtime.inherited[self] = self._acceptor.close_inherited
+            runtime.measured[self] = self._measured
             is_added = runtime.executor.add_callback(self.pid, deliver)
             if not is_added:
                 runtime.refuse(self.pid)
@@ -329,6 +377,7 @@ class TcpServer:
             self.stop()
             if is_added:
                 self._discard()
+            runtime.measured.pop(self, None)
             runtime.inherited.pop(self, None)
             runtime.services.pop(self, None)
             desk.forget(self._core)
@@ -344,6 +393,7 @@ class TcpServer:
             # Else the executor does, when it has cut what is left.
             self._desk.forget(self._core)
         self._discard()
+        self._runtime.measured.pop(self, None)
         self._runtime.inherited.pop(self, None)
         self._runtime.services.pop(self, None)
 
@@ -367,6 +417,30 @@ class TcpServer:
 
     def _gate_changed(self, changed: Any) -> list[Pid]:
         return list(self._subscribers)
+
+    def _pressures(self) -> dict[str, float]:
+        """How full the inboxes of services are that are a quarter full. In the executor."""
+        return {
+            f"inbox of {each.pid}": each.fullness
+            for each in list(self._runtime.services)
+            if isinstance(each, Service) and each.fullness >= TOLD_FROM
+        }
+
+    def _measured(self) -> Measured:
+        """What `Node.metrics` shows of it."""
+        pid = self.pid
+        prefix = f"server.{pid.name}." if pid.group is None else f"server.{pid.group}.{pid.name}."
+        status = self.status()
+        gauges, counters = status.gauges(prefix), status.counters(prefix)
+        try:
+            gate = self.gate_status()
+            if gate is not None:
+                gauges.update(gate.gauges(f"{prefix}gate."))
+                counters.update(gate.counters(f"{prefix}gate."))
+        except Exception as error:
+            # A gate of the user's: it says nothing of itself then.
+            self._runtime.reporter.report_crash(pid, error, 0)
+        return gauges, counters
 
 
 def has_methods(value: Any, *names: str) -> bool:

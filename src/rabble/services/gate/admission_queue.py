@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Hashable, Iterator
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, ClassVar
 
 from rabble.services.gate.fair_queue import FairQueue
 from rabble.services.gate.gate import NEVER, Gate
@@ -24,6 +24,9 @@ NS_PER_MS = 1_000_000
 @dataclasses.dataclass(frozen=True, slots=True)
 class Admitted:
     """A request is let in; the gate has been told that it began."""
+
+    #: As of one that is refused, which has a number there.
+    retry_after_ms: ClassVar[None] = None
 
     connection: Hashable
     request: Any
@@ -52,8 +55,9 @@ class Entry:
 class AdmissionQueue:
     """Lets requests through a gate, in turns of their connections. For one thread.
 
-    Decisions alone, as the gate's own: no I/O, no clock. Tell it what `arrive`s; then, and whenever
-    a request has ended or `next_tick` has come, do what `decide` says.
+    Decisions alone, as the gate's own: no I/O, no clock. Tell it what `arrive`s (or ask whether it
+    may `enter`, and have it `wait` if not); then, and whenever a request has ended or `next_tick`
+    has come, do what `decide` says.
 
     :param gate: which may be told of requests by others, too.
     :param in_flight_max: how many may be in flight, whatever the gate says: so many stand before
@@ -102,6 +106,18 @@ class AdmissionQueue:
         """How many requests wait."""
         return len(self._fair)
 
+    def enter(self, now_ns: int, priority: int = 0) -> bool:
+        """Let in a request that has come, if it need not wait. O(1).
+
+        :param now_ns: monotonic nanoseconds, as the gate's.
+        :param priority: as the gate's. With 1 it waits for nobody.
+        :returns: whether it is let in; then the gate was told that it began. Else it is to `wait`.
+        """
+        if (priority > 0 or not self._fair) and self._has_room(now_ns, priority):
+            self._gate.began(now_ns)
+            return True
+        return False
+
     def arrive(
         self, now_ns: int, connection: Hashable, request: Any, priority: int = 0, cost: int = 1
     ) -> None:
@@ -114,9 +130,15 @@ class AdmissionQueue:
         :param cost: as `FairQueue.put`'s.
         :raises ValueError: if the cost is out of its bounds.
         """
-        if (priority > 0 or not self._fair) and self._has_room(now_ns, priority):
-            self._admit(now_ns, connection, request)
-            return
+        if self.enter(now_ns, priority):
+            self._decided.append(Admitted(connection, request))
+        else:
+            self.wait(now_ns, connection, request, priority, cost)
+
+    def wait(
+        self, now_ns: int, connection: Hashable, request: Any, priority: int = 0, cost: int = 1
+    ) -> None:
+        """A request has come that may not `enter`: it waits, or is refused. As `arrive`."""
         entry = Entry(connection, request, priority, now_ns)
         if priority < 0:
             self._refuse(now_ns, entry)
@@ -137,10 +159,24 @@ class AdmissionQueue:
             entry.is_waiting = False
         return [entry.request for entry in dropped]
 
-    def decide(self, now_ns: int) -> Iterator[Admitted | Refused]:
-        """What is to be done now. Go through it to the end.
+    def drop_all(self) -> list[Admitted | Refused]:
+        """Forget all that waits, and what was decided and not said; the gate is asked nothing.
+
+        :returns: that, as if it were let in.
+        """
+        waiting = [
+            Admitted(each.connection, each.request) for each in self._by_age if each.is_waiting
+        ]
+        for each in waiting:
+            self.gone(each.connection)
+        self._by_age.clear()
+        return [*self._take_decided(), *waiting]
+
+    def decide(self, now_ns: int) -> list[Admitted | Refused]:
+        """What is to be done now.
 
         :param now_ns: monotonic nanoseconds, as the gate's.
+        :returns: it, in its order; it is not said again.
         """
         while (next_up := self._fair.peek()) is not None:
             connection, entry = next_up
@@ -148,7 +184,8 @@ class AdmissionQueue:
                 break
             self._fair.take()
             entry.is_waiting = False
-            self._admit(now_ns, connection, entry.request)
+            self._gate.began(now_ns)
+            self._decided.append(Admitted(connection, entry.request))
         by_age = self._by_age
         while by_age:
             oldest = by_age[0]
@@ -159,8 +196,7 @@ class AdmissionQueue:
                 self._fair.take_oldest(oldest.connection)
                 self._refuse(now_ns, oldest)
             by_age.popleft()
-        while self._decided:
-            yield self._decided.popleft()
+        return self._take_decided()
 
     def next_tick(self, now_ns: int) -> int:
         """When `decide` is to be asked again though nothing happens; `NEVER` if not at all.
@@ -178,9 +214,10 @@ class AdmissionQueue:
         gate = self._gate
         return gate.in_flight < self._in_flight_max and gate.has_room(now_ns, priority)
 
-    def _admit(self, now_ns: int, connection: Hashable, request: Any) -> None:
-        self._gate.began(now_ns)
-        self._decided.append(Admitted(connection, request))
+    def _take_decided(self) -> list[Admitted | Refused]:
+        decided = list(self._decided)
+        self._decided.clear()
+        return decided
 
     def _refuse(self, now_ns: int, entry: Entry) -> None:
         entry.is_waiting = False

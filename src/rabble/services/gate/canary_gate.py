@@ -54,8 +54,8 @@ class CanaryGate(BaseGate):
 
     :param policy: how it decides.
     :param uniform: draws a number between its two arguments, as `random.Random().uniform`.
-    :param nodes: the names of other nodes through which canaries go, too; each alone may close the
-        gate.
+    :param nodes: the names of other nodes, as `name@host:port`, through which canaries go, too;
+        each alone may close the gate.
     """
 
     __slots__ = (
@@ -120,6 +120,11 @@ class CanaryGate(BaseGate):
         self._refilled_ns = 0
         #: When somebody was refused last because the closed gate's rate was used up.
         self._refused_ns = 0
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """See `Gate.nodes`."""
+        return tuple(node for node in self._canaries if node)
 
     def has_room(self, now_ns: int, priority: int = 0) -> bool:
         """See `Gate.has_room`."""

@@ -42,6 +42,10 @@ class Gate(Protocol):
     def in_flight(self) -> int:
         """Requests that were let in and have not ended."""
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of other nodes through which it wants canaries, too, as `name@host:port`."""
+
     def admit(self, now_ns: int, priority: int = 0) -> int:
         """Ask for a request.
 
@@ -95,7 +99,7 @@ class Gate(Protocol):
         """
 
     def status(self) -> GateStatus:
-        """A snapshot, as of the last `tick`, for metrics."""
+        """A snapshot, as of the last `tick`, for metrics. Any thread of the node may ask."""
 
 
 class BaseGate(abc.ABC):
@@ -139,6 +143,11 @@ class BaseGate(abc.ABC):
         self._retry_times = RetryTimes(
             policy.retry_after_ms_min, policy.retry_after_ms_max, uniform
         )
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """See `Gate.nodes`: none, unless it says otherwise."""
+        return ()
 
     @property
     def is_open(self) -> bool:

@@ -1,0 +1,103 @@
+"""Requests that wait for the gate: taken from their clients, and not begun.
+
+A gate alone would give what room there is to those who ask most often. So a request that it has no
+room for waits for some milliseconds in an `AdmissionQueue`, which gives each room to the next
+connection in turn; then it is refused after all. It counts among the requests that its connection
+may have, its id is taken, and it goes with its connection. Nobody else knows of it yet: it has no
+slot in `ClientRequests`, no handler was called for it, and the gate was told nothing.
+
+Where nothing waits and there is room the queue is asked, and not entered.
+"""
+
+from libc.stdint cimport int32_t, int64_t
+
+from rabble._core.client_codec cimport OUT_NACK
+from rabble._core.client_gate cimport call_front, checked_number
+from rabble._core.client_replies cimport touch, write
+from rabble._core.client_server cimport ClientConnection, ClientServer
+from rabble._core.ids cimport CorrelationId
+
+__all__ = []
+
+
+cdef bint let_in(
+    ClientServer server, ClientConnection conn, object key, object msg, int priority, int64_t now
+) except -1:
+    is_let_in = call_front(server, "enter", now, priority)
+    if is_let_in is True or server.gate is None:
+        return True
+    if conn.ids is None:
+        conn.ids = {}
+    conn.ids[key] = None
+    conn.in_flight += 1
+    server.waiting += 1
+    call_front(server, "wait", now, conn, (key, msg), priority)
+    return False
+
+
+cdef CorrelationId note_request(ClientConnection conn, object key, int64_t now):
+    """It begins, from now on."""
+    cdef ClientServer server = conn.server
+    cdef int32_t place = server.requests.begin(
+        conn, key, &conn.first, now, now + server.request_ns_max
+    )
+    number = server.requests.slots[place].number
+    if conn.ids is None:
+        conn.ids = {}
+    conn.ids[key] = number
+    conn.in_flight += 1
+    return CorrelationId(server.pid, conn.number, number)
+
+
+cdef list take_admitted(ClientServer server, int64_t now):
+    cdef ClientConnection conn
+    cdef int64_t retry_ms = 0
+    cdef list admitted = []
+    decided = call_front(server, "decide", now)
+    if server.gate is None:
+        # It has failed: of what waits nothing waits any longer.
+        decided = server.front.drop_all()
+    for each in decided:
+        conn = <ClientConnection?>each.connection
+        key, msg = each.request
+        leave(server, conn, key)
+        if each.retry_after_ms is not None and server.gate is not None:
+            retry_ms = checked_number(server, "refuse", each.retry_after_ms, 0)
+        if each.retry_after_ms is None or server.gate is None:
+            admitted.append((conn, key, msg))
+            continue
+        server.refused += 1
+        write(conn, OUT_NACK, key, None, "", "the server has too much to do", retry_ms)
+        touch(conn)
+    return admitted
+
+
+cdef int refuse_waiting(ClientServer server) except -1:
+    cdef ClientConnection conn
+    if not server.waiting:
+        return 0
+    for each in server.front.drop_all():
+        conn = <ClientConnection?>each.connection
+        key = each.request[0]
+        leave(server, conn, key)
+        server.refused += 1
+        write(conn, OUT_NACK, key, None, "", "the server ends", server.retry_ms)
+        touch(conn)
+    return 0
+
+
+cdef int drop_waiting(ClientServer server, ClientConnection conn) except -1:
+    for key, _ in server.front.gone(conn):
+        leave(server, conn, key)
+        server.failed += 1
+    return 0
+
+
+cdef int leave(ClientServer server, ClientConnection conn, object key) except -1:
+    server.waiting -= 1
+    if conn.ids is not None:
+        conn.ids.pop(key, None)
+    conn.in_flight -= 1
+    if conn.in_flight == 0:
+        conn.ids = None
+    return 0
