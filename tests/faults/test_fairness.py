@@ -117,6 +117,22 @@ def test_slow_processes_are_looked_away_from_each_millisecond(ms: float) -> None
             assert clock.ns - start < TURN_NS + ms * 1_000_000
 
 
+@pytest.mark.parametrize("others", [1, 3, 10, 40])
+def test_a_slow_process_between_fast_ones_is_looked_away_from_as_well(others: int) -> None:
+    """As who works for requests, each of which takes some deliveries besides."""
+    ms = 1.5
+    with bare_executor(clock := HandClock()) as executor:
+        executor.send(executor.spawn(Busy(lambda count: clock.go_on(ms)), "slow"), "go")
+        for number in range(others):
+            executor.send(executor.spawn(Busy(), f"fast-{number}"), "go")
+        # They come as a surprise, once.
+        executor.step()
+        for _ in range(200):
+            start = clock.ns
+            executor.step()
+            assert clock.ns - start < TURN_NS + 2 * ms * 1_000_000
+
+
 @given(st.lists(st.sampled_from([0, 1_000, 20_000, 70_000, 400_000, 3_000_000]), min_size=1))
 def test_a_turn_outlasts_its_millisecond_by_a_few_deliveries_only(costs_ns: list[int]) -> None:
     spent: list[int] = []

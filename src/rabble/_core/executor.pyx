@@ -61,6 +61,7 @@ __all__ = ["Executor"]
 cdef enum:
     TURN_NS_MAX = 1_000_000          # between two looks at the inbox and the timers
     CLOCK_STRIDE = 16                # deliveries between two looks at the clock, if they are fast
+    QUICK_RUN = 64                   # ... as so many in a row have been since one was slow
     TURN_BATCHES_MAX = 6             # of what peers sent, if nothing else is to be done
     DRAIN_LOOK_NS = 2_000_000        # between two looks at whether the services are done
     GIL_OFFER_NS = 5_000_000         # CPython's own switch interval
@@ -756,8 +757,13 @@ cdef class Executor:
                     # Slow processes: look after every delivery, from the next turn's first on too.
                     if (now - looked) * CLOCK_STRIDE > TURN_NS_MAX // 4 * self.stride:
                         self.stride = 1
-                    else:
-                        self.stride = CLOCK_STRIDE
+                        self.quick = 0
+                    elif self.stride == 1:
+                        # One that is fast says little: who works is asked and answered by others,
+                        # and sixteen of them with a slow one for every second are no short turn.
+                        self.quick += 1
+                        if self.quick >= QUICK_RUN:
+                            self.stride = CLOCK_STRIDE
                     if now - start >= TURN_NS_MAX:
                         break
                     until_look = self.stride
