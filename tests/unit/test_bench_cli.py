@@ -26,6 +26,7 @@ from rabble.bench import (
     footprint,
     forming,
     forming_side,
+    gate,
     groups,
     instructions,
     life,
@@ -85,6 +86,7 @@ TINY: list[tuple[Callable[..., list[Case]], dict[str, Any], list[int]]] = [
     (supervision.supervision, {"children": 40}, [40, 4, 40]),
     (groups.groups, {"members": 10, "rounds": 8, "changes": 20}, [80, 40, 4]),
     (forming.forming, {"sizes": (3,), "settle_s": 0.1, "idle_s": 0.1}, [3, 3, 0]),
+    (gate.gate, {**gate.QUICK, "usual_s": 0.1, "overload_s": 0.3, "settle_s": 0.1}, [1] * 3),
 ]
 
 RESULT_KEYS = {

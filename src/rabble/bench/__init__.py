@@ -15,6 +15,7 @@ from rabble.bench import (
     codec,
     creation,
     forming,
+    gate,
     groups,
     life,
     mesh,
@@ -78,6 +79,7 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             Workload("mesh", mesh.mesh, {"messages": 2_000}),
             Workload("groups", groups.groups, {"rounds": 40, "changes": 500}),
             Workload("forming", forming.forming, {"sizes": (10,), "settle_s": 2.0, "idle_s": 1.0}),
+            Workload("gate", gate.gate, gate.QUICK),
         )
     }
 )

@@ -1,6 +1,7 @@
 """Draws what the simulation shows into the pictures of docs/guides/gate.md, and prints its figures.
 
-python -m tests.services.gate.plots docs/pictures/gate
+python -m tests.services.gate.plots docs/pictures/gate           # simulated
+python -m tests.services.gate.plots docs/pictures/gate --real    # a real server: some two minutes
 """
 
 from __future__ import annotations
@@ -12,7 +13,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rabble.services.gate import CanaryGate, CanaryPolicy, GradientGate, GradientPolicy, NoGate
+from rabble.bench.gate import Overloads
+from rabble.bench.gate_side import OVERLOAD, USUAL, Faced, Overload
+from rabble.bench.model import percentile
+from rabble.services.gate import (
+    CanaryGate,
+    CanaryPolicy,
+    GateChanged,
+    GradientGate,
+    GradientPolicy,
+    NoGate,
+)
 from tests.services.gate.simulation import Outcome, Scenario, Simulation
 
 SEED = 1
@@ -49,7 +60,60 @@ def latency_ms(outcome: Outcome, quantile: float, until_s: float) -> list[float]
     return found
 
 
-def draw(path: Path, strategy: str) -> None:
+#: What came of each scenario, by its title.
+Outcomes = dict[str, tuple[Scenario, Outcome]]
+
+
+def simulated(strategy: str) -> Outcomes:
+    """What the simulation shows."""
+    return {
+        title: (scenario, Simulation(gates()[strategy], scenario, SEED).run())
+        for title, scenario in SCENARIOS.items()
+    }
+
+
+def faced(strategy: str) -> tuple[Outcomes, list[str]]:
+    """What a real server shows, in a process of its own, and the lines of the guide's table.
+
+    The process behind it sleeps for each request, so that the gate is seen and not what else the
+    machine has to do.
+    """
+    found, lines = {}, []
+    for title, scenario in SCENARIOS.items():
+        overload = Overload(strategy, bool(scenario.slower), is_busy=False)
+        seen = Overloads(overload).next("plots")
+        found[title] = as_outcome(overload, seen)
+        took = seen.refusals_s() or [0.0]
+        ms = [
+            seen.latency_s(percent, overload.usual_s + 2, overload.ends_s) * 1e3
+            for percent in (50, 99)
+        ]
+        goodput = seen.goodput_per_s(overload) / seen.possible_per_s(overload)
+        lines.append(
+            f"| {strategy}, {title} | {seen.saturation_per_s:.0f}/s | {goodput:.2f} | "
+            f"{ms[0]:,.0f} ms, {ms[1]:,.0f} ms | {len(seen.refused):,} | "
+            f"{percentile(took, 50) * 1e3:.0f} ms, {percentile(took, 99) * 1e3:.0f} ms | "
+            f"{percentile(seen.late, 99) * 1e3:.0f} ms | {seen.recovery_s(overload):g} s |"
+        )
+    return found, lines
+
+
+def as_outcome(overload: Overload, seen: Faced) -> tuple[Scenario, Outcome]:
+    """What clients saw, as the simulation has it."""
+    scenario = Scenario(
+        service_s=1 / seen.saturation_per_s,
+        usual=USUAL,
+        overload=OVERLOAD,
+        begins_s=overload.usual_s,
+        ends_s=overload.ends_s,
+        until_s=overload.ends_s + overload.settle_s,
+        slower=((overload.halves_s, 0.5),) if overload.halves else (),
+    )
+    changes = [(at, GateChanged(is_open, why, 0.0, 0)) for at, is_open, why in seen.changes]
+    return scenario, Outcome(answered=seen.answered, refused=seen.refused, changes=changes)
+
+
+def draw(path: Path, outcomes: Outcomes) -> None:
     """One picture: rates above, latency below, a column for each scenario.
 
     :raises ImportError: if matplotlib is not installed.
@@ -58,13 +122,12 @@ def draw(path: Path, strategy: str) -> None:
     matplotlib.use("Agg")
     pyplot = importlib.import_module("matplotlib.pyplot")
     # The same file each time, with text that can be searched.
-    settings = {"svg.hashsalt": strategy, "svg.fonttype": "none", "font.size": 8}
+    settings = {"svg.hashsalt": path.stem, "svg.fonttype": "none", "font.size": 8}
     with matplotlib.rc_context(settings):
         drawing, axes = pyplot.subplots(
-            2, len(SCENARIOS), figsize=(9, 5), sharex=True, sharey="row", layout="constrained"
+            2, len(outcomes), figsize=(9, 5), sharex=True, sharey="row", layout="constrained"
         )
-        for place, (title, scenario) in enumerate(SCENARIOS.items()):
-            outcome = Simulation(gates()[strategy], scenario, SEED).run()
+        for place, (title, (scenario, outcome)) in enumerate(outcomes.items()):
             draw_column(axes[0][place], axes[1][place], scenario, outcome)
             axes[0][place].set_title(title)
         axes[0][0].set_ylabel("requests per second")
@@ -123,13 +186,21 @@ def figures() -> str:
     return "\n".join(lines)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, is_real: bool) -> None:
     """Draw them all."""
     folder.mkdir(parents=True, exist_ok=True)
+    if is_real:
+        print("| | it can | goodput | latency | refusals | these took | clients late | recovery |")
     for strategy in ("canary", "gradient"):
-        draw(folder / f"{strategy}.svg", strategy)
-    print(figures())
+        if is_real:
+            outcomes, lines = faced(strategy)
+            draw(folder / f"{strategy}-real.svg", outcomes)
+            print("\n".join(lines), flush=True)
+        else:
+            draw(folder / f"{strategy}.svg", simulated(strategy))
+    if not is_real:
+        print(figures())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), "--real" in sys.argv[2:])
