@@ -18,6 +18,7 @@ from rabble._core.ids import Pid
 from rabble.bench import (
     WORKLOADS,
     Workload,
+    api,
     calls,
     codec,
     creation,
@@ -59,6 +60,11 @@ PATIENCE_S = 60.0
 HAS_MSGSPEC = typed.has_msgspec()
 HAS_ZMQ = importlib.util.find_spec("zmq") is not None and HAS_MSGSPEC
 
+HAS_HTTP = importlib.util.find_spec("fastapi") is not None and (
+    importlib.util.find_spec("uvicorn") is not None
+    or importlib.util.find_spec("granian") is not None
+)
+
 #: Each workload with parameters that take no time, and what its cases have to count.
 TINY: list[tuple[Callable[..., list[Case]], dict[str, Any], list[int]]] = [
     (messaging.pingpong, {"turns": 50}, [100]),
@@ -85,6 +91,7 @@ TINY: list[tuple[Callable[..., list[Case]], dict[str, Any], list[int]]] = [
     (mesh.mesh, {"messages": 100}, [2_000]),
     (supervision.supervision, {"children": 40}, [40, 4, 40]),
     (groups.groups, {"members": 10, "rounds": 8, "changes": 20}, [80, 40, 4]),
+    (api.api, {"requests": 2_000, "http_requests": 160}, [2_000, 512, *[160] * HAS_HTTP]),
     (forming.forming, {"sizes": (3,), "settle_s": 0.1, "idle_s": 0.1}, [3, 3, 0]),
     (gate.gate, {**gate.QUICK, "usual_s": 0.1, "overload_s": 0.3, "settle_s": 0.1}, [1] * 3),
 ]

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rabble.bench import (
+    api,
     calls,
     codec,
     creation,
@@ -78,6 +79,7 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             Workload("rtt", remote.rtt, {"rounds": 1_000}),
             Workload("mesh", mesh.mesh, {"messages": 2_000}),
             Workload("groups", groups.groups, {"rounds": 40, "changes": 500}),
+            Workload("api", api.api, {"requests": 60_000, "http_requests": 2_000}),
             Workload("forming", forming.forming, {"sizes": (10,), "settle_s": 2.0, "idle_s": 1.0}),
             Workload("gate", gate.gate, gate.QUICK),
         )

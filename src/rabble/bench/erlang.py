@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rabble.bench import api
+from rabble.bench.api_load import Load
 from rabble.bench.model import Sample, expect
+from rabble.bench.sides import Side
 
 __all__ = ["Erlang", "found"]
 
@@ -23,6 +26,7 @@ PARAMS: Mapping[str, tuple[str, ...]] = {
     "ring": ("processes", "hops"),
     "count": ("increments", "batch"),
     "spawn": ("processes",),
+    "api": ("requests", "connections", "pipelined"),
 }
 
 
@@ -52,6 +56,8 @@ class Erlang:
 
     def run(self, name: str, params: Mapping[str, Any]) -> Sample:
         """One run, in an emulator of its own; its start is not counted."""
+        if name == "api":
+            return self.serve(**params)
         numbers = [str(params[key]) for key in PARAMS[name]]
         options = ["+P", str(max(262_144, 2 * params["processes"]))] if name == "spawn" else []
         said = command(
@@ -61,6 +67,13 @@ class Erlang:
         delivered, nanoseconds = map(int, said.split())
         expect(f"{name} in Erlang", delivered, expected(name, params))
         return Sample(delivered, nanoseconds / 1e9)
+
+    def serve(self, requests: int, connections: int, pipelined: int) -> Sample:
+        """A run of `api`: the server in Erlang, the clients those of all servers."""
+        arguments = ["-noshell", "-pa", self._folder.name, "-run", "rabble_bench", "main", "api"]
+        with Side(program=["erl", *arguments]) as server, Side(file=api.LOAD) as clients:
+            load = Load(server.read(), "msgpack", connections, pipelined, -(-requests // pipelined))
+            return api.served(clients, load, server.pid)
 
     def close(self) -> None:
         """Remove the folder."""

@@ -5,6 +5,18 @@
 -module(rabble_bench).
 -export([main/1]).
 
+%% Of `api` it is the server alone: it prints its address, and ends with its standard input.
+main(["api"]) ->
+    Answerer = spawn(fun answerer/0),
+    Options = [binary, {ip, {127, 0, 0, 1}}, {packet, 4}, {active, false}, {nodelay, true},
+               {delay_send, true}, {backlog, 1024}],
+    {ok, Listener} = gen_tcp:listen(0, Options),
+    {ok, Port} = inet:port(Listener),
+    spawn(fun() -> accept(Listener, Answerer) end),
+    io:format("127.0.0.1:~b~n", [Port]),
+    eof = io:get_line(""),
+    halt(0);
+
 main([Name | Numbers]) ->
     {Delivered, Nanoseconds} = run(Name, [list_to_integer(N) || N <- Numbers]),
     io:format("~b ~b~n", [Delivered, Nanoseconds]),
@@ -99,3 +111,53 @@ spawn_idle(N, _) -> spawn_idle(N - 1, spawn(fun idle/0)).
 
 idle() ->
     receive {From, Message} -> From ! Message, idle() end.
+
+%% A process for each connection, which reads and writes, and one that answers.
+
+-define(ACTIVE, 100).
+
+answerer() ->
+    receive {From, Id, Msg} -> From ! {answer, Id, Msg}, answerer() end.
+
+accept(Listener, Answerer) ->
+    {ok, Socket} = gen_tcp:accept(Listener),
+    Pid = spawn(fun() -> receive begin_now -> connection(Socket, Answerer) end end),
+    ok = gen_tcp:controlling_process(Socket, Pid),
+    Pid ! begin_now,
+    accept(Listener, Answerer).
+
+connection(Socket, Answerer) ->
+    ok = inet:setopts(Socket, [{active, ?ACTIVE}]),
+    serve(Socket, Answerer).
+
+serve(Socket, Answerer) ->
+    receive
+        {tcp, Socket, Frame} ->
+            {[0, Id, Msg], <<>>} = decode(Frame),
+            Answerer ! {self(), Id, Msg},
+            serve(Socket, Answerer);
+        {answer, Id, Value} ->
+            ok = gen_tcp:send(Socket, encode([0, Id, Value])),
+            serve(Socket, Answerer);
+        {tcp_passive, Socket} -> connection(Socket, Answerer);
+        {tcp_closed, Socket} -> ok
+    end.
+
+%% As much of msgpack as is in these messages.
+
+decode(<<0:1, N:7, Rest/binary>>) -> {N, Rest};
+decode(<<16#cc, N, Rest/binary>>) -> {N, Rest};
+decode(<<16#cd, N:16, Rest/binary>>) -> {N, Rest};
+decode(<<2#101:3, Size:5, Text:Size/binary, Rest/binary>>) -> {Text, Rest};
+decode(<<2#1001:4, Size:4, Rest/binary>>) -> elements(Size, Rest, []).
+
+elements(0, Rest, Read) -> {lists:reverse(Read), Rest};
+elements(Left, Data, Read) ->
+    {Element, Rest} = decode(Data),
+    elements(Left - 1, Rest, [Element | Read]).
+
+encode(N) when is_integer(N), N < 128 -> <<N>>;
+encode(N) when is_integer(N), N < 256 -> <<16#cc, N>>;
+encode(N) when is_integer(N) -> <<16#cd, N:16>>;
+encode(Text) when is_binary(Text) -> [<<2#101:3, (byte_size(Text)):5>>, Text];
+encode(List) -> [<<2#1001:4, (length(List)):4>> | [encode(Element) || Element <- List]].

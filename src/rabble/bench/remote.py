@@ -19,7 +19,7 @@ from rabble.bench.messaging import HERE, PATIENCE_S
 from rabble.bench.model import Case, Limit, Sample, Target, expect, percentile
 from rabble.bench.raw_side import RAW_BYTES
 from rabble.bench.remote_side import ACK_EVERY, WINDOW, Counter, Pinger
-from rabble.bench.sides import Pair, Side
+from rabble.bench.sides import RAW_SIDE, Pair, Side
 from rabble.bench.typed import KINDS, has_msgspec
 from rabble.process import Output, Process
 
@@ -246,7 +246,7 @@ def round_trips(pair: Pair, rounds: int) -> list[int]:
 
 def raw_round_trips(rounds: int, *, spins: bool) -> list[int]:
     """The same with 64 bytes on plain sockets."""
-    with Side("raw", "spin" if spins else "block", raw=True) as side:
+    with Side("raw", "spin" if spins else "block", file=RAW_SIDE) as side:
         host, _, port = side.read().rpartition(":")
         with socket.create_connection((host, int(port))) as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

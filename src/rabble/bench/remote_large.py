@@ -10,7 +10,7 @@ from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId
 from rabble.bench.model import Case, Limit, Sample, Target, expect, percentile
 from rabble.bench.remote_side import Pinger
-from rabble.bench.sides import Pair, Side
+from rabble.bench.sides import RAW_SIDE, Pair, Side
 from rabble.process import Output, Process
 
 __all__ = ["remote_large"]
@@ -84,7 +84,7 @@ def raw_push(size: int, count: int) -> Sample:
     """The same bytes through a plain socket, each payload acknowledged."""
     payload = bytes(size)
     ahead = max(2, (4 << 20) // size)
-    with Side("raw", "sink", raw=True) as side:
+    with Side("raw", "sink", file=RAW_SIDE) as side:
         host, _, port = side.read().rpartition(":")
         with socket.create_connection((host, int(port))) as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

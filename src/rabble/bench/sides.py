@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rabble._core.ids import NodeId, Pid
+from rabble.bench.alone import COMMAND
 from rabble.bench.messaging import PATIENCE_S
 from rabble.bench.model import expect
 from rabble.bench.remote_side import KEYED
@@ -23,10 +24,9 @@ from rabble.messages import NodeUp
 from rabble.node import rouse
 from rabble.process import Process
 
-__all__ = ["MeshOfSides", "Pair", "Side"]
+__all__ = ["RAW_SIDE", "MeshOfSides", "Pair", "Side"]
 
-#: Not with -m: the package imports that module before.
-START = "import sys; from rabble.bench.remote_side import main; main(*sys.argv[1:])"
+REMOTE_SIDE = "rabble.bench.remote_side"
 RAW_SIDE = str(Path(__file__).with_name("raw_side.py"))
 
 
@@ -34,13 +34,19 @@ class Side:
     """Another operating-system process."""
 
     def __init__(
-        self, role: str, *arguments: object, raw: bool = False, command: Sequence[str] = ()
+        self,
+        *arguments: object,
+        module: str = REMOTE_SIDE,
+        file: str = "",
+        command: Sequence[str] = (),
+        program: Sequence[str] = (),
     ) -> None:
-        """`raw`: without rabble, whose import takes longer than such a run. `command`: what runs
-        the interpreter, a tool with its options."""
-        program = [RAW_SIDE] if raw else ["-c", START]
+        """`module`: whose `main` is given the arguments, the role first. `file`: a program in its
+        place, without rabble, whose import takes longer than such a run. `command`: what runs the
+        interpreter, a tool with its options. `program`: what is run in place of all that."""
+        python = [*command, sys.executable, *([file] if file else ["-c", COMMAND, module])]
         self._process = subprocess.Popen(
-            [*command, sys.executable, *program, role, *map(str, arguments)],
+            [*(program or python), *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -59,6 +65,11 @@ class Side:
             self._process.wait()
         self._process.stdout.close()
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def read(self) -> str:
         """Its next line."""
         assert self._process.stdout is not None
@@ -66,6 +77,12 @@ class Side:
         if not line:
             raise RuntimeError(f"the other process ended with status {self._process.wait()}")
         return line.strip()
+
+    def expect(self, word: str) -> None:
+        """Read a line that has to say this."""
+        heard = self.read()
+        if heard != word:
+            raise RuntimeError(f"the other process said {heard!r} and not {word!r}")
 
     def write(self, line: str) -> None:
         """Tell it something."""
@@ -171,6 +188,4 @@ class MeshOfSides(contextlib.AbstractContextManager["MeshOfSides"]):
 
     def _expect(self, word: str) -> None:
         for side in self._sides:
-            heard = side.read()
-            if heard != word:
-                raise RuntimeError(f"the other process said {heard!r} and not {word!r}")
+            side.expect(word)

@@ -26,7 +26,7 @@ __all__ = ["WORKLOAD_NAMES", "add_command", "run"]
 WORKLOAD_NAMES = (
     "pingpong, ring, count, inject, big, banking, chameneos, concdict, barber, skynet, spawn, "
     "life, supervision, timers, wake, codec, values, calls, remote, remote-typed, remote-large, "
-    "rtt, mesh, groups, forming, gate"
+    "rtt, mesh, groups, api, forming, gate"
 )
 
 
