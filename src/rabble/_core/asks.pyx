@@ -95,6 +95,11 @@ cdef int take_answer(Executor executor, Asked asked, Envelope envelope) except -
         and same_pid(envelope.sender, executor.pid)
     ):
         msg = Failed(asked.tag, executor.hooks.target.ask_failure(asked.to, msg))
+    elif (
+        asked.entry.kind == CALLBACK and executor.desk is not None and executor.lives.guard is None
+        and executor.desk.take_answer(asked, msg)
+    ):
+        return 0
     else:
         msg = new_reply(asked.tag, msg)
     return tell(executor, asked, msg)

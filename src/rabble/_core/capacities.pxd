@@ -65,8 +65,8 @@ cdef extern from *:
     /* clients of servers: what one read brings, where the reading stops, and what one batch has */
     #define RABBLE_CLIENT_READ_BYTES RABBLE_CAPACITY(64 << 10, 7)
     #define RABBLE_CLIENT_HIGH RABBLE_CAPACITY(64 << 10, 16)
-    #define RABBLE_CLIENT_BATCH_FRAMES RABBLE_CAPACITY(72, 1)
-    #define RABBLE_CLIENT_TURN_FRAMES RABBLE_CAPACITY(8, 1)
+    #define RABBLE_CLIENT_BATCH_FRAMES RABBLE_CAPACITY(64, 1)
+    #define RABBLE_CLIENT_TURN_FRAMES RABBLE_CAPACITY(16, 1)
     #define RABBLE_CLIENT_TURN_BYTES RABBLE_CAPACITY(32 << 10, 1)
     #define RABBLE_CLIENT_SLOTS_MIN RABBLE_CAPACITY(64, 1)
     #endif

@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t
 
+from rabble._core.buffer_reader cimport BufferReader
 from rabble._core.buffer_writer cimport BufferWriter
 from rabble._core.decoder cimport Decoder
 from rabble._core.encoder cimport Encoder
@@ -12,6 +13,9 @@ cdef enum OutgoingKind:
     OUT_PUSH = 3
     OUT_GOODBYE = 4
 
+cdef enum:
+    NO_ID = -1
+
 cdef class ClientCodec:
     cdef Encoder encoder         # of the protocol in msgpack; None: `decode` and `encode` do it
     cdef Decoder decoder
@@ -22,24 +26,25 @@ cdef class ClientCodec:
     cdef readonly bint is_ordered        # answers carry no id and go in the order of the requests
     cdef BufferWriter out        # the frame that was written last: size 0 is none
     # What was read last; taken by who reads it.
-    cdef object key              # the id of a request, or None
+    cdef int64_t id              # of a request; NO_ID: it is none
     cdef object msg
     cdef int priority
 
-    # Read a frame without its length or delimiter. DecodeError: `key` may be known all the same.
+    # Read a frame without its length or delimiter. DecodeError: `id` may be known all the same.
     cdef int read(self, const unsigned char* data, Py_ssize_t size) except -1
     # Write one to `out`, whole. EncodeError, or whatever the user's function raises.
     cdef int write(
-        self, OutgoingKind kind, object key, object value, object code, object text,
+        self, OutgoingKind kind, int64_t id, object value, object code, object text,
         int64_t retry_ms,
     ) except -1
+    cdef int64_t read_id(self, BufferReader* r) except -1
     cdef int read_by_function(self, bytes data) except -1
     cdef int write_array(
-        self, BufferWriter* w, OutgoingKind kind, object key, object value, object code,
+        self, BufferWriter* w, OutgoingKind kind, int64_t id, object value, object code,
         object text, int64_t retry_ms,
     ) except -1
     cdef int write_by_function(
-        self, OutgoingKind kind, object key, object value, object code, object text,
+        self, OutgoingKind kind, int64_t id, object value, object code, object text,
         int64_t retry_ms,
     ) except -1
     cdef void trim(self) noexcept

@@ -13,7 +13,7 @@ from libc.string cimport memchr, memcpy
 
 from rabble._core.buffer_reader cimport BufferReader, array_header, check_end, malformed
 from rabble._core.buffer_writer cimport BufferWriter, put_int
-from rabble._core.byteorder cimport store_32
+from rabble._core.byteorder cimport load_16, load_32, store_32
 from rabble._core.capacities cimport ENCODE_BYTES_KEPT
 from rabble._core.client_messages cimport Incoming, Outgoing
 from rabble._core.client_socket cimport BY_DELIMITER, BY_LENGTH
@@ -95,7 +95,8 @@ cdef class ClientCodec:
         cdef BufferReader r
         cdef Py_ssize_t n
         cdef int kind
-        self.key = self.msg = None
+        self.id = NO_ID
+        self.msg = None
         self.priority = 0
         if self.decoder is None:
             return self.read_by_function(PyBytes_FromStringAndSize(<const char*>data, size))
@@ -112,10 +113,7 @@ cdef class ClientCodec:
         if kind == 0:
             if n < 3:
                 raise malformed(&r, "a request is an array of three elements or more")
-            key = self.decoder.read(&r)
-            if not is_id(key):
-                raise malformed(&r, f"the id of a request is an int, 0 to {ID_MAX}")
-            self.key = key
+            self.id = self.read_id(&r)
             n -= 1
         elif kind != 1:
             raise malformed(&r, "a frame of a client is a request, 0, or a message, 1")
@@ -134,6 +132,23 @@ cdef class ClientCodec:
         check_end(&r)
         return 0
 
+    cdef int64_t read_id(self, BufferReader* r) except -1:
+        cdef unsigned char tag = r.at[0] if r.at < r.end else 0xc0
+        cdef object number
+        if tag < 0x80:
+            r.at += 1
+            return tag
+        if tag == 0xcd and r.end - r.at >= 3:
+            r.at += 3
+            return load_16(r.at - 2)
+        if tag == 0xce and r.end - r.at >= 5:
+            r.at += 5
+            return load_32(r.at - 4)
+        number = self.decoder.read(r)
+        if not is_id(number):
+            raise malformed(r, f"the id of a request is an int, 0 to {ID_MAX}")
+        return number
+
     cdef int read_by_function(self, bytes data) except -1:
         cdef Incoming incoming
         made = self.decode(data)
@@ -144,13 +159,13 @@ cdef class ClientCodec:
             raise DecodeError(f"the id of a request is an int, 0 to {ID_MAX}")
         if not is_priority(incoming.priority):
             raise DecodeError("the priority of a request is -1, 0 or 1")
-        self.key = incoming.id
+        self.id = NO_ID if incoming.id is None else incoming.id
         self.msg = incoming.msg
         self.priority = incoming.priority
         return 0
 
     cdef int write(
-        self, OutgoingKind kind, object key, object value, object code, object text,
+        self, OutgoingKind kind, int64_t id, object value, object code, object text,
         int64_t retry_ms,
     ) except -1:
         cdef BufferWriter* w = &self.out
@@ -158,11 +173,11 @@ cdef class ClientCodec:
         self.trim()
         try:
             if self.encoder is None:
-                self.write_by_function(kind, key, value, code, text, retry_ms)
+                self.write_by_function(kind, id, value, code, text, retry_ms)
             else:
                 w.size = LENGTH_BYTES
                 self.encoder.allow(w)
-                self.write_array(w, kind, key, value, code, text, retry_ms)
+                self.write_array(w, kind, id, value, code, text, retry_ms)
                 store_32(w.data, w.size - LENGTH_BYTES)
             is_written = True
         finally:
@@ -171,12 +186,12 @@ cdef class ClientCodec:
         return 0
 
     cdef int write_array(
-        self, BufferWriter* w, OutgoingKind kind, object key, object value, object code,
+        self, BufferWriter* w, OutgoingKind kind, int64_t id, object value, object code,
         object text, int64_t retry_ms,
     ) except -1:
         cdef Encoder encoder = self.encoder
         cdef unsigned char* p
-        encoder.grow(w, LENGTH_BYTES + 2)
+        encoder.grow(w, LENGTH_BYTES + 2 + 9)
         p = w.data + w.size
         p[0] = 0x90 | (
             2 if kind == OUT_PUSH else 4 if kind == OUT_FAILURE or kind == OUT_NACK else 3
@@ -184,7 +199,7 @@ cdef class ClientCodec:
         p[1] = <unsigned char>kind
         w.size += 2
         if kind <= OUT_NACK:
-            encoder.write(w, key)
+            w.size += put_int(p + 2, id)
         if kind == OUT_ANSWER or kind == OUT_PUSH:
             encoder.write(w, value)
             if w.size - LENGTH_BYTES > encoder.message_bytes_max:
@@ -201,13 +216,13 @@ cdef class ClientCodec:
         return encoder.write(w, text_of(text, TEXT_CHARS_MAX))
 
     cdef int write_by_function(
-        self, OutgoingKind kind, object key, object value, object code, object text,
+        self, OutgoingKind kind, int64_t id, object value, object code, object text,
         int64_t retry_ms,
     ) except -1:
         cdef Py_ssize_t size
         cdef unsigned char* p
         data = self.encode(Outgoing(
-            KINDS[kind], key, value, text_of(code, CODE_CHARS_MAX),
+            KINDS[kind], None if id == NO_ID else id, value, text_of(code, CODE_CHARS_MAX),
             text_of(text, TEXT_CHARS_MAX), retry_ms,
         ))
         if type(data) is not bytes:
@@ -244,16 +259,17 @@ cdef class ClientCodec:
         :raises DecodeError: if it is none.
         """
         self.read(<const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
-        msg, key = self.msg, self.key
-        self.msg = self.key = None
-        return msg, key, self.priority
+        msg = self.msg
+        self.msg = None
+        return msg, None if self.id == NO_ID else self.id, self.priority
 
     def write_frame(self, str kind not None, key=None, value=None, code="", text="", retry_ms=0):
         """The bytes of a whole frame. `kind` is as of an `Outgoing`.
 
         :raises EncodeError: if the value cannot be written.
         """
-        self.write(<OutgoingKind><int>KINDS.index(kind), key, value, code, text, retry_ms)
+        cdef int64_t id = NO_ID if key is None else key
+        self.write(<OutgoingKind><int>KINDS.index(kind), id, value, code, text, retry_ms)
         return PyBytes_FromStringAndSize(<char*>self.out.data, self.out.size)
 
 

@@ -15,7 +15,8 @@ cdef class ClientDesk(Desk):
     cdef readonly Poller poller
     cdef ClientSockets* clients        # of that poller
     cdef list servers
-    cdef ByteQueue taken               # whole frames that are being handled
+    cdef ByteQueue taken               # whole frames that are being handled ...
+    cdef int64_t taken_ns              # ... since when
 
     cdef int look(self) except -1
     cdef int visit(
@@ -28,7 +29,7 @@ cdef class ClientDesk(Desk):
         self, ClientConnection conn, const unsigned char* data, Py_ssize_t size
     ) except -1
     cdef CorrelationId begin_request(
-        self, ClientConnection conn, object key, object msg, int priority
+        self, ClientConnection conn, int64_t id, object msg, int priority
     )
     cdef int decide(self, ClientServer server) except -1
     cdef int call(

@@ -23,7 +23,7 @@ from rabble._core.asks cimport have_asker
 from rabble._core.byte_queue cimport drop
 from rabble._core.capacities cimport BYTE_QUEUE_BYTES_KEPT
 from rabble._core.client_batch cimport BATCH_VISITS_MAX, Visit, take_batch
-from rabble._core.client_codec cimport OUT_FAILURE, OUT_NACK, ClientCodec
+from rabble._core.client_codec cimport NO_ID, OUT_FAILURE, OUT_NACK, ClientCodec
 from rabble._core.client_gate cimport call_gate, refresh_gate, tick_gate
 from rabble._core.client_messages cimport (
     Answer,
@@ -38,10 +38,12 @@ from rabble._core.client_replies cimport (
     fail,
     flush_one,
     part,
+    pass_answer,
     place_of,
     push,
     relent,
     touch,
+    waits,
     write,
 )
 from rabble._core.client_server cimport ClientConnection, ClientServer
@@ -65,7 +67,7 @@ from rabble._core.dispatch cimport Entry
 from rabble._core.envelope cimport Envelope, new_envelope
 from rabble._core.executor cimport Desk, Executor
 from rabble._core.failure cimport what_failed
-from rabble._core.ids cimport CorrelationId, Pid
+from rabble._core.ids cimport CorrelationId, Pid, new_correlation_id
 from rabble._core.linux cimport (
     pthread_mutex_lock,
     pthread_mutex_trylock,
@@ -134,6 +136,7 @@ cdef class ClientDesk(Desk):
         if not self.clients.pending:
             return 0
         self.taken.head = self.taken.tail = 0
+        self.taken_ns = self.executor.now_ns()
         if pthread_mutex_trylock(&s.lock) == 0:
             count = take_batch(s, &self.taken, visits)
             pthread_mutex_unlock(&s.lock)
@@ -268,29 +271,31 @@ cdef class ClientDesk(Desk):
         cdef ClientServer server = conn.server
         cdef ClientCodec codec = server.codec
         cdef CorrelationId request = None
+        cdef int64_t id
         cdef int status, priority
         clear_context(self.executor.thread)
         status = (<quiet_read><void*>read_frame)(codec, data, size)
-        key = codec.key
+        id = codec.id
         msg = codec.msg
         priority = codec.priority
-        codec.key = codec.msg = None
+        codec.msg = None
         if status < 0:
             error = what_failed()
             self.executor.interrupts.note(error)
-            if key is not None and isinstance(error, UnknownMessageError):
+            if id != NO_ID and isinstance(error, UnknownMessageError):
                 # The frame is whole: it is that message which is not known here.
                 server.failed += 1
                 return write(
-                    conn, OUT_FAILURE, key, None, "malformed", failure_text(error), 0
+                    conn, OUT_FAILURE, id, None, "malformed", failure_text(error), 0
                 )
             part(conn, "malformed", failure_text(error))
             return self.finish(conn, "malformed", True)
         server.messages += 1
-        if key is not None:
+        if id != NO_ID:
             if codec.is_ordered:
-                conn.next_id = key = 0 if conn.next_id is None else conn.next_id + 1
-            request = self.begin_request(conn, key, msg, priority)
+                id = conn.next_id
+                conn.next_id += 1
+            request = self.begin_request(conn, id, msg, priority)
             if request is None:
                 return 0
         elif server.draining:
@@ -300,17 +305,18 @@ cdef class ClientDesk(Desk):
         )
 
     cdef CorrelationId begin_request(
-        self, ClientConnection conn, object key, object msg, int priority
+        self, ClientConnection conn, int64_t id, object msg, int priority
     ):
         """Note a request; `None` if it was refused instead, or waits for the gate."""
         cdef ClientServer server = conn.server
-        cdef int64_t now = self.executor.now_ns()
+        # Not from when those before it were handled: for its client it has begun no later.
+        cdef int64_t now = self.taken_ns
         cdef int64_t retry_ms = 0
         cdef str text = "the server ends"
-        if conn.ids is not None and key in conn.ids:
+        if id <= conn.id_newest and waits(conn, id):
             server.failed += 1
             write(
-                conn, OUT_FAILURE, key, None, "duplicate", f"request {key} waits already", 0
+                conn, OUT_FAILURE, id, None, "duplicate", f"request {id} waits already", 0
             )
             return None
         if server.draining:
@@ -319,25 +325,26 @@ cdef class ClientDesk(Desk):
             text = "too many requests wait already"
             retry_ms = server.retry_ms
         elif server.gate is not None:
+            now = self.executor.now_ns()
             server.gate_stale = True
-            if not let_in(server, conn, key, msg, priority, now):
+            if not let_in(server, conn, id, msg, priority, now):
                 return None
         if retry_ms:
             server.refused += 1
-            write(conn, OUT_NACK, key, None, "", text, retry_ms)
+            write(conn, OUT_NACK, id, None, "", text, retry_ms)
             return None
-        return note_request(conn, key, now)
+        return note_request(conn, id, now)
 
     cdef int decide(self, ClientServer server) except -1:
         """Begin what has waited for the gate and is let in now."""
         cdef ClientConnection conn
         cdef CorrelationId request
         cdef int64_t now = self.executor.now_ns()
-        for conn, key, msg in take_admitted(server, now):
+        for conn, id, msg in take_admitted(server, now):
             if conn.is_over:
                 call_gate(server, "ended", now, now, False)
             else:
-                request = note_request(conn, key, now)
+                request = note_request(conn, id, now)
                 self.call(
                     conn, "handle_message", 2, <PyObject*>msg, <PyObject*>request, NULL
                 )
@@ -456,7 +463,7 @@ cdef class ClientDesk(Desk):
         cdef Executor executor = self.executor
         cdef Requests requests = executor.requests
         cdef ClientServer server = conn.server
-        cdef int64_t delay_ms = server.request_ns_max // 1_000_000
+        cdef int64_t delay_ms = server.delay_ms
         cdef int32_t place = place_of(conn, ask.request)
         cdef CorrelationId cid
         cdef Asked asked
@@ -473,14 +480,25 @@ cdef class ClientDesk(Desk):
         have_asker(executor)
         asked = Asked.__new__(Asked)
         asked.entry = server.entry
-        asked.cid = cid = CorrelationId(requests.asker, None, requests.next_number())
+        requests.numbers += 1
+        asked.cid = cid = new_correlation_id(requests.asker, None, requests.numbers)
         asked.to = <Pid>ask.to
         asked.tag = ask.request
-        asked.timeout_ms = delay_ms
+        asked.timeout_ms = server.request_ms if ask.timeout_ms is None else delay_ms
         asked.delay_ms = delay_ms
         requests.begin_ask(asked)
         server.requests.slots[place].asked = asked.number
         return self.send(new_envelope(<Pid>ask.to, ask.msg, requests.asker, cid))
+
+    cdef bint take_answer(self, Asked asked, object value) except -1:
+        cdef ClientServer server
+        for server in self.servers:
+            if server.entry is asked.entry and asked.entry.target is not None:
+                asked.entry.delivered += 1
+                self.executor.requests.end_ask(asked, self.executor.timeouts)
+                pass_answer(server, <CorrelationId>asked.tag, value)
+                return True
+        return False
 
     cdef int finish(self, ClientConnection conn, object reason, bint tells) except -1:
         """The connection is over: so are its requests, and its handler is told."""

@@ -12,6 +12,7 @@ __all__ = [
     "Incoming",
     "Outgoing",
     "Push",
+    "ask",
 ]
 
 @final
@@ -45,6 +46,9 @@ class ClientAsk:
     request: CorrelationId
     timeout_ms: float | None = None
 
+def ask(
+    to: Pid, msg: Any, request: CorrelationId, timeout_ms: float | None = None
+) -> ClientAsk: ...
 @final
 @dataclasses.dataclass(frozen=True)
 class Incoming:

@@ -15,6 +15,7 @@ __all__ = [
     "Incoming",
     "Outgoing",
     "Push",
+    "ask",
 ]
 
 cdef extern from *:
@@ -110,6 +111,27 @@ cdef class ClientAsk:
     msg: object
     request: object
     timeout_ms: object = None
+
+
+def ask(to, msg, request, timeout_ms=None):
+    """Ask a process, and have the client answered with what it replies.
+
+    The reply goes to the client without any code of the handler's. If none can come the request
+    fails at once, with `no_process`, `crashed` or `disconnected`; or with `timeout`.
+
+    :param to: whom, on this node or another.
+    :param msg: what it is asked, which must not be changed any more.
+    :param request: as `handle_message` was given it.
+    :param timeout_ms: milliseconds; by default, and at most, `ServerLimits.request_ms_max`.
+    :returns: what the handler returns, alone or among others. For any thread.
+    """
+    # Past `ClientAsk(...)`, which takes its arguments by way of a tuple.
+    cdef ClientAsk made = ClientAsk.__new__(ClientAsk)
+    made.to = to
+    made.msg = msg
+    made.request = request
+    made.timeout_ms = timeout_ms
+    return made
 
 
 @cython.final

@@ -10,6 +10,7 @@ from libc.stdint cimport int32_t, int64_t
 from rabble._core.byte_queue cimport ByteQueue, append, drop, length
 from rabble._core.capacities cimport FLUSH_BYTES
 from rabble._core.client_codec cimport (
+    NO_ID,
     OUT_ANSWER,
     OUT_FAILURE,
     OUT_GOODBYE,
@@ -47,14 +48,41 @@ from rabble._core.transport cimport Sockets
 
 __all__ = []
 
+cdef enum:
+    SCANNED_MAX = 32         # requests of one connection that are looked at one by one
+
 # Called so that what it raises stays pending: it returns -1 then.
 ctypedef int (*quiet_put)(
-    ClientConnection conn, OutgoingKind kind, object key, object value, object code, object text,
+    ClientConnection conn, OutgoingKind kind, int64_t id, object value, object code, object text,
     int64_t retry_ms,
 ) noexcept
 
 
 # Requests.
+
+cdef bint waits(ClientConnection conn, int64_t id) except -1:
+    """Whether a request of that id waits. Of who counts upwards nobody has to ask."""
+    cdef Slot* slots = conn.server.requests.slots
+    cdef int32_t place = conn.first
+    if conn.ids is None:
+        if conn.in_flight <= SCANNED_MAX:
+            while place >= 0 and slots[place].id != id:
+                place = slots[place].own_next
+            return place >= 0
+        keep_ids(conn)
+    return id in conn.ids
+
+
+cdef int keep_ids(ClientConnection conn) except -1:
+    cdef Slot* slots = conn.server.requests.slots
+    cdef int32_t place = conn.first
+    if conn.ids is None:
+        conn.ids = set()
+        while place >= 0:
+            conn.ids.add(slots[place].id)
+            place = slots[place].own_next
+    return 0
+
 
 cdef int32_t place_of(ClientConnection conn, object request) except -2:
     cdef ClientServer server = conn.server
@@ -76,7 +104,8 @@ cdef int end_request(ClientConnection conn, int32_t place, bint is_answered) exc
     cdef Slot* slot = &server.requests.slots[place]
     cdef int64_t begun_ns = slot.begun_ns
     cdef int64_t number = slot.asked
-    conn.ids.pop(<object>slot.key, None)
+    if conn.ids is not None:
+        conn.ids.discard(slot.id)
     server.requests.end(place, &conn.first)
     if number:
         stop_asking(server.executor, number)
@@ -84,6 +113,7 @@ cdef int end_request(ClientConnection conn, int32_t place, bint is_answered) exc
     if conn.in_flight == 0:
         # An idle connection keeps none.
         conn.ids = None
+        conn.id_newest = NO_ID
     if is_answered:
         server.answered += 1
     else:
@@ -105,9 +135,9 @@ cdef int stop_asking(Executor executor, int64_t number) except -1:
 
 
 cdef int answer(ClientConnection conn, int32_t place, object value) except -1:
-    cdef object key = <object>conn.server.requests.slots[place].key
+    cdef int64_t id = conn.server.requests.slots[place].id
     cdef size_t size
-    if (<quiet_put><void*>put)(conn, OUT_ANSWER, key, value, "", "", 0) < 0:
+    if (<quiet_put><void*>put)(conn, OUT_ANSWER, id, value, "", "", 0) < 0:
         error = what_failed()
         unencodable(conn, value, error)
         return fail(conn, place, "failed", failure_text(error))
@@ -122,14 +152,23 @@ cdef int answer(ClientConnection conn, int32_t place, object value) except -1:
     return end_request(conn, place, True)
 
 
+cdef int pass_answer(ClientServer server, CorrelationId request, object value) except -1:
+    cdef int32_t place = server.requests.find(request.request)
+    if place < 0:
+        server.late += 1
+        return 0
+    server.requests.slots[place].asked = 0
+    return answer(<ClientConnection>server.requests.slots[place].owner, place, value)
+
+
 cdef int fail(ClientConnection conn, int32_t place, object code, object text) except -1:
-    cdef object key = <object>conn.server.requests.slots[place].key
+    cdef int64_t id = conn.server.requests.slots[place].id
     end_request(conn, place, False)
-    return write(conn, OUT_FAILURE, key, None, code, text, 0)
+    return write(conn, OUT_FAILURE, id, None, code, text, 0)
 
 
 cdef int push(ClientConnection conn, object msg) except -1:
-    if (<quiet_put><void*>put)(conn, OUT_PUSH, None, msg, "", "", 0) < 0:
+    if (<quiet_put><void*>put)(conn, OUT_PUSH, NO_ID, msg, "", "", 0) < 0:
         return unencodable(conn, msg, what_failed())
     return 0
 
@@ -145,13 +184,13 @@ cdef int unencodable(ClientConnection conn, object value, object error) except -
 # Frames.
 
 cdef int put(
-    ClientConnection conn, OutgoingKind kind, object key, object value, object code, object text,
+    ClientConnection conn, OutgoingKind kind, int64_t id, object value, object code, object text,
     int64_t retry_ms,
 ) except -1:
     cdef ClientCodec codec = conn.server.codec
     if conn.is_over or conn.parts:
         return 0
-    codec.write(kind, key, value, code, text, retry_ms)
+    codec.write(kind, id, value, code, text, retry_ms)
     if append(&conn.staged, codec.out.data, codec.out.size) != 0:
         raise MemoryError
     if length(&conn.staged) >= FLUSH_BYTES:
@@ -160,11 +199,11 @@ cdef int put(
 
 
 cdef int write(
-    ClientConnection conn, OutgoingKind kind, object key, object value, object code, object text,
+    ClientConnection conn, OutgoingKind kind, int64_t id, object value, object code, object text,
     int64_t retry_ms,
 ) except -1:
     cdef Executor executor = conn.server.executor
-    if (<quiet_put><void*>put)(conn, kind, key, value, code, text, retry_ms) < 0:
+    if (<quiet_put><void*>put)(conn, kind, id, value, code, text, retry_ms) < 0:
         error = what_failed()
         executor.interrupts.note(error)
         executor.crashes += 1
@@ -176,7 +215,7 @@ cdef int write(
 
 
 cdef int part(ClientConnection conn, object code, object text) except -1:
-    write(conn, OUT_GOODBYE, None, None, code, text, 0)
+    write(conn, OUT_GOODBYE, NO_ID, None, code, text, 0)
     conn.parts = True
     return touch(conn)
 

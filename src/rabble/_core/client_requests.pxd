@@ -10,7 +10,7 @@ cdef enum:
 cdef struct Slot:
     int64_t number           # generation << SLOT_BITS | place: of the request, or of the next one
     PyObject* owner          # whose request it is, borrowed; NULL: the slot is free
-    PyObject* key            # the id that the client gave it, owned
+    int64_t id               # that the client gave it
     int64_t begun_ns
     int64_t due_ns           # when it ends, if nothing else has ended it
     int64_t asked            # the number of the Asked whose end is to be its own; 0: there is none
@@ -31,7 +31,7 @@ cdef class ClientRequests:
 
     # The place of a new request; -1: there are too many. `first` is its owner's: see `own_next`.
     cdef int32_t begin(
-        self, object owner, object key, int32_t* first, int64_t now_ns, int64_t due_ns
+        self, object owner, int64_t id, int32_t* first, int64_t now_ns, int64_t due_ns
     ) except -2
     # The place of a request that waits; -1: it has ended.
     cdef int32_t find(self, object number) noexcept

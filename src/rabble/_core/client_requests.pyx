@@ -13,7 +13,6 @@ cimport cython
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int32_t, int64_t
 
 from rabble._core.capacities cimport CLIENT_SLOTS_MIN
@@ -21,7 +20,7 @@ from rabble._core.capacities cimport CLIENT_SLOTS_MIN
 __all__ = ["ClientRequests"]
 
 
-# Refers to nothing but ints that it owns, and borrows the rest: there is nothing to collect.
+# Borrows what it refers to: there is nothing to collect.
 @cython.final
 @cython.no_gc
 cdef class ClientRequests:
@@ -42,14 +41,10 @@ cdef class ClientRequests:
             self.buckets[bucket] = -1
 
     def __dealloc__(self):
-        cdef int32_t place
-        for place in range(self.capacity):
-            if self.slots[place].owner is not NULL:
-                Py_DECREF(<object>self.slots[place].key)
         PyMem_RawFree(self.slots)
 
     cdef int32_t begin(
-        self, object owner, object key, int32_t* first, int64_t now_ns, int64_t due_ns
+        self, object owner, int64_t id, int32_t* first, int64_t now_ns, int64_t due_ns
     ) except -2:
         cdef int32_t place = self.free
         cdef int32_t capacity
@@ -73,8 +68,7 @@ cdef class ClientRequests:
         slot = &self.slots[place]
         self.free = slot.next
         slot.owner = <PyObject*>owner
-        Py_INCREF(key)
-        slot.key = <PyObject*>key
+        slot.id = id
         slot.begun_ns = now_ns
         slot.due_ns = due_ns
         slot.asked = 0
@@ -107,7 +101,6 @@ cdef class ClientRequests:
 
     cdef int end(self, int32_t place, int32_t* first) noexcept:
         cdef Slot* slot = &self.slots[place]
-        cdef PyObject* key = slot.key
         if slot.own_previous >= 0:
             self.slots[slot.own_previous].own_next = slot.own_next
         else:
@@ -116,13 +109,10 @@ cdef class ClientRequests:
             self.slots[slot.own_next].own_previous = slot.own_previous
         self.unlink(place)
         slot.owner = NULL
-        slot.key = NULL
         slot.number += 1 << SLOT_BITS
         slot.next = self.free
         self.free = place
         self.count -= 1
-        # An int's, or at worst a user's codec's own: last, as nothing here is looked at after it.
-        Py_DECREF(<object>key)
         return 0
 
     cdef void link(self, int32_t place, int32_t bucket) noexcept:
@@ -176,21 +166,21 @@ cdef class ClientRequests:
 
     # For tests.
 
-    def try_begin(self, key, int64_t now_ns, int64_t due_ns):
+    def try_begin(self, int64_t id, int64_t now_ns, int64_t due_ns):
         """Begin one that nobody owns in particular: its number, or `None` if there are too many."""
         cdef int32_t first = -1
-        cdef int32_t place = self.begin(self, key, &first, now_ns, due_ns)
+        cdef int32_t place = self.begin(self, id, &first, now_ns, due_ns)
         return None if place < 0 else self.slots[place].number
 
     def try_end(self, number):
-        """End it; returns its key, or `None` if it has ended."""
+        """End it; returns its id, or `None` if it has ended."""
         cdef int32_t first = -1
         cdef int32_t place = self.find(number)
         if place < 0:
             return None
-        key = <object>self.slots[place].key
+        id = self.slots[place].id
         self.end(place, &first)
-        return key
+        return id
 
     def next_expired(self, int64_t now_ns):
         """The number of one whose time is over, which is to be ended next; or `None`."""

@@ -23,13 +23,14 @@ cdef class ClientConnection:
     cdef bint parts                    # its last frame is in `staged`
     cdef bint is_dirty                 # there is something for `flush`
     cdef ByteQueue staged              # what was written in this turn
-    cdef dict ids                      # id of a request -> its number; None while none waits
+    cdef int64_t id_newest             # the highest id that came since none waited; NO_ID: none
+    cdef set ids                       # those that wait, where a client does not count upwards
     cdef int32_t first                 # its newest request that waits; -1: none does
     cdef int in_flight                 # how many do
     cdef size_t answer_bytes           # how long its answers are of late, about ...
     cdef bint is_answered              # ... which before the first one is a guess ...
     cdef bint is_held                  # ... by which nothing more of it is begun: in `held`
-    cdef object next_id                # of its next request, where answers are in order
+    cdef int64_t next_id               # of its next request, where answers are in order
 
 cdef class ClientServer:
     cdef Executor executor
@@ -58,7 +59,9 @@ cdef class ClientServer:
     cdef int64_t canaries              # sent through the run queue, ever
     cdef int64_t numbers               # of connections, ever
     cdef int in_flight_max             # requests of one connection
-    cdef int64_t request_ns_max        # that a request may take
+    cdef int64_t request_ns_max        # that a request may take ...
+    cdef int64_t delay_ms              # ... in milliseconds,
+    cdef object request_ms             # ... and as an object
     cdef int64_t retry_ms              # after which a client may try again that was refused
     cdef volatile bint wants_drain     # somebody asked for it ...
     cdef readonly bint draining        # ... and it has begun

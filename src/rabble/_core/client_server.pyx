@@ -14,7 +14,7 @@ from libc.string cimport memcpy, strerror
 from posix.unistd cimport getpid
 
 from rabble._core.byte_queue cimport drop
-from rabble._core.client_codec cimport ClientCodec
+from rabble._core.client_codec cimport NO_ID, ClientCodec
 from rabble._core.client_requests cimport ClientRequests
 from rabble._core.client_socket cimport (
     CLIENT_CLOSED,
@@ -73,6 +73,7 @@ cdef class ClientConnection:
         self.socket.fd = -1
         self.socket.connection = <void*>self
         self.first = -1
+        self.id_newest = NO_ID
 
     def __dealloc__(self):
         drop(&self.staged)
@@ -161,6 +162,8 @@ cdef class ClientServer:
             executor.backlog.watch()
         self.in_flight_max = 1 if codec.is_ordered else requests_per_connection_max
         self.request_ns_max = request_ns_max
+        self.delay_ms = request_ns_max // 1_000_000
+        self.request_ms = self.delay_ms
         self.retry_ms = retry_ms
         for end, text in TEXTS.items():
             self.keep_goodbye(end, codec.write_frame("goodbye", code=ENDS[end], text=text))

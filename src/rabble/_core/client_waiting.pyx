@@ -11,42 +11,42 @@ Where nothing waits and there is room the queue is asked, and not entered.
 
 from libc.stdint cimport int32_t, int64_t
 
-from rabble._core.client_codec cimport OUT_NACK
+from rabble._core.client_codec cimport NO_ID, OUT_NACK
 from rabble._core.client_gate cimport call_front, checked_number
-from rabble._core.client_replies cimport touch, write
+from rabble._core.client_replies cimport keep_ids, touch, write
 from rabble._core.client_server cimport ClientConnection, ClientServer
-from rabble._core.ids cimport CorrelationId
+from rabble._core.ids cimport CorrelationId, new_correlation_id
 
 __all__ = []
 
 
 cdef bint let_in(
-    ClientServer server, ClientConnection conn, object key, object msg, int priority, int64_t now
+    ClientServer server, ClientConnection conn, int64_t id, object msg, int priority, int64_t now
 ) except -1:
     is_let_in = call_front(server, "enter", now, priority)
     if is_let_in is True or server.gate is None:
         return True
-    if conn.ids is None:
-        conn.ids = {}
-    conn.ids[key] = None
+    # It has no slot in which its id could be found.
+    keep_ids(conn)
+    conn.ids.add(id)
+    conn.id_newest = max(conn.id_newest, id)
     conn.in_flight += 1
     server.waiting += 1
-    call_front(server, "wait", now, conn, (key, msg), priority)
+    call_front(server, "wait", now, conn, (id, msg), priority)
     return False
 
 
-cdef CorrelationId note_request(ClientConnection conn, object key, int64_t now):
-    """It begins, from now on."""
+cdef CorrelationId note_request(ClientConnection conn, int64_t id, int64_t now):
+    """It begins, from now on. There is room for it."""
     cdef ClientServer server = conn.server
     cdef int32_t place = server.requests.begin(
-        conn, key, &conn.first, now, now + server.request_ns_max
+        conn, id, &conn.first, now, now + server.request_ns_max
     )
-    number = server.requests.slots[place].number
-    if conn.ids is None:
-        conn.ids = {}
-    conn.ids[key] = number
+    if conn.ids is not None:
+        conn.ids.add(id)
+    conn.id_newest = max(conn.id_newest, id)
     conn.in_flight += 1
-    return CorrelationId(server.pid, conn.number, number)
+    return new_correlation_id(server.pid, conn.number, server.requests.slots[place].number)
 
 
 cdef list take_admitted(ClientServer server, int64_t now):
@@ -59,15 +59,18 @@ cdef list take_admitted(ClientServer server, int64_t now):
         decided = server.front.drop_all()
     for each in decided:
         conn = <ClientConnection?>each.connection
-        key, msg = each.request
-        leave(server, conn, key)
+        id, msg = each.request
+        leave(server, conn, id)
         if each.retry_after_ms is not None and server.gate is not None:
             retry_ms = checked_number(server, "refuse", each.retry_after_ms, 0)
         if each.retry_after_ms is None or server.gate is None:
-            admitted.append((conn, key, msg))
-            continue
+            if server.requests.count + len(admitted) < server.requests.most:
+                admitted.append((conn, id, msg))
+                continue
+            # The gate has failed, and all come at once.
+            retry_ms = server.retry_ms
         server.refused += 1
-        write(conn, OUT_NACK, key, None, "", "the server has too much to do", retry_ms)
+        write(conn, OUT_NACK, id, None, "", "the server has too much to do", retry_ms)
         touch(conn)
     return admitted
 
@@ -78,26 +81,27 @@ cdef int refuse_waiting(ClientServer server) except -1:
         return 0
     for each in server.front.drop_all():
         conn = <ClientConnection?>each.connection
-        key = each.request[0]
-        leave(server, conn, key)
+        id = each.request[0]
+        leave(server, conn, id)
         server.refused += 1
-        write(conn, OUT_NACK, key, None, "", "the server ends", server.retry_ms)
+        write(conn, OUT_NACK, id, None, "", "the server ends", server.retry_ms)
         touch(conn)
     return 0
 
 
 cdef int drop_waiting(ClientServer server, ClientConnection conn) except -1:
-    for key, _ in server.front.gone(conn):
-        leave(server, conn, key)
+    for id, _ in server.front.gone(conn):
+        leave(server, conn, id)
         server.failed += 1
     return 0
 
 
-cdef int leave(ClientServer server, ClientConnection conn, object key) except -1:
+cdef int leave(ClientServer server, ClientConnection conn, object id) except -1:
     server.waiting -= 1
     if conn.ids is not None:
-        conn.ids.pop(key, None)
+        conn.ids.discard(id)
     conn.in_flight -= 1
     if conn.in_flight == 0:
         conn.ids = None
+        conn.id_newest = NO_ID
     return 0

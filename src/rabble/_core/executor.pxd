@@ -52,6 +52,9 @@ cdef class MessageHandler:
 
 cdef class Desk:
     # What serves the clients of one executor's servers: see `client_desk`. All in its thread.
+    # What a client was passed on for has been answered, in the turn of the answer. False if that is
+    # to be told by a message.
+    cdef bint take_answer(self, Asked asked, object value) except -1
     # Take in some of what they sent, and look at their sockets before if so told.
     cdef int serve(self, bint looks) except -1
     # Send what was written to them.

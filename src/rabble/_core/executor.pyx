@@ -138,6 +138,9 @@ cdef class MessageHandler:
 cdef class Desk:
     """What serves the clients of an executor's servers; `rabble._core.client_desk` has it."""
 
+    cdef bint take_answer(self, Asked asked, object value) except -1:
+        return False
+
     cdef int serve(self, bint looks) except -1:
         return 0
 

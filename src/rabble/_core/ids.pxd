@@ -1,5 +1,5 @@
 from cpython.object cimport PyObject
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cdef class NodeId:
     cdef readonly str name          # the node's name, unique in its mesh
@@ -23,6 +23,8 @@ cdef class CorrelationId:
     # The Asked that waits for its answer, borrowed, or NULL: see Requests. No part of the value.
     cdef PyObject* asked
 
+# One of a number of the core's own: past the checks, and without a tuple of arguments for each field.
+cdef CorrelationId new_correlation_id(Pid pid, object connection, int64_t request)
 cdef bint same_node(NodeId a, NodeId b) noexcept
 cdef bint same_pid(Pid a, Pid b) noexcept
 # Whether it is one of a node's own: executor, calls, spawner.

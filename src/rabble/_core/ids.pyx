@@ -47,6 +47,49 @@ cdef object COMPOSED = frozenset(("ARMENIAN", "LAO", "THAI", "TIBETAN"))
 cdef extern from "Python.h":
     str PyUnicode_FromObject(object value)
 
+cdef extern from *:
+    """
+    /* The same fields as CorrelationId, as its .pxd has them: checked when the module is loaded. */
+    typedef struct {
+        PyObject_HEAD
+        PyObject *pid, *connection, *request;
+        Py_hash_t hash_value;
+        PyObject *asked;
+    } rabble_correlation;
+
+    static PyObject *rabble_correlation_id(PyObject *type, PyObject *pid, PyObject *connection,
+                                           long long request, Py_hash_t hash_value) {
+        rabble_correlation *made;
+        PyObject *number = PyLong_FromLongLong(request);
+        if (number == NULL) return NULL;
+        made = (rabble_correlation *)((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, 0);
+        if (made == NULL) {
+            Py_DECREF(number);
+            return NULL;
+        }
+        Py_INCREF(pid);
+        Py_INCREF(connection);
+        made->pid = pid;
+        made->connection = connection;
+        made->request = number;
+        made->hash_value = hash_value;
+        return (PyObject *)made;
+    }
+    /* Of an int that is not negative. */
+    #ifdef PyHASH_MODULUS
+    #define RABBLE_HASH_OF(number) ((Py_hash_t)((size_t)(number) % PyHASH_MODULUS))
+    #else
+    #define RABBLE_HASH_OF(number) ((Py_hash_t)((size_t)(number) % _PyHASH_MODULUS))
+    #endif
+    #define RABBLE_HAS_FIELDS(type) \
+        (((PyTypeObject *)(type))->tp_basicsize == (Py_ssize_t)sizeof(rabble_correlation))
+    """
+    CorrelationId rabble_correlation_id(
+        object cls, object pid, object connection, long long request, Py_hash_t hash_value
+    )
+    Py_hash_t hash_of "RABBLE_HASH_OF" (int64_t number) noexcept
+    bint RABBLE_HAS_FIELDS(object cls) noexcept
+
 cdef inline bint is_plain_ascii(str text) noexcept:
     """Whether every character is printable ASCII that separates nothing: the common case."""
     cdef Py_UCS4 c
@@ -457,6 +500,15 @@ cdef class CorrelationId:
 
     def __deepcopy__(self, memo):
         return self
+
+
+if not RABBLE_HAS_FIELDS(CorrelationId):
+    raise SystemError("the fields of CorrelationId lie elsewhere than in its .pxd")
+
+
+cdef CorrelationId new_correlation_id(Pid pid, object connection, int64_t request):
+    cdef Py_hash_t hash_value = mixed(mixed(pid.hash_value, hash(connection)), hash_of(request))
+    return rabble_correlation_id(CorrelationId, pid, connection, request, hash_value)
 
 
 cdef object optional_key(object number):

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol, TypeAlias
 
-from rabble._core.client_messages import Answer, ClientAsk, CloseConnection, Fail, Push
+from rabble._core.client_messages import (
+    Answer,
+    ClientAsk,
+    CloseConnection,
+    Fail,
+    Push,
+    ask,
+)
 from rabble._core.envelope import Envelope
 from rabble._core.ids import CorrelationId, Pid
 
@@ -30,21 +37,6 @@ RequestId: TypeAlias = CorrelationId
 ServerItem: TypeAlias = "Envelope | Answer | Fail | Push | CloseConnection | ClientAsk"
 #: What its methods may return.
 ServerOutput: TypeAlias = "ServerItem | Iterable[ServerItem] | None"
-
-
-def ask(to: Pid, msg: Any, request: RequestId, timeout_ms: float | None = None) -> ClientAsk:
-    """Ask a process, and have the client answered with what it replies.
-
-    The reply goes to the client without any code of the handler's. If none can come the request
-    fails at once, with `no_process`, `crashed` or `disconnected`; or with `timeout`.
-
-    :param to: whom, on this node or another.
-    :param msg: what it is asked, which must not be changed any more.
-    :param request: as `handle_message` was given it.
-    :param timeout_ms: milliseconds; by default, and at most, `ServerLimits.request_ms_max`.
-    :returns: what the handler returns, alone or among others. For any thread.
-    """
-    return ClientAsk(to, msg, request, timeout_ms)
 
 
 class Connection(Protocol):
