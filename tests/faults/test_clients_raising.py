@@ -140,6 +140,9 @@ def test_whatever_a_codec_raises_ends_its_connection_or_the_request(
 class RaisingGate:
     """A gate of which one method raises."""
 
+    nodes = ()
+    in_flight = 0
+
     def __init__(self, where: str, make: Any) -> None:
         self.where, self.make = where, make
         self.raised = 0
@@ -149,13 +152,14 @@ class RaisingGate:
             if name == self.where:
                 self.raised += 1
                 raise self.make()
-            return {"admit": 0, "next_tick": 0, "canary_due": name == self.where}.get(name)
+            returned = {"has_room": self.where != "refuse", "refuse": 1, "next_tick": 0}
+            return returned.get(name)
 
         return method
 
 
 @hostile
-@pytest.mark.parametrize("where", ["admit", "began", "ended", "tick", "next_tick", "pressure"])
+@pytest.mark.parametrize("where", ["has_room", "refuse", "began", "ended", "tick", "next_tick", "pressure"])
 def test_whatever_a_gate_raises_it_is_asked_no_more(node: Node, make: Any, where: str) -> None:
     gate = RaisingGate(where, make)
     with TcpServer(node, Well, gate=gate) as server, Client(server.address) as client:

@@ -492,6 +492,9 @@ cdef class ClientDesk(Desk):
 
     cdef bint take_answer(self, Asked asked, object value) except -1:
         cdef ClientServer server
+        if type(asked.tag) is not CorrelationId:
+            # A canary's.
+            return False
         for server in self.servers:
             if server.entry is asked.entry and asked.entry.target is not None:
                 asked.entry.delivered += 1

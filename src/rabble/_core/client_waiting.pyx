@@ -12,7 +12,7 @@ Where nothing waits and there is room the queue is asked, and not entered.
 from libc.stdint cimport int32_t, int64_t
 
 from rabble._core.client_codec cimport NO_ID, OUT_NACK
-from rabble._core.client_gate cimport call_front, checked_number
+from rabble._core.client_gate cimport call_front, call_gate, checked_number
 from rabble._core.client_replies cimport keep_ids, touch, write
 from rabble._core.client_server cimport ClientConnection, ClientServer
 from rabble._core.ids cimport CorrelationId, new_correlation_id
@@ -67,8 +67,9 @@ cdef list take_admitted(ClientServer server, int64_t now):
             if server.requests.count + len(admitted) < server.requests.most:
                 admitted.append((conn, id, msg))
                 continue
-            # The gate has failed, and all come at once.
+            # The gate has failed, and all come at once; or it let in more than there may be.
             retry_ms = server.retry_ms
+            call_gate(server, "ended", now, now, False)
         server.refused += 1
         write(conn, OUT_NACK, id, None, "", "the server has too much to do", retry_ms)
         touch(conn)

@@ -190,7 +190,7 @@ def test_the_pictures_of_the_guide_can_be_drawn(
     short = Scenario(service_s=0.01, begins_s=0.5, ends_s=2.0, until_s=3.0)
     monkeypatch.setattr(plots, "SCENARIOS", {"one": short, "other": short})
     picture = tmp_path / "picture.svg"
-    plots.draw(picture, strategy)
+    plots.draw(picture, plots.simulated(strategy))
     text = picture.read_text()
     assert text.startswith("<?xml") and "requests per second" in text
     assert plots.figures().count("\n") == 1 + 2 * 3

@@ -184,8 +184,9 @@ class AdmissionQueue:
                 break
             self._fair.take()
             entry.is_waiting = False
-            self._gate.began(now_ns)
+            # First: if the gate raises it is let in all the same, see `drop_all`.
             self._decided.append(Admitted(connection, entry.request))
+            self._gate.began(now_ns)
         by_age = self._by_age
         while by_age:
             oldest = by_age[0]
@@ -221,5 +222,10 @@ class AdmissionQueue:
 
     def _refuse(self, now_ns: int, entry: Entry) -> None:
         entry.is_waiting = False
-        retry_after_ms = self._gate.refuse(now_ns, entry.priority)
+        try:
+            retry_after_ms = self._gate.refuse(now_ns, entry.priority)
+        except BaseException:
+            # It is not lost, but let in with all others, see `drop_all`.
+            self._decided.append(Admitted(entry.connection, entry.request))
+            raise
         self._decided.append(Refused(entry.connection, entry.request, retry_after_ms))
