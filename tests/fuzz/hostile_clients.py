@@ -406,6 +406,9 @@ class Scene:
             now = self.heard(), self.executor.delivered, self.server.messages
             is_busy = before != now or self.executor.queue_depth or self.executor.inbox_depth
             quiet = 0 if is_busy else quiet + 1
+        # The one that means well is answered at once.
+        is_alone = self.server.open <= 1
+        assert not is_alone or self.server.in_flight == 0, "a request outlives its connection"
 
     def heard(self) -> int:
         return sum(len(peer.heard) + peer.is_over for peer in self.clients)
