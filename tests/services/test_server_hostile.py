@@ -24,7 +24,7 @@ from rabble.services.server_limits import ServerLimits
 from rabble.services.tcp_server import TcpServer
 from tests.clients import Asking, Client, Ended, adding, connect
 from tests.services.test_server_tls import Authority
-from tests.support import PATIENCE_S, SANITIZED, TINY, Does, until
+from tests.support import PATIENCE_S, SANITIZED, TINY, Does, descriptors, until
 
 #: Of each kind: enough to be many, for a machine of two processors.
 MANY = 8 if TINY else 60
@@ -545,6 +545,39 @@ def test_tls_handshakes_that_stop_at_any_place_keep_nobody_out(node: Node, tmp_p
                 assert client.ask(2, 5) == [0, 2, 10]
         until(lambda: server.status().connections == 0)
         assert server.status().in_flight == 0
+
+
+def test_those_that_never_read_over_tls(node: Node, tmp_path: Path) -> None:
+    """What the TLS side keeps for them is bounded, too, and ends with them."""
+    authority = Authority(tmp_path)
+    limits = ServerLimits(
+        write_buffer_bytes_max=256_000, write_stalled_ms_max=300, linger_ms_max=100
+    )
+    before = sockets()
+    with TcpServer(node, Echoing, tls=authority.tls(), limits=limits) as server:
+        with authority.connect(server.address) as well, contextlib.ExitStack() as stack:
+            mute = [stack.enter_context(authority.connect(server.address)) for _ in range(3)]
+            for client in mute:
+                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+                client.sock.settimeout(0.05)
+                # Until it is not read either.
+                with contextlib.suppress(OSError):
+                    for number in range(1_000):
+                        client.send([0, number, "x" * 60_000])
+                served(well, 1)
+            until(lambda: server.status().connections == 1)
+            served(well)
+            assert server.status().in_flight == 0
+            # Though none of them closes its side: the server's, and those between it and TLS.
+            listening, of_one = 1, 3
+            until(lambda: sockets() == before + listening + of_one + 1 + len(mute))
+            served(well)
+    until(lambda: sockets() == before)
+
+
+def sockets() -> int:
+    """How many this process has open."""
+    return sum(link.startswith("socket:") for link in descriptors().values())
 
 
 def client_hello(authority: Authority) -> bytes:
