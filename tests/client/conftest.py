@@ -33,12 +33,17 @@ class Looped:
         self.run(self.client.send(*arguments, **named))
 
     def pushes(self, *arguments: Any, **named: Any) -> Iterator[Any]:
-        iterator = self.client.pushes(*arguments, **named)
-        while True:
-            try:
-                yield self.run(anext(iterator))
-            except StopAsyncIteration:
-                return
+        async def begin() -> Any:
+            return self.client.pushes(*arguments, **named)
+
+        def iterate(pushes: Any) -> Iterator[Any]:
+            while True:
+                try:
+                    yield self.run(anext(pushes))
+                except StopAsyncIteration:
+                    return
+
+        return iterate(self.run(begin()))
 
     @property
     def late(self) -> int:

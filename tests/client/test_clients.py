@@ -384,6 +384,28 @@ def test_an_end_that_came_before_pushes_were_asked_for_is_told_once(connect):
         client.close()
 
 
+@pytest.mark.parametrize("is_connected", [False, True])
+def test_an_end_is_told_though_a_call_of_others_made_another_connection(connect, is_connected):
+    def serve(peer: Peer) -> None:
+        for request_id, msg in requests(peer, 1 + is_connected):
+            peer.send(0, request_id, msg)
+        peer.send(4, "idle", "")
+
+    with Script(serve, Peer.echo) as server:
+        client = connect(server.address, rng=Never())
+        if is_connected:
+            assert client.call("before") == "before"
+        pushes = client.pushes(timeout=60)
+        assert client.call("subscribe") == "subscribe"
+        until(lambda: client.is_lost)
+        assert client.call("of another") == "of another"
+        with pytest.raises(ConnectionLost, match="idle" if is_connected else "replaced"):
+            next(pushes)
+        with pytest.raises(CallTimeout, match="no push"):
+            next(client.pushes(timeout=0.05))
+        client.close()
+
+
 def test_pushes_are_bounded_and_what_was_dropped_is_counted(connect):
     def serve(peer: Peer) -> None:
         for n in range(10):

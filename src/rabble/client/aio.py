@@ -25,7 +25,7 @@ from rabble.client.events import Answer, Event, Goodbye, Push, Undecoded, error_
 from rabble.client.framing import Framing, MsgpackFrames
 from rabble.client.limits import ClientLimits
 from rabble.client.protocol import ClientProtocol
-from rabble.client.pushes import PushBuffer
+from rabble.client.pushes import PushBuffer, missed_end
 from rabble.client.retries import RetryPolicy
 from rabble.client.sockets import prepare
 from rabble.errors import CallTimeout
@@ -256,6 +256,8 @@ class AsyncClient:
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: AsyncConnection | None = None
+        #: How many there were.
+        self._made = 0
         self._dial: asyncio.Task[AsyncConnection] | None = None
         self._closing = asyncio.Event()
 
@@ -306,23 +308,30 @@ class AsyncClient:
         deadline = self._check().time() + checked_timeout(timeout)
         await self._use(lambda it: it.message(msg, deadline), deadline)
 
-    async def pushes(self, timeout: float = float("inf")) -> AsyncIterator[Any]:
+    def pushes(self, timeout: float = float("inf")) -> AsyncIterator[Any]:
         """As `Client.pushes`: `async for msg in client.pushes()`."""
-        loop = self._check()
-        # Its end is told, once, though it came before: whoever had subscribed has to do so again.
+        self._check()
         connection = self._connection
         if connection is not None and connection.end_told:
             connection = None
+        return self._pushed(connection, self._made, timeout)
+
+    async def _pushed(
+        self, connection: AsyncConnection | None, made: int, timeout: float
+    ) -> AsyncIterator[Any]:
+        """What comes by this connection; or by the next one, if so many were made before."""
         while not self._closing.is_set():
             if len(self._pushes):
                 yield self._pushes.take()
                 continue
-            deadline = loop.time() + checked_timeout(timeout)
+            deadline = self._check().time() + checked_timeout(timeout)
             if connection is None:
                 try:
                     connection, _ = await self._connected(deadline)
                 except ClientClosed:
                     return
+                if self._made > made + 1:
+                    raise missed_end()
             await connection.wait_for_pushes(deadline)
             if connection.is_over and not len(self._pushes):
                 if self._closing.is_set():
@@ -424,6 +433,7 @@ class AsyncClient:
                     continue
                 dialling.connected()
                 self._connection = connection
+                self._made += 1
                 return connection
             raise dialling.not_connected()
         finally:

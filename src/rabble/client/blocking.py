@@ -20,7 +20,7 @@ from rabble.client.errors import ClientClosed, ConnectionLost, ForkedClient, Nac
 from rabble.client.framing import Framing, MsgpackFrames
 from rabble.client.limits import ClientLimits
 from rabble.client.protocol import ClientProtocol
-from rabble.client.pushes import PushBuffer
+from rabble.client.pushes import PushBuffer, missed_end
 from rabble.client.retries import RetryPolicy
 from rabble.client.sockets import dial
 from rabble.errors import CallTimeout
@@ -88,6 +88,8 @@ class Client:
         #: Held for the two below, and never for long.
         self._state_lock = threading.Lock()
         self._connection: Connection | None = None
+        #: How many there were.
+        self._made = 0
         self._closing = threading.Event()
 
     @overload
@@ -162,10 +164,11 @@ class Client:
         """What the server sends unasked, one by one, as it comes. Connects if need be.
 
         :param timeout: seconds to wait for each.
-        :returns: an iterator, which ends when the client is closed. Several share what comes.
+        :returns: an iterator, which ends when the client is closed. Several share what comes. Have
+            it before you subscribe: then it misses no end of a connection.
         :raises ConnectionLost: from the iterator, when the connection is lost and what came by it
-            was taken; also if it was lost before, and is not replaced yet. Whoever had subscribed
-            has to do so again, by the next connection.
+            was taken; also if it was lost before the iterator was asked, or before this was called
+            and nobody has replaced it. Whoever had subscribed has to do so again.
         :raises PushesLost: from the iterator, where more came than `ClientLimits.pushes_max`.
         :raises CallTimeout: from the iterator, if none came in time.
         :raises DecodeError: from the iterator, where one came that cannot be built here.
@@ -173,10 +176,14 @@ class Client:
         After an error call it again to go on.
         """
         self._check()
-        # Its end is told, once, though it came before: whoever had subscribed has to do so again.
-        connection = self._connection
+        with self._state_lock:
+            connection, made = self._connection, self._made
         if connection is not None and connection.end_told:
             connection = None
+        return self._pushed(connection, made, timeout)
+
+    def _pushed(self, connection: Connection | None, made: int, timeout: float) -> Iterator[Any]:
+        """What comes by this connection; or by the next one, if so many were made before."""
         while not self._closing.is_set():
             if len(self._pushes):
                 try:
@@ -192,6 +199,8 @@ class Client:
                     connection, _ = self._connected(deadline)
                 except ClientClosed:
                     return
+                if self._made > made + 1:
+                    raise missed_end()
             connection.wait_for_pushes(deadline)
             if connection.is_over and not len(self._pushes):
                 if self._closing.is_set():
@@ -294,6 +303,7 @@ class Client:
             with self._state_lock:
                 if not self._closing.is_set():
                     self._connection = made
+                    self._made += 1
                     return made
             made.close()
             raise ClientClosed("the client was closed")

@@ -6,9 +6,17 @@ import collections
 import threading
 from typing import Any
 
-from rabble.client.errors import PushesLost
+from rabble.client.errors import ConnectionLost, PushesLost
 
-__all__ = ["PushBuffer"]
+__all__ = ["PushBuffer", "missed_end"]
+
+
+def missed_end() -> ConnectionLost:
+    """What is raised when a connection has come and gone, and another one is in its place."""
+    return ConnectionLost(
+        "a connection ended, and was replaced, before its pushes were taken: who subscribed by it "
+        "has to do so again"
+    )
 
 
 class PushBuffer:
