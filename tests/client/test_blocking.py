@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rabble.client import ConnectionLost, ForkedClient
+from rabble.client import ClientClosed, ConnectionLost, ForkedClient
 from rabble.errors import CallTimeout
 from tests.client.servers import PatientClient as Client
 from tests.client.servers import Peer, Script, requests
@@ -181,6 +181,77 @@ def test_a_signal_between_the_system_and_the_books_ends_the_connection(operation
         assert connection.is_over
         assert client.call(3) == 3
     assert server.connections == 2
+
+
+@pytest.mark.parametrize("operation", ["send", "recv"])
+@pytest.mark.parametrize("wanted", ["close", "call"])
+def test_what_runs_amid_an_operation_may_close_the_client_and_does_not_wait_for_itself(
+    operation, wanted
+):
+    """As a signal's handler does, or a finalizer: it has the lock that it would wait for."""
+    within: list[Exception] = []
+    with Script(Peer.echo) as server, Client(server.address, rng=Never()) as client:
+        assert client.call(1) == 1
+        connection = client._connection
+        assert connection is not None
+        sock = connection._sock
+
+        class Interrupted:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(sock, name)
+
+            def fileno(self) -> int:
+                return sock.fileno()
+
+            def operate(self, *arguments: Any) -> Any:
+                connection._sock = sock
+                if wanted == "close":
+                    client.close()
+                    client.close()
+                else:
+                    with pytest.raises(RuntimeError, match="at work in this thread") as raised:
+                        client.call(3)
+                    within.append(raised.value)
+                return getattr(sock, operation)(*arguments)
+
+        setattr(Interrupted, operation, Interrupted.operate)
+        connection._sock = Interrupted()  # type: ignore[assignment]
+        if wanted == "close":
+            with pytest.raises(ClientClosed):
+                client.call(2)
+            assert connection.is_over
+        else:
+            assert client.call(2) == 2
+            assert len(within) == 1
+
+
+def test_who_interrupts_the_wait_of_its_own_thread_is_not_left_to_wait_for_that():
+    within: list[Exception] = []
+
+    def interrupt(*_: object) -> None:
+        with pytest.raises(RuntimeError, match="at work in this thread") as raised:
+            client.call(3, timeout=60)
+        within.append(raised.value)
+        client.close()
+
+    def kill() -> None:
+        until(lambda: client._connection is not None and client._connection._polling > 0)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    killer = threading.Thread(target=kill)
+    try:
+        with (
+            Script(lambda peer: (peer.frame(), peer.frame())) as server,
+            Client(server.address) as client,
+        ):
+            killer.start()
+            with pytest.raises(ClientClosed):
+                client.call("never answered", timeout=60)
+            killer.join()
+            assert len(within) == 1
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_in_an_event_loop_it_says_what_to_take():

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, overload
 
 from rabble.client.addresses import parse_addresses
 from rabble.client.arguments import check_arguments
-from rabble.client.connection import Connection
+from rabble.client.connection import WITHIN, Connection
 from rabble.client.dialling import Dialling, Uniform
 from rabble.client.errors import ClientClosed, ConnectionLost, ForkedClient, Nack
 from rabble.client.framing import Framing, MsgpackFrames
@@ -85,8 +85,10 @@ class Client:
         self._pid = os.getpid()
         #: Held by who dials.
         self._dial_lock = threading.Lock()
+        #: Which thread that is.
+        self._dialler: int | None = None
         #: Held for the two below, and never for long.
-        self._state_lock = threading.Lock()
+        self._state_lock = threading.RLock()
         self._connection: Connection | None = None
         #: How many there were.
         self._made = 0
@@ -211,8 +213,9 @@ class Client:
     def close(self) -> None:
         """End the connection, and all that waits for it with `ClientClosed`. Idempotent.
 
-        Who is just dialling ends when that does, which is within `ClientLimits.connect_ms` for each
-        IP address.
+        A signal's handler may do it, too, though the client is at work in the same thread. Who is
+        just dialling ends when that does, which is within `ClientLimits.connect_ms` for each IP
+        address.
         """
         if os.getpid() != self._pid:
             if self._connection is not None:
@@ -257,6 +260,9 @@ class Client:
         connection = self._connection
         if connection is not None and connection.look():
             return connection, False
+        current = threading.get_ident()
+        if self._dialler == current:
+            raise RuntimeError(WITHIN)
         wait = max(0, min(deadline - time.monotonic(), 3600))
         got: list[bool] = []
         try:
@@ -264,6 +270,7 @@ class Client:
             got.extend(map(self._dial_lock.acquire, (True,), (wait,)))
             if not got[0]:
                 raise CallTimeout("no connection was made in time; the request was not sent")
+            self._dialler = current
             connection = self._connection
             if connection is not None:
                 if not connection.is_over:
@@ -273,6 +280,7 @@ class Client:
             return self._dialled(deadline), True
         finally:
             if True in got:
+                self._dialler = None
                 self._dial_lock.release()
 
     def _dialled(self, deadline: float) -> Connection:

@@ -6,7 +6,9 @@ none is lost in a fork, and a thread alone is woken by its answer itself. ("Lead
 D. Schmidt et al., "Pattern-Oriented Software Architecture", volume 2, 2000.)
 
 There is one lock, which is held for operations on the socket that do not block, never for a wait;
-two threads in OpenSSL with one connection would not be safe.
+two threads in OpenSSL with one connection would not be safe. A signal's handler, a finalizer or the
+code of a message's class may run amid them, in the thread that has it: they may close the client,
+and whatever else they ask of it is refused, as they would wait for themselves.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from rabble.client.protocol import ClientProtocol
 from rabble.client.pushes import PushBuffer
 from rabble.errors import CallTimeout
 
-__all__ = ["Connection"]
+__all__ = ["WITHIN", "Connection"]
 
 READ_BYTES = 256 * 1024
 WRITE_BYTES = 256 * 1024
@@ -35,13 +37,23 @@ LOOK_S = 0.05
 WAIT_S_MAX = 3600.0
 
 
+#: What is said to a signal's handler that would wait for what it has interrupted.
+WITHIN = (
+    "this client is at work in this thread already: a signal's handler, a finalizer or the code of "
+    "a message may close it, but not use it; do that later"
+)
+
+
 class Waiter:
     """A thread that waits: for an answer, for its bytes to be sent, or for pushes."""
 
-    __slots__ = ("error", "event", "is_done", "mark", "request_id", "value", "wants_pushes")
+    __slots__ = (
+        *("error", "event", "is_done", "mark", "request_id", "thread", "value", "wants_pushes"),
+    )
 
     def __init__(self, *, wants_pushes: bool = False) -> None:
         self.event = threading.Event()
+        self.thread = threading.get_ident()
         #: How many bytes of the connection's stream have to be sent for all of its own to be.
         self.mark = 0
         self.request_id: int | None = None
@@ -75,7 +87,9 @@ class Connection:
         self._pushes = pushes
         self._out_bytes_max = out_bytes_max
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        #: Whether it was closed by what ran amid an operation of its own.
+        self._is_closed_within = False
         self._reader: Waiter | None = None
         #: Who waits while another one reads, in order.
         self._followers: dict[Waiter, None] = {}
@@ -154,6 +168,7 @@ class Connection:
 
         :raises CallTimeout: if it takes too long.
         """
+        self._check_reentry()
         waiter = Waiter(wants_pushes=True)
         if not self._wait(waiter, lambda: len(self._pushes) > 0, deadline):
             raise CallTimeout("no push came in time")
@@ -163,6 +178,7 @@ class Connection:
 
         :returns: whether it is usable.
         """
+        self._check_reentry()
         with self._lock:
             if self._reader is None and not self.is_over:
                 self._read()
@@ -174,6 +190,11 @@ class Connection:
 
     def close(self) -> None:
         """End it, and all waits, with `ClientClosed`."""
+        if self._is_within():
+            # Whoever goes on when this returns, or waits for the socket, finds that it is over.
+            self._is_closed_within = True
+            self._shut_down()
+            return
         with self._lock:
             if self._is_tls and not self.is_over:
                 try:
@@ -186,6 +207,15 @@ class Connection:
     def close_copy(self) -> None:
         """In a forked process: let go of the socket, which stays the parent's."""
         self._sock.close()
+
+    def _is_within(self) -> bool:
+        """Whether this thread is amid an operation of this connection already."""
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
+
+    def _check_reentry(self) -> None:
+        reader = self._reader
+        if self._is_within() or (reader is not None and reader.thread == threading.get_ident()):
+            raise RuntimeError(WITHIN)
 
     # Waiting.
 
@@ -360,6 +390,9 @@ class Connection:
             return
         self.is_over = True
         self.ended_at = self._clock()
+        if self._is_closed_within:
+            reason = "the client was closed"
+            cause = ClientClosed(reason)
         self.reason, self.code, self._cause = reason, code, cause
         for waiter in self._protocol.end():
             waiter.error = self._lost(sent=self._sent >= waiter.mark)
@@ -368,12 +401,18 @@ class Connection:
         self._out.clear()
         for follower in self._followers:
             follower.event.set()
+        self._shut_down()
+        self._close_if_unused()
+
+    def _shut_down(self) -> None:
         try:
-            # Ends the system calls of others.
-            self._sock.shutdown(socket.SHUT_RDWR)
+            # Ends the system calls of others. Of TLS nothing is taken away, which may be amid it.
+            if self._is_tls:
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            else:
+                self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
-        self._close_if_unused()
 
     def _close_if_unused(self) -> None:
         if self.is_over and self._polling == 0 and not self._is_closed:
