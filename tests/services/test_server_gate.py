@@ -168,3 +168,16 @@ def test_a_gate_that_returns_no_number_is_one_that_failed(
         until(lambda: f"{method}() of a gate returned" in caplog.text)
         client.send([0, 2, 5, -1])
         assert client.receive()[:2] == [0, 2]
+
+
+def test_a_gate_may_ask_for_more_patience_than_the_protocol_has_a_number_for(node: Node) -> None:
+    class Patient(Noting):
+        def has_room(self, now_ns: int, priority: int = 0) -> bool:
+            return False
+
+        def refuse(self, now_ns: int, priority: int = 0) -> int:
+            return 2**60
+
+    with adding(node, gate=Patient()) as server, Client(server.address) as client:
+        client.send([0, 1, 5, -1])
+        assert client.receive()[:3] == [2, 1, 2**53 - 1]

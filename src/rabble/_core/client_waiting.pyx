@@ -19,6 +19,8 @@ from rabble._core.ids cimport CorrelationId, new_correlation_id
 
 __all__ = []
 
+cdef int64_t RETRY_MS_MAX = (<int64_t>1 << 53) - 1
+
 
 cdef bint let_in(
     ClientServer server, ClientConnection conn, int64_t id, object msg, int priority, int64_t now
@@ -62,7 +64,10 @@ cdef list take_admitted(ClientServer server, int64_t now):
         id, msg = each.request
         leave(server, conn, id)
         if each.retry_after_ms is not None and server.gate is not None:
-            retry_ms = checked_number(server, "refuse", each.retry_after_ms, 0)
+            # The protocol has no more than a double has exactly, and clients hold it to that.
+            retry_ms = min(
+                checked_number(server, "refuse", each.retry_after_ms, 0), RETRY_MS_MAX
+            )
         if each.retry_after_ms is None or server.gate is None:
             if server.requests.count + len(admitted) < server.requests.most:
                 admitted.append((conn, id, msg))
