@@ -304,6 +304,16 @@ def test_json_says_what_it_does_not_carry():
         b'{"id":1,"msg":{"a":[1]},"priority":-1}\n'
     )
     assert framing(JsonLines).message("ü") == '{"msg":"ü"}\n'.encode()
+    # Of its answer the connection would end.
+    deepest: Any = "[[{"
+    for _ in range(LIMITS.message_depth_max):
+        deepest = [deepest]
+    line = framing(JsonLines).request(1, deepest, 0)
+    hearing = framing(JsonLines)
+    hearing.feed(line.replace(b'"msg"', b'"value"'))
+    assert plain(hearing.next_event())[-1] == deepest
+    with pytest.raises(EncodeError, match="message_depth_max"):
+        framing(JsonLines).request(2, [deepest], 0)
 
 
 def test_plain_lines_are_answered_in_order():

@@ -261,6 +261,11 @@ class JsonLines:
             text = json.dumps(said, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         except (TypeError, ValueError, RecursionError) as error:
             raise EncodeError(f"JSON does not carry the message: {error}") from None
+        if most_nested(text, self._depth_max + 1) > self._depth_max + 1:
+            raise EncodeError(
+                f"the message is nested deeper than {self._depth_max} containers "
+                f"(ClientLimits.message_depth_max)"
+            )
         return ended_line(text, self._line_bytes_max)
 
     def feed(self, data: bytes) -> None:
@@ -272,7 +277,7 @@ class JsonLines:
         line = self._lines.next_line()
         if line is None:
             return None
-        if most_nested(line) > self._depth_max + 1:
+        if most_nested(line, self._depth_max + 1) > self._depth_max + 1:
             raise ProtocolError(f"a line of JSON is nested deeper than {self._depth_max}")
         try:
             said = json.loads(line, parse_constant=refuse_constant)
@@ -297,10 +302,13 @@ class JsonLines:
         raise ProtocolError("a line of JSON has neither value, error, nack_ms, push nor goodbye")
 
 
-def most_nested(line: str) -> int:
-    """How deep arrays and objects are nested at the most, before anything is built of them."""
-    if line.count("[") + line.count("{") < 2:
-        return 1
+def most_nested(line: str, looked_for: int = 1) -> int:
+    """How deep arrays and objects are nested at the most, before anything is built of them.
+
+    :param looked_for: up to this it need not be exact: most lines do not have as many brackets.
+    """
+    if (brackets := line.count("[") + line.count("{")) <= looked_for:
+        return min(brackets, 1)
     depth = most = 0
     for part in JSON_PARTS.finditer(line):
         if part[0] in "[{":
