@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import rabble
-from rabble import Envelope, Limits, Mesh, Node, NodeId, Process, ServiceHandler
+from rabble import Envelope, Limits, Mesh, Node, NodeId, Pid, Process, ServiceHandler
 from rabble.services.gate import CanaryGate, CanaryPolicy, GradientGate, GradientPolicy
 from tests.clients import Client, adding
 from tests.services.test_server_gate import Noting
@@ -53,7 +53,7 @@ class Watching(Noting):
 def two_nodes(**options: Any) -> Iterator[tuple[Node, Node]]:
     with (
         rabble.rouse("a@127.0.0.1:0", mesh=Mesh(key=KEY), **options) as a,
-        rabble.rouse("b@127.0.0.1:0", mesh=Mesh(key=KEY)) as b,
+        rabble.rouse("b@127.0.0.1:0", mesh=Mesh(key=KEY), strict=options.get("strict", False)) as b,
     ):
         a.join(b.node_id)
         until_up(a, b)
@@ -73,8 +73,9 @@ class Standing(Process):
             self.goes_on.wait(PATIENCE_S)
 
 
-def test_canaries_through_another_node_come_back() -> None:
-    with two_nodes() as (a, b):
+@pytest.mark.parametrize("strict", [False, True, "changes"])
+def test_canaries_through_another_node_come_back(strict: Any) -> None:
+    with two_nodes(strict=strict) as (a, b):
         gate = Watching(str(b.node_id))
         with adding(a, gate=gate) as server, Client(server.address) as client:
             assert client.ask(1, 5) == [0, 1, 5]
@@ -85,6 +86,9 @@ def test_canaries_through_another_node_come_back() -> None:
             # Nobody on the way takes them for lost mail.
             assert not b.executor_status().dead_letters
             assert not a.executor_status().dead_letters
+        # What is no request is.
+        a.send(Pid("canary", b.node_id, "rabble"), "sing")
+        until(lambda: b.executor_status().dead_letters == {"refused": 1})
 
 
 def test_a_node_that_was_never_there_or_has_gone_says_nothing_of_overload() -> None:

@@ -107,6 +107,8 @@ def cases_of(overload: Overload) -> list[Case]:
             "closings": float(sum(not is_open for _, is_open, _ in seen.changes)),
             "clients_late_p99_ms": percentile(seen.late, 99) * 1e3,
             "clients_processor_percent": 100 * seen.clients_s / seconds,
+            "clients_waited_percent": 100 * seen.clients_waited_s / seconds,
+            "server_waited_percent": 100 * seen.server_waited_s / seconds,
         }
         return Sample(1, seconds, seen.goodput_per_s(overload), details)
 

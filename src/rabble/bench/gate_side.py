@@ -18,8 +18,9 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -49,9 +50,11 @@ USUAL, OVERLOAD = 0.5, 3.0
 SATURATING = 64
 #: Who is refused tries again when he is told to, for so long; an answer is of use for so long.
 TRIES_S, USEFUL_S = 3.0, 1.0
-#: A second in which more than that part is refused or slow is not as usual.
+#: A step in which more than that part is refused or slow is not as usual; so long all has to be as
+#: usual for it to be over.
 TROUBLED = 0.1
 STEP_S = 0.5
+CALM_STEPS = 4
 #: Of the work of a request, around its mean.
 SPREAD = 1 / 3
 SEED = 1
@@ -105,14 +108,26 @@ class Worker(Process):
 
 
 class Watcher(Process):
-    """Keeps when the gate closed and opened."""
+    """Keeps when the gate closed and opened, and in which thread processes run."""
 
-    def __init__(self, changes: list[tuple[float, bool, str]]) -> None:
-        self.changes = changes
+    def __init__(self) -> None:
+        self.changes: list[tuple[float, bool, str]] = []
+        self.thread = 0
+
+    def init(self) -> None:
+        self.thread = threading.get_native_id()
 
     def receive(self, msg: Any, sender: Any, correlation_id: Any) -> None:
         if type(msg) is GateChanged:
             self.changes.append((time.monotonic(), msg.is_open, msg.reason))
+
+
+def waited_s(thread: int) -> float:
+    """How long a thread of this process was ready to run, and others did; 0 if nobody counts."""
+    try:
+        return int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def make_gate(strategy: str) -> Gate:
@@ -130,7 +145,8 @@ def server_side(overload: Overload, lines: Lines) -> None:
     with rouse("served@127.0.0.1:0", seed=SEED) as node:
         loops = calibrated(overload.service_us) if overload.is_busy else 0
         pid = node.spawn(Worker(loops, overload.service_us), "worker")
-        changes: list[tuple[float, bool, str]] = []
+        watcher = Watcher()
+        before = 0.0
 
         class Client(ConnectionHandler):
             def handle_message(self, msg: Any, request: RequestId | None) -> ServerOutput:
@@ -140,11 +156,16 @@ def server_side(overload: Overload, lines: Lines) -> None:
             TcpServer(node, Client, name="open") as unguarded,
             TcpServer(node, Client, name="guarded", gate=make_gate(overload.strategy)) as guarded,
         ):
-            guarded.subscribe_gate(node.spawn(Watcher(changes), "watcher"))
+            guarded.subscribe_gate(node.spawn(watcher, "watcher"))
             lines.write([unguarded.address, guarded.address])
             while (said := lines.read()) != "end":
-                node.send(pid, said)
-            lines.write([changes, time.process_time()])
+                if said == "begins":
+                    before = waited_s(watcher.thread)
+                elif said == "ends":
+                    lines.write(waited_s(watcher.thread) - before)
+                else:
+                    node.send(pid, said)
+            lines.write(watcher.changes)
     os._exit(0)
 
 
@@ -298,9 +319,11 @@ class Faced:
     given_up: int = 0
     #: By how much what was due was asked too late, by the clients' own fault.
     late: list[float] = dataclasses.field(default_factory=list)
-    #: Of processor, used by the server's process in all, and by the clients' during the overload.
-    server_s: float = 0.0
+    #: Of the overload, how much the clients used of a processor, and how long they, and the
+    #: server's executor, waited for one, as the machine had others to run.
     clients_s: float = 0.0
+    clients_waited_s: float = 0.0
+    server_waited_s: float = 0.0
 
     def goodput_per_s(self, overload: Overload) -> float:
         """Answers of use during the overload."""
@@ -322,15 +345,25 @@ class Faced:
         return percentile(took, percent) if took else 0.0
 
     def recovery_s(self, overload: Overload) -> float:
-        """After the overload, the end of the last step in which not all was as usual."""
+        """After the overload, when all began to be as usual for some steps.
+
+        What comes later, as the machine stood still for a moment, has nothing to do with it.
+        """
         service_s = (2.0 if overload.halves else 1.0) / self.saturation_per_s
         slow_s = 0.1 + 20 * service_s
         steps: collections.defaultdict[int, list[bool]] = collections.defaultdict(list)
         for at, took in [*((at, 1e9) for at, _, _ in self.refused), *self.answered]:
             if at >= overload.ends_s:
                 steps[int((at - overload.ends_s) / STEP_S)].append(took > slow_s)
-        late = [step for step, bad in steps.items() if sum(bad) > TROUBLED * len(bad)]
-        return STEP_S * (max(late, default=-1) + 1)
+        calm_from = 0
+        for step in range(int(overload.settle_s / STEP_S)):
+            bad = steps[step]
+            if not bad or sum(bad) > TROUBLED * len(bad):
+                calm_from = step + 1
+            elif step + 1 - calm_from >= CALM_STEPS:
+                return calm_from * STEP_S
+        # As far as it was looked at.
+        return calm_from * STEP_S if calm_from == 0 else overload.settle_s
 
 
 def saturate(address: str, seconds: float) -> float:
@@ -354,9 +387,7 @@ def saturate(address: str, seconds: float) -> float:
     return counted / (now - counts_from)
 
 
-def run_load(
-    overload: Overload, address: str, per_s: float, slower: Callable[[], None], begun: float
-) -> Faced:
+def run_load(overload: Overload, address: str, per_s: float, lines: Lines, begun: float) -> Faced:
     """Ask as much as is to be asked, whatever comes of it: open loop, Poisson arrivals."""
     faced = Faced(per_s)
     chance = random.Random(SEED)
@@ -365,16 +396,22 @@ def run_load(
     serial = 0
     half = 0.5 if overload.halves else 1.0
     until_s = overload.ends_s + overload.settle_s
-    next_s, is_slow, used = 0.0, not overload.halves, None
+    next_s, waited, is_slow = 0.0, 0.0, not overload.halves
+    own = threading.get_native_id()
+    used: float | None = None
     try:
         while (now := time.monotonic() - begun) < until_s:
             if not is_slow and now >= overload.halves_s:
-                slower()
+                lines.write("slower")
                 is_slow = True
             if used is None and now >= overload.usual_s:
-                used = time.process_time()
-            elif used and now >= overload.ends_s and not faced.clients_s:
+                lines.write("begins")
+                used, waited = time.process_time(), waited_s(own)
+            elif used is not None and now >= overload.ends_s and not faced.clients_s:
                 faced.clients_s = time.process_time() - used
+                faced.clients_waited_s = waited_s(own) - waited
+                lines.write("ends")
+                faced.server_waited_s = lines.read()
             while next_s <= now:
                 faced.late.append(now - next_s)
                 clients.ask(Asked(next_s), chance.randrange(CONNECTIONS))
@@ -429,10 +466,9 @@ def face(overload: Overload) -> Faced:
         unguarded, guarded = lines.read()
         per_s = saturate(unguarded, max(min(overload.overload_s / 4, 2.0), 0.4))
         begun = time.monotonic()
-        faced = run_load(overload, guarded, per_s, lambda: lines.write("slower"), begun)
+        faced = run_load(overload, guarded, per_s, lines, begun)
         lines.write("end")
-        changes, faced.server_s = lines.read()
-        faced.changes = [(at - begun, is_open, reason) for at, is_open, reason in changes]
+        faced.changes = [(at - begun, is_open, reason) for at, is_open, reason in lines.read()]
     except BaseException:
         os.kill(child, signal.SIGKILL)
         raise

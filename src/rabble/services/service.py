@@ -24,7 +24,7 @@ from rabble.services.mailbox import Mailbox
 from rabble.steps import take_steps
 from rabble.texts import argument_text, described
 
-__all__ = ["OnCrash", "Service", "ServiceHandler", "ServiceNode", "start_service"]
+__all__ = ["OnCrash", "Service", "ServiceHandler", "ServiceNode", "fullness", "start_service"]
 
 OnCrash = Literal["stop", "restart", "shutdown"]
 
@@ -317,11 +317,6 @@ class Service:
         """Whether it sleeps, or has not begun, nothing waits for it, and it is not about to end."""
         return (self._sleeps or not self._begun) and not self._stopping and not len(self._inbox)
 
-    @property
-    def fullness(self) -> float:
-        """How much waits for it, of what may: 0 to 1. For any thread."""
-        return min(len(self._inbox) / self._inbox.limit, 1.0)
-
     def stop(self) -> None:
         """End the service after what it is doing now. Never blocks; idempotent."""
         self._runtime.check_owner()
@@ -517,6 +512,12 @@ def is_owned(service: Service, pid: Pid, owner: Pid) -> bool:
 def gathered(output: Output) -> Output:
     """All that a handler returns, of which none is sent yet: a generator runs to its end."""
     return output if output is None or isinstance(output, Envelope) else list(output)
+
+
+def fullness(service: Service) -> float:
+    """How much waits for a service, of what may: 0 to 1. For any thread."""
+    inbox = service._inbox
+    return min(len(inbox) / inbox.limit, 1.0)
 
 
 def start_service(

@@ -31,7 +31,7 @@ from rabble.services.server_handler import ConnectionHandler
 from rabble.services.server_limits import ServerLimits
 from rabble.services.server_sockets import ListeningSockets
 from rabble.services.server_tls import ServerTls
-from rabble.services.service import Service
+from rabble.services.service import Service, fullness
 from rabble.steps import take_steps
 from rabble.timeouts import checked_timeout
 
@@ -421,9 +421,9 @@ class TcpServer:
     def _pressures(self) -> dict[str, float]:
         """How full the inboxes of services are that are a quarter full. In the executor."""
         return {
-            f"inbox of {each.pid}": each.fullness
+            f"inbox of {each.pid}": fullness(each)
             for each in list(self._runtime.services)
-            if isinstance(each, Service) and each.fullness >= TOLD_FROM
+            if isinstance(each, Service) and fullness(each) >= TOLD_FROM
         }
 
     def _measured(self) -> Measured:

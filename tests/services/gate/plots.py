@@ -29,6 +29,9 @@ from tests.services.gate.simulation import Outcome, Scenario, Simulation
 SEED = 1
 #: Seconds of one step of the curves of rates and of latency.
 STEP_S = 0.25
+#: A real run is made again, a few times, in which the server was ready to run and others did for
+#: more than such a part of the time.
+WAITED_MOST, TRIES_MAX = 0.15, 4
 SCENARIOS = {
     "the server does what it does": Scenario(),
     "it does half from 7 s on": Scenario(slower=((7.0, 0.5),)),
@@ -81,7 +84,12 @@ def faced(strategy: str) -> tuple[Outcomes, list[str]]:
     found, lines = {}, []
     for title, scenario in SCENARIOS.items():
         overload = Overload(strategy, bool(scenario.slower), is_busy=False)
-        seen = Overloads(overload).next("plots")
+        overloads = Overloads(overload)
+        seen = overloads.next("plots")
+        for _ in range(TRIES_MAX - 1):
+            if seen.server_waited_s < WAITED_MOST * overload.overload_s:
+                break
+            seen = min(seen, overloads.next("plots"), key=lambda each: each.server_waited_s)
         found[title] = as_outcome(overload, seen)
         took = seen.refusals_s() or [0.0]
         ms = [
@@ -93,7 +101,8 @@ def faced(strategy: str) -> tuple[Outcomes, list[str]]:
             f"| {strategy}, {title} | {seen.saturation_per_s:.0f}/s | {goodput:.2f} | "
             f"{ms[0]:,.0f} ms, {ms[1]:,.0f} ms | {len(seen.refused):,} | "
             f"{percentile(took, 50) * 1e3:.0f} ms, {percentile(took, 99) * 1e3:.0f} ms | "
-            f"{percentile(seen.late, 99) * 1e3:.0f} ms | {seen.recovery_s(overload):g} s |"
+            f"{100 * seen.server_waited_s / overload.overload_s:.0f} % | "
+            f"{seen.recovery_s(overload):g} s |"
         )
     return found, lines
 
@@ -190,7 +199,7 @@ def main(folder: Path, is_real: bool) -> None:
     """Draw them all."""
     folder.mkdir(parents=True, exist_ok=True)
     if is_real:
-        print("| | it can | goodput | latency | refusals | these took | clients late | recovery |")
+        print("| | it can | goodput | latency | refusals | these took | it waited | recovery |")
     for strategy in ("canary", "gradient"):
         if is_real:
             outcomes, lines = faced(strategy)
