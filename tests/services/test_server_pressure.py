@@ -241,6 +241,10 @@ def test_a_full_mailbox_closes_each_gate_though_nobody_asks_anything_of_it() -> 
             numbers = iter(range(1 << 30))
             until(lambda: client.ask(next(numbers), 1)[0] == 2)
             assert gate.status().reason == f"pressure of mailbox of {pid}"
+            gauges = node.metrics().gauges
+            assert gauges["server.tcp.gate.open"] == 0
+            assert gauges["server.tcp.gate.closed_for_pressure"] == 1
+            assert gauges["server.tcp.gate.closed_for_limit"] == 0
             turning.stops = True
             until(lambda: gate.status().is_open)
             assert client.ask(next(numbers), 1)[0] == 0

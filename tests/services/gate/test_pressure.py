@@ -144,6 +144,9 @@ def test_no_gate_shows_pressure_and_lets_in_whatever_comes() -> None:
         "gate.latency_us": 0.0,
         "gate.latency_usual_us": 0.0,
         "gate.pressure": 1.0,
+        "gate.closed_for_canaries": 0.0,
+        "gate.closed_for_limit": 0.0,
+        "gate.closed_for_pressure": 0.0,
     }
     assert status.counters("g.")["g.admitted"] == 2
     assert status.counters("g.")["g.refused"] == 1

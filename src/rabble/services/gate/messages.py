@@ -78,6 +78,8 @@ class GateStatus:
             "latency_usual_us": self.latency_usual_us,
             "pressure": self.pressure,
         }
+        for kind in ("canaries", "limit", "pressure"):
+            values[f"closed_for_{kind}"] = float(self.reason.partition(" ")[0] == kind)
         return {prefix + name: value for name, value in values.items() if value != float("inf")}
 
     def counters(self, prefix: str = "gate.") -> dict[str, int]:
