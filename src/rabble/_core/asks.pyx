@@ -90,9 +90,9 @@ cdef int take_answer(Executor executor, Asked asked, Envelope envelope) except -
     msg = envelope.msg
     cls = type(msg)
     if (
-        (cls is DeadLetter or cls is Bounced or cls is CallFailed)
-        and envelope.sender is not None
+        envelope.sender is not None
         and same_pid(envelope.sender, executor.pid)
+        and (cls is DeadLetter or cls is Bounced or cls is CallFailed)
     ):
         msg = Failed(asked.tag, executor.hooks.target.ask_failure(asked.to, msg))
     elif (

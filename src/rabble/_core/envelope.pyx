@@ -23,6 +23,7 @@ pid.
 cimport cython
 from cpython.object cimport PyObject
 
+from rabble._core.failure cimport owned
 from rabble._core.ids cimport CorrelationId, NodeId, Pid
 from rabble._core.texts cimport bounded_repr, not_a_correlation_id, not_a_pid
 
@@ -273,17 +274,23 @@ cdef PyObject* construct(
         fields[3] = args[3] if given > 3 else <PyObject*>None
     else:
         sort_arguments(args, given, kwnames, fields)
-    if type(<object>fields[0]) is not Pid:
-        if fields[0] is not <PyObject*>None:
-            raise not_a_pid("Envelope: to", "Pid or None", <object>fields[0])
-        fields[0] = <PyObject*>NOBODY
-    if fields[2] is not <PyObject*>None and type(<object>fields[2]) is not Pid:
-        raise not_a_pid("Envelope: sender", "Pid or None", <object>fields[2])
-    if fields[3] is not <PyObject*>None and type(<object>fields[3]) is not CorrelationId:
+    return checked(fields[0], fields[1], fields[2], fields[3])
+
+
+cdef inline PyObject* checked(
+    PyObject* to, PyObject* msg, PyObject* sender, PyObject* correlation_id
+) except NULL:
+    if type(<object>to) is not Pid:
+        if to is not <PyObject*>None:
+            raise not_a_pid("Envelope: to", "Pid or None", <object>to)
+        to = <PyObject*>NOBODY
+    if sender is not <PyObject*>None and type(<object>sender) is not Pid:
+        raise not_a_pid("Envelope: sender", "Pid or None", <object>sender)
+    if correlation_id is not <PyObject*>None and type(<object>correlation_id) is not CorrelationId:
         raise not_a_correlation_id(
-            "Envelope: correlation_id", "CorrelationId or None", <object>fields[3]
+            "Envelope: correlation_id", "CorrelationId or None", <object>correlation_id
         )
-    return rabble_make(fields[0], fields[1], fields[2], fields[3])
+    return rabble_make(to, msg, sender, correlation_id)
 
 
 cdef int sort_arguments(
@@ -336,4 +343,6 @@ def reply(msg, sender, correlation_id):
 
     From any thread. A process returns the envelope, a service sends it.
     """
-    return Envelope(sender, msg, None, correlation_id)
+    return owned(checked(
+        <PyObject*>sender, <PyObject*>msg, <PyObject*>None, <PyObject*>correlation_id
+    ))

@@ -57,16 +57,29 @@ cdef extern from *:
         PyObject *asked;
     } rabble_correlation;
 
+    #if CYTHON_USE_FREELISTS
+    #define RABBLE_FREE_MAX 256
+    static PyObject *rabble_free[RABBLE_FREE_MAX];
+    static int rabble_free_count = 0;
+    #endif
+
     static PyObject *rabble_correlation_id(PyObject *type, PyObject *pid, PyObject *connection,
                                            long long request, Py_hash_t hash_value) {
         rabble_correlation *made;
         PyObject *number = PyLong_FromLongLong(request);
         if (number == NULL) return NULL;
+    #if CYTHON_USE_FREELISTS
+        if (rabble_free_count > 0) {
+            made = (rabble_correlation *)rabble_free[--rabble_free_count];
+            Py_SET_REFCNT((PyObject *)made, 1);
+        } else
+    #endif
         made = (rabble_correlation *)((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, 0);
         if (made == NULL) {
             Py_DECREF(number);
             return NULL;
         }
+        made->asked = NULL;
         Py_INCREF(pid);
         Py_INCREF(connection);
         made->pid = pid;
@@ -75,20 +88,37 @@ cdef extern from *:
         made->hash_value = hash_value;
         return (PyObject *)made;
     }
+    /* What it refers to are names and numbers: nobody's code runs. */
+    static void rabble_drop_id(PyObject *self) {
+        rabble_correlation *fields = (rabble_correlation *)self;
+        /* One that was refused when it was made has not all of them. */
+        Py_XDECREF(fields->pid);
+        Py_XDECREF(fields->connection);
+        Py_XDECREF(fields->request);
+    #if CYTHON_USE_FREELISTS
+        if (rabble_free_count < RABBLE_FREE_MAX) {
+            rabble_free[rabble_free_count++] = self;
+            return;
+        }
+    #endif
+        Py_TYPE(self)->tp_free(self);
+    }
+    static int rabble_set_up(PyObject *type) {
+        ((PyTypeObject *)type)->tp_dealloc = rabble_drop_id;
+        return ((PyTypeObject *)type)->tp_basicsize == (Py_ssize_t)sizeof(rabble_correlation);
+    }
     /* Of an int that is not negative. */
     #ifdef PyHASH_MODULUS
     #define RABBLE_HASH_OF(number) ((Py_hash_t)((size_t)(number) % PyHASH_MODULUS))
     #else
     #define RABBLE_HASH_OF(number) ((Py_hash_t)((size_t)(number) % _PyHASH_MODULUS))
     #endif
-    #define RABBLE_HAS_FIELDS(type) \
-        (((PyTypeObject *)(type))->tp_basicsize == (Py_ssize_t)sizeof(rabble_correlation))
     """
     CorrelationId rabble_correlation_id(
         object cls, object pid, object connection, long long request, Py_hash_t hash_value
     )
     Py_hash_t hash_of "RABBLE_HASH_OF" (int64_t number) noexcept
-    bint RABBLE_HAS_FIELDS(object cls) noexcept
+    bint rabble_set_up(object cls) noexcept
 
 cdef inline bint is_plain_ascii(str text) noexcept:
     """Whether every character is printable ASCII that separates nothing: the common case."""
@@ -436,9 +466,9 @@ cdef class Pid:
         return self
 
 
+# Made and dropped for each request, by functions of its own with a free list, as envelopes are.
 @cython.final
 @cython.no_gc
-@cython.freelist(64)
 cdef class CorrelationId:
     """Matches a reply to its request, and to the client connection it came from.
 
@@ -502,8 +532,8 @@ cdef class CorrelationId:
         return self
 
 
-if not RABBLE_HAS_FIELDS(CorrelationId):
-    raise SystemError("the fields of CorrelationId lie elsewhere than in its .pxd")
+if not rabble_set_up(CorrelationId):
+    raise ImportError("rabble._core.ids: the fields of CorrelationId lie elsewhere than they should")
 
 
 cdef CorrelationId new_correlation_id(Pid pid, object connection, int64_t request):

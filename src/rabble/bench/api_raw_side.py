@@ -28,33 +28,42 @@ class Frames(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, unpack: Callable[[bytes], Any], pack: Callable[[Any], bytes]) -> None:
-        self.unpack = unpack
+    def __init__(self, unpacker: Any, pack: Callable[[Any], bytes]) -> None:
+        self.feed = unpacker.feed
+        self.read = unpacker.read_bytes
+        self.unpack = unpacker.unpack
         self.pack = pack
-        self.rest = b""
+        #: Bytes that the unpacker has and were not looked at, and that the next frame takes.
+        self.left = 0
+        self.size = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's is no subclass of it.
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self.rest:
-            data = self.rest + data
-        unpack, pack = self.unpack, self.pack
-        length_at, length_of = LENGTH.unpack_from, LENGTH.pack
+        read, unpack, pack = self.read, self.unpack, self.pack
+        length_in, length_of = LENGTH.unpack, LENGTH.pack
         out = []
-        at, size = 0, len(data)
-        while size - at >= 4:
-            end = at + 4 + length_at(data, at)[0]
-            if end > size:
+        # One copy for all that came, and none for each frame.
+        self.feed(data)
+        left, size = self.left + len(data), self.size
+        while True:
+            if not size:
+                if left < 4:
+                    break
+                (size,) = length_in(read(4))
+                left -= 4
+            if left < size:
                 break
-            kind, number, msg = unpack(data[at + 4 : end])
+            kind, number, msg = unpack()
+            left -= size
+            size = 0
             if kind == 0:
                 body = pack((0, number, answer(msg)))
                 out.append(length_of(len(body)))
                 out.append(body)
-            at = end
-        self.rest = data[at:]
+        self.left, self.size = left, size
         if out:
             self.transport.write(b"".join(out))
 
@@ -87,17 +96,12 @@ class Lines(asyncio.Protocol):
 
 
 def frames() -> Callable[[], asyncio.Protocol]:
-    """Makes a protocol for each connection; the packer and the unpacker are those of all."""
+    """Makes a protocol for each connection, with an unpacker of its own; the packer is that of all.
+
+    """
     msgpack: Any = importlib.import_module("msgpack")
-    unpacker = msgpack.Unpacker()
-    feed, read = unpacker.feed, unpacker.unpack
-
-    def unpack(data: bytes) -> Any:
-        feed(data)
-        return read()
-
     pack = msgpack.Packer().pack
-    return lambda: Frames(unpack, pack)
+    return lambda: Frames(msgpack.Unpacker(), pack)
 
 
 PROTOCOLS: dict[str, Callable[[], Callable[[], asyncio.Protocol]]] = {
