@@ -159,7 +159,9 @@ class RaisingGate:
 
 
 @hostile
-@pytest.mark.parametrize("where", ["has_room", "refuse", "began", "ended", "tick", "next_tick", "pressure"])
+@pytest.mark.parametrize(
+    "where", ["has_room", "refuse", "began", "ended", "tick", "next_tick", "pressure"]
+)
 def test_whatever_a_gate_raises_it_is_asked_no_more(node: Node, make: Any, where: str) -> None:
     gate = RaisingGate(where, make)
     with TcpServer(node, Well, gate=gate) as server, Client(server.address) as client:

@@ -525,7 +525,7 @@ def test_a_node_that_ended_serves_nobody() -> None:
         ({"node": 5}, "node must be a Node, not the int 5"),
         ({"bind": ("127.0.0.1", 0)}, "bind must be a str"),
         ({"codec": 5}, "codec must be a ServerCodec of .* not the int 5"),
-        ({"codec": rabble.client.JsonLines}, "codec must be a ServerCodec of rabble.services.server"),
+        ({"codec": rabble.client.JsonLines}, "codec must be a ServerCodec of rabble.services"),
         ({"codec": MsgpackCodec}, "not the class"),
         ({"limits": 5}, "limits must be a ServerLimits"),
         ({"tls": "x"}, "tls must be a ServerTls"),

@@ -49,6 +49,7 @@ class ClientAsk:
 def ask(
     to: Pid, msg: Any, request: CorrelationId, timeout_ms: float | None = None
 ) -> ClientAsk: ...
+
 @final
 @dataclasses.dataclass(frozen=True)
 class Incoming:

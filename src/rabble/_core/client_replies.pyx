@@ -286,8 +286,9 @@ cdef bint settle(
     """Send what was written to a client, and see what is to become of it. Needs the lock.
 
     No more requests are begun than there is room for answers that are as long as the last ones.
-    Whether there are some that are not begun for that reason alone is returned. Amid a turn nothing is seen: there may be frames that were taken and not handled yet, and more
-    that a handler returned.
+    Whether there are some that are not begun for that reason alone is returned. Amid a turn nothing
+    is seen: there may be frames that were taken and not handled yet, and more that a handler
+    returned.
     """
     cdef ClientSockets* k = &s.clients
     cdef bint is_full = room <= 0

@@ -95,8 +95,8 @@ cdef class Executor:
 
     cdef object clock                      # handed-in clock in ns, or None for CLOCK_MONOTONIC
     cdef unsigned int born_after_forks     # how many forks led to where it was made
-    cdef int64_t stride                    # how many deliveries until the next look at the clock ...
-    cdef int64_t quick                     # ... and, if each is looked at, how many were fast in a row
+    cdef int64_t stride                    # deliveries until the next look at the clock ...
+    cdef int64_t quick                     # ... and, if each is looked at, the fast ones in a row
     cdef PyObject* current                 # whose `receive` runs: its Entry, which its caller holds
     cdef Thread* thread                    # in which it runs, and has a context of its own
     cdef volatile bint is_stopping         # drain, then end

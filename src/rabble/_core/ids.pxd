@@ -23,7 +23,7 @@ cdef class CorrelationId:
     # The Asked that waits for its answer, borrowed, or NULL: see Requests. No part of the value.
     cdef PyObject* asked
 
-# One of a number of the core's own: past the checks, and without a tuple of arguments for each field.
+# One of a number of the core's own: past the checks, and without a tuple of arguments.
 cdef CorrelationId new_correlation_id(Pid pid, object connection, int64_t request)
 cdef bint same_node(NodeId a, NodeId b) noexcept
 cdef bint same_pid(Pid a, Pid b) noexcept

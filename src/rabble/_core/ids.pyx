@@ -533,7 +533,7 @@ cdef class CorrelationId:
 
 
 if not rabble_set_up(CorrelationId):
-    raise ImportError("rabble._core.ids: the fields of CorrelationId lie elsewhere than they should")
+    raise ImportError("rabble._core.ids: the fields of CorrelationId lie elsewhere than here")
 
 
 cdef CorrelationId new_correlation_id(Pid pid, object connection, int64_t request):

@@ -96,9 +96,7 @@ class Lines(asyncio.Protocol):
 
 
 def frames() -> Callable[[], asyncio.Protocol]:
-    """Makes a protocol for each connection, with an unpacker of its own; the packer is that of all.
-
-    """
+    """Makes a protocol for each connection, each with an unpacker; the packer is that of all."""
     msgpack: Any = importlib.import_module("msgpack")
     pack = msgpack.Packer().pack
     return lambda: Frames(msgpack.Unpacker(), pack)
