@@ -23,7 +23,7 @@ from rabble.services.gate import CanaryGate, CanaryPolicy, GradientGate, Gradien
 from rabble.services.server import TcpServer
 from tests.clients import Asking, Client, adding
 from tests.faults.meshes import figures
-from tests.support import until
+from tests.support import PATIENCE_S, until
 
 WORK_S = 0.1
 MAILBOX_MAX = 20
@@ -123,7 +123,7 @@ def test_a_service_holds_the_interpreter(node: Node, seconds: float) -> None:
         # Canaries are under way.
         until(lambda: gate.status().canaries_back)
         client.send(*([0, number, 1] for number in range(1, 20)))
-        assert node.call(service.pid, seconds) == "released"
+        assert node.call(service.pid, seconds, PATIENCE_S) == "released"
         assert [client.receive()[:2] for _ in range(1, 20)] == [[0, n] for n in range(1, 20)]
         assert client.ask(20, 0) == [0, 20, 20]
         until(lambda: gate.status().is_open)
