@@ -447,6 +447,7 @@ def test_installed_peers_deliver_as_many(
         ("ring", {"processes": 7, "hops": 100}, 100),
         ("count", {"increments": 105, "batch": 10}, 105),
         ("spawn", {"processes": 100}, 100),
+        ("api", {"requests": 320, "connections": 4, "pipelined": 16}, 320),
     ],
 )
 def test_erlang_delivers_as_many(name: str, params: dict[str, int], messages: int) -> None:

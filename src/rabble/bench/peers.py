@@ -17,7 +17,10 @@ from rabble.bench.model import Case, Sample, expect
 
 __all__ = ["DISTRIBUTIONS", "Peers"]
 
-DISTRIBUTIONS = ("pykka", "thespian", "xoscar", "lapinbeam", "pyzmq")
+DISTRIBUTIONS = (
+    *("pykka", "thespian", "xoscar", "lapinbeam", "pyzmq"),
+    *("fastapi", "uvicorn", "httptools", "granian"),
+)
 PATIENCE_S = 120.0
 #: The frame that pyzmq carries: as long as a small envelope.
 FRAME = bytes(48)
