@@ -117,23 +117,28 @@ class FunctionCodec:
         )
 
 
+def refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is none of JSON's values")
+
+
+# Kept, where `json.loads` and `json.dumps` with options look at these, and make one, for each line.
+_from_json = json.JSONDecoder(parse_constant=refuse_constant).decode
+_to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
 def decode_json(data: bytes) -> Incoming:
-    """A line of the protocol in JSON.
+    """A line of the protocol in JSON, in UTF-8.
 
     :raises ValueError: if it is none.
     """
-    frame = json.loads(data, parse_constant=refuse_constant)
+    frame = _from_json(data.decode())
     if type(frame) is not dict or "msg" not in frame:
         raise ValueError('a line is an object with "msg", and "id" if it is a request')
     return Incoming(frame["msg"], frame.get("id"), frame.get("priority", 0))
 
 
-def refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is none of JSON's values")
-
-
 def json_bytes(frame: dict[str, Any]) -> bytes:
-    return json.dumps(frame, separators=(",", ":"), allow_nan=False).encode()
+    return _to_json(frame).encode()
 
 
 def encode_json(out: Outgoing) -> bytes:
