@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rabble.bench.gate_side import Faced, Overload
 from rabble.services.gate import CanaryGate, CanaryPolicy, GradientGate, GradientPolicy, NoGate
 from tests.services.gate import plots
 from tests.services.gate.simulation import Outcome, Scenario, Simulation
@@ -196,3 +197,10 @@ def test_the_pictures_of_the_guide_can_be_drawn(
     assert plots.figures().count("\n") == 1 + 2 * 3
     guide = Path(__file__).parents[3] / "docs" / "guides" / "gate.md"
     assert f"(../pictures/gate/{strategy}.svg)" in guide.read_text()
+    # What clients of a real server saw is drawn in the same way.
+    seen = Faced(100.0, [(0.5, 0.01)], [(1.5, 0.02, 0.1)], [(1.0, False, "limit"), (2.0, True, "")])
+    before = picture.read_text()
+    overload = Overload(strategy, usual_s=1.0, overload_s=2.0, settle_s=1.0)
+    plots.draw(picture, dict.fromkeys(("one", "other"), plots.as_outcome(overload, seen)))
+    assert "requests per second" in picture.read_text() != before
+    assert f"(../pictures/gate/{strategy}-real.svg)" in guide.read_text()
