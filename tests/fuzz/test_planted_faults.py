@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -155,7 +156,7 @@ def no_time(out: Outgoing) -> Outgoing:
 
 
 def never_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codecs, "refuse_constant", float)
+    monkeypatch.setattr(codecs, "_from_json", json.JSONDecoder().decode)
 
 
 def holding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,5 @@ cdef class ClientDesk(Desk):
     cdef int finish(self, ClientConnection conn, object reason, bint tells) except -1
 
     # What the clock does.
-    cdef int tick(self, ClientServer server, int64_t now) except -1
     cdef int cut(self, ClientServer server) except -1
     cdef int begin_drain(self, ClientServer server) except -1

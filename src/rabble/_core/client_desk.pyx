@@ -24,17 +24,19 @@ from rabble._core.byte_queue cimport drop
 from rabble._core.capacities cimport BYTE_QUEUE_BYTES_KEPT
 from rabble._core.client_batch cimport BATCH_VISITS_MAX, Visit, take_batch
 from rabble._core.client_codec cimport NO_ID, OUT_FAILURE, OUT_NACK, ClientCodec
-from rabble._core.client_gate cimport call_gate, refresh_gate, tick_gate
+from rabble._core.client_gate cimport call_gate, gate_time_left, refresh_gate, tick_gate
 from rabble._core.client_messages cimport (
     Answer,
     ClientAsk,
     CloseConnection,
     Fail,
     Push,
+    wrong_output,
 )
 from rabble._core.client_replies cimport (
     answer,
     end_request,
+    expire_requests,
     fail,
     flush_one,
     part,
@@ -75,7 +77,7 @@ from rabble._core.linux cimport (
 )
 from rabble._core.notices cimport Undelivered
 from rabble._core.requests cimport Asked, Requests
-from rabble._core.texts cimport bounded_repr, failure_text, not_a_pid, type_name
+from rabble._core.texts cimport failure_text, not_a_pid
 from rabble._core.timers cimport delay_ms_of
 from rabble._core.transport cimport Sockets
 
@@ -180,7 +182,9 @@ cdef class ClientDesk(Desk):
             if server.wants_close:
                 self.cut(server)
             elif server.requests.count != 0 or server.gate is not None:
-                self.tick(server, now)
+                expire_requests(server, now)
+                if server.gate is not None and now >= server.gate_next_ns:
+                    tick_gate(server, now)
             if server.held and executor.run_queue.count() == 0:
                 relent(server)
         return 0
@@ -405,11 +409,11 @@ cdef class ClientDesk(Desk):
         # All of it before any of it is sent: a generator may raise.
         if type(output) is not list and type(output) is not tuple:
             if not hasattr(type(output), "__iter__"):
-                raise wrong_output(conn, output)
+                raise wrong_output(conn.handler, output)
         items = list(output)
         for item in items:
             if not is_output(item):
-                raise wrong_output(conn, item)
+                raise wrong_output(conn.handler, item)
         for item in items:
             self.emit_one(conn, item)
         return 0
@@ -519,28 +523,13 @@ cdef class ClientDesk(Desk):
 
     # What the clock does.
 
-    cdef int tick(self, ClientServer server, int64_t now) except -1:
-        cdef ClientConnection conn
-        cdef int32_t place = server.requests.expired(now)
-        while place >= 0:
-            conn = <ClientConnection>server.requests.slots[place].owner
-            fail(conn, place, "timeout", "nobody has answered in time")
-            place = server.requests.expired(now)
-        if server.gate is not None and now >= server.gate_next_ns:
-            tick_gate(server, now)
-        return 0
-
     cdef int64_t time_left(self, int64_t now_ns, int64_t most) noexcept:
         cdef ClientServer server
         cdef int64_t left
         for server in self.servers:
             if server.held:
                 return 0
-            left = server.requests.time_left(now_ns)
-            if server.gate is not None and server.gate_next_ns != INT64_MAX:
-                left = max(server.gate_next_ns - now_ns, 0) if left < 0 else min(
-                    left, max(server.gate_next_ns - now_ns, 0)
-                )
+            left = gate_time_left(server, now_ns, server.requests.time_left(now_ns))
             if left >= 0:
                 most = left if most < 0 else min(left, most)
         return most
@@ -608,14 +597,6 @@ cdef inline bint is_output(object item) noexcept:
     return (
         cls is Envelope or cls is ClientAsk or cls is Answer or cls is Push or cls is Fail
         or cls is CloseConnection
-    )
-
-
-cdef object wrong_output(ClientConnection conn, object value):
-    return TypeError(
-        f"{type_name(conn.handler)} returned {bounded_repr(value, 200)} (a {type_name(value)}); "
-        f"it may return None, or one or an iterable of Envelope, Answer, Fail, Push, "
-        f"CloseConnection and what ask() returns"
     )
 
 

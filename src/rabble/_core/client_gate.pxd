@@ -21,5 +21,7 @@ cdef int64_t checked_number(
 # When the gate has something to do, asked again after what it was told; what it has to do then.
 cdef int refresh_gate(ClientServer server) except -1
 cdef int tick_gate(ClientServer server, int64_t now) except -1
+# Nanoseconds until then, `most` of them at most; less than 0 is without end.
+cdef int64_t gate_time_left(ClientServer server, int64_t now, int64_t most) noexcept
 # A canary has come back; or one through another node has ended, with a code if it failed.
 cdef int canary_back(ClientServer server, Canary canary, str code) except -1

@@ -125,6 +125,14 @@ cdef int refresh_gate(ClientServer server) except -1:
     return 0
 
 
+cdef int64_t gate_time_left(ClientServer server, int64_t now, int64_t most) noexcept:
+    cdef int64_t left
+    if server.gate is None or server.gate_next_ns == INT64_MAX:
+        return most
+    left = max(server.gate_next_ns - now, 0)
+    return left if most < 0 else min(left, most)
+
+
 cdef int tick_gate(ClientServer server, int64_t now) except -1:
     cdef Executor executor = server.executor
     if now >= server.look_ns:

@@ -35,3 +35,6 @@ cdef class Outgoing:
 cdef class Canary:
     cdef readonly object number
     cdef readonly object node        # "": this one
+
+# A handler returned something else: the error to raise.
+cdef object wrong_output(object handler, object value)

@@ -6,6 +6,8 @@ They are made for each request, and so compiled, as `Ask` is.
 cimport cython
 from cython.dataclasses cimport dataclass
 
+from rabble._core.texts cimport bounded_repr, type_name
+
 __all__ = [
     "Answer",
     "Canary",
@@ -184,3 +186,11 @@ cdef class Canary:
 
     number: object
     node: object = ""
+
+
+cdef object wrong_output(object handler, object value):
+    return TypeError(
+        f"{type_name(handler)} returned {bounded_repr(value, 200)} (a {type_name(value)}); "
+        f"it may return None, or one or an iterable of Envelope, Answer, Fail, Push, "
+        f"CloseConnection and what ask() returns"
+    )

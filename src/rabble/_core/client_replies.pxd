@@ -16,6 +16,8 @@ cdef int keep_ids(ClientConnection conn) except -1
 cdef int end_request(ClientConnection conn, int32_t place, bint is_answered) except -1
 cdef int answer(ClientConnection conn, int32_t place, object value) except -1
 cdef int fail(ClientConnection conn, int32_t place, object code, object text) except -1
+# Those whose time is over fail.
+cdef int expire_requests(ClientServer server, int64_t now) except -1
 # The process that it was passed on to has answered; it may have ended meanwhile.
 cdef int pass_answer(ClientServer server, CorrelationId request, object value) except -1
 # A message that answers nothing; the last frame.

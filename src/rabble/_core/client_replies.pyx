@@ -167,6 +167,16 @@ cdef int fail(ClientConnection conn, int32_t place, object code, object text) ex
     return write(conn, OUT_FAILURE, id, None, code, text, 0)
 
 
+cdef int expire_requests(ClientServer server, int64_t now) except -1:
+    cdef ClientConnection conn
+    cdef int32_t place = server.requests.expired(now)
+    while place >= 0:
+        conn = <ClientConnection>server.requests.slots[place].owner
+        fail(conn, place, "timeout", "nobody has answered in time")
+        place = server.requests.expired(now)
+    return 0
+
+
 cdef int push(ClientConnection conn, object msg) except -1:
     if (<quiet_put><void*>put)(conn, OUT_PUSH, NO_ID, msg, "", "", 0) < 0:
         return unencodable(conn, msg, what_failed())
