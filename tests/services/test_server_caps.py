@@ -18,7 +18,7 @@ from rabble.services.server_handler import Answer, ConnectionHandler, Push, Requ
 from rabble.services.server_limits import ServerLimits
 from rabble.services.tcp_server import TcpServer
 from tests.clients import Client, adding, connect
-from tests.support import PATIENCE_S, until
+from tests.support import PATIENCE_S, Echo, until
 
 
 @pytest.fixture
@@ -308,3 +308,21 @@ def test_a_connection_that_is_gone_before_it_is_accepted(node: Node) -> None:
         with Client(server.address) as client:
             assert client.ask(1, 5) == [0, 1, 5]
         until(lambda: server.status().connections == 0)
+
+
+def test_an_executor_with_nothing_to_do_sleeps_whatever_clients_wait_for(node: Node) -> None:
+    """Of requests whose answers have no room by any guess no more are begun, nor looked for."""
+
+    class Mute(ConnectionHandler):
+        def handle_message(self, msg: Any, request: RequestId | None) -> ServerOutput:
+            return None
+
+    limits = ServerLimits(write_buffer_bytes_max=64)
+    executor = node._runtime.executor
+    with TcpServer(node, Mute, limits=limits) as server, Client(server.address) as client:
+        client.send(*([0, number, "x"] for number in range(100)))
+        until(lambda: server.status().in_flight >= 60)
+        slept = executor.sleeps
+        node.send(node.spawn(Echo(), "echo"), "x")
+        until(lambda: executor.sleeps > slept)
+        client.reset()

@@ -11,11 +11,22 @@ from typing import Any
 import pytest
 
 import rabble
-from rabble import Envelope, Limits, Mesh, Node, NodeId, Pid, Process, ServiceHandler
+from rabble import (
+    CorrelationId,
+    DeadLetterReason,
+    Envelope,
+    Limits,
+    Mesh,
+    Node,
+    NodeId,
+    Pid,
+    Process,
+    ServiceHandler,
+)
 from rabble.services.gate import CanaryGate, CanaryPolicy, GradientGate, GradientPolicy
 from tests.clients import Client, adding
 from tests.services.test_server_gate import Noting
-from tests.support import KEY, PATIENCE_S, until, until_up
+from tests.support import KEY, PATIENCE_S, Echo, until, until_up
 
 
 class Watching(Noting):
@@ -286,3 +297,20 @@ def test_a_gate_that_cannot_say_how_it_stands_is_reported_and_left_out(
         assert not any("gate" in name for name in metrics.gauges)
         # Its status is an int.
         until(lambda: "tcp::served" in caplog.text and "AttributeError" in caplog.text)
+
+
+def test_what_answers_canaries_answers_nothing_but_a_gate_s_question() -> None:
+    """Not itself, nor the notice that an answer went to nobody: that would go on for ever."""
+    with rabble.rouse("a@127.0.0.1:0") as node, node.mailbox() as box:
+        canary = Pid("canary", node.node_id, "rabble")
+        node.subscribe_dead_letters(box.pid)
+        for sender in (canary, box.pid, None):
+            node.send(canary, None, sender=sender, correlation_id=CorrelationId(canary, None, 1))
+            letter = box.receive(PATIENCE_S).msg
+            assert letter.reason is DeadLetterReason.REFUSED, letter
+        echo = node.spawn(Echo(), "echo")
+        delivered = node.metrics().counters["delivered"]
+        for number in range(50):
+            assert node.call(echo, number) == number
+        # Were one of them under way for ever, each call would wait behind some of its turns.
+        assert node.metrics().counters["delivered"] - delivered < 50 * 6

@@ -184,7 +184,8 @@ cdef class ClientDesk(Desk):
             elif server.requests.count != 0 or server.gate is not None:
                 expire_requests(server, now)
                 if server.gate is not None and now >= server.gate_next_ns:
-                    tick_gate(server, now)
+                    # Not an earlier time than it was just told.
+                    tick_gate(server, executor.now_ns())
             if server.held and executor.run_queue.count() == 0:
                 relent(server)
         return 0
@@ -289,9 +290,7 @@ cdef class ClientDesk(Desk):
             if id != NO_ID and isinstance(error, UnknownMessageError):
                 # The frame is whole: it is that message which is not known here.
                 server.failed += 1
-                return write(
-                    conn, OUT_FAILURE, id, None, "malformed", failure_text(error), 0
-                )
+                return write(conn, OUT_FAILURE, id, None, "malformed", failure_text(error), 0)
             part(conn, "malformed", failure_text(error))
             return self.finish(conn, "malformed", True)
         server.messages += 1
@@ -319,9 +318,7 @@ cdef class ClientDesk(Desk):
         cdef str text = "the server ends"
         if id <= conn.id_newest and waits(conn, id):
             server.failed += 1
-            write(
-                conn, OUT_FAILURE, id, None, "duplicate", f"request {id} waits already", 0
-            )
+            write(conn, OUT_FAILURE, id, None, "duplicate", f"request {id} waits already", 0)
             return None
         if server.draining:
             retry_ms = server.retry_ms
@@ -346,7 +343,9 @@ cdef class ClientDesk(Desk):
         cdef int64_t now = self.executor.now_ns()
         for conn, id, msg in take_admitted(server, now):
             if conn.is_over:
-                call_gate(server, "ended", now, now, False)
+                # What came before it ended the connection.
+                server.failed += 1
+                call_gate(server, "ended", self.executor.now_ns(), now, False)
             else:
                 request = note_request(conn, id, now)
                 self.call(

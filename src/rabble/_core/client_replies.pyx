@@ -271,7 +271,8 @@ cdef int send_staged(ClientConnection conn, bint is_turn_over) except -1:
             )
             pthread_mutex_unlock(&s.lock)
     drop(&conn.staged)
-    if is_held and not conn.is_answered and not conn.is_held:
+    # At one byte there is nothing left to relent: the buffer has room for fewer answers than that.
+    if is_held and not conn.is_answered and not conn.is_held and conn.answer_bytes > 1:
         conn.is_held = True
         server.held.append(conn)
     return 0

@@ -34,7 +34,12 @@ cdef bint let_in(
     conn.id_newest = max(conn.id_newest, id)
     conn.in_flight += 1
     server.waiting += 1
-    call_front(server, "wait", now, conn, (id, msg), priority)
+    request = (id, msg)
+    call_front(server, "wait", now, conn, request, priority)
+    if server.gate is None and not server.front.holds(request):
+        # It failed before it had it: it begins now, as all that comes from here on.
+        leave(server, conn, id)
+        return True
     return False
 
 

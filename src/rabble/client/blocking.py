@@ -309,10 +309,12 @@ class Client:
             )
             made = Connection(sock, protocol, self._pushes, self._limits.out_bytes_max, self._clock)
             with self._state_lock:
+                self._connection = made
+                self._made += 1
+                # Asked behind that: a signal's handler may close the client amid this.
                 if not self._closing.is_set():
-                    self._connection = made
-                    self._made += 1
                     return made
+                self._connection = None
             made.close()
             raise ClientClosed("the client was closed")
         raise dialling.not_connected()

@@ -6,7 +6,7 @@ from rabble._core.envelope import Envelope
 from rabble._core.ids import NodeId, Pid
 from rabble._core.messages import DeadLetterReason
 from rabble._runtime import LocalRuntime
-from rabble.addresses import CANARY_NAME, RESERVED_GROUP
+from rabble.addresses import CALLS_NAME, CANARY_NAME, RESERVED_GROUP
 
 __all__ = ["CanaryPerch", "canary_pid"]
 
@@ -29,7 +29,12 @@ class CanaryPerch:
     def deliver(self, envelope: Envelope) -> None:
         """One came. Runs in the executor's thread, behind all that stood in its queue."""
         executor = self._runtime.executor
-        if envelope.sender is None or envelope.correlation_id is None:
+        sender = envelope.sender
+        if sender is not None and sender == Pid("executor", self.pid.node, RESERVED_GROUP):
+            # It says that an answer went to nobody: to answer that would go on for ever.
+            return
+        asks = sender is not None and (sender.group, sender.name) == (RESERVED_GROUP, CALLS_NAME)
+        if not asks or envelope.correlation_id is None:
             executor.undeliverable(envelope, DeadLetterReason.REFUSED)
             return
         reply = Envelope(envelope.sender, None, self.pid, envelope.correlation_id)

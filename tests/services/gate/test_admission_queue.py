@@ -17,6 +17,7 @@ from rabble.services.gate import (
     Admitted,
     CanaryGate,
     CanaryPolicy,
+    FairQueue,
     GradientGate,
     GradientPolicy,
     NoGate,
@@ -251,3 +252,50 @@ def test_each_request_is_decided_once(
         due = queue.next_tick(now)
         assert (due == NEVER) == (not open_)
         assert due > now
+
+
+@pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("call", ["open", "late", "wait"])
+@pytest.mark.parametrize(
+    "broken", ["take", "_pop_oldest", "_count", "_leave", "put", "take_oldest", "peek"]
+)
+def test_whatever_fails_within_it_holds_all_that_was_not_decided(
+    broken: str, call: str, is_done: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory, say: each method of the queue within raises once, before or after its work."""
+
+    class Full(NoGate):
+        is_full = True
+
+        def has_room(self, now_ns: int, priority: int = 0) -> bool:
+            return not self.is_full
+
+    gate = Full()
+    queue = AdmissionQueue(gate, requests_max=3)
+    for number in range(3):
+        queue.wait(0, f"c{number % 2}", number)
+    wanted: set[object] = {0, 1, 2}
+    newest = object()
+    method = getattr(FairQueue, broken)
+
+    def failing(*arguments: object) -> None:
+        if is_done:
+            method(*arguments)
+        raise MemoryError
+
+    gate.is_full = call != "open"
+    with monkeypatch.context() as patched:
+        patched.setattr(FairQueue, broken, failing)
+        try:
+            if call == "wait":
+                queue.wait(1, "c9", newest)
+            else:
+                queue.decide(1 if call == "open" else 60_000_000_000)
+        except MemoryError:
+            pass
+        else:
+            return
+    if call == "wait" and queue.holds(newest):
+        wanted.add(newest)
+    assert Counter(each.request for each in queue.drop_all()) == Counter(wanted)
+    assert len(queue) == 0 and not queue.drop_all()

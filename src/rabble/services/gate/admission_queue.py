@@ -167,10 +167,18 @@ class AdmissionQueue:
         waiting = [
             Admitted(each.connection, each.request) for each in self._by_age if each.is_waiting
         ]
-        for each in waiting:
-            self.gone(each.connection)
+        dropped = [*self._decided, *waiting]
+        # From here on nothing fails, nor looks at what may be half done.
+        self._fair.clear()
         self._by_age.clear()
-        return [*self._take_decided(), *waiting]
+        self._decided.clear()
+        return dropped
+
+    def holds(self, request: Any) -> bool:
+        """Whether `drop_all` would have it: for who has seen `wait` raise. O(n)."""
+        return any(each.request is request for each in self._decided) or any(
+            each.is_waiting and each.request is request for each in self._by_age
+        )
 
     def decide(self, now_ns: int) -> list[Admitted | Refused]:
         """What is to be done now.
@@ -182,10 +190,10 @@ class AdmissionQueue:
             connection, entry = next_up
             if not self._has_room(now_ns, entry.priority):
                 break
-            self._fair.take()
-            entry.is_waiting = False
-            # First: if the gate raises it is let in all the same, see `drop_all`.
+            # First: whatever raises behind it, it is let in all the same, see `drop_all`.
             self._decided.append(Admitted(connection, entry.request))
+            entry.is_waiting = False
+            self._fair.take()
             self._gate.began(now_ns)
         by_age = self._by_age
         while by_age:
@@ -221,11 +229,11 @@ class AdmissionQueue:
         return decided
 
     def _refuse(self, now_ns: int, entry: Entry) -> None:
-        entry.is_waiting = False
+        said: Admitted | Refused | None = None
         try:
             retry_after_ms = self._gate.refuse(now_ns, entry.priority)
-        except BaseException:
-            # It is not lost, but let in with all others, see `drop_all`.
-            self._decided.append(Admitted(entry.connection, entry.request))
-            raise
-        self._decided.append(Refused(entry.connection, entry.request, retry_after_ms))
+            said = Refused(entry.connection, entry.request, retry_after_ms)
+        finally:
+            # If that raised it is not lost, but let in with all others, see `drop_all`.
+            self._decided.append(said or Admitted(entry.connection, entry.request))
+            entry.is_waiting = False

@@ -175,6 +175,13 @@ class FairQueue(Generic[Request]):
         self._size -= count
         return [request for request, _ in waiting.requests]
 
+    def clear(self) -> None:
+        """Forget all that waits. It never fails, also if another call was broken off amid it."""
+        self._connections.clear()
+        self._by_count.clear()
+        self._current = None
+        self._size = self._most = 0
+
     def _visited(self) -> Waiting[Request] | None:
         """Whose turn it is, with enough to spend for its oldest request."""
         waiting = self._current
