@@ -317,7 +317,7 @@ def test_an_executor_with_nothing_to_do_sleeps_whatever_clients_wait_for(node: N
         def handle_message(self, msg: Any, request: RequestId | None) -> ServerOutput:
             return None
 
-    limits = ServerLimits(write_buffer_bytes_max=64)
+    limits = ServerLimits(write_buffer_bytes_max=64, request_ms_max=3_600_000)
     executor = node._runtime.executor
     with TcpServer(node, Mute, limits=limits) as server, Client(server.address) as client:
         client.send(*([0, number, "x"] for number in range(100)))
