@@ -291,9 +291,8 @@ def test_a_way_on_which_large_packets_are_lost(tmp_path: Path) -> None:
         # Each is silent for T_down; and between the latest ones it was held down for longer.
         assert ups <= lasted_s / (T_DOWN_S + 1.0) + 1
         network.heal()
-        healed = time.monotonic()
-        for member, peer in ("n1", "n2"), ("n2", "n1"):
-            mesh[member].awaits(f"up {peer} ", healed)
+        # It may just have come up for a moment, and stays.
+        mesh.whole()
 
 
 # Bad weather.
