@@ -17,7 +17,7 @@ neither is touched by anything that a user's code could call, and no place in th
 cimport cython
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport INT64_MAX, int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t
 
 from rabble._core.asks cimport have_asker
 from rabble._core.byte_queue cimport drop
