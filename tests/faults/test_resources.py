@@ -169,7 +169,8 @@ def test_a_port_that_is_taken() -> None:
         assert caught.value.errno == errno.EADDRINUSE
         del caught
         after = usage(os.getpid())
-        assert (after.fds, after.threads) == (before.fds, before.threads)
+        # A thread of an earlier test may have ended meanwhile.
+        assert after.fds == before.fds and after.threads <= before.threads
 
 
 def test_a_port_whose_connections_have_just_ended() -> None:
