@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import json
 import re
 import subprocess
@@ -125,18 +126,24 @@ def test_the_readme_begins_with_the_benchmarks() -> None:
     assert 0 < text.index("make bench") < text.index("make test")
 
 
+@functools.cache
+def names_in(file: str) -> set[str]:
+    """The functions that a file of tests defines, and what it assigns."""
+    tree = ast.parse((ROOT / file).read_text())
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    return defined | {
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_named_tests_exist(page: Path) -> None:
     for name, function in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text()):
-        tree = ast.parse((ROOT / name).read_text())
-        defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-        defined |= {
-            target.id
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
+        defined = names_in(name)
         assert not function or function in defined, f"{name}::{function}"
 
 
