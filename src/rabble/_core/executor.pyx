@@ -733,6 +733,8 @@ cdef class Executor:
                 self.desk.serve(True)
                 if forks != self.born_after_forks:
                     return 0
+            # What it took to take in what came is no delivery's time.
+            looked = self.now_ns()
             until_look = self.stride
             for _ in range(min(most, TURN_DELIVERIES_MAX)):
                 if self.run_queue.count() == 0:
@@ -748,6 +750,8 @@ cdef class Executor:
                             return 0
                     if self.run_queue.count() == 0:
                         break
+                    if self.stride == 1:
+                        looked = self.now_ns()
                 taken = self.run_queue.take_owned()
                 self.backlog.popped += 1
                 try_deliver(self, taken)
