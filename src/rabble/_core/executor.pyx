@@ -763,8 +763,12 @@ cdef class Executor:
                     now = self.now_ns()
                     # Slow processes: look after every delivery, from the next turn's first on too.
                     if (now - looked) * CLOCK_STRIDE > TURN_NS_MAX // 4 * self.stride:
+                        if now - looked > TURN_NS_MAX // 4:
+                            self.quick = 0
+                        elif self.stride != 1:
+                            # A collection of garbage, say: the next fast one says that it was one.
+                            self.quick = QUICK_RUN - 1
                         self.stride = 1
-                        self.quick = 0
                     elif self.stride == 1:
                         # One that is fast says little: who works is asked and answered by others,
                         # and sixteen of them with a slow one for every second are no short turn.
